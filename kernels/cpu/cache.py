@@ -1,0 +1,136 @@
+"""Compiled kernels kept on disk, one file a kernel and signature, in a folder named by a hash of minigrad's kernels.
+
+Numba's own cache does not notice an edit in an imported file, nor a damaged entry. Here the folder's name covers every
+source file of minigrad.kernels and the versions of Numba and llvmlite, and every file starts with the SHA-256 of the
+rest. The folder is `$MINIGRAD_CACHE`, else `minigrad` in the user's cache folder. It must belong to the user, since
+loading a file runs it. What cannot be read or written costs one warning and a compilation, never an error.
+"""
+
+import functools
+import hashlib
+import os
+import pickle
+import tempfile
+import warnings
+from pathlib import Path
+
+import llvmlite
+import numba
+from numba.core import compiler, config
+from numba.core.caching import _Cache
+from numba.core.serialize import dumps
+
+
+def cache_root():
+    """The folder under which kernels are kept."""
+    if "MINIGRAD_CACHE" in os.environ:
+        return Path(os.environ["MINIGRAD_CACHE"])
+    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "minigrad"
+
+
+@functools.cache
+def sources_hash():
+    """A hash of all kernel sources and of the compiler's version."""
+    folder = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256(f"numba {numba.__version__} llvmlite {llvmlite.__version__}".encode())
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+@functools.cache
+def cache_folder():
+    """The folder for this version of the kernels, made if need be; None (and one warning) where there can be none."""
+    try:
+        folder = cache_root() / "kernels" / sources_hash()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+            raise PermissionError("the folder belongs to another user, and loading kernels from it would run their code")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, RuntimeError) as error:
+        warn_once(f"compiled kernels are not kept: {error}; set MINIGRAD_CACHE to a folder you can write")
+        return None
+    return folder
+
+
+@functools.cache
+def warn_once(message):
+    """Warn, the first time this message comes."""
+    warnings.warn(f"minigrad: {message}", RuntimeWarning, stacklevel=2)
+
+
+class KernelCache(_Cache):
+    """Numba asks this before it compiles a signature of one kernel, and hands over what it compiled."""
+
+    def __init__(self, name, on_compile, on_compiled):
+        self.name = name
+        self.on_compile = on_compile
+        self.on_compiled = on_compiled
+
+    @property
+    def cache_path(self):
+        """The folder, as Numba's interface wants it."""
+        return str(cache_folder())
+
+    def path(self, signature, codegen):
+        """The file of one signature."""
+        folder = cache_folder()
+        if folder is None:
+            return None
+        key = repr((self.name, signature, codegen.magic_tuple(), config.BOUNDSCHECK, config.OPT, config.FULL_TRACEBACKS))
+        return folder / f"{self.name}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.kernel"
+
+    def load_overload(self, sig, target_context):
+        """The compiled kernel, or None after telling that a compilation starts."""
+        target_context.refresh()
+        path = self.path(sig, target_context.codegen())
+        result = self.read(path, target_context) if path else None
+        if result is None:
+            self.on_compile(self.name, sig)
+        return result
+
+    def read(self, path, target_context):
+        """Load one file; None where there is none or it is damaged."""
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            warn_once(f"a compiled kernel cannot be read ({error}); it is compiled again")
+            return None
+        digest, payload = content[:32], content[32:]
+        try:
+            if hashlib.sha256(payload).digest() != digest:
+                raise ValueError("its checksum is wrong")
+            return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
+        except Exception as error:  # whatever a damaged file raises, the remedy is the same
+            warn_once(f"the compiled kernel {path.name} is damaged ({error}); it is compiled again")
+            return None
+
+    def save_overload(self, sig, cres):
+        """Keep a compiled kernel: written aside and renamed, so that a reader never sees half of it."""
+        self.on_compiled(self.name)
+        path = self.path(sig, cres.codegen)
+        if path is None:
+            return
+        if cres.library.has_dynamic_globals:
+            raise RuntimeError(f"kernel {self.name} holds an address of this process and cannot be kept on disk")
+        payload = dumps(cres._reduce())
+        try:
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+                file.write(hashlib.sha256(payload).digest() + payload)
+            os.replace(file.name, path)
+        except OSError as error:
+            warn_once(f"compiled kernels are not kept: {error}; set MINIGRAD_CACHE to a folder you can write")
+
+    def enable(self):
+        """Part of Numba's interface; this cache is always on."""
+
+    def disable(self):
+        """Part of Numba's interface; this cache is always on."""
+
+    def flush(self):
+        """Part of Numba's interface; folders of other versions may simply be deleted."""

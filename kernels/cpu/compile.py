@@ -1,0 +1,189 @@
+"""How a CPU kernel is compiled and launched: lazily, once serial and once parallel, cached on disk.
+
+    @kernel                          one thread always
+    @parallel_kernel()               `prange` loops run in parallel from GRAIN elements in the last argument on
+
+Which variant runs depends on sizes alone, and loops over `prange` are cut into fixed blocks, so the number of threads
+never changes a bit of a result. Entering a parallel region costs a few microseconds: small work stays on one thread.
+"""
+
+import contextlib
+import functools
+import sys
+import time
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.targetconfig import ConfigStack
+from numba.extending import intrinsic
+
+from minigrad.kernels.cpu import threads
+from minigrad.kernels.cpu.cache import KernelCache, cache_folder
+
+GRAIN = 1 << 15  # elements from which a parallel region pays
+
+# Only contraction (a * b + c in one rounding) is allowed by default: NaN and infinities survive, and no reordering undoes
+# the error terms of the formulas. SUMS adds reassociation, for loops whose sum is to be vectorized.
+FLAGS = {"contract"}
+SUMS = {"contract", "reassoc", "nsz"}
+
+
+class UnexpectedCompile(RuntimeError):
+    """A kernel had to be compiled inside `no_compile()`."""
+
+
+class Progress:
+    """What is being compiled, on stderr: one line that is rewritten on a terminal, a single notice elsewhere."""
+
+    def __init__(self):
+        self.forbidden = 0
+        self.compiled = []
+        self.started = {}
+        self.total = 0.0
+
+    def begin(self, name, signature):
+        """A compilation starts."""
+        if self.forbidden:
+            shapes = ", ".join(str(argument) for argument in signature)
+            raise UnexpectedCompile(
+                f"kernel {name}({shapes}) is not compiled yet, and this is inside no_compile(); "
+                "run the same work once before, or `minigrad warmup`"
+            )
+        if sys.stderr is not None:
+            if sys.stderr.isatty():
+                line = f"minigrad: compiling {name} ({len(self.compiled)} done, {self.total:.1f} s)"
+                print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+            elif not self.compiled and not self.started:
+                kept = "kept for next time" if cache_folder() else "not kept"
+                print(f"minigrad: compiling kernels for this machine (once; {kept})", file=sys.stderr, flush=True)
+        self.started[name] = time.perf_counter()
+
+    def end(self, name):
+        """A compilation is done."""
+        seconds = time.perf_counter() - self.started.pop(name, time.perf_counter())
+        self.total += seconds
+        self.compiled.append((name, seconds))
+        if sys.stderr is not None and sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+progress = Progress()
+
+
+@contextlib.contextmanager
+def no_compile():
+    """Inside, a kernel that would have to be compiled raises UnexpectedCompile: for benchmarks and tests."""
+    progress.forbidden += 1
+    try:
+        yield
+    finally:
+        progress.forbidden -= 1
+
+
+class Kernel:
+    """A kernel: call it with arrays and scalars, outputs last.
+
+    `resolve` gives the compiled function a call runs and its arguments, so that a recorded call is repeated without the
+    work of choosing and preparing. `prepare` turns the caller's arguments into the compiled function's where they differ.
+    """
+
+    def __init__(self, function, flags, is_large, prepare=None):
+        self.function = function
+        self.flags = flags
+        self.is_large = is_large
+        self.prepare = prepare
+        functools.update_wrapper(self, function)
+
+    def dispatcher(self, parallel):
+        """Numba's dispatcher for one variant."""
+        dispatcher = numba.njit(nogil=True, fastmath=self.flags, error_model="numpy", parallel=parallel)(self.function)
+        family = self.function.__module__.rpartition(".")[2]
+        name = f"{family}.{self.function.__name__}" + (".parallel" if parallel else "")
+        dispatcher._cache = KernelCache(name, progress.begin, progress.end)
+        return dispatcher
+
+    @functools.cached_property
+    def serial(self):
+        """The variant for one thread."""
+        return self.dispatcher(parallel=False)
+
+    @functools.cached_property
+    def parallel(self):
+        """The variant for all threads."""
+        return self.dispatcher(parallel=True)
+
+    def resolve(self, *arguments):
+        """(function, arguments) that a call with these arguments runs."""
+        if self.prepare is not None:
+            arguments = self.prepare(*arguments)
+        return (self.run_parallel if self.is_large(*arguments) else self.serial), arguments
+
+    def run_parallel(self, *arguments):
+        """Launch the parallel variant."""
+        if not threads.may_run_parallel():
+            return self.serial(*arguments)
+        with threads.parallel_region():
+            return self.parallel(*arguments)
+
+    def __call__(self, *arguments):
+        """Launch."""
+        if self.prepare is not None:
+            arguments = self.prepare(*arguments)
+        if self.is_large(*arguments):
+            self.run_parallel(*arguments)
+        else:
+            self.serial(*arguments)
+
+    def __repr__(self):
+        return f"<kernel {self.__module__}.{self.__qualname__}>"
+
+
+def never(*arguments):
+    """No call is large."""
+    return False
+
+
+def kernel(function=None, *, flags=FLAGS):
+    """Make `function` a kernel of one thread."""
+    if function is None:
+        return functools.partial(kernel, flags=flags)
+    return Kernel(function, flags, never)
+
+
+def parallel_kernel(*, size_of=-1, is_large=None, flags=FLAGS, prepare=None):
+    """Make a function with `prange` loops a kernel that runs them in parallel when the work is large.
+
+    That is when argument `size_of` has GRAIN elements or more, or when `is_large(*arguments)` says so.
+    `prepare(*arguments)` may turn what callers pass into what the compiled function takes.
+    """
+    if is_large is None:
+
+        def is_large(*arguments):
+            return arguments[size_of].size >= GRAIN
+
+    return lambda function: Kernel(function, flags, is_large, prepare)
+
+
+def inlined(function=None, *, flags=FLAGS):
+    """Compile a helper that kernels call; it is compiled into each of them."""
+    if function is None:
+        return functools.partial(inlined, flags=flags)
+    return numba.njit(nogil=True, fastmath=flags, error_model="numpy")(function)
+
+
+@intrinsic
+def team_size(typingctx):
+    """Inside a kernel: the number of threads of its parallel loops; 1 in the serial variant.
+
+    To share out work evenly, never to order a sum. (numba.get_num_threads would embed an address, which cannot be cached.)
+    """
+
+    def codegen(context, builder, signature, arguments):
+        flags = ConfigStack.top_or_none()
+        if flags is None or not flags.auto_parallel.enabled:
+            return ir.Constant(ir.IntType(64), 1)
+        kind = ir.FunctionType(ir.IntType(64), [])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "get_num_threads"), [])
+
+    return types.intp(), codegen

@@ -1,0 +1,57 @@
+"""Dropout by counter-based random numbers. Contract, formulas and source: kernels/reference/dropout.py.
+
+The four words of a Philox group serve four neighbouring elements. Words are compared as integers: uniform >= p, where
+uniform is word / 2^32, holds for just the words from ceil(p 2^32) on.
+"""
+
+import math
+
+import numpy as np
+from numba import prange
+
+from minigrad.kernels.cpu.compile import inlined, kernel, parallel_kernel
+
+BLOCK = 1 << 12  # elements, a multiple of four
+GROUP = 4  # elements that share a Philox counter
+ROUNDS = 10
+MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+KEY_STEP_0, KEY_STEP_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+LOW = np.uint64(0xFFFFFFFF)
+HALF = np.uint64(32)
+
+
+@inlined
+def philox(first, seed, counter, words):
+    """Words of Philox 4x32-10 for the groups from `first` on, one for every element; a multiple of four."""
+    for i in range(words.size // GROUP):
+        group = first + np.uint64(i)
+        c0, c1, c2, c3 = group & LOW, group >> HALF, counter & LOW, counter >> HALF
+        k0, k1 = seed & LOW, seed >> HALF
+        for _ in range(ROUNDS):
+            a, b = MULTIPLIER_0 * c0, MULTIPLIER_1 * c2
+            c0, c1, c2, c3 = (b >> HALF) ^ c1 ^ k0, b & LOW, (a >> HALF) ^ c3 ^ k1, a & LOW
+            k0, k1 = (k0 + KEY_STEP_0) & LOW, (k1 + KEY_STEP_1) & LOW
+        words[i * GROUP] = c0
+        words[i * GROUP + 1] = c1
+        words[i * GROUP + 2] = c2
+        words[i * GROUP + 3] = c3
+
+
+@parallel_kernel()
+def dropout(x, p, key, y):
+    threshold = np.uint64(math.ceil(p * 2.0**32))
+    kept, dropped = y.dtype.type(1 / (1 - p)), y.dtype.type(0)
+    for block in prange(-(-y.size // BLOCK)):
+        start = block * BLOCK
+        source, target = x[start : start + BLOCK], y[start : start + BLOCK]
+        words = np.empty(-(-target.size // GROUP) * GROUP, np.uint32)
+        philox(np.uint64(start // GROUP), key[0], key[1], words)
+        for i in range(target.size):
+            target[i] = source[i] * (kept if words[i] >= threshold else dropped)
+
+
+@kernel
+def advance(state, key):
+    key[0] = state[0]
+    key[1] = state[1]
+    state[1] += np.uint64(1)

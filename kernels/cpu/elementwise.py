@@ -1,0 +1,200 @@
+"""Functions of one element or of two, and their gradients. Contracts: kernels/reference/elementwise.py.
+
+Work is cut into blocks of BLOCK elements; within one, LLVM turns the plain loop into vector code.
+"""
+
+import numpy as np
+from numba import prange
+
+from minigrad.kernels import formulas
+from minigrad.kernels.cpu.compile import FLAGS, GRAIN, Kernel, inlined, parallel_kernel
+from minigrad.kernels.layout import DIMS
+
+BLOCK = 1 << 12  # elements
+
+
+@inlined
+def blocks(x):
+    """How many blocks a flat array has."""
+    return (x.size + BLOCK - 1) // BLOCK
+
+
+@inlined
+def part(x, block):
+    """One block of a flat array."""
+    return x[block * BLOCK : (block + 1) * BLOCK]
+
+
+@inlined
+def offset(row, shape, strides):
+    """Where row `row` of a layout starts: rows run over all axes but the last, in C order."""
+    position = 0
+    for axis in range(DIMS - 2, -1, -1):
+        position += row % shape[axis] * strides[axis]
+        row //= shape[axis]
+    return position
+
+
+def broadcasting(name, formula):
+    """A kernel that applies `formula` to a and b, each read through its layout. The last stride is 0 or 1."""
+    formula = inlined(formula)
+
+    def kernel(a, b, y, shape, a_strides, b_strides):
+        n = shape[DIMS - 1]
+        pieces = (n + BLOCK - 1) // BLOCK  # of a row, if rows are long
+        group = max(1, BLOCK // n)  # rows to a task, if rows are short
+        rows = y.size // n
+        a_step, b_step = a_strides[DIMS - 1], b_strides[DIMS - 1]
+        for task in prange((rows + group - 1) // group * pieces):
+            start = task % pieces * BLOCK
+            stop = min(n, start + BLOCK)
+            first = task // pieces * group
+            for row in range(first, min(rows, first + group)):
+                v = y[row * n + start : row * n + stop]
+                p = offset(row, shape, a_strides) + start * a_step
+                q = offset(row, shape, b_strides) + start * b_step
+                if a_step == 1 and b_step == 1:
+                    s, t = a[p : p + v.size], b[q : q + v.size]
+                    for i in range(v.size):
+                        v[i] = formula(s[i], t[i])
+                elif a_step == 1:
+                    s, number = a[p : p + v.size], b[q]
+                    for i in range(v.size):
+                        v[i] = formula(s[i], number)
+                elif b_step == 1:
+                    number, t = a[p], b[q : q + v.size]
+                    for i in range(v.size):
+                        v[i] = formula(number, t[i])
+                else:
+                    v[:] = formula(a[p], b[q])
+
+    kernel.__name__ = kernel.__qualname__ = name
+    return Kernel(kernel, FLAGS, lambda a, b, y, *layout: y.size >= GRAIN)
+
+
+add_forward = broadcasting("add_forward", lambda a, b: a + b)
+sub_forward = broadcasting("sub_forward", lambda a, b: a - b)
+mul_forward = broadcasting("mul_forward", lambda a, b: a * b)
+div_forward = broadcasting("div_forward", lambda a, b: a / b)
+
+
+@parallel_kernel()
+def exp_forward(x, y):
+    for block in prange(blocks(y)):
+        u, v = part(x, block), part(y, block)
+        for i in range(v.size):
+            v[i] = formulas.exp(u[i])
+
+
+@parallel_kernel()
+def exp_backward(dy, y, dx):
+    for block in prange(blocks(dx)):
+        du, u, dv = part(dy, block), part(y, block), part(dx, block)
+        for i in range(dv.size):
+            dv[i] = formulas.exp_grad(du[i], u[i])
+
+
+@parallel_kernel()
+def log_forward(x, y):
+    for block in prange(blocks(y)):
+        u, v = part(x, block), part(y, block)
+        for i in range(v.size):
+            v[i] = formulas.log(u[i])
+
+
+@parallel_kernel()
+def log_backward(dy, x, dx):
+    for block in prange(blocks(dx)):
+        du, u, dv = part(dy, block), part(x, block), part(dx, block)
+        for i in range(dv.size):
+            dv[i] = formulas.log_grad(du[i], u[i])
+
+
+@parallel_kernel()
+def sqrt_forward(x, y):
+    for block in prange(blocks(y)):
+        u, v = part(x, block), part(y, block)
+        for i in range(v.size):
+            v[i] = np.sqrt(u[i])
+
+
+@parallel_kernel()
+def sqrt_backward(dy, y, dx):
+    for block in prange(blocks(dx)):
+        du, u, dv = part(dy, block), part(y, block), part(dx, block)
+        for i in range(dv.size):
+            dv[i] = formulas.sqrt_grad(du[i], u[i])
+
+
+@parallel_kernel()
+def tanh_forward(x, y):
+    for block in prange(blocks(y)):
+        u, v = part(x, block), part(y, block)
+        for i in range(v.size):
+            v[i] = formulas.tanh(u[i])
+
+
+@parallel_kernel()
+def tanh_backward(dy, y, dx):
+    for block in prange(blocks(dx)):
+        du, u, dv = part(dy, block), part(y, block), part(dx, block)
+        for i in range(dv.size):
+            dv[i] = formulas.tanh_grad(du[i], u[i])
+
+
+@parallel_kernel()
+def sigmoid_forward(x, y):
+    for block in prange(blocks(y)):
+        u, v = part(x, block), part(y, block)
+        for i in range(v.size):
+            v[i] = formulas.sigmoid(u[i])
+
+
+@parallel_kernel()
+def sigmoid_backward(dy, y, dx):
+    for block in prange(blocks(dx)):
+        du, u, dv = part(dy, block), part(y, block), part(dx, block)
+        for i in range(dv.size):
+            dv[i] = formulas.sigmoid_grad(du[i], u[i])
+
+
+@parallel_kernel()
+def relu_forward(x, y):
+    for block in prange(blocks(y)):
+        u, v = part(x, block), part(y, block)
+        for i in range(v.size):
+            v[i] = formulas.relu(u[i])
+
+
+@parallel_kernel()
+def relu_backward(dy, y, dx):
+    for block in prange(blocks(dx)):
+        du, u, dv = part(dy, block), part(y, block), part(dx, block)
+        for i in range(dv.size):
+            dv[i] = formulas.relu_grad(du[i], u[i])
+
+
+@parallel_kernel()
+def power_forward(x, p, y):
+    for block in prange(blocks(y)):
+        u, v = part(x, block), part(y, block)
+        if p == 2:
+            for i in range(v.size):
+                v[i] = u[i] * u[i]
+        else:
+            for i in range(v.size):
+                v[i] = np.float64(u[i]) ** p
+
+
+@parallel_kernel()
+def power_backward(dy, x, p, dx):
+    for block in prange(blocks(dx)):
+        du, u, dv = part(dy, block), part(x, block), part(dx, block)
+        if p == 0:
+            dv[:] = 0
+        elif p == 2:
+            for i in range(dv.size):
+                dv[i] = du[i] * (u[i] + u[i])
+        else:
+            for i in range(dv.size):
+                dv[i] = du[i] * p * np.float64(u[i]) ** (p - 1)

@@ -1,0 +1,181 @@
+"""Matrix products on the micro-kernels of simd.py: gemm and gemm_batched.
+
+Each element of C is one chain of fused multiply-adds in the order of the shared index, starting from zero or from the
+bias: blocks, packing and threads do not change a bit of it.
+
+Small products read the matrices where they lie. Large ones copy blocks first: rows a multiple of 4 KB apart fall into the
+same few sets of the cache and would drive each other out.
+"""
+
+import numpy as np
+from numba import prange
+
+from minigrad.kernels.cpu.compile import inlined, parallel_kernel, team_size
+from minigrad.kernels.cpu.simd import HEIGHTS, MAX_VECTORS, tile_cols, tile_rows, vector_lanes
+from minigrad.kernels.cpu.target import REGISTER_BITS
+
+DEPTH = 192  # shared indices per block: three quarters of a 48 KB first-level cache hold that much of a panel of B
+BLOCK = 240  # rows of C that share a copied block of A in the second-level cache
+PARALLEL_WORK = 1 << 20  # multiply-adds from which a parallel region pays
+COPY_STEP = 2048  # bytes between rows from which copying pays ...
+COPY_REUSE = 192  # ... if each element copied is used that often
+
+
+@inlined
+def tiles_down(dtype, vectors, trans_a, a, a_step, rows, depth, b, b_step, c, c_step, lanes, accumulate):
+    """One panel of columns: C (+)= A B, tile by tile from top to bottom. Addresses and steps are in bytes."""
+    height = HEIGHTS[vectors]
+    table = np.empty(height, np.int64)
+    i = 0
+    while i < rows:
+        n = min(height, rows - i)
+        target = c + i * c_step
+        if trans_a:
+            first = a + i * (REGISTER_BITS // 8 // vector_lanes(dtype))
+            tile_cols(dtype, vectors, first, a_step, depth, b, b_step, target, c_step, n, lanes, accumulate)
+        else:
+            for r in range(height):
+                table[r] = min(r, n - 1) * a_step
+            first = a + i * a_step
+            offsets = table.ctypes.data
+            tile_rows(
+                dtype, vectors, first, offsets, 0, 1, depth, b, b_step, target, c_step, n, lanes, accumulate
+            )
+        i += height
+
+
+@inlined
+def copy_panel(b, trans_b, k0, depth, j0, width, panel):
+    """panel[k, j] = B[k0 + k, j0 + j], zero beyond the last column."""
+    columns = min(width, (b.shape[0] if trans_b else b.shape[1]) - j0)
+    for k in range(depth):
+        if trans_b:
+            for j in range(columns):
+                panel[k * width + j] = b[j0 + j, k0 + k]
+        else:
+            for j in range(columns):
+                panel[k * width + j] = b[k0 + k, j0 + j]
+        for j in range(columns, width):
+            panel[k * width + j] = 0
+
+
+@inlined
+def multiply_rows(a, b, c, trans_a, packed, b_packed, copy_a, i0, i1, p0, p1, panels, vectors, accumulate):
+    """Rows i0:i1, panels p0:p1 of C (+)= A B."""
+    dtype = c.dtype
+    item = np.intp(c.itemsize)
+    lanes = vector_lanes(dtype)
+    n = c.shape[1]
+    k = a.shape[0] if trans_a else a.shape[1]
+    a_step = a.strides[0]
+    rows = i1 - i0
+    block = np.empty(rows * min(k, DEPTH) if copy_a else 0, dtype)
+    for k0 in range(0, k, DEPTH):
+        depth = min(DEPTH, k - k0)
+        if copy_a:
+            if trans_a:
+                for q in range(depth):
+                    block[q * rows : (q + 1) * rows] = a[k0 + q, i0:i1]
+                step = rows * item
+            else:
+                for r in range(rows):
+                    block[r * depth : (r + 1) * depth] = a[i0 + r, k0 : k0 + depth]
+                step = depth * item
+            first = block.ctypes.data
+        else:
+            first = a.ctypes.data + (k0 * a_step + i0 * item if trans_a else i0 * a_step + k0 * item)
+            step = a_step
+        for p in range(p0, p1):
+            v0 = p * vectors // panels
+            width = (p + 1) * vectors // panels - v0
+            j0 = v0 * lanes
+            last = min(lanes, n - j0 - (width - 1) * lanes)
+            if packed:
+                b_step = width * lanes * item
+                b_first = b_packed.ctypes.data + j0 * k * item + k0 * b_step
+            else:
+                b_step = b.strides[0]
+                b_first = b.ctypes.data + k0 * b_step + j0 * item
+            target = c.ctypes.data + i0 * c.strides[0] + j0 * item
+            keep = 1 if k0 > 0 else accumulate
+            tiles_down(dtype, width, trans_a, first, step, rows, depth, b_first, b_step, target, c.strides[0], last, keep)
+
+
+@inlined
+def pack(b, trans_b, p, panels, vectors, lanes, depth, b_packed):
+    """Copy panel p of B, all its rows, to its place in `b_packed`."""
+    v0 = p * vectors // panels
+    width = ((p + 1) * vectors // panels - v0) * lanes
+    start = v0 * lanes * depth
+    copy_panel(b, trans_b, 0, depth, v0 * lanes, width, b_packed[start : start + width * depth])
+
+
+@inlined
+def split(n, dtype):
+    """(registers across n columns, panels of at most MAX_VECTORS registers)."""
+    vectors = -(-n // vector_lanes(dtype))
+    return vectors, -(-vectors // MAX_VECTORS)
+
+
+@inlined
+def wants_copy(step, reuse):
+    """Whether to copy a matrix whose rows are `step` bytes apart and whose elements are used `reuse` times."""
+    return step >= COPY_STEP and reuse >= COPY_REUSE
+
+
+@inlined
+def start_columns(bias, c, i0, i1, j0, j1):
+    """C[i0:i1, j0:j1] = bias, or zero without one."""
+    for i in range(i0, i1):
+        for j in range(j0, min(j1, c.shape[1])):
+            c[i, j] = bias[j] if bias.size else 0
+
+
+@parallel_kernel(is_large=lambda a, b, bias, c, trans_a, trans_b: c.size * a.shape[not trans_a] >= PARALLEL_WORK)
+def gemm(a, b, bias, c, trans_a, trans_b):
+    """C = A B + bias, (m, k) (k, n) (n,) -> (m, n); bias of size 0 for none.
+
+    With trans_a, A comes as (k, m); with trans_b, B comes as (n, k).
+    """
+    m, n = c.shape
+    k = a.shape[0] if trans_a else a.shape[1]
+    lanes = vector_lanes(c.dtype)
+    vectors, panels = split(n, c.dtype)
+    packed = trans_b or wants_copy(b.strides[0], m)
+    b_packed = np.empty(vectors * lanes * k if packed else 0, c.dtype)
+    if packed:
+        for p in prange(panels):
+            pack(b, trans_b, p, panels, vectors, lanes, k, b_packed)
+    threads = team_size()
+    height = HEIGHTS[-(-vectors // panels)]
+    tiles = -(-m // height)
+    blocks = -(-m // (BLOCK * threads)) * threads
+    across = 1 if tiles >= 4 * threads else min(panels, threads)  # few rows: share out the panels as well
+    for task in prange(blocks * across):
+        i0 = (task // across * tiles // blocks) * height
+        i1 = min(m, ((task // across + 1) * tiles // blocks) * height)
+        p0 = task % across * panels // across
+        p1 = (task % across + 1) * panels // across
+        if i0 < i1:
+            if bias.size or k == 0:
+                start_columns(bias, c, i0, i1, p0 * vectors // panels * lanes, p1 * vectors // panels * lanes)
+            copy_a = wants_copy(a.strides[0], n)
+            accumulate = 1 if bias.size or k == 0 else 0
+            multiply_rows(a, b, c, trans_a, packed, b_packed, copy_a, i0, i1, p0, p1, panels, vectors, accumulate)
+
+
+@parallel_kernel(is_large=lambda a, b, c, trans_a, trans_b: c.size * a.shape[1 + (not trans_a)] >= PARALLEL_WORK)
+def gemm_batched(a, b, c, trans_a, trans_b):
+    """C[i] = A[i] B[i] for every i: (batch, m, k) (batch, k, n) -> (batch, m, n), A and B transposed as in gemm."""
+    batch, m, n = c.shape
+    k = a.shape[1] if trans_a else a.shape[2]
+    lanes = vector_lanes(c.dtype)
+    vectors, panels = split(n, c.dtype)
+    for i in prange(batch):
+        b_packed = np.empty(vectors * lanes * k if trans_b else 0, c.dtype)
+        if trans_b:
+            for p in range(panels):
+                pack(b[i], trans_b, p, panels, vectors, lanes, k, b_packed)
+        if k == 0:
+            c[i, :, :] = 0
+        multiply_rows(a[i], b[i], c[i], trans_a, trans_b, b_packed, False, 0, m, 0, panels, panels, vectors, 0)

@@ -1,0 +1,130 @@
+"""Optimizers: one launch updates all parameters, block by block. Formulas: kernels/reference/optim.py.
+
+Sums and products are in the type of the parameters; Adam's bias corrections in float64.
+"""
+
+import numpy as np
+from numba import prange
+
+from minigrad.kernels.cpu.compile import GRAIN, inlined, parallel_kernel
+from minigrad.kernels.cpu.pointers import array_at, pack
+
+BLOCK = 1 << 12  # elements
+LARGE = 4 * GRAIN  # these loops only move memory: a parallel region pays later than elsewhere
+
+
+def is_large(total, *arguments):
+    """Whether there are enough elements for all threads."""
+    return total >= LARGE
+
+
+def describe(params):
+    """(elements in all, sizes, an array of the dtype) of a list of parameters."""
+    sizes = [p.size for p in params]
+    return sum(sizes), np.array(sizes, np.int64), params[0].reshape(-1)
+
+
+@inlined
+def first_blocks(sizes):
+    """Number of the first block of every array, and at the end the number of blocks."""
+    first = np.empty(sizes.size + 1, np.int64)
+    first[0] = 0
+    for i in range(sizes.size):
+        first[i + 1] = first[i] + (sizes[i] + BLOCK - 1) // BLOCK
+    return first
+
+
+@inlined
+def locate(first, sizes, block):
+    """(array, start, size) of a block."""
+    low, high = 0, sizes.size - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[middle] <= block:
+            low = middle
+        else:
+            high = middle - 1
+    start = (block - first[low]) * BLOCK
+    return low, start, min(BLOCK, sizes[low] - start)
+
+
+def prepare_sgd(params, grads, velocities, hyper):
+    return *describe(params), pack(params), pack(grads), pack(velocities), hyper
+
+
+@parallel_kernel(is_large=is_large, prepare=prepare_sgd)
+def sgd(total, sizes, like, params, grads, velocities, hyper):
+    scalar = like.dtype.type
+    lr, momentum, nesterov, weight_decay = scalar(hyper[0]), scalar(hyper[1]), hyper[2] != 0, scalar(hyper[3])
+    first = first_blocks(sizes)
+    for block in prange(first[-1]):
+        i, start, size = locate(first, sizes, block)
+        p = array_at(params, i, start, size, like)
+        g = array_at(grads, i, start, size, like)
+        if velocities.size == 0:
+            for k in range(size):
+                p[k] -= lr * (g[k] + weight_decay * p[k])
+        else:
+            v = array_at(velocities, i, start, size, like)
+            if nesterov:
+                for k in range(size):
+                    gradient = g[k] + weight_decay * p[k]
+                    velocity = momentum * v[k] + gradient
+                    v[k] = velocity
+                    p[k] -= lr * (gradient + momentum * velocity)
+            else:
+                for k in range(size):
+                    velocity = momentum * v[k] + (g[k] + weight_decay * p[k])
+                    v[k] = velocity
+                    p[k] -= lr * velocity
+
+
+def prepare_adagrad(params, grads, sums, hyper):
+    return *describe(params), pack(params), pack(grads), pack(sums), hyper
+
+
+@parallel_kernel(is_large=is_large, prepare=prepare_adagrad)
+def adagrad(total, sizes, like, params, grads, sums, hyper):
+    scalar = like.dtype.type
+    lr, eps, weight_decay = scalar(hyper[0]), scalar(hyper[1]), scalar(hyper[2])
+    first = first_blocks(sizes)
+    for block in prange(first[-1]):
+        i, start, size = locate(first, sizes, block)
+        p = array_at(params, i, start, size, like)
+        g = array_at(grads, i, start, size, like)
+        s = array_at(sums, i, start, size, like)
+        for k in range(size):
+            gradient = g[k] + weight_decay * p[k]
+            total_square = s[k] + gradient * gradient
+            s[k] = total_square
+            p[k] -= lr * gradient / (np.sqrt(total_square) + eps)
+
+
+def prepare_adam(params, grads, means, squares, step, hyper):
+    return *describe(params), pack(params), pack(grads), pack(means), pack(squares), step, hyper
+
+
+@parallel_kernel(is_large=is_large, prepare=prepare_adam)
+def adam(total, sizes, like, params, grads, means, squares, step, hyper):
+    scalar = like.dtype.type
+    step[0] += 1
+    mean_correction = 1 - hyper[1] ** step[0]
+    square_correction = 1 - hyper[2] ** step[0]
+    lr = scalar(hyper[0] / mean_correction)
+    root_scale = scalar(1 / np.sqrt(square_correction))
+    beta1, beta2, eps, weight_decay = scalar(hyper[1]), scalar(hyper[2]), scalar(hyper[3]), scalar(hyper[4])
+    rest1, rest2 = scalar(1 - hyper[1]), scalar(1 - hyper[2])
+    first = first_blocks(sizes)
+    for block in prange(first[-1]):
+        i, start, size = locate(first, sizes, block)
+        p = array_at(params, i, start, size, like)
+        g = array_at(grads, i, start, size, like)
+        m = array_at(means, i, start, size, like)
+        v = array_at(squares, i, start, size, like)
+        for k in range(size):
+            gradient = g[k] + weight_decay * p[k]
+            mean = beta1 * m[k] + rest1 * gradient
+            square = beta2 * v[k] + rest2 * (gradient * gradient)
+            m[k] = mean
+            v[k] = square
+            p[k] -= lr * mean / (np.sqrt(square) * root_scale + eps)

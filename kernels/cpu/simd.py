@@ -1,0 +1,303 @@
+"""Matrix micro-kernels as LLVM vector code: one tile of C += A B held in registers.
+
+A tile is `height` rows by `vectors` SIMD registers. Both kernels run over the shared index k in order and add one
+fused multiply-add per element and k, starting from what C holds (or from zero). An element of C is therefore the same
+chain of operations whatever the tile, the blocking or the number of threads: the same bits.
+
+    tile_rows   A(i, k) = a[table[t, i] + k]    rows found through a table of byte offsets, one set of rows per tap t;
+                                                matrix products have one tap, convolutions one per window position
+    tile_cols   A(i, k) = a[k * a_step + i]     a column of A lies contiguous: transposed products, weight gradients
+
+B is read a row at a time, `b_step` bytes apart, so it may be the matrix itself or a packed panel. The last register of a
+tile may be partly used (`lanes` of it), and so may the last rows: row indices are clamped to `rows - 1`, the surplus rows
+compute and store the last row again, the same bits. No memory outside the matrices is touched.
+
+The idea of addressing rows through a table is M. Dukhan's indirect convolution (2019); tiling and packing follow
+K. Goto and R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008).
+"""
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from minigrad.kernels.cpu.target import HAS_FMA, REGISTER_BITS, REGISTERS
+
+INDEX = ir.IntType(64)
+LANE = ir.IntType(32)
+
+
+def tile_height(vectors):
+    """Rows of a tile `vectors` registers wide: accumulators, one row of B and a broadcast must fit in the registers."""
+    return min((REGISTERS - vectors - 1) // vectors, 24 // vectors)
+
+
+MAX_VECTORS = 4 if REGISTERS >= 32 else 3
+HEIGHTS = (0, *(tile_height(v) for v in range(1, MAX_VECTORS + 1)))
+
+
+def index(value):
+    """An index constant."""
+    return ir.Constant(INDEX, value)
+
+
+class VectorCode:
+    """Emits loads, stores and arithmetic on vectors of one type; the last of a tile's vectors is masked."""
+
+    def __init__(self, builder, dtype, bits):
+        self.builder = builder
+        self.scalar = ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
+        self.bytes = dtype.bitwidth // 8
+        self.lanes = bits // dtype.bitwidth
+        self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.mask_type = ir.VectorType(ir.IntType(1), self.lanes)
+        self.suffix = f"v{self.lanes}f{dtype.bitwidth}"
+        self.zero = ir.Constant(self.vector, [0.0] * self.lanes)
+
+    def intrinsic(self, name, result, arguments):
+        """Declare an LLVM intrinsic."""
+        return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, arguments), name)
+
+    def pointer(self, address, kind=None):
+        """The integer `address` as a pointer."""
+        return self.builder.inttoptr(address, (kind or self.vector).as_pointer())
+
+    def first_lanes(self, count):
+        """A mask with its first `count` lanes set."""
+        builder = self.builder
+        lane = ir.VectorType(LANE, self.lanes)
+        wide = builder.insert_element(ir.Constant(lane, ir.Undefined), builder.trunc(count, LANE), ir.Constant(LANE, 0))
+        wide = builder.shuffle_vector(wide, wide, ir.Constant(lane, [0] * self.lanes))
+        return builder.icmp_unsigned("<", ir.Constant(lane, list(range(self.lanes))), wide)
+
+    def load(self, address, mask=None):
+        """Vector at `address`; lanes outside `mask` are zero and not read."""
+        pointer = self.pointer(address)
+        if mask is None:
+            value = self.builder.load(pointer)
+            value.align = self.bytes
+            return value
+        name = f"llvm.masked.load.{self.suffix}.p0"
+        function = self.intrinsic(name, self.vector, [self.vector.as_pointer(), LANE, self.mask_type, self.vector])
+        return self.builder.call(function, [pointer, ir.Constant(LANE, self.bytes), mask, self.zero])
+
+    def store(self, value, address, mask=None):
+        """Write `value` at `address`, only the lanes of `mask`."""
+        pointer = self.pointer(address)
+        if mask is None:
+            self.builder.store(value, pointer).align = self.bytes
+            return
+        name = f"llvm.masked.store.{self.suffix}.p0"
+        function = self.intrinsic(
+            name, ir.VoidType(), [self.vector, self.vector.as_pointer(), LANE, self.mask_type]
+        )
+        self.builder.call(function, [value, pointer, ir.Constant(LANE, self.bytes), mask])
+
+    def broadcast(self, address):
+        """One element of memory in every lane."""
+        builder = self.builder
+        element = builder.load(self.pointer(address, self.scalar))
+        element.align = self.bytes
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = builder.insert_element(undefined, element, ir.Constant(LANE, 0))
+        zeros = ir.Constant(ir.VectorType(LANE, self.lanes), [0] * self.lanes)
+        return builder.shuffle_vector(first, undefined, zeros)
+
+    def fma(self, a, b, c):
+        """a * b + c, rounded once where the target can."""
+        if not HAS_FMA:
+            return self.builder.fadd(self.builder.fmul(a, b), c)
+        function = self.intrinsic(f"llvm.fma.{self.suffix}", self.vector, [self.vector] * 3)
+        return self.builder.call(function, [a, b, c])
+
+
+class Loop:
+    """A counted loop that carries values in registers: `with`-free, so that its three parts stand in reading order."""
+
+    def __init__(self, builder, name, carried):
+        self.builder = builder
+        before = builder.block
+        self.body = builder.append_basic_block(name)
+        builder.branch(self.body)
+        builder.position_at_end(self.body)
+        self.index = builder.phi(INDEX, name)
+        self.index.add_incoming(index(0), before)
+        self.values = [builder.phi(value.type) for value in carried]
+        for phi, value in zip(self.values, carried, strict=True):
+            phi.add_incoming(value, before)
+
+    def close(self, values, count):
+        """End the body: go round with `values` until `count` rounds are done (at least one)."""
+        builder = self.builder
+        following = builder.add(self.index, index(1))
+        last = builder.block
+        self.index.add_incoming(following, last)
+        for phi, value in zip(self.values, values, strict=True):
+            phi.add_incoming(value, last)
+        done = builder.append_basic_block("done")
+        builder.cbranch(builder.icmp_signed("<", following, count), self.body, done)
+        builder.position_at_end(done)
+
+
+def call_tile(builder, emit, name, dtype, vectors, arguments, labels):
+    """Call the tile for `vectors`, known only at run time: a switch over one LLVM function per width.
+
+    Functions of their own keep the caller from disturbing their register allocation, and are named in profiles.
+    """
+    kind = ir.FunctionType(ir.VoidType(), [INDEX] * len(labels))
+    done = builder.append_basic_block("tile_done")
+    switch = builder.switch(vectors, done)
+    for width in range(1, MAX_VECTORS + 1):
+        height = HEIGHTS[width]
+        full_name = f"minigrad_{name}_{dtype}_{REGISTER_BITS}_{height}x{width}"
+        function = cgutils.get_or_insert_function(builder.module, kind, full_name)
+        if function.is_declaration:
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            function.attributes.add("nounwind")
+            for argument, label in zip(function.args, labels, strict=True):
+                argument.name = label
+            emit(function, dtype, height, width)
+        block = builder.append_basic_block(f"tile_{width}")
+        switch.add_case(index(width), block)
+        builder.position_at_end(block)
+        builder.call(function, arguments)
+        builder.branch(done)
+    builder.position_at_end(done)
+
+
+def clamp(builder, i, rows):
+    """min(i, rows - 1)."""
+    if i == 0:
+        return index(0)
+    last = builder.sub(rows, index(1))
+    return builder.select(builder.icmp_signed("<", index(i), last), index(i), last)
+
+
+def start_tile(code, height, vectors, c, c_step, rows, lanes, accumulate):
+    """Row addresses of C, the mask of its last vector, and the accumulators: C itself or zeros."""
+    builder = code.builder
+    mask = code.first_lanes(lanes)
+    c_rows = [builder.add(c, builder.mul(clamp(builder, i, rows), c_step)) for i in range(height)]
+    width = code.lanes * code.bytes
+    entry = builder.block
+    with builder.if_then(builder.icmp_signed("!=", accumulate, index(0))):
+        loaded = [
+            code.load(builder.add(row, index(j * width)), mask if j == vectors - 1 else None)
+            for row in c_rows
+            for j in range(vectors)
+        ]
+        then = builder.block
+    accumulators = []
+    for value in loaded:
+        phi = builder.phi(code.vector)
+        phi.add_incoming(code.zero, entry)
+        phi.add_incoming(value, then)
+        accumulators.append(phi)
+    return c_rows, mask, accumulators
+
+
+def store_tile(code, vectors, c_rows, mask, accumulators):
+    """Write the accumulators to C."""
+    width = code.lanes * code.bytes
+    for i, row in enumerate(c_rows):
+        for j in range(vectors):
+            address = code.builder.add(row, index(j * width))
+            code.store(accumulators[i * vectors + j], address, mask if j == vectors - 1 else None)
+
+
+def multiply_add(code, vectors, a_addresses, b_row, mask, accumulators):
+    """accumulators += outer product of one column of A and one row of B."""
+    builder = code.builder
+    width = code.lanes * code.bytes
+    b = [
+        code.load(builder.add(b_row, index(j * width)), mask if j == vectors - 1 else None) for j in range(vectors)
+    ]
+    result = []
+    for i, address in enumerate(a_addresses):
+        a = code.broadcast(address)
+        result += [code.fma(a, b[j], accumulators[i * vectors + j]) for j in range(vectors)]
+    return result
+
+
+ROWS_ARGUMENTS = "a table zeros taps depth b b_step c c_step rows lanes accumulate".split()
+COLS_ARGUMENTS = "a a_step depth b b_step c c_step rows lanes accumulate".split()
+
+
+@intrinsic
+def tile_rows(typingctx, dtype, vectors, a, table, zeros, taps, depth, b, b_step, c, c_step, rows, lanes, accumulate):
+    """C[rows, vectors] (+)= sum over taps and k < depth of A(tap, i, k) B(tap * depth + k, :).
+
+    Addresses and steps are integers in bytes; `table` addresses int64 byte offsets from `a`, shape (taps, height of
+    the tile); a negative offset is a row of padding and reads the row of zeros at `zeros`.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        _, vectors, *rest = arguments
+        call_tile(builder, emit_tile_rows, "tile_rows", dtype.dtype, vectors, rest, ROWS_ARGUMENTS)
+        return context.get_dummy_value()
+
+    return types.void(dtype, *[types.intp] * (1 + len(ROWS_ARGUMENTS))), codegen
+
+
+def emit_tile_rows(function, dtype, height, vectors):
+    """The body of `tile_rows`."""
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    code = VectorCode(builder, dtype, REGISTER_BITS)
+    a, table, zeros, taps, depth, b, b_step, c, c_step, rows, lanes, accumulate = function.args
+    c_rows, mask, accumulators = start_tile(code, height, vectors, c, c_step, rows, lanes, accumulate)
+    over_taps = Loop(builder, "tap", [*accumulators, b])
+    offsets = builder.add(table, builder.mul(over_taps.index, index(height * 8)))
+    a_rows = []
+    for i in range(height):
+        offset = builder.load(code.pointer(builder.add(offsets, index(i * 8)), INDEX))
+        is_padding = builder.icmp_signed("<", offset, index(0))
+        a_rows.append(builder.select(is_padding, zeros, builder.add(a, offset)))
+    over_k = Loop(builder, "k", over_taps.values)
+    *accumulators, b_row = over_k.values
+    step = builder.mul(over_k.index, index(code.bytes))
+    addresses = [builder.add(row, step) for row in a_rows]
+    accumulators = multiply_add(code, vectors, addresses, b_row, mask, accumulators)
+    carried = [*accumulators, builder.add(b_row, b_step)]
+    over_k.close(carried, depth)
+    over_taps.close(carried, taps)
+    store_tile(code, vectors, c_rows, mask, accumulators)
+    builder.ret_void()
+
+
+@intrinsic
+def tile_cols(typingctx, dtype, vectors, a, a_step, depth, b, b_step, c, c_step, rows, lanes, accumulate):
+    """C[rows, vectors] (+)= sum over k < depth of A(k, i) B(k, :), where A(k, i) lies i elements after a + k * a_step."""
+
+    def codegen(context, builder, signature, arguments):
+        _, vectors, *rest = arguments
+        call_tile(builder, emit_tile_cols, "tile_cols", dtype.dtype, vectors, rest, COLS_ARGUMENTS)
+        return context.get_dummy_value()
+
+    return types.void(dtype, *[types.intp] * (1 + len(COLS_ARGUMENTS))), codegen
+
+
+def emit_tile_cols(function, dtype, height, vectors):
+    """The body of `tile_cols`."""
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    code = VectorCode(builder, dtype, REGISTER_BITS)
+    a, a_step, depth, b, b_step, c, c_step, rows, lanes, accumulate = function.args
+    c_rows, mask, accumulators = start_tile(code, height, vectors, c, c_step, rows, lanes, accumulate)
+    within = [builder.mul(clamp(builder, i, rows), index(code.bytes)) for i in range(height)]
+    over_k = Loop(builder, "k", [*accumulators, a, b])
+    *accumulators, a_column, b_row = over_k.values
+    addresses = [builder.add(a_column, offset) for offset in within]
+    accumulators = multiply_add(code, vectors, addresses, b_row, mask, accumulators)
+    over_k.close([*accumulators, builder.add(a_column, a_step), builder.add(b_row, b_step)], depth)
+    store_tile(code, vectors, c_rows, mask, accumulators)
+    builder.ret_void()
+
+
+@intrinsic
+def vector_lanes(typingctx, dtype):
+    """Elements of `dtype` in one SIMD register of the target."""
+    count = REGISTER_BITS // dtype.dtype.bitwidth
+
+    def codegen(context, builder, signature, arguments):
+        return index(count)
+
+    return types.intp(dtype), codegen

@@ -1,0 +1,93 @@
+"""How many threads the parallel kernels use, and what keeps them safe between Python threads and after fork."""
+
+import contextlib
+import os
+import threading
+from pathlib import Path
+
+import numba
+from numba.core import config
+
+_local = threading.local()
+_serialize = threading.Lock()
+_count = None
+_layer_started = False
+_forked = False
+
+
+def cgroup_limit(root="/sys/fs/cgroup"):
+    """CPUs this process may use by its cgroup (v2 or v1), rounded up; None without a limit."""
+    for name, parse in (("cpu.max", str.split), ("cpu/cpu.cfs_quota_us", None)):
+        try:
+            text = (Path(root) / name).read_text()
+            quota, period = (
+                parse(text) if parse else (text, (Path(root) / "cpu/cpu.cfs_period_us").read_text())
+            )
+            if quota.strip() not in ("max", "-1"):
+                return max(1, -(-int(quota) // int(period)))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def available_threads():
+    """The most threads a kernel may use: CPU affinity, the cgroup's limit and NUMBA_NUM_THREADS, whichever is least."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, cgroup_limit() or cores, config.NUMBA_NUM_THREADS))
+
+
+def get_num_threads():
+    """Threads that parallel kernels use."""
+    return available_threads() if _count is None else _count
+
+
+def set_num_threads(n):
+    """Use `n` threads in parallel kernels, 1 up to the cores this process may use; results do not depend on it.
+
+    Raises TypeError if `n` is no integer and ValueError if it is out of range.
+    """
+    global _count
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"the number of threads must be an integer, not {n!r}")
+    limit = available_threads()
+    if not 1 <= n <= limit:
+        raise ValueError(
+            f"the number of threads must be 1 to {limit} (CPU affinity, cgroup limit and NUMBA_NUM_THREADS), not {n}"
+        )
+    _count = int(n)
+
+
+def may_run_parallel():
+    """False in a child that was forked after the parent had started its thread pool: the pool did not survive."""
+    return not _forked
+
+
+@contextlib.contextmanager
+def parallel_region():
+    """Enter before a parallel kernel: sets this Python thread's count, and takes turns where the layer needs it."""
+    global _layer_started
+    n = get_num_threads() if _count is None else _count
+    if getattr(_local, "count", None) != n:
+        numba.set_num_threads(n)
+        _local.count = n
+    if not _layer_started:
+        with _serialize:
+            yield
+        _layer_started = True
+    elif numba.threading_layer() == "workqueue":  # not safe for concurrent use; OpenMP and TBB are
+        with _serialize:
+            yield
+    else:
+        yield
+
+
+def _after_fork():
+    global _forked
+    _forked = _layer_started
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,113 @@
+"""Functions of one element or of two, and their gradients; flat arrays, float32 computed in float64.
+
+    add, sub, mul, div   y = a + b, a - b, a b, a / b, where a and b are read through layouts (kernels/layout.py)
+    exp                  dx = dy y
+    log                  dx = dy / x
+    sqrt                 dx = dy / (2 y)
+    tanh                 dx = dy (1 - y^2)
+    sigmoid              y = 1 / (1 + exp(-x)), by exp(-|x|), which cannot overflow; dx = dy y (1 - y)
+    relu                 y = 0 where x <= 0, else x, so that NaN stays; dx = 0 where y <= 0, else dy
+    power                y = x^p for a number p; dx = dy p x^(p - 1), and 0 for p = 0
+
+Where IEEE arithmetic has an answer (exp overflows to infinity, log 0 = -infinity, log -1 = NaN), that is the result.
+"""
+
+import numpy as np
+
+from minigrad.kernels.reference.movement import positions
+
+defined = np.errstate(all="ignore")
+
+
+def wide(x):
+    """x in float64, which every function below computes in."""
+    return x.astype(np.float64)
+
+
+@defined
+def add_forward(a, b, y, shape, a_strides, b_strides):
+    y[:] = wide(a)[positions(shape, a_strides)] + wide(b)[positions(shape, b_strides)]
+
+
+@defined
+def sub_forward(a, b, y, shape, a_strides, b_strides):
+    y[:] = wide(a)[positions(shape, a_strides)] - wide(b)[positions(shape, b_strides)]
+
+
+@defined
+def mul_forward(a, b, y, shape, a_strides, b_strides):
+    y[:] = wide(a)[positions(shape, a_strides)] * wide(b)[positions(shape, b_strides)]
+
+
+@defined
+def div_forward(a, b, y, shape, a_strides, b_strides):
+    y[:] = wide(a)[positions(shape, a_strides)] / wide(b)[positions(shape, b_strides)]
+
+
+@defined
+def exp_forward(x, y):
+    y[:] = np.exp(wide(x))
+
+
+@defined
+def exp_backward(dy, y, dx):
+    dx[:] = wide(dy) * wide(y)
+
+
+@defined
+def log_forward(x, y):
+    y[:] = np.log(wide(x))
+
+
+@defined
+def log_backward(dy, x, dx):
+    dx[:] = wide(dy) / wide(x)
+
+
+@defined
+def sqrt_forward(x, y):
+    y[:] = np.sqrt(wide(x))
+
+
+@defined
+def sqrt_backward(dy, y, dx):
+    dx[:] = wide(dy) / (2 * wide(y))
+
+
+@defined
+def tanh_forward(x, y):
+    y[:] = np.tanh(wide(x))
+
+
+@defined
+def tanh_backward(dy, y, dx):
+    dx[:] = wide(dy) * (1 - wide(y) ** 2)
+
+
+@defined
+def sigmoid_forward(x, y):
+    e = np.exp(-np.abs(wide(x)))
+    y[:] = np.where(x < 0, e, 1) / (1 + e)
+
+
+@defined
+def sigmoid_backward(dy, y, dx):
+    dx[:] = wide(dy) * wide(y) * (1 - wide(y))
+
+
+def relu_forward(x, y):
+    y[:] = np.where(x <= 0, 0, x)
+
+
+def relu_backward(dy, y, dx):
+    dx[:] = np.where(y <= 0, 0, dy)
+
+
+@defined
+def power_forward(x, p, y):
+    y[:] = wide(x) ** p
+
+
+@defined
+def power_backward(dy, x, p, dx):
+    dx[:] = 0 if p == 0 else wide(dy) * p * wide(x) ** (p - 1)

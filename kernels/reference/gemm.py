@@ -1,0 +1,25 @@
+"""Matrix products; float32 computed in float64.
+
+    gemm           C = A B + bias, (m, k) (k, n) (n,) -> (m, n); bias of size 0 for none
+    gemm_batched   C[i] = A[i] B[i], (batch, m, k) (batch, k, n) -> (batch, m, n)
+
+With trans_a, A comes as (k, m); with trans_b, B comes as (n, k).
+"""
+
+import numpy as np
+
+
+def as_factor(x, transposed):
+    """x in float64, its last two axes exchanged if it comes transposed."""
+    x = x.astype(np.float64)
+    return x.swapaxes(-1, -2) if transposed else x
+
+
+@np.errstate(all="ignore")
+def gemm(a, b, bias, c, trans_a, trans_b):
+    c[:] = as_factor(a, trans_a) @ as_factor(b, trans_b) + (bias if bias.size else 0)
+
+
+@np.errstate(all="ignore")
+def gemm_batched(a, b, c, trans_a, trans_b):
+    c[:] = as_factor(a, trans_a) @ as_factor(b, trans_b)

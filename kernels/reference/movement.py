@@ -1,0 +1,46 @@
+"""Filling, copying and gathering elements. Layouts (shape, strides, offset) are those of kernels/layout.py.
+
+    fill                 y[i] = value
+    copy                 y[i] = x[i]
+    strided_read         y[i] = x[position(i)]
+    strided_write        y[position(i)] = x[i]; the rest of y is left alone
+    take_rows            y[i] = x[index[i]]
+    take_rows_backward   dx = 0, then dx[index[i]] += dy[i] for i = 0, 1, ... in the type of dx
+"""
+
+import numpy as np
+
+
+def positions(shape, strides, offset=0):
+    """Positions in a flat array of the elements of a layout, in C order."""
+    position = np.array(offset, np.int64)
+    for length, stride in zip(shape, strides, strict=True):
+        position = position[..., np.newaxis] + np.arange(length, dtype=np.int64) * stride
+    return position.ravel()
+
+
+def fill(value, y):
+    y[:] = value
+
+
+def copy(x, y):
+    y[:] = x
+
+
+def strided_read(x, shape, strides, offset, y):
+    y[:] = x[positions(shape, strides, offset)]
+
+
+def strided_write(x, shape, strides, offset, y):
+    y[positions(shape, strides, offset)] = x
+
+
+def take_rows(x, index, y):
+    y[:] = x[index]
+
+
+@np.errstate(all="ignore")
+def take_rows_backward(dy, index, dx):
+    dx[:] = 0
+    for i, row in enumerate(index):
+        dx[row] += dy[i]

@@ -1,0 +1,83 @@
+"""minigrad: a small tape-based autograd engine whose hot loops are Numba kernels."""
+
+from minigrad import models, nn, optim, testing
+from minigrad.capture import capture
+from minigrad.kernels.cpu.compile import UnexpectedCompile, no_compile
+from minigrad.kernels.cpu.threads import get_num_threads, set_num_threads
+from minigrad.ops import (
+    add,
+    batch_norm,
+    concat,
+    cross_entropy,
+    div,
+    dropout,
+    exp,
+    linear,
+    log,
+    log_softmax,
+    matmul,
+    max,
+    mean,
+    mul,
+    power,
+    relu,
+    reshape,
+    sigmoid,
+    softmax,
+    sqrt,
+    sub,
+    sum,
+    tanh,
+    transpose,
+)
+from minigrad.random import manual_seed
+from minigrad.tape import AnomalyError, CaptureError, Op, detect_anomaly, enable_grad, is_grad_enabled, no_grad
+from minigrad.tensor import Tensor, tensor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnomalyError",
+    "CaptureError",
+    "Op",
+    "Tensor",
+    "UnexpectedCompile",
+    "add",
+    "batch_norm",
+    "capture",
+    "concat",
+    "cross_entropy",
+    "detect_anomaly",
+    "div",
+    "dropout",
+    "enable_grad",
+    "exp",
+    "get_num_threads",
+    "is_grad_enabled",
+    "linear",
+    "log",
+    "log_softmax",
+    "manual_seed",
+    "matmul",
+    "max",
+    "mean",
+    "models",
+    "mul",
+    "nn",
+    "no_compile",
+    "no_grad",
+    "optim",
+    "power",
+    "relu",
+    "reshape",
+    "set_num_threads",
+    "sigmoid",
+    "softmax",
+    "sqrt",
+    "sub",
+    "sum",
+    "tanh",
+    "tensor",
+    "testing",
+    "transpose",
+]

@@ -1,0 +1,425 @@
+"""mg.capture: run a training step once, note every kernel it launched, and from then on launch just those.
+
+The first call with given shapes runs the step as usual, on a device that notes each launch: the compiled function and the
+very arrays it worked on. Those arrays come from a pool of the recording's own, where memory is used again as soon as
+the step has let go of it, so the plan of the memory is that of the recorded run. Later calls copy their inputs into the
+recorded input arrays and launch the list again: no Tensor, no tape, no Python but a loop.
+
+What may change from call to call must therefore live in arrays: the inputs, the parameters, running statistics, the
+optimizer's state and learning rate, the counter of dropout. What Python decided while recording stays decided. A call
+selects its recording by the shapes and dtypes of its inputs and by its Python values; a recording is good only while the
+tensors it found (parameters, buffers) still have the same arrays, the modules it passed the same training flag, and the
+parameters a gradient, or none, as they had. Otherwise the step is recorded anew.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from minigrad.device import Device, Lease, Pool, get_device
+from minigrad.tape import CaptureError, Op, Version, state
+from minigrad.tensor import Tensor, as_array
+
+MOST_RECORDINGS = 64  # of one step; more means that something changes with every call
+TIMED_REPLAYS = 5  # the first replays measure every launch, for printing the plan
+ANY = object()  # a gradient that the step replaces without looking at it
+
+Call = tuple[Callable[..., None], tuple[Any, ...]]
+
+
+@dataclass
+class Launch:
+    """One kernel launch of a plan."""
+
+    op: str
+    kernel: str
+    function: Callable[..., None]
+    arguments: tuple[Any, ...]
+    shapes: str
+    nbytes: int
+    times: list[float] = field(default_factory=list)
+
+
+def lease_of(array: Any) -> Lease | None:
+    """The lease an array's memory is held by, if it is from a pool."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return array if isinstance(array, Lease) else None
+
+
+class Recorder(Device):
+    """Stands in for a device while a step is recorded: allocates from a private pool and notes every launch."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__(device.name)
+        self.device = device
+        self.op_name = ""
+        self.launches: list[Launch] = []
+        self.checks: list[Call] = []
+        self.inputs: list[np.ndarray] = []
+        self.leaves: dict[Tensor, tuple[np.ndarray, int]] = {}  # its array, and its version when first seen
+        self.modules: dict[Any, bool] = {}
+        self.gradients: dict[Tensor, Any] = {}  # what the step found in `.grad`: a Tensor, None, or ANY
+        self.families = RecordingKernels(self)
+
+    @property
+    def kernels(self) -> Any:
+        """The device's kernel families, each launch noted."""
+        return self.families
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array from the private pool, however small."""
+        return self.pool.empty(tuple(shape), dtype)
+
+    def input(self, data: Any) -> Tensor:
+        """An input of the step: a tensor whose array is filled anew before every replay."""
+        array = self.empty(data.shape, data.dtype)
+        np.copyto(array, data)
+        self.inputs.append(array)
+        return Tensor._wrap(array, self.device)
+
+    def launch(self, family: str, name: str, kernel: Any, arguments: tuple[Any, ...]) -> None:
+        """Run a kernel and note it."""
+        aliases = tuple([list(map(self.alias, a)) if isinstance(a, list) else self.alias(a) for a in arguments])
+        function, prepared = kernel.resolve(*aliases) if hasattr(kernel, "resolve") else (kernel, aliases)
+        function(*prepared)
+        arrays = [a for given in aliases for a in (given if isinstance(given, list) else [given])]
+        self.note(f"{family}.{name}", function, prepared, [a for a in arrays if isinstance(a, np.ndarray)])
+
+    def note(self, name: str, function: Any, arguments: tuple[Any, ...], arrays: list[np.ndarray]) -> None:
+        """Put a call on the list."""
+        shapes = " ".join("x".join(map(str, a.shape)) or "()" for a in arrays[:6]) + (" ..." if len(arrays) > 6 else "")
+        nbytes = sum(a.nbytes for a in arrays)
+        self.launches.append(Launch(self.op_name, name, function, arguments, shapes, nbytes))
+
+    def check(self, function: Any, *arguments: Any) -> None:
+        """Run a check of values; in a replay it comes first if it looks at inputs only."""
+        function(*arguments)
+        blocks = [lease.block for lease in map(lease_of, self.inputs) if lease]
+        arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+        aliases = tuple(map(self.alias, arguments))
+        if all((lease := lease_of(a)) and any(lease.block is block for block in blocks) for a in arrays):
+            self.checks.append((function, aliases))
+        else:
+            self.note(function.__name__, function, aliases, arrays)
+
+    def alias(self, argument: Any) -> Any:
+        """The same memory without the lease, so that the recording does not keep the pool from using it again."""
+        lease = lease_of(argument)
+        if lease is None or lease.pool is not self.pool:
+            return argument
+        offset = argument.__array_interface__["data"][0] - lease.block.__array_interface__["data"][0]
+        return np.ndarray(argument.shape, argument.dtype, lease.block, offset, argument.strides)
+
+    def owns(self, array: np.ndarray) -> bool:
+        """Whether an array lies in the private pool."""
+        lease = lease_of(array)
+        return lease is not None and lease.pool is self.pool
+
+    def saw_op(self, op: Op, inputs: tuple[Tensor | None, ...], y: np.ndarray) -> None:
+        """An op ran: its result must have come from kernels, or replaying would not compute it."""
+        given = [t for t in inputs if t is not None]
+        for t in given:
+            if t._device is not self.device:
+                raise CaptureError(
+                    f"{type(op).__name__} works on {t.device!r} inside a step captured on {self.name!r}; "
+                    "pass device=... to mg.capture"
+                )
+            self.saw_leaf(t)
+        if not self.owns(y) and not any(np.may_share_memory(t._data, y) for t in given):
+            raise CaptureError(
+                f"{type(op).__name__}.forward computed its result without minigrad's kernels, so it cannot be repeated; "
+                "allocate with self.empty and compute with self.kernels, or leave this op out of the captured step"
+            )
+
+    def saw_leaf(self, tensor: Tensor) -> None:
+        """A tensor from outside takes part: the recording holds while it keeps its array."""
+        if tensor._op is None and tensor not in self.leaves and not self.owns(tensor._data):
+            self.leaves[tensor] = tensor._data, tensor._version.count
+
+    def saw_module(self, module: Any) -> None:
+        """A module was called: the recording holds while its training flag stays."""
+        self.modules.setdefault(module, module.training)
+
+    def reads_grad(self, tensor: Tensor) -> None:
+        """The step looks at a gradient: what it finds first is a condition of the recording."""
+        if tensor._op is None and tensor not in self.gradients and not self.owns(tensor._data):
+            self.gradients[tensor] = tensor._grad
+
+    def writes_grad(self, tensor: Tensor) -> None:
+        """The step sets a gradient."""
+        if tensor._op is None and tensor not in self.gradients and not self.owns(tensor._data):
+            self.gradients[tensor] = ANY
+
+    def constant(self, tensor: Tensor) -> Tensor:
+        """A tensor made from a NumPy array inside the step: an error, since a later call may mean another array."""
+        raise CaptureError(
+            f"a NumPy array (shape {tensor.shape}) is used inside a captured step; replays would go on using its present "
+            "values: pass it as an argument of the step, or make it a tensor outside"
+        )
+
+
+class RecordingKernels:
+    """A device's kernel families, each launch noted."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    def __getattr__(self, family: str) -> Any:
+        module = getattr(self.recorder.device.kernels, family)
+        proxy = RecordingFamily(self.recorder, family, module)
+        setattr(self, family, proxy)
+        return proxy
+
+
+class RecordingFamily:
+    """One family of kernels, each launch noted."""
+
+    def __init__(self, recorder: Recorder, family: str, module: Any) -> None:
+        self.recorder, self.family, self.module = recorder, family, module
+
+    def __getattr__(self, name: str) -> Any:
+        kernel = getattr(self.module, name)
+
+        def launch(*arguments: Any) -> None:
+            self.recorder.launch(self.family, name, kernel, arguments)
+
+        setattr(self, name, launch)
+        return launch
+
+
+@dataclass
+class Plan:
+    """A recorded step: its launches in order, and what must hold for it. Printing it lists the launches."""
+
+    launches: list[Launch]
+    checks: list[Call]
+    inputs: list[np.ndarray]
+    outputs: Any
+    leaves: list[tuple[Tensor, np.ndarray]]
+    changed: list[Version]
+    modules: list[tuple[Any, bool]]
+    gradients: list[tuple[Tensor, Any, Tensor | None]]  # (leaf, its gradient before, its gradient after)
+    pool: Pool
+    replays: int = 0
+
+    def __post_init__(self) -> None:
+        self.calls: list[Call] = [(launch.function, launch.arguments) for launch in self.launches]
+
+    def holds(self) -> bool:
+        """Whether everything the step found while recording is still so."""
+        for tensor, array in self.leaves:
+            if tensor._data is not array:
+                return False
+        for module, training in self.modules:
+            if module.training is not training:
+                return False
+        for leaf, before, _ in self.gradients:
+            if before is not ANY and leaf._grad is not before:
+                return False
+        return True
+
+    def replay(self, arrays: list[np.ndarray]) -> Any:
+        """Run it on new inputs."""
+        for target, array in zip(self.inputs, arrays, strict=True):
+            np.copyto(target, array)
+        for check, arguments in self.checks:
+            check(*arguments)
+        if self.replays < TIMED_REPLAYS:
+            self.timed()
+        else:
+            for function, arguments in self.calls:
+                function(*arguments)
+        for leaf, _, after in self.gradients:
+            leaf._grad = after
+            leaf._grad_is_ours = True
+        for version in self.changed:
+            version.count += 1
+        return returned(self.outputs)
+
+    def timed(self) -> None:
+        """Run all launches, measuring each."""
+        self.replays += 1
+        for launch in self.launches:
+            start = time.perf_counter()
+            launch.function(*launch.arguments)
+            launch.times.append(time.perf_counter() - start)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory the recording works in, besides parameters and state."""
+        return self.pool.allocated
+
+    def __str__(self) -> str:
+        rows = [("op", "kernel", "shapes", "bytes", "us")]
+        total = 0.0
+        for launch in self.launches:
+            seconds = statistics.median(launch.times) if launch.times else None
+            total += seconds or 0
+            micros = "-" if seconds is None else f"{seconds * 1e6:.1f}"
+            rows.append((launch.op, launch.kernel, launch.shapes, f"{launch.nbytes:,}", micros))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = []
+        for row in rows:
+            cells = zip(row, widths, strict=True)
+            lines.append("  ".join(c.rjust(w) if i > 2 else c.ljust(w) for i, (c, w) in enumerate(cells)).rstrip())
+        measured = f", {total * 1e6:.0f} us" if total else " (times come with the first replays)"
+        lines.append(f"{len(self.launches)} launches{measured}; {self.nbytes:,} bytes of planned memory")
+        return "\n".join(lines)
+
+
+class Captured:
+    """A step that is recorded at its first call and replayed after; see `capture`."""
+
+    def __init__(self, step: Callable[..., Any], device: Any = None) -> None:
+        functools.update_wrapper(self, step)
+        self.step = step
+        self.device = None if device is None else get_device(device)
+        self.plans: dict[Any, list[Plan]] = {}
+        self.plan: Plan | None = None  # the latest
+        self.latest_key: Any = None
+        self.dtypes: dict[Any, np.dtype] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if state.recording is not None:
+            return self.step(*args, **kwargs)  # a part of the step being recorded
+        named = [*enumerate(args), *sorted(kwargs.items())] if kwargs else list(enumerate(args))
+        arrays: list[np.ndarray] = []
+        key = tuple([described(name, value, arrays) for name, value in named]), state.grad_enabled
+        plan = self.plan
+        if plan is None or key != self.latest_key or not plan.holds():
+            plan = next((p for p in self.plans.get(key, ()) if p.holds()), None)
+            if plan is None:
+                self.check_dtypes(named)
+                return self.record(key, args, kwargs)
+            self.plan, self.latest_key = plan, key
+        return plan.replay(arrays)
+
+    def check_dtypes(self, named: list[tuple[Any, Any]]) -> None:
+        """An argument keeps its dtype: a change is nearly always a mistake, and would double the work in silence."""
+        for name, value in named:
+            if isinstance(value, np.ndarray | Tensor):
+                dtype = self.dtypes.setdefault(name, value.dtype)
+                if value.dtype != dtype:
+                    which = f"argument {name}" if isinstance(name, int) else f"argument {name!r}"
+                    raise CaptureError(
+                        f"{which} of the captured step {self.__name__} was {dtype} when recorded and is {value.dtype} now; "
+                        "convert it, or capture the function a second time"
+                    )
+
+    def record(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the step while noting its launches."""
+        count = sum(map(len, self.plans.values()))
+        if count >= MOST_RECORDINGS:
+            raise CaptureError(
+                f"this step has been recorded {count} times; a Python value among its arguments, or the array of a "
+                "parameter, seems to change with every call: pass changing numbers as arrays, or clear() the recordings"
+            )
+        recorder = Recorder(self.device or device_of([*args, *kwargs.values()]))
+        inner_args = [inner(recorder, a) for a in args]
+        inner_kwargs = {name: inner(recorder, kwargs[name]) for name in sorted(kwargs)}
+        state.recording = recorder
+        try:
+            outputs = self.step(*inner_args, **inner_kwargs)
+        finally:
+            state.recording = None
+        plan = Plan(
+            launches=recorder.launches,
+            checks=recorder.checks,
+            inputs=recorder.inputs,
+            outputs=each_tensor(outputs, Tensor.detach),
+            leaves=[(tensor, array) for tensor, (array, _) in recorder.leaves.items()],
+            changed=[t._version for t, (_, version) in recorder.leaves.items() if t._version.count != version],
+            modules=list(recorder.modules.items()),
+            gradients=[(leaf, before, leaf._grad) for leaf, before in recorder.gradients.items()],
+            pool=recorder.pool,
+        )
+        self.plans.setdefault(key, []).append(plan)
+        self.plan, self.latest_key = plan, key
+        return returned(plan.outputs)
+
+    def clear(self) -> None:
+        """Forget all recordings and their memory."""
+        self.plans.clear()
+        self.plan = None
+        self.dtypes.clear()
+
+
+def described(name: Any, value: Any, arrays: list[np.ndarray]) -> Any:
+    """What selects a recording, of one argument; its array goes to `arrays`."""
+    if isinstance(value, np.ndarray):
+        arrays.append(value)
+        return name, value.shape, value.dtype
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            raise CaptureError(
+                f"argument {name!r} of a captured step requires a gradient, which would stay on its copy inside; "
+                "let the step find the tensor in an enclosing scope instead"
+            )
+        arrays.append(value._data)
+        return name, value.shape, value.dtype, value.device
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"argument {name!r} of a captured step is a {type(value).__name__}; pass NumPy arrays, Tensors, "
+            "or hashable Python values"
+        ) from None
+    return name, type(value), value
+
+
+def inner(recorder: Recorder, value: Any) -> Any:
+    """What the step gets for an argument."""
+    if isinstance(value, Tensor):
+        return recorder.input(value._data)
+    if isinstance(value, np.ndarray):
+        return recorder.input(as_array(value))
+    return value
+
+
+def device_of(values: list[Any]) -> Device:
+    """The device of the tensors among the arguments; the CPU if there is none."""
+    for value in values:
+        if isinstance(value, Tensor):
+            return value._device
+    return get_device(None)
+
+
+def each_tensor(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same nest of tuples, lists and dicts with the function applied to each tensor."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*[each_tensor(v, function) for v in value])
+    if isinstance(value, tuple | list):
+        return type(value)(each_tensor(v, function) for v in value)
+    if isinstance(value, dict):
+        return {name: each_tensor(v, function) for name, v in value.items()}
+    return value
+
+
+def returned(outputs: Any) -> Any:
+    """The outputs as the caller gets them: copies, which the next replay does not write over."""
+    if isinstance(outputs, Tensor):
+        return Tensor._wrap(outputs._data.copy(), outputs._device)
+    return each_tensor(outputs, returned)
+
+
+def capture(step: Callable[..., Any] | None = None, *, device: Any = None) -> Any:
+    """Record a training step at its first call and replay its kernel launches at later ones, without Python's graph work.
+
+    `step` takes NumPy arrays or Tensors, which it receives as Tensors of the same dtype, and hashable Python values; it
+    returns tensors (or tuples, lists, dicts of them), to be read outside. Shapes, dtypes and Python values select the
+    recording. Captured and eager runs give the same bits. Also a decorator. `print(step.plan)` lists the launches.
+
+    Raises CaptureError for `.item()`, `.numpy()` or a NumPy array inside the step, for an op computed without kernels, and
+    for an argument whose dtype changes. `device` is needed only if no argument is a Tensor and the model is not on the CPU.
+    """
+    if step is None:
+        return functools.partial(capture, device=device)
+    return Captured(step, device)

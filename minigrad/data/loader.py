@@ -1,0 +1,216 @@
+"""Mini-batches of NumPy arrays in a reproducible random order that can be taken up at any step."""
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+Batch = tuple[np.ndarray, ...]
+
+# The key's words are seed and epoch; this counter keeps the shuffling apart from other streams under the same key.
+SHUFFLE_STREAM = np.array([0, 0, 0, int.from_bytes(b"shuffle", "big")], np.uint64)
+
+
+def permutation(length: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of `length` samples in an epoch: a pure function of its arguments, on every machine.
+
+    The samples are sorted by one 64-bit word each of NumPy's Philox4x64 generator with key (seed, epoch). The word's
+    lowest bits are replaced by the sample's number, which settles ties and leaves more than 32 random bits. Sorting raw
+    words, instead of `Generator.permutation`, makes the order independent of the version of NumPy.
+
+    Returns:
+        int64 `(length,)`.
+    """
+    words = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=SHUFFLE_STREAM).random_raw(length)
+    bits = np.uint64(length.bit_length())
+    keys = (words >> bits << bits) | np.arange(length, dtype=np.uint64)
+    keys.sort()
+    return (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+
+
+class Loader:
+    """Mini-batches of equally long arrays, shuffled anew in each epoch.
+
+    Steps are counted from 0 across epochs: step s belongs to epoch s // len(loader). `batch(step)` gives any step by
+    itself; iteration goes on from the current position, which counts the batches handed out. So a state taken in the
+    body of a loop leads on to the next batch:
+
+        for images, labels in loader.steps(50_000):
+            ...
+            state = loader.state_dict()
+
+    Args:
+        arrays: one or more NumPy arrays with the same length of axis 0. They are not copied unless they are
+            non-contiguous or of foreign byte order, so later changes to them show.
+        batch_size: samples per batch. The last batch of an epoch is smaller where they don't divide, see `drop_last`.
+        shuffle: a new order in each epoch by `permutation`; False keeps the arrays' order.
+        seed: from 0 to 2**64 - 1; the same seed gives the same batches.
+        drop_last: leave out the last, smaller batch of each epoch.
+        transform: called as `transform(batch, epoch, step)` on each batch, a tuple of fresh arrays, which it may
+            change; returns the tuple to hand out. Random numbers keyed by seed and step keep steps repeatable.
+
+    Raises:
+        TypeError: an array isn't a NumPy array or holds objects; batch_size or seed isn't an integer.
+        ValueError: no arrays, no samples, unequal lengths, or a batch_size or seed out of range.
+    """
+
+    def __init__(
+        self,
+        *arrays: np.ndarray,
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+        transform: Callable[[Batch, int, int], Batch] | None = None,
+    ) -> None:
+        if not arrays:
+            raise ValueError("no arrays came, where at least one was expected")
+        self.arrays = tuple(_native(array, number) for number, array in enumerate(arrays))
+        lengths = [len(array) for array in self.arrays]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"the arrays have the lengths {lengths} on axis 0, where equal ones were expected")
+        self.length = lengths[0]
+        if self.length == 0:
+            raise ValueError("the arrays hold no samples: axis 0 has length 0")
+        self.batch_size = _integer("batch_size", batch_size, 1)
+        if drop_last and self.batch_size > self.length:
+            raise ValueError(
+                f"batch_size {self.batch_size} with drop_last leaves no batch of {self.length} samples; "
+                f"take at most {self.length}, or drop_last=False"
+            )
+        self.shuffle = bool(shuffle)
+        self.seed = _integer("seed", seed, 0, 2**64 - 1)
+        self.drop_last = bool(drop_last)
+        self.transform = transform
+        self.position = 0
+        self._order = (-1, np.empty(0, np.int64))  # the latest epoch and its permutation, set as one for threads' sake
+
+    def __len__(self) -> int:
+        """The number of steps in an epoch."""
+        whole, rest = divmod(self.length, self.batch_size)
+        return whole if self.drop_last or rest == 0 else whole + 1
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch."""
+        return self.position // len(self)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0 across epochs; the position plays no part and stays.
+
+        Returns:
+            One fresh, contiguous array per array of the loader, `(rows, ...)`, with rows equal to the batch size but in
+            an epoch's last step.
+
+        Raises:
+            ValueError: a negative step.
+        """
+        step = _integer("step", step, 0)
+        epoch, within = divmod(step, len(self))
+        start = within * self.batch_size
+        stop = min(start + self.batch_size, self.length)
+        if self.shuffle:
+            rows = self._rows(epoch)[start:stop]
+            batch = tuple(array.take(rows, axis=0) for array in self.arrays)
+        else:
+            batch = tuple(array[start:stop].copy() for array in self.arrays)
+        return batch if self.transform is None else self.transform(batch, epoch, step)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches from the current position to the end of its epoch."""
+        return self.steps(len(self) - self.position % len(self))
+
+    def steps(self, count: int | None = None, start: int | None = None) -> Iterator[Batch]:
+        """The next `count` batches, across epochs.
+
+        Args:
+            count: how many; None goes on without end.
+            start: the step to begin with; None begins at the current position.
+
+        Raises:
+            ValueError: a negative count or start.
+        """
+        if count is not None:
+            count = _integer("count", count, 0)
+        if start is not None:
+            self.seek(start)
+        return self._hand_out(count)
+
+    def seek(self, step: int) -> None:
+        """Go to a step, counted from 0 across epochs; `seek(epoch * len(loader))` goes to the start of an epoch."""
+        self.position = _integer("step", step, 0)
+
+    def state_dict(self) -> dict[str, int | bool]:
+        """The position, and the settings that decide which batch follows; plain numbers."""
+        return {"position": self.position, **self._settings()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to the position of a state; the next batch is the one that would have followed there.
+
+        Raises:
+            ValueError: the state's keys or settings differ from this loader's, all differences listed; the loader is
+                unchanged.
+        """
+        expected = self._settings()
+        if set(state) != {"position", *expected}:
+            raise ValueError(
+                f"the state has the keys {sorted(state)}, where {sorted(['position', *expected])} were expected"
+            )
+        differences = [
+            f"{key} {state[key]!r} against {value!r}" for key, value in expected.items() if state[key] != value
+        ]
+        if differences:
+            raise ValueError(
+                f"the state belongs to another loader (its value against this one's): {', '.join(differences)}"
+            )
+        self.seek(state["position"])
+
+    def _settings(self) -> dict[str, int | bool]:
+        return {
+            "length": self.length,
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "seed": self.seed,
+            "drop_last": self.drop_last,
+        }
+
+    def _hand_out(self, count: int | None) -> Iterator[Batch]:
+        """Hand out batches, the position moving before each is given so that a state taken then leads on."""
+        given = 0
+        while count is None or given < count:
+            batch = self.batch(self.position)
+            self.position += 1
+            given += 1
+            yield batch
+
+    def _rows(self, epoch: int) -> np.ndarray:
+        latest, rows = self._order
+        if latest != epoch:
+            rows = permutation(self.length, self.seed, epoch)
+            self._order = (epoch, rows)
+        return rows
+
+
+def _native(array: np.ndarray, number: int) -> np.ndarray:
+    """The array, C-contiguous and in the machine's byte order, without a copy where it is so already."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"argument {number} is a {type(array).__name__}, where a NumPy array was expected")
+    if array.dtype.hasobject:
+        raise TypeError(f"argument {number} holds Python objects ({array.dtype}), where numbers were expected")
+    if array.ndim == 0:
+        raise ValueError(f"argument {number} is a single value, where an array of samples along axis 0 was expected")
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+
+
+def _integer(name: str, value: int, low: int, high: int | None = None) -> int:
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {value!r}, where an integer was expected")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, where an integer was expected") from None
+    if number < low or (high is not None and number > high):
+        bound = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} is {number}, where an integer {bound} was expected")
+    return number

@@ -1,0 +1,91 @@
+"""How arrays of different shapes are walked together: broadcasting and views as shapes and strides for the kernels.
+
+Kernels get flat memory, a shape of exactly DIMS axes and strides in elements, 0 where an axis is broadcast. Axes that can
+be walked as one are merged, so that the innermost loop is as long as possible.
+"""
+
+import functools
+import math
+
+from minigrad.kernels.layout import DIMS
+
+Shape = tuple[int, ...]
+
+
+def flat_layout(size: int) -> tuple[Shape, Shape]:
+    """(shape, strides) of `size` contiguous elements."""
+    return (*OUTER_ONES, size), UNIT_STRIDES
+
+
+OUTER_ONES = (1,) * (DIMS - 1)
+UNIT_STRIDES = (*(0,) * (DIMS - 1), 1)
+
+
+def contiguous_strides(shape: Shape) -> Shape:
+    """Strides in elements of a C-contiguous array; 0 on axes of length 1."""
+    strides = []
+    step = 1
+    for length in reversed(shape):
+        strides.append(0 if length == 1 else step)
+        step *= max(length, 1)
+    return tuple(reversed(strides))
+
+
+def broadcast_shape(a: Shape, b: Shape) -> Shape:
+    """The shape two shapes broadcast to, by NumPy's rules; raises ValueError."""
+    shape = []
+    for i in range(1, max(len(a), len(b)) + 1):
+        m = a[-i] if i <= len(a) else 1
+        n = b[-i] if i <= len(b) else 1
+        if m != n and m != 1 and n != 1:
+            raise ValueError(f"shapes {a} and {b} do not broadcast: {m} against {n} on axis {-i}")
+        shape.append(n if m == 1 else m)
+    return tuple(reversed(shape))
+
+
+def merge(shape: Shape, *strides: Shape) -> tuple[Shape, ...]:
+    """The same walk with as few axes as possible, filled up to DIMS: (shape, *strides). Raises ValueError if too many."""
+    axes: list[list[int]] = []
+    for length, *steps in zip(shape, *strides, strict=True):
+        if length == 1:
+            continue
+        if axes and all(outer == inner * length for outer, inner in zip(axes[-1][1:], steps, strict=True)):
+            axes[-1] = [axes[-1][0] * length, *steps]
+        else:
+            axes.append([length, *steps])
+    if len(axes) > DIMS:
+        raise ValueError(f"an array of shape {shape} needs {len(axes)} nested loops here; at most {DIMS} are supported")
+    axes = [[1] + [0] * len(strides)] * (DIMS - len(axes)) + axes
+    return tuple(tuple(column) for column in zip(*axes, strict=True))
+
+
+@functools.lru_cache(maxsize=4096)
+def broadcast_layout(a: Shape, b: Shape) -> tuple[Shape, Shape, Shape, Shape]:
+    """(result shape, merged shape, strides of a, strides of b) for an element-wise op on C-contiguous arrays."""
+    shape = broadcast_shape(a, b)
+    if 0 in shape:
+        return shape, (0,) * DIMS, (0,) * DIMS, (0,) * DIMS
+    padded = [(0,) * (len(shape) - len(s)) + contiguous_strides(s) for s in (a, b)]
+    return shape, *merge(shape, *padded)  # type: ignore[return-value]
+
+
+@functools.lru_cache(maxsize=4096)
+def reduction_layout(shape: Shape, axes: Shape) -> tuple[int, int, int]:
+    """(outer, reduced, inner) sizes for neighbouring `axes` of a C-contiguous array."""
+    first, last = axes[0], axes[-1]
+    return math.prod(shape[:first]), math.prod(shape[first : last + 1]), math.prod(shape[last + 1 :])
+
+
+def normal_axes(axis: "int | Shape | None", ndim: int) -> Shape:
+    """Axes as sorted non-negative ints; None is all of them. Raises ValueError for one that is not there, or twice."""
+    if axis is None:
+        return tuple(range(ndim))
+    given = (axis,) if isinstance(axis, int) else tuple(axis)
+    result = []
+    for a in given:
+        if not -ndim <= a < ndim:
+            raise ValueError(f"axis {a} is out of range for {ndim} dimensions")
+        result.append(a % ndim)
+    if len(set(result)) != len(result):
+        raise ValueError(f"axes {given} name one axis twice")
+    return tuple(sorted(result))

@@ -1,0 +1,5 @@
+"""Models of the Batch Normalization experiments."""
+
+from minigrad.models.mlp import MLP
+
+__all__ = ["MLP"]

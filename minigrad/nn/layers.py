@@ -1,0 +1,198 @@
+"""Layers: parameters and state; the math is in minigrad.ops."""
+
+import operator
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from minigrad import ops
+from minigrad.nn import init
+from minigrad.nn.module import Module, Parameter
+from minigrad.random import counter_state
+from minigrad.tensor import Tensor
+
+Initializer = Callable[[tuple[int, ...]], np.ndarray]
+
+
+def positive(name: str, value: Any) -> int:
+    """`value` as an int of at least 1."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {value!r}") from None
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, not {number}")
+    return number
+
+
+class Linear(Module):
+    """Fully connected: (..., in_features) to (..., out_features), y = x W + b.
+
+    Parameters `weight` (in, out), by default Glorot uniform, and `bias` (out,), zeros, unless bias=False.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, weight_init: Initializer = init.glorot_uniform
+    ) -> None:
+        self.in_features, self.out_features = positive("in", in_features), positive("out", out_features)
+        self.weight = Parameter(weight_init((self.in_features, self.out_features)))
+        self.bias = Parameter(init.zeros((self.out_features,))) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x W + b."""
+        return ops.linear(x, self.weight, self.bias)
+
+    def settings(self) -> str:
+        """in, out and whether there is a bias."""
+        return f"{self.in_features}, {self.out_features}" + ("" if self.bias is not None else ", bias=False")
+
+
+class BatchNorm(Module):
+    """Batch Normalization over the last axis (Ioffe & Szegedy 2015), for dense layers and images alike.
+
+    Training normalizes by the statistics of the batch and keeps running averages, of which `decay` is the kept share;
+    evaluation normalizes by those, or by what `recompute_statistics` put in their place. Parameters `gamma` and `beta`
+    (features,), unless turned off; buffers `running_mean` and `running_var`.
+    """
+
+    def __init__(
+        self, features: int, *, decay: float = 0.9, eps: float = 1e-5, gamma: bool = True, beta: bool = True
+    ) -> None:
+        self.features = positive("features", features)
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay, the kept share of the running averages, must be 0 to 1, not {decay}")
+        if not eps >= 0:
+            raise ValueError(f"eps must be at least 0, not {eps}")
+        self.decay, self.eps = decay, eps
+        self.gamma = Parameter(init.ones((features,))) if gamma else None
+        self.beta = Parameter(init.zeros((features,))) if beta else None
+        self.running_mean = Tensor(init.zeros((features,)))
+        self.running_var = Tensor(init.ones((features,)))
+        self.has_statistics = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalized, scaled and shifted."""
+        if self.training:
+            self.has_statistics = True
+        elif not self.has_statistics:
+            warnings.warn(
+                "BatchNorm is evaluated before any training step: its running statistics are still mean 0, variance 1",
+                stacklevel=2,
+            )
+            self.has_statistics = True  # one warning is enough
+        return ops.batch_norm(
+            x, self.gamma, self.beta, self.running_mean, self.running_var,
+            training=self.training, decay=self.decay, eps=self.eps,
+        )  # fmt: skip
+
+    def loaded(self) -> None:
+        """The statistics are real now."""
+        self.has_statistics = True
+
+    def settings(self) -> str:
+        """Features and what differs from the defaults."""
+        off = [f"{name}=False" for name in ("gamma", "beta") if getattr(self, name) is None]
+        return ", ".join([str(self.features), f"decay={self.decay}", f"eps={self.eps}", *off])
+
+
+class ReLU(Module):
+    """max(x, 0)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """max(x, 0)."""
+        return ops.relu(x)
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """1 / (1 + exp(-x))."""
+        return ops.sigmoid(x)
+
+
+class Tanh(Module):
+    """Hyperbolic tangent."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Hyperbolic tangent."""
+        return ops.tanh(x)
+
+
+class Flatten(Module):
+    """(N, ...) to (N, features)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ...) to (N, features)."""
+        return x.reshape(x.shape[0], int(np.prod(x.shape[1:], dtype=np.int64)))
+
+
+class Dropout(Module):
+    """In training, zeroes each element with probability p and scales the others by 1 / (1 - p).
+
+    The masks follow from the seed drawn at construction (see `mg.manual_seed`) and a counter of the uses, both in the
+    buffer `counter`, so that a resumed run goes on with the same masks.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p < 1:
+            raise ValueError(f"p must be at least 0 and below 1, not {p}")
+        self.p = p
+        self.counter = Tensor(counter_state())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x with elements dropped."""
+        return ops.dropout(x, self.p, training=self.training, seed=self.counter)
+
+    def settings(self) -> str:
+        """The probability."""
+        return str(self.p)
+
+
+class Sequential(Module):
+    """Modules one after another; `model[i]` is the i-th, and they are named by their numbers."""
+
+    def __init__(self, *layers: Module) -> None:
+        for layer in layers:
+            if not isinstance(layer, Module):
+                raise TypeError(f"Sequential takes modules, not {type(layer).__name__}")
+        self.layers = list(layers)
+
+    def forward(self, x: Any) -> Any:
+        """The last layer's result."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """(number, layer)."""
+        return ((str(i), layer) for i, layer in enumerate(self.layers))
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, index: int) -> Module:
+        return self.layers[index]
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.layers)
+
+
+class Concat(Module):
+    """Branches that read the same input, their results one after another on the last axis."""
+
+    def __init__(self, *branches: Module) -> None:
+        for branch in branches:
+            if not isinstance(branch, Module):
+                raise TypeError(f"Concat takes modules, not {type(branch).__name__}")
+        self.branches = list(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All results, concatenated."""
+        return ops.concat([branch(x) for branch in self.branches], axis=-1)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """(number, branch)."""
+        return ((str(i), branch) for i, branch in enumerate(self.branches))

@@ -1,0 +1,153 @@
+"""Module: parameters, buffers and child modules, found by their names as attributes."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from minigrad.ops import to
+from minigrad.tape import state
+from minigrad.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that a module trains; assigning one to an attribute of a module makes it a parameter of it."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = True) -> None:
+        super().__init__(data, dtype, device, requires_grad)
+
+
+class Module:
+    """A part of a model: parameters (`Parameter`), buffers (other tensors) and modules, held as attributes.
+
+    Subclasses set them in `__init__` and compute in `forward`; no base `__init__` needs to be called. Lists and tuples of
+    modules count too. `training` tells BatchNorm and Dropout what to do; `train()` and `eval()` set it everywhere.
+    """
+
+    training: bool = True
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Compute the result; subclasses say how."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        if state.recording is not None:
+            state.recording.saw_module(self)  # type: ignore[attr-defined]
+        return self.forward(*inputs, **options)
+
+    def children(self) -> Iterator[tuple[str, "Module"]]:
+        """(name, module) of the modules right below this one; those in lists are named by attribute and number."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, list | tuple):
+                for i, item in enumerate(value):
+                    if isinstance(item, Module):
+                        yield f"{name}.{i}", item
+
+    def modules(self) -> Iterator[tuple[str, "Module"]]:
+        """(dotted name, module) of this module ("") and all below it."""
+        yield "", self
+        for name, child in self.children():
+            for below, module in child.modules():
+                yield f"{name}.{below}" if below else name, module
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        seen: set[int] = set()
+        for prefix, module in self.modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Tensor) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield f"{prefix}.{name}" if prefix else name, value
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """(dotted name, parameter), each once."""
+        return ((name, t) for name, t in self._tensors() if isinstance(t, Parameter))
+
+    def parameters(self) -> list[Tensor]:
+        """All parameters, in the order of their making."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """(dotted name, tensor) of what is kept with the model but not trained, such as running statistics."""
+        return ((name, t) for name, t in self._tensors() if not isinstance(t, Parameter))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of all parameters and buffers, by dotted name."""
+        return {name: t.copy() for name, t in self._tensors()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
+        """Copy values (Tensors or arrays, by dotted name) into the parameters and buffers, in place.
+
+        Raises ValueError that lists all keys missing, unknown or of the wrong shape or dtype, and then changes nothing.
+        With strict=False, missing and unknown keys are passed over.
+        """
+        own = dict(self._tensors())
+        arrays = {name: np.asarray(value) for name, value in state_dict.items()}
+        problems = []
+        if strict:
+            problems += [f"missing: {name}" for name in own if name not in arrays]
+            problems += [f"unknown: {name}" for name in arrays if name not in own]
+        for name in own.keys() & arrays.keys():
+            have, want = arrays[name], own[name]
+            if have.shape != want.shape:
+                problems.append(f"{name}: shape {have.shape}, expected {want.shape}")
+            elif have.dtype != want.dtype:
+                problems.append(f"{name}: dtype {have.dtype}, expected {want.dtype}")
+        if problems:
+            raise ValueError(f"state_dict does not fit {type(self).__name__}; nothing was loaded:\n  " + "\n  ".join(problems))
+        for name in own.keys() & arrays.keys():
+            np.copyto(own[name]._data, arrays[name])
+            own[name]._version.count += 1
+        for _, module in self.modules():
+            module.loaded()
+
+    def loaded(self) -> None:
+        """Called after values were loaded; BatchNorm notes that its statistics are real."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Put this module and all below it in training mode."""
+        for _, module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Put this module and all below it in evaluation mode."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for parameter in self.parameters():
+            parameter.zero_grad()
+
+    def to(self, device_or_dtype: Any) -> Self:
+        """Move all parameters and buffers to a device, or turn them into another dtype; the same Tensor objects."""
+        for _, t in self._tensors():
+            if t.dtype.kind == "f" or not is_dtype(device_or_dtype):
+                moved = to(t.detach(), device_or_dtype)
+                t._data, t._device = moved._data, moved._device
+                t._grad = None
+                t._version.count += 1
+        return self
+
+    def __repr__(self) -> str:
+        children = list(self.children())
+        if not children:
+            return f"{type(self).__name__}({self.settings()})"
+        lines = [f"  {name}: {child!r}".replace("\n", "\n  ") for name, child in children]
+        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+
+    def settings(self) -> str:
+        """What to show between the parentheses of its repr."""
+        return ""
+
+
+def is_dtype(value: Any) -> bool:
+    """Whether NumPy takes it for a dtype."""
+    try:
+        np.dtype(value)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,41 @@
+"""The ops: one file per family, each with the Op classes and their public functions."""
+
+from minigrad.ops.arithmetic import add, assign, div, mul, sub
+from minigrad.ops.dropout import dropout
+from minigrad.ops.elementwise import exp, log, power, relu, sigmoid, sqrt, tanh
+from minigrad.ops.loss import cross_entropy, log_softmax, softmax
+from minigrad.ops.matmul import linear, matmul
+from minigrad.ops.movement import concat, copied, getitem, reshape, to, transpose
+from minigrad.ops.norm import batch_norm
+from minigrad.ops.reduce import max, mean, sum
+
+__all__ = [
+    "add",
+    "assign",
+    "batch_norm",
+    "concat",
+    "copied",
+    "cross_entropy",
+    "div",
+    "dropout",
+    "exp",
+    "getitem",
+    "linear",
+    "log",
+    "log_softmax",
+    "matmul",
+    "max",
+    "mean",
+    "mul",
+    "power",
+    "relu",
+    "reshape",
+    "sigmoid",
+    "softmax",
+    "sqrt",
+    "sub",
+    "sum",
+    "tanh",
+    "to",
+    "transpose",
+]

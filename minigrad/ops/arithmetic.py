@@ -1,0 +1,193 @@
+"""Add, subtract, multiply, divide, with broadcasting."""
+
+from typing import Any
+
+import numpy as np
+
+from minigrad.layout import Shape, broadcast_layout, contiguous_strides, flat_layout, merge, reduction_layout
+from minigrad.tape import Op, state
+from minigrad.tensor import FLOATS, Tensor, is_number
+
+
+def binary(op: Op, kernel: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """A new array: the kernel on a and b, broadcast."""
+    if a.shape == b.shape:
+        shape = a.shape
+        layout = flat_layout(a.size)
+        y = op.empty(shape, a.dtype)
+        getattr(op.kernels.elementwise, kernel)(a.reshape(-1), b.reshape(-1), y.reshape(-1), *layout, layout[1])
+        return y
+    shape, merged, a_strides, b_strides = broadcast_layout(a.shape, b.shape)
+    y = op.empty(shape, a.dtype)
+    if y.size:
+        getattr(op.kernels.elementwise, kernel)(
+            a.reshape(-1), b.reshape(-1), y.reshape(-1), merged, a_strides, b_strides
+        )
+    return y
+
+
+def sum_axes(op: Op, x: np.ndarray, axes: Shape) -> np.ndarray:
+    """x summed over sorted `axes`, which stay with length 1: one kernel for each run of neighbouring axes."""
+    while axes:
+        start = len(axes) - 1
+        while start > 0 and axes[start - 1] == axes[start] - 1:
+            start -= 1
+        run, axes = axes[start:], axes[:start]
+        outer, reduced, inner = reduction_layout(x.shape, run)
+        y = op.empty(tuple(1 if i in run else n for i, n in enumerate(x.shape)), x.dtype)
+        if y.size:
+            op.kernels.reduce.sum_forward(x.reshape(outer, reduced, inner), y.reshape(outer, inner))
+        x = y
+    return x
+
+
+def expand(op: Op, x: np.ndarray, shape: Shape) -> np.ndarray:
+    """x, whose axes are those of `shape` or of length 1, repeated to `shape`."""
+    y = op.empty(shape, x.dtype)
+    if y.size:
+        steps = contiguous_strides(x.shape)
+        merged, strides = merge(shape, steps)
+        op.kernels.movement.strided_read(x.reshape(-1), merged, strides, 0, y.reshape(-1))
+    return y
+
+
+def unbroadcast(op: Op, dy: np.ndarray, shape: Shape) -> np.ndarray:
+    """The gradient of an array of `shape` that was broadcast to dy's shape: the sum over what it was repeated along."""
+    if dy.shape == shape:
+        return dy
+    added = dy.ndim - len(shape)
+    repeated = tuple(i for i in range(dy.ndim) if i < added or (shape[i - added] == 1 and dy.shape[i] != 1))
+    return sum_axes(op, dy, repeated).reshape(shape)
+
+
+class Add(Op):
+    """a + b."""
+
+    formula = "y = a + b;  da = dy;  db = dy"
+
+    def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        self.shapes = a.shape, b.shape
+        return binary(self, "add_forward", a, b)
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        a, b = self.shapes
+        return (
+            unbroadcast(self, dy, a) if self.needs[0] else None,
+            unbroadcast(self, dy, b) if self.needs[1] else None,
+        )
+
+
+class Sub(Op):
+    """a - b."""
+
+    formula = "y = a - b;  da = dy;  db = -dy"
+
+    def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        self.shapes = a.shape, b.shape
+        return binary(self, "sub_forward", a, b)
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        a, b = self.shapes
+        da = unbroadcast(self, dy, a) if self.needs[0] else None
+        db = None
+        if self.needs[1]:
+            db = unbroadcast(self, dy, b)
+            db = binary(self, "mul_forward", db, np.array(-1, db.dtype))
+        return da, db
+
+
+class Mul(Op):
+    """a * b."""
+
+    formula = "y = a b;  da = dy b;  db = dy a"
+
+    def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        self.shapes = a.shape, b.shape
+        self.save(a if self.needs[1] else None, b if self.needs[0] else None)
+        return binary(self, "mul_forward", a, b)
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        a, b = self.saved  # type: ignore[misc]
+        da = db = None
+        if self.needs[0]:
+            da = unbroadcast(self, binary(self, "mul_forward", dy, b), self.shapes[0])
+        if self.needs[1]:
+            db = unbroadcast(self, binary(self, "mul_forward", dy, a), self.shapes[1])
+        return da, db
+
+
+class Div(Op):
+    """a / b."""
+
+    formula = "y = a / b;  da = dy / b;  db = -dy y / b"
+
+    def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        self.shapes = a.shape, b.shape
+        y = binary(self, "div_forward", a, b)
+        self.save(b, y if self.needs[1] else None)
+        return y
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        b, y = self.saved  # type: ignore[misc]
+        quotient = binary(self, "div_forward", dy, b)
+        da = unbroadcast(self, quotient, self.shapes[0]) if self.needs[0] else None
+        db = None
+        if self.needs[1]:
+            db = unbroadcast(self, binary(self, "mul_forward", quotient, y), self.shapes[1])
+            db = binary(self, "mul_forward", db, np.array(-1, db.dtype))
+        return da, db
+
+
+def operands(name: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    """Both sides as float tensors of one dtype and device; numbers and arrays take the tensor's."""
+    like = a if isinstance(a, Tensor) else b
+    if not isinstance(like, Tensor):
+        raise TypeError(f"{name}: at least one side must be a Tensor, not {type(a).__name__} and {type(b).__name__}")
+    a, b = as_operand(name, a, like), as_operand(name, b, like)
+    if a.dtype != b.dtype:
+        raise TypeError(f"{name}: dtypes differ, {a.dtype} and {b.dtype}; convert one side with .to(...)")
+    if a.dtype not in FLOATS:
+        raise TypeError(f"{name} needs float32 or float64 tensors, not {a.dtype}; convert with .to('float32')")
+    return a, b
+
+
+def as_operand(name: str, value: Any, like: Tensor) -> Tensor:
+    """`value` as a tensor; a number takes the dtype of `like`."""
+    if isinstance(value, Tensor):
+        return value
+    if is_number(value):
+        return Tensor._wrap(np.array(value, like.dtype), like._device)
+    if isinstance(value, np.ndarray):
+        if state.recording is not None:
+            return state.recording.constant(Tensor(value, device=like._device))  # type: ignore[attr-defined]
+        return Tensor(value, device=like._device)
+    raise TypeError(f"{name}: cannot work on {type(value).__name__}; pass a Tensor, a NumPy array or a number")
+
+
+def add(a: Any, b: Any) -> Tensor:
+    """a + b with broadcasting; tensors of one dtype, or a tensor and a number."""
+    return Add.apply(*operands("add", a, b))
+
+
+def sub(a: Any, b: Any) -> Tensor:
+    """a - b with broadcasting; tensors of one dtype, or a tensor and a number."""
+    return Sub.apply(*operands("sub", a, b))
+
+
+def mul(a: Any, b: Any) -> Tensor:
+    """a * b with broadcasting; tensors of one dtype, or a tensor and a number."""
+    return Mul.apply(*operands("mul", a, b))
+
+
+def div(a: Any, b: Any) -> Tensor:
+    """a / b with broadcasting; tensors of one dtype, or a tensor and a number."""
+    return Div.apply(*operands("div", a, b))
+
+
+def assign(target: Tensor, value: Tensor) -> None:
+    """target = value, in place, off the tape; both of one shape."""
+    device = target._device if state.recording is None else state.recording
+    device.kernels.movement.copy(value._data.reshape(-1), target._data.reshape(-1))
+    target._version.count += 1
+
+

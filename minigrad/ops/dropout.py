@@ -1,0 +1,54 @@
+"""Dropout by a counter-based generator: the mask is recomputed in backward, not stored."""
+
+from typing import Any
+
+import numpy as np
+
+from minigrad.ops.elementwise import float_tensor
+from minigrad.tape import Op, state
+from minigrad.tensor import Tensor
+
+
+class Dropout(Op):
+    """Zero each element with probability p, scale the others by 1 / (1 - p)."""
+
+    formula = "y = x m / (1 - p), m = 0 with probability p, else 1;  dx = dy m / (1 - p)"
+
+    def forward(self, x: np.ndarray, *, p: float, key: np.ndarray) -> np.ndarray:
+        self.p = p
+        y = self.empty_like(x)
+        self.kernels.dropout.dropout(x.reshape(-1), p, key, y.reshape(-1))
+        self.save(key)
+        return y
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        (key,) = self.saved  # type: ignore[misc]
+        dx = self.empty_like(dy)
+        self.kernels.dropout.dropout(dy.reshape(-1), self.p, key, dx.reshape(-1))
+        return (dx,)
+
+
+def dropout(x: Tensor, p: float, *, training: bool, seed: Any) -> Tensor:
+    """Zero each element with probability p and scale the others by 1 / (1 - p); x itself when not training or p = 0.
+
+    `seed` is an int, which always gives the same mask, or a uint64 array (seed, counter), whose counter goes up by one
+    with each use. Masks come from Philox 4x32-10 (Salmon et al. 2011). Raises ValueError unless 0 <= p < 1.
+    """
+    float_tensor("dropout", x)
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout: p must be at least 0 and below 1, not {p}")
+    if not training or p == 0:
+        return x
+    device = x._device if state.recording is None else state.recording
+    key = device.empty((2,), np.dtype(np.uint64))
+    if isinstance(seed, Tensor):
+        seed = seed._data
+    if isinstance(seed, np.ndarray) and seed.shape == (2,):
+        if seed.dtype != np.uint64:
+            raise TypeError(f"dropout: the (seed, counter) array must be uint64, not {seed.dtype}")
+        device.kernels.dropout.advance(seed, key)
+    elif isinstance(seed, int | np.integer):
+        key = np.array([int(seed) % (1 << 64), 0], np.uint64)
+    else:
+        raise TypeError(f"dropout: seed must be an int or a uint64 array (seed, counter), not {type(seed).__name__}")
+    return Dropout.apply(x, p=float(p), key=key)

@@ -1,0 +1,122 @@
+"""Softmax, its logarithm, and cross-entropy."""
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from minigrad.layout import normal_axes
+from minigrad.ops.elementwise import float_tensor
+from minigrad.ops.movement import to, transpose
+from minigrad.tape import Op, state
+from minigrad.tensor import Tensor
+
+
+class OverLastAxis(Op):
+    """A function of each row, whose backward needs its result."""
+
+    name: ClassVar[str]
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        y = self.empty_like(x)
+        n = x.shape[-1]
+        if y.size:
+            getattr(self.kernels.loss, self.name + "_forward")(x.reshape(-1, n), y.reshape(-1, n))
+        self.save(y)
+        return y
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        (y,) = self.saved  # type: ignore[misc]
+        dx = self.empty_like(dy)
+        n = dy.shape[-1]
+        if dx.size:
+            backward = getattr(self.kernels.loss, self.name + "_backward")
+            backward(dy.reshape(-1, n), y.reshape(-1, n), dx.reshape(-1, n))
+        return (dx,)
+
+
+class Softmax(OverLastAxis):
+    """exp(x) / Σ exp(x)."""
+
+    name = "softmax"
+    formula = "y = exp(x) / Σ exp(x);  dx = y (dy - Σ dy y)"
+
+
+class LogSoftmax(OverLastAxis):
+    """x - log Σ exp(x)."""
+
+    name = "log_softmax"
+    formula = "y = x - log Σ exp(x);  dx = dy - exp(y) Σ dy"
+
+
+class CrossEntropy(Op):
+    """Mean over the rows of -log softmax(logits)[label]."""
+
+    formula = "loss = mean(-log p[label]), p = softmax(logits);  dlogits = dloss (p - onehot(label)) / rows"
+
+    def forward(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        probs = self.empty_like(logits)
+        loss = self.empty((), logits.dtype)
+        self.kernels.loss.cross_entropy_forward(logits, labels, probs, loss.reshape(1))
+        self.save(probs, labels)
+        return loss
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        probs, labels = self.saved  # type: ignore[misc]
+        dx = self.empty_like(probs)
+        self.kernels.loss.cross_entropy_backward(dy.reshape(1), probs, labels, dx)
+        return dx, None
+
+
+def over_axis(op: type[Op], x: Tensor, axis: int) -> Tensor:
+    """The op along `axis`."""
+    (along,) = normal_axes(axis, x.ndim)
+    if along == x.ndim - 1:
+        return op.apply(x)
+    order = tuple(i for i in range(x.ndim) if i != along) + (along,)
+    inverse = tuple(int(i) for i in np.argsort(order))
+    return transpose(op.apply(transpose(x, order)), inverse)
+
+
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """exp(x) / Σ exp(x) along `axis`, without overflow; same shape out."""
+    return over_axis(Softmax, float_tensor("softmax", x), axis)
+
+
+def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """x - log Σ exp(x) along `axis`, without overflow; same shape out."""
+    return over_axis(LogSoftmax, float_tensor("log_softmax", x), axis)
+
+
+def check_labels(labels: np.ndarray, classes: int) -> None:
+    """Raise ValueError for a label that is no class."""
+    low, high = labels.min(), labels.max()
+    if low < 0 or high >= classes:
+        row = int(np.argmax((labels < 0) | (labels >= classes)))
+        raise ValueError(f"cross_entropy: label {labels[row]} in row {row} is out of range; there are classes 0 to {classes - 1}")
+
+
+def cross_entropy(logits: Tensor, labels: Any) -> Tensor:
+    """Mean over the batch of -log softmax(logits)[label]: logits (..., classes), integer labels (...), one number out.
+
+    Labels may be a NumPy array, a list or a Tensor. Raises TypeError for labels that are no integers and ValueError for
+    shapes that do not match, a label out of range, or an empty batch.
+    """
+    float_tensor("cross_entropy", logits)
+    if not isinstance(labels, Tensor):
+        labels = Tensor(np.asarray(labels), device=logits._device)
+        if state.recording is not None:
+            labels = state.recording.constant(labels)  # type: ignore[attr-defined]
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy: labels must be integers (class numbers), not {labels.dtype}")
+    if logits.ndim < 1 or logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"cross_entropy: logits (..., classes) and labels (...) expected, got {logits.shape} and {labels.shape}"
+        )
+    if not logits.size:
+        raise ValueError(f"cross_entropy: the mean over no rows is not defined (logits have shape {logits.shape})")
+    device = logits._device if state.recording is None else state.recording
+    device.check(check_labels, labels._data, logits.shape[-1])
+    rows = math.prod(labels.shape)
+    flat = to(labels, np.int64)
+    return CrossEntropy.apply(logits.reshape(rows, logits.shape[-1]) if logits.ndim != 2 else logits, flat.reshape(rows) if flat.ndim != 1 else flat)

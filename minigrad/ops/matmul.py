@@ -1,0 +1,144 @@
+"""Matrix products and the fully connected layer, on the gemm kernels."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minigrad.layout import broadcast_shape
+from minigrad.ops.arithmetic import expand, operands, sum_axes, unbroadcast
+from minigrad.ops.elementwise import float_tensor
+from minigrad.tape import Op
+from minigrad.tensor import Tensor
+
+NO_BIAS = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}
+
+
+def product(op: Op, a: np.ndarray, b: np.ndarray, trans_a: bool = False, trans_b: bool = False) -> np.ndarray:
+    """A new matrix: A B, either side transposed if said."""
+    y = op.empty((a.shape[1] if trans_a else a.shape[0], b.shape[0] if trans_b else b.shape[1]), a.dtype)
+    if y.size:
+        op.kernels.gemm.gemm(a, b, NO_BIAS[a.dtype], y, trans_a, trans_b)
+    return y
+
+
+class Linear(Op):
+    """x W + b."""
+
+    formula = "y = x W + b;  dx = dy Wᵀ;  dW = xᵀ dy;  db = Σ dy over the rows"
+
+    def forward(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.ndarray:
+        self.save(x if self.needs[1] else None, w if self.needs[0] else None)
+        self.x_shape = x.shape
+        rows = math.prod(x.shape[:-1])
+        y = self.empty((*x.shape[:-1], w.shape[1]), x.dtype)
+        if y.size:
+            bias = NO_BIAS[x.dtype] if b is None else b
+            self.kernels.gemm.gemm(x.reshape(rows, -1), w, bias, y.reshape(rows, -1), False, False)
+        return y
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        x, w = self.saved  # type: ignore[misc]
+        matrix = dy.reshape(-1, dy.shape[-1])
+        dx = dw = db = None
+        if self.needs[0]:
+            dx = product(self, matrix, w, trans_b=True).reshape(self.x_shape)
+        if self.needs[1]:
+            dw = product(self, x.reshape(-1, self.x_shape[-1]), matrix, trans_a=True)
+        if self.needs[2]:
+            db = sum_axes(self, matrix, (0,)).reshape(-1)
+        return dx, dw, db
+
+
+class MatMul(Op):
+    """A B for matrices."""
+
+    formula = "Y = A B;  dA = dY Bᵀ;  dB = Aᵀ dY"
+
+    def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        self.save(a if self.needs[1] else None, b if self.needs[0] else None)
+        return product(self, a, b)
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        a, b = self.saved  # type: ignore[misc]
+        return (
+            product(self, dy, b, trans_b=True) if self.needs[0] else None,
+            product(self, a, dy, trans_a=True) if self.needs[1] else None,
+        )
+
+
+class BatchedMatMul(Op):
+    """A B for stacks of matrices, whose leading axes broadcast."""
+
+    formula = "Y[i] = A[i] B[i];  dA[i] = dY[i] B[i]ᵀ;  dB[i] = A[i]ᵀ dY[i]"
+
+    def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        self.shapes = a.shape, b.shape
+        self.stack = broadcast_shape(a.shape[:-2], b.shape[:-2])
+        a, b = self.stacked(a), self.stacked(b)
+        y = self.empty((*self.stack, a.shape[1], b.shape[2]), a.dtype)
+        if y.size:
+            self.kernels.gemm.gemm_batched(a, b, y.reshape(-1, *y.shape[-2:]), False, False)
+        self.save(a if self.needs[1] else None, b if self.needs[0] else None)
+        return y
+
+    def stacked(self, x: np.ndarray) -> np.ndarray:
+        """x as (batch, rows, columns), repeated where it is broadcast."""
+        shape = (*self.stack, *x.shape[-2:])
+        if x.shape != shape:
+            x = expand(self, x.reshape((1,) * (len(shape) - x.ndim) + x.shape), shape)
+        return x.reshape(-1, *x.shape[-2:])
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        a, b = self.saved  # type: ignore[misc]
+        dy = dy.reshape(-1, *dy.shape[-2:])
+        da = db = None
+        if self.needs[0]:
+            da = self.empty((*self.stack, dy.shape[1], b.shape[1]), dy.dtype)
+            if da.size:
+                self.kernels.gemm.gemm_batched(dy, b, da.reshape(-1, *da.shape[-2:]), False, True)
+            da = unbroadcast(self, da, self.shapes[0])
+        if self.needs[1]:
+            db = self.empty((*self.stack, a.shape[2], dy.shape[2]), dy.dtype)
+            if db.size:
+                self.kernels.gemm.gemm_batched(a, dy, db.reshape(-1, *db.shape[-2:]), True, False)
+            db = unbroadcast(self, db, self.shapes[1])
+        return da, db
+
+
+def matmul(a: Any, b: Any) -> Tensor:
+    """A B by NumPy's rules: vectors, matrices, and stacks of matrices whose leading axes broadcast. Raises ValueError."""
+    a, b = operands("matmul", a, b)
+    if not a.ndim or not b.ndim:
+        raise ValueError(f"matmul needs at least one axis on each side, not shapes {a.shape} and {b.shape}; use *")
+    if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+        raise ValueError(f"matmul: inner lengths differ, shapes {a.shape} and {b.shape}")
+    row, column = a.ndim == 1, b.ndim == 1
+    if row:
+        a = a.reshape(1, -1)
+    if column:
+        b = b.reshape(-1, 1)
+    if b.ndim == 2:
+        y = MatMul.apply(a.reshape(-1, a.shape[-1]) if a.ndim > 2 else a, b)
+        if a.ndim > 2:
+            y = y.reshape(*a.shape[:-1], b.shape[1])
+    else:
+        y = BatchedMatMul.apply(a, b)
+    if column:
+        y = y.reshape(y.shape[:-1])
+    if row:
+        y = y.reshape(y.shape[:-2] + y.shape[-1:] if not column else y.shape[:-1])
+    return y
+
+
+def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    """x W + b: x (..., in), W (in, out), b (out,) or None, result (..., out). Raises ValueError, TypeError."""
+    float_tensor("linear", x), float_tensor("linear", w)
+    if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
+        raise ValueError(f"linear: x (..., in) and w (in, out) expected, got {x.shape} and {w.shape}")
+    if b is not None and float_tensor("linear", b).shape != (w.shape[1],):
+        raise ValueError(f"linear: b must have shape ({w.shape[1]},) to match w {w.shape}, not {b.shape}")
+    if x.dtype != w.dtype or (b is not None and b.dtype != w.dtype):
+        others = f"x is {x.dtype}, w is {w.dtype}" + (f", b is {b.dtype}" if b is not None else "")
+        raise TypeError(f"linear: dtypes differ: {others}; convert with .to(...)")
+    return Linear.apply(x, w, b)

@@ -1,0 +1,281 @@
+"""Elements in other places: reshape, transpose, indexing, concatenation, and other devices or dtypes."""
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad.device import DEVICES, Device, get_device
+from minigrad.layout import Shape, contiguous_strides, merge, normal_axes
+from minigrad.tape import CaptureError, Op, state
+from minigrad.tensor import FLOATS, Tensor, check_dtype
+
+
+def read(op: Op, x: np.ndarray, shape: Shape, strides: Shape, offset: int) -> np.ndarray:
+    """A new array of `shape` with x's elements at offset + index . strides."""
+    y = op.empty(shape, x.dtype)
+    if y.size:
+        merged, steps = merge(shape, strides)
+        op.kernels.movement.strided_read(x.reshape(-1), merged, steps, offset, y.reshape(-1))
+    return y
+
+
+def write(op: Op, x: np.ndarray, strides: Shape, offset: int, y: np.ndarray) -> None:
+    """Put x's elements at offset + index . strides of y."""
+    if x.size:
+        merged, steps = merge(x.shape, strides)
+        op.kernels.movement.strided_write(x.reshape(-1), merged, steps, offset, y.reshape(-1))
+
+
+def filled(op: Op, shape: Shape, dtype: np.dtype, value: float) -> np.ndarray:
+    """A new array, the same number everywhere."""
+    y = op.empty(shape, dtype)
+    op.kernels.movement.fill(value, y.reshape(-1))
+    return y
+
+
+class Reshape(Op):
+    """The same memory in another shape."""
+
+    formula = "y = x, in another shape;  dx = dy, in x's shape"
+    is_view = True
+
+    def forward(self, x: np.ndarray, *, shape: Shape) -> np.ndarray:
+        self.x_shape = x.shape
+        return x.reshape(shape)
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        return (dy.reshape(self.x_shape),)
+
+
+class Transpose(Op):
+    """Axes in another order; a copy, since arrays stay contiguous."""
+
+    formula = "y[j, i] = x[i, j];  dx[i, j] = dy[j, i]"
+
+    def forward(self, x: np.ndarray, *, axes: Shape) -> np.ndarray:
+        self.axes = axes
+        strides = contiguous_strides(x.shape)
+        return read(self, x, tuple(x.shape[a] for a in axes), tuple(strides[a] for a in axes), 0)
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        inverse = tuple(int(i) for i in np.argsort(self.axes))
+        strides = contiguous_strides(dy.shape)
+        return (read(self, dy, tuple(dy.shape[a] for a in inverse), tuple(strides[a] for a in inverse), 0),)
+
+
+class Slice(Op):
+    """Basic indexing: integers, slices, None and the ellipsis."""
+
+    formula = "y = x[...];  dx = 0, dx[...] = dy"
+
+    def forward(self, x: np.ndarray, *, index: Any) -> np.ndarray:
+        self.x_shape = x.shape
+        view = x[index]
+        self.strides = tuple(s // x.itemsize for s in view.strides)
+        start = view.__array_interface__["data"][0] - x.__array_interface__["data"][0]
+        self.offset = start // x.itemsize if view.size else 0
+        return read(self, x, view.shape, self.strides, self.offset)
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        dx = filled(self, self.x_shape, dy.dtype, 0.0)
+        write(self, dy, self.strides, self.offset, dx)
+        return (dx,)
+
+
+class Take(Op):
+    """Rows of a matrix, by number."""
+
+    formula = "y[i] = x[index[i]];  dx = 0, dx[index[i]] += dy[i]"
+
+    def forward(self, x: np.ndarray, index: np.ndarray, *, shape: Shape) -> np.ndarray:
+        self.matrix_shape = index.size, -1
+        self.x_shape = x.shape
+        self.rows = math.prod(x.shape[: x.ndim]) if x.ndim == 0 else x.shape[0]
+        y = self.empty(shape, x.dtype)
+        if y.size:
+            self.kernels.movement.take_rows(x.reshape(self.rows, -1), index, y.reshape(index.size, -1))
+        self.save(index)
+        return y
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        (index,) = self.saved  # type: ignore[misc]
+        if not dy.size:
+            return filled(self, self.x_shape, dy.dtype, 0.0), None
+        dx = self.empty(self.x_shape, dy.dtype)
+        self.kernels.movement.take_rows_backward(dy.reshape(index.size, -1), index, dx.reshape(self.rows, -1))
+        return dx, None
+
+
+class Concat(Op):
+    """Tensors one after another on one axis."""
+
+    formula = "y = [x0, x1, ...];  dxi = its slice of dy"
+
+    def forward(self, *arrays: np.ndarray, axis: int) -> np.ndarray:
+        self.axis = axis
+        self.shapes = [x.shape for x in arrays]
+        shape = list(arrays[0].shape)
+        shape[axis] = sum(x.shape[axis] for x in arrays)
+        y = self.empty(tuple(shape), arrays[0].dtype)
+        strides = contiguous_strides(y.shape)
+        step = math.prod(y.shape[axis + 1 :])
+        start = 0
+        for x in arrays:
+            write(self, x, strides, start * step, y)
+            start += x.shape[axis]
+        return y
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        strides = contiguous_strides(dy.shape)
+        step = math.prod(dy.shape[self.axis + 1 :])
+        start = 0
+        gradients = []
+        for shape, needed in zip(self.shapes, self.needs, strict=True):
+            gradients.append(read(self, dy, shape, strides, start * step) if needed else None)
+            start += shape[self.axis]
+        return tuple(gradients)
+
+
+class Convert(Op):
+    """A copy of another dtype."""
+
+    formula = "y = x in another dtype;  dx = dy in x's dtype"
+
+    def forward(self, x: np.ndarray, *, dtype: np.dtype) -> np.ndarray:
+        self.x_dtype = x.dtype
+        y = self.empty(x.shape, dtype)
+        self.kernels.movement.copy(x.reshape(-1), y.reshape(-1))
+        return y
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        dx = self.empty(dy.shape, self.x_dtype)
+        self.kernels.movement.copy(dy.reshape(-1), dx.reshape(-1))
+        return (dx,)
+
+
+def reshape(x: Tensor, shape: Any) -> Tensor:
+    """The same elements in another shape, sharing memory; one length may be -1. Raises ValueError if it does not fit."""
+    lengths = [operator.index(n) for n in shape] if isinstance(shape, Sequence) else [operator.index(shape)]
+    known = math.prod(n for n in lengths if n != -1)
+    if lengths.count(-1) == 1 and known and x.size % known == 0:
+        lengths[lengths.index(-1)] = x.size // known
+    if math.prod(lengths) != x.size or any(n < 0 for n in lengths):
+        raise ValueError(f"cannot reshape {x.shape} ({x.size} elements) to {tuple(shape)}")
+    return Reshape.apply(x, shape=tuple(lengths))
+
+
+def transpose(x: Tensor, axes: Any = None) -> Tensor:
+    """Axes in another order, by default reversed: result axis i is axis axes[i] of x."""
+    order = tuple(range(x.ndim))[::-1] if axes is None else tuple(operator.index(a) for a in axes)
+    if len(order) != x.ndim or len(normal_axes(order, x.ndim)) != x.ndim:
+        raise ValueError(f"transpose of {x.ndim} axes needs each of them once, not {order}")
+    return Transpose.apply(x, axes=tuple(a % x.ndim for a in order))
+
+
+def is_basic(index: Any) -> bool:
+    """Whether NumPy indexes by it without arrays."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(
+        part is None or part is Ellipsis or isinstance(part, slice) or (is_int(part) and not isinstance(part, bool))
+        for part in parts
+    )
+
+
+def is_int(value: Any) -> bool:
+    """Whether a Python or NumPy integer."""
+    return isinstance(value, int | np.integer) and not isinstance(value, np.bool_)
+
+
+def getitem(x: Tensor, index: Any) -> Tensor:
+    """x[index] as a copy: integers, slices, None, ellipsis; integer arrays or tensors, boolean masks, as in NumPy.
+
+    Raises IndexError out of range, and TypeError for an index that is not made of integers or booleans.
+    """
+    if is_basic(index):
+        return Slice.apply(x, index=index)
+    if isinstance(index, Tensor) and index.dtype.kind in "iu":
+        if not x.ndim:
+            raise IndexError("a tensor without axes cannot be indexed by a tensor")
+        device = x._device if state.recording is None else state.recording
+        device.check(check_rows, index._data, x.shape[0])
+        flat = to(index, "int64").reshape(-1)
+        return Take.apply(x, flat, shape=index.shape + x.shape[1:])
+    parts = index if isinstance(index, tuple) else (index,)
+    if state.recording is not None and any(isinstance(part, Tensor) for part in parts):
+        raise CaptureError(
+            "inside a captured step, a tensor can index only alone, by integers, along the first axis; "
+            "other indexing by tensors would be fixed at what was recorded"
+        )
+    numpy_index = tuple(part.numpy() if isinstance(part, Tensor) else part for part in parts)
+    positions = np.arange(x.size, dtype=np.int64).reshape(x.shape)[numpy_index]
+    flat_x = reshape(x, (x.size, 1))
+    rows = Tensor._wrap(np.ascontiguousarray(positions).reshape(-1), x._device)
+    return Take.apply(flat_x, rows, shape=positions.shape)
+
+
+def check_rows(index: np.ndarray, rows: int) -> None:
+    """Raise IndexError for a row number below 0 or past the last (negative numbers would hide mistakes in labels)."""
+    if index.size and (index.min() < 0 or index.max() >= rows):
+        raise IndexError(f"row numbers must be 0 to {rows - 1}; they go from {index.min()} to {index.max()}")
+
+
+def concat(tensors: Sequence[Tensor], axis: int = -1) -> Tensor:
+    """Tensors one after another on `axis`; all other lengths, dtype and device the same. Raises ValueError, TypeError."""
+    tensors = list(tensors)
+    if not tensors:
+        raise ValueError("concat needs at least one tensor")
+    first = tensors[0]
+    for t in tensors:
+        if not isinstance(t, Tensor):
+            raise TypeError(f"concat needs tensors, not {type(t).__name__}")
+    (along,) = normal_axes(axis, first.ndim)
+    for i, t in enumerate(tensors):
+        if t.dtype != first.dtype:
+            raise TypeError(f"concat: tensor {i} is {t.dtype}, tensor 0 is {first.dtype}")
+        if t.ndim != first.ndim or any(n != m for a, (n, m) in enumerate(zip(t.shape, first.shape)) if a != along):  # noqa: B905 - ranks may differ here
+            raise ValueError(f"concat on axis {along}: tensor {i} has shape {t.shape}, tensor 0 has {first.shape}")
+    return Concat.apply(*tensors, axis=along)
+
+
+def to(x: Tensor, device_or_dtype: Any) -> Tensor:
+    """x on another device (a name) or of another dtype; x itself if that is what it is already."""
+    if isinstance(device_or_dtype, Device) or is_device_name(device_or_dtype):
+        device = get_device(device_or_dtype)
+        return x if device is x._device else to_device(x, device)
+    try:
+        dtype = np.dtype(device_or_dtype)
+    except TypeError:
+        raise ValueError(f"{device_or_dtype!r} is neither a device ({', '.join(DEVICES)}) nor a dtype") from None
+    check_dtype(dtype)
+    if dtype == x.dtype:
+        return x
+    if dtype not in FLOATS and x.requires_grad:
+        raise TypeError(f"a tensor that requires a gradient cannot become {dtype}; detach() it first")
+    return Convert.apply(x, dtype=dtype)
+
+
+def is_device_name(name: Any) -> bool:
+    """Whether it looks like a device's name rather than a dtype's."""
+    return isinstance(name, str) and (name in DEVICES or name == "auto" or name.partition(":")[0] in ("cuda", "gpu"))
+
+
+def to_device(x: Tensor, device: Device) -> Tensor:
+    """A copy on another device; a leaf there, since the tape does not cross devices."""
+    if state.recording is not None:
+        raise CaptureError("moving a tensor to another device inside a captured step is not supported; move it before")
+    if x._op is not None:
+        raise RuntimeError("the tape does not cross devices: detach() the tensor before moving it")
+    other = Tensor._wrap(x._data.copy(), device)
+    other.requires_grad = x.requires_grad
+    return other
+
+
+def copied(x: Tensor) -> Tensor:
+    """A copy off the tape."""
+    device = x._device if state.recording is None else state.recording
+    y = device.empty(x.shape, x.dtype)
+    device.kernels.movement.copy(x._data.reshape(-1), y.reshape(-1))
+    return Tensor._wrap(y, x._device)

@@ -1,0 +1,92 @@
+"""Sum, mean and maximum over axes."""
+
+import builtins
+from typing import Any
+
+import numpy as np
+
+from minigrad.layout import Shape, normal_axes, reduction_layout
+from minigrad.ops.arithmetic import binary, expand, sum_axes
+from minigrad.ops.elementwise import float_tensor
+from minigrad.ops.movement import transpose
+from minigrad.tape import Op
+from minigrad.tensor import Tensor
+
+
+def kept(shape: Shape, axes: Shape) -> Shape:
+    """The shape with `axes` of length 1."""
+    return tuple(1 if i in axes else n for i, n in enumerate(shape))
+
+
+def dropped(shape: Shape, axes: Shape) -> Shape:
+    """The shape without `axes`."""
+    return tuple(n for i, n in enumerate(shape) if i not in axes)
+
+
+class Sum(Op):
+    """Sum over some axes, times a factor (1, or 1/n for the mean)."""
+
+    formula = "y = c Σ x;  dx = c dy, repeated"
+
+    def forward(self, x: np.ndarray, *, axes: Shape, keepdims: bool, factor: float) -> np.ndarray:
+        self.x_shape, self.axes, self.factor = x.shape, axes, factor
+        y = sum_axes(self, x, axes) if axes else expand(self, x, x.shape)
+        y = y.reshape(y.shape if keepdims else dropped(x.shape, axes))
+        return y if factor == 1 else binary(self, "mul_forward", y, np.array(factor, y.dtype))
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        if self.factor != 1:
+            dy = binary(self, "mul_forward", dy, np.array(self.factor, dy.dtype))
+        return (expand(self, dy.reshape(kept(self.x_shape, self.axes)), self.x_shape),)
+
+
+class Max(Op):
+    """Maximum over neighbouring axes; the first of equals gets the gradient."""
+
+    formula = "y = max x;  dx = dy at the (first) maximum, else 0"
+
+    def forward(self, x: np.ndarray, *, axes: Shape, keepdims: bool) -> np.ndarray:
+        self.x_shape = x.shape
+        self.layout = outer, reduced, inner = reduction_layout(x.shape, axes)
+        y = self.empty(kept(x.shape, axes) if keepdims else dropped(x.shape, axes), x.dtype)
+        index = self.empty((outer, inner), np.dtype(np.int64))
+        if y.size:
+            self.kernels.reduce.max_forward(x.reshape(outer, reduced, inner), y.reshape(outer, inner), index)
+        self.save(index)
+        return y
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        (index,) = self.saved  # type: ignore[misc]
+        dx = self.empty(self.x_shape, dy.dtype)
+        if dx.size:
+            self.kernels.reduce.max_backward(dy.reshape(index.shape), index, dx.reshape(self.layout))
+        return (dx,)
+
+
+def sum(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
+    """Sum over `axis` (an int, a tuple, or None for all), in a fixed order; float32 is added up in float64."""
+    axes = normal_axes(axis, float_tensor("sum", x).ndim)
+    return Sum.apply(x, axes=axes, keepdims=keepdims, factor=1.0)
+
+
+def mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
+    """Mean over `axis` (an int, a tuple, or None for all). Raises ValueError for a mean of nothing."""
+    axes = normal_axes(axis, float_tensor("mean", x).ndim)
+    count = builtins.max(0, int(np.prod([x.shape[a] for a in axes], dtype=np.int64)))
+    if count == 0:
+        raise ValueError(f"mean of no elements: shape {x.shape}, axes {axes}")
+    return Sum.apply(x, axes=axes, keepdims=keepdims, factor=1.0 / count)
+
+
+def max(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
+    """Maximum over `axis` (an int, a tuple, or None for all); NaN wins. Raises ValueError for a maximum of nothing."""
+    axes = normal_axes(axis, float_tensor("max", x).ndim)
+    if not axes:
+        return Sum.apply(x, axes=(), keepdims=keepdims, factor=1.0)
+    if 0 in [x.shape[a] for a in axes]:
+        raise ValueError(f"maximum of no elements: shape {x.shape}, axes {axes}")
+    if axes[-1] - axes[0] == len(axes) - 1:
+        return Max.apply(x, axes=axes, keepdims=keepdims)
+    others = tuple(i for i in range(x.ndim) if i not in axes)
+    y = Max.apply(transpose(x, others + axes), axes=tuple(range(len(others), x.ndim)), keepdims=False)
+    return y.reshape(kept(x.shape, axes)) if keepdims else y

@@ -1,0 +1,263 @@
+"""Optimizers, which update all parameters in one kernel launch, and learning-rate schedules.
+
+What may change between steps (the learning rate, momentum, weight decay) lives in the array `hyper`, so that a captured
+step sees a change.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from minigrad.tape import CaptureError, state
+from minigrad.tensor import FLOATS, Tensor
+
+
+def hyperparameter(index: int, name: str, doc: str) -> Any:
+    """A number kept in `hyper[index]`, checked when set."""
+
+    def get(self: "Optimizer") -> float:
+        return float(self.hyper[index])
+
+    def set_(self: "Optimizer", value: float) -> None:
+        if state.recording is not None:
+            raise CaptureError(f"{name} is set inside a captured step, which would happen once only; set it outside")
+        self.hyper[index] = checked(name, value)
+
+    return property(get, set_, doc=doc)
+
+
+def checked(name: str, value: Any) -> float:
+    """A hyperparameter as a float in its range."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, not {value!r}") from None
+    below_one = name in ("momentum", "beta1", "beta2")
+    if not 0 <= number < (1 if below_one else math.inf):
+        raise ValueError(f"{name} must be at least 0 and {'below 1' if below_one else 'finite'}, not {value!r}")
+    return number
+
+
+class Optimizer:
+    """Parameters, their state and the hyperparameters; subclasses say how `step` updates."""
+
+    names: ClassVar[tuple[str, ...]]  # of the entries of `hyper`
+    slots: ClassVar[tuple[str, ...]]  # state arrays kept for each parameter
+    lr = hyperparameter(0, "lr", "Learning rate.")
+
+    def __init__(self, params: Iterable[Tensor], **hyper: float) -> None:
+        self.params = list(params)
+        if not self.params:
+            raise ValueError("the optimizer got no parameters")
+        for i, p in enumerate(self.params):
+            if not isinstance(p, Tensor) or p.dtype not in FLOATS:
+                what = p.dtype if isinstance(p, Tensor) else type(p).__name__
+                raise TypeError(f"parameter {i} must be a float32 or float64 Tensor, not {what}")
+            if p._op is not None:
+                raise ValueError(f"parameter {i} (shape {p.shape}) is the result of an op, not a leaf; it cannot be trained")
+        if len({id(p) for p in self.params}) != len(self.params):
+            raise ValueError("a parameter is given twice")
+        if len({p.device for p in self.params}) > 1:
+            raise ValueError("the parameters are on different devices; use one optimizer for each device")
+        self.hyper = np.array([checked(name, hyper[name]) for name in self.names], np.float64)
+        self.state: dict[str, list[np.ndarray]] = {s: [np.zeros_like(p._data) for p in self.params] for s in self.slots}
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for p in self.params:
+            p.grad = None
+
+    def step(self) -> None:
+        """Update, in place, every parameter that has a gradient. Raises RuntimeError if none has."""
+        recording = state.recording
+        if recording is not None:
+            for p in self.params:
+                recording.reads_grad(p)  # type: ignore[attr-defined]
+                recording.saw_leaf(p)  # type: ignore[attr-defined]
+        device = self.params[0]._device if recording is None else recording
+        device.op_name = type(self).__name__
+        found = False
+        for dtype in FLOATS:  # one launch for all parameters of a dtype
+            chosen = [i for i, p in enumerate(self.params) if p._grad is not None and p._data.dtype == dtype]
+            if not chosen:
+                continue
+            found = True
+            params = [self.params[i]._data for i in chosen]
+            grads = [self.params[i]._grad._data for i in chosen]  # type: ignore[union-attr]
+            self.update(device.kernels.optim, params, grads, {s: [self.state[s][i] for i in chosen] for s in self.slots})
+            for i in chosen:
+                self.params[i]._version.count += 1
+        if not found:
+            raise RuntimeError("no parameter has a gradient; call loss.backward() before step()")
+
+    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list]) -> None:
+        """Launch the kernel on parameters of one dtype."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of the hyperparameters and state arrays, by name."""
+        arrays = {"hyper": self.hyper.copy()}
+        for name, values in self.state.items():
+            arrays.update({f"{name}.{i}": array.copy() for i, array in enumerate(values)})
+        return arrays
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Copy hyperparameters and state back, in place; ValueError listing what does not fit, changing nothing."""
+        own = {"hyper": self.hyper}
+        for name, values in self.state.items():
+            own.update({f"{name}.{i}": array for i, array in enumerate(values)})
+        problems = [f"missing: {k}" for k in own if k not in state_dict]
+        problems += [f"unknown: {k}" for k in state_dict if k not in own]
+        for k in own.keys() & state_dict.keys():
+            have = np.asarray(state_dict[k])
+            if have.shape != own[k].shape or have.dtype != own[k].dtype:
+                problems.append(f"{k}: {have.dtype}{list(have.shape)}, expected {own[k].dtype}{list(own[k].shape)}")
+        if problems:
+            raise ValueError(f"state does not fit {type(self).__name__}; nothing was loaded:\n  " + "\n  ".join(problems))
+        for k, array in own.items():
+            np.copyto(array, np.asarray(state_dict[k]))
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value:g}" for name, value in zip(self.names, self.hyper, strict=True))
+        return f"{type(self).__name__}({len(self.params)} parameters, {settings})"
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent: v = momentum v + g, p -= lr v, with g + weight_decay p for g.
+
+    nesterov=True steps by g + momentum v instead of v (Sutskever et al. 2013, as in PyTorch).
+    """
+
+    names = ("lr", "momentum", "nesterov", "weight_decay")
+    momentum = hyperparameter(1, "momentum", "Kept share of the velocity.")
+    weight_decay = hyperparameter(3, "weight_decay", "L2 penalty: this times the parameter is added to its gradient.")
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:
+        if nesterov and not momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        self.slots = ("velocity",) if momentum else ()  # type: ignore[misc]
+        super().__init__(params, lr=lr, momentum=momentum, nesterov=bool(nesterov), weight_decay=weight_decay)
+
+    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list]) -> None:
+        """One launch of the sgd kernel."""
+        if not self.slots and self.hyper[1]:
+            raise ValueError("momentum was set on an SGD made without; make it with the momentum it shall have")
+        kernels.sgd(params, grads, state.get("velocity", []), self.hyper)
+
+
+class AdaGrad(Optimizer):
+    """AdaGrad: s += g², p -= lr g / (√s + eps), with g + weight_decay p for g (Duchi, Hazan & Singer 2011)."""
+
+    names = ("lr", "eps", "weight_decay")
+    slots = ("sums",)
+    weight_decay = hyperparameter(2, "weight_decay", "L2 penalty: this times the parameter is added to its gradient.")
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 0.01, eps: float = 1e-10, weight_decay: float = 0.0) -> None:
+        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay)
+
+    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list]) -> None:
+        """One launch of the adagrad kernel."""
+        kernels.adagrad(params, grads, state["sums"], self.hyper)
+
+
+class Adam(Optimizer):
+    """Adam with bias correction (Kingma & Ba 2015), with g + weight_decay p for g."""
+
+    names = ("lr", "beta1", "beta2", "eps", "weight_decay")
+    slots = ("means", "squares")
+    weight_decay = hyperparameter(4, "weight_decay", "L2 penalty: this times the parameter is added to its gradient.")
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, lr=lr, beta1=betas[0], beta2=betas[1], eps=eps, weight_decay=weight_decay)
+        # how many steps were done, in an array, so that replays count on; one for each dtype, hence for each launch
+        self.state["steps"] = [np.zeros(1, np.float64) for _ in FLOATS]
+
+    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list]) -> None:
+        """One launch of the adam kernel."""
+        steps = self.state["steps"][FLOATS.index(params[0].dtype)]
+        kernels.adam(params, grads, state["means"], state["squares"], steps, self.hyper)
+
+
+class Schedule:
+    """Sets an optimizer's learning rate by the number of `step()` calls so far; `value(n)` is a pure function."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.initial = optimizer.lr
+        self.count = 0
+        optimizer.lr = self.value(0)
+
+    def value(self, n: int) -> float:
+        """The learning rate after n steps of the schedule."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """Go on by one (an epoch, or a training step: as often as you call it)."""
+        self.count += 1
+        self.optimizer.lr = self.value(self.count)
+
+    def state_dict(self) -> dict[str, float]:
+        """Where it stands."""
+        return {"initial": self.initial, "count": self.count}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go back to where it stood, and set the learning rate."""
+        self.initial, self.count = float(state_dict["initial"]), int(state_dict["count"])
+        self.optimizer.lr = self.value(self.count)
+
+
+class StepSchedule(Schedule):
+    """lr * factor^floor((n + offset) / every): Kiefer's schedule is every=10, offset=1, factor=0.1, n in epochs."""
+
+    def __init__(self, optimizer: Optimizer, every: int, factor: float = 0.1, offset: int = 0) -> None:
+        if every < 1:
+            raise ValueError(f"every must be at least 1, not {every}")
+        self.every, self.factor, self.offset = every, checked("factor", factor), offset
+        super().__init__(optimizer)
+
+    def value(self, n: int) -> float:
+        """The learning rate after n steps."""
+        return self.initial * self.factor ** ((n + self.offset) // self.every)
+
+
+class ExponentialSchedule(Schedule):
+    """lr * factor^n."""
+
+    def __init__(self, optimizer: Optimizer, factor: float) -> None:
+        self.factor = checked("factor", factor)
+        super().__init__(optimizer)
+
+    def value(self, n: int) -> float:
+        """The learning rate after n steps."""
+        return self.initial * self.factor**n
+
+
+class CosineSchedule(Schedule):
+    """From lr down to `final` over `steps` along half a cosine, then `final` (Loshchilov & Hutter 2017, no restarts)."""
+
+    def __init__(self, optimizer: Optimizer, steps: int, final: float = 0.0) -> None:
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, not {steps}")
+        self.steps, self.final = steps, checked("final", final)
+        super().__init__(optimizer)
+
+    def value(self, n: int) -> float:
+        """The learning rate after n steps."""
+        share = min(n, self.steps) / self.steps
+        return self.final + (self.initial - self.final) * (1 + math.cos(math.pi * share)) / 2

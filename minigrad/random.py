@@ -1,0 +1,28 @@
+"""Random numbers by counter: a stream is named by the seed and a number, so any of them can be drawn again alone."""
+
+import numpy as np
+
+_seed = 0
+_streams = 0
+
+
+def manual_seed(n: int) -> None:
+    """Start all random numbers anew from seed `n`: initial weights and dropout of what is made from now on."""
+    global _seed, _streams
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise TypeError(f"the seed must be an integer, not {n!r}")
+    _seed = int(n) % (1 << 64)
+    _streams = 0
+
+
+def stream() -> np.random.Generator:
+    """The next stream: NumPy's Philox keyed by (seed, number of the stream)."""
+    global _streams
+    key = np.array([_seed, _streams], np.uint64)
+    _streams += 1
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def counter_state() -> np.ndarray:
+    """A (seed, counter) pair for dropout: a seed drawn from the next stream, and a counter at 0."""
+    return np.array([stream().integers(1 << 64, dtype=np.uint64), 0], np.uint64)

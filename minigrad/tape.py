@@ -1,0 +1,446 @@
+"""The tape: what was computed, and the walk backwards through it.
+
+`Op.apply` runs an op's `forward` and, when a gradient will be needed, leaves the op instance on the tape: the instance is
+the node. It knows its `sources` (the ops its inputs came from, or the leaves themselves) and what it has saved, never the
+tensors between, so what backward does not need is freed as soon as the caller lets go of it. `backward` visits the ops in
+the reverse order of their making, without recursion, and frees each one after use.
+"""
+
+import functools
+import heapq
+import itertools
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+import minigrad.tensor as tensors  # each of the two modules uses the other, at call time only
+from minigrad.device import Device, Lease
+from minigrad.layout import flat_layout
+
+PACKAGE = str(Path(__file__).resolve().parent)
+KERNELS = str(Path(__file__).resolve().parent.parent / "kernels")
+
+
+class State(threading.local):
+    """What one Python thread has switched on."""
+
+    grad_enabled = True
+    anomaly = False  # check every result for NaN
+    trace = False  # note the line of user code that made each op
+    recording: Device | None = None  # set by mg.capture: a device that notes every launch
+
+
+state = State()
+new_order = itertools.count().__next__
+
+
+class Switch:
+    """Sets one attribute of the thread's state, inside a `with` block or a decorated function."""
+
+    def __init__(self, **values: bool) -> None:
+        self.values = values
+        self.before: list[dict[str, bool]] = []
+
+    def __enter__(self) -> None:
+        self.before.append({name: getattr(state, name) for name in self.values})
+        vars(state).update(self.values)
+
+    def __exit__(self, *exception: object) -> None:
+        vars(state).update(self.before.pop())
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def switched(*args: Any, **kwargs: Any) -> Any:
+            with Switch(**self.values):
+                return function(*args, **kwargs)
+
+        return switched
+
+
+def no_grad() -> Switch:
+    """Inside, nothing goes on the tape: `with mg.no_grad(): ...`, or a decorator."""
+    return Switch(grad_enabled=False)
+
+
+def enable_grad() -> Switch:
+    """Inside, the tape is on again, even within no_grad()."""
+    return Switch(grad_enabled=True)
+
+
+def detect_anomaly() -> Switch:
+    """Inside, the first op whose result holds a NaN that its inputs did not hold raises AnomalyError.
+
+    The error names the op and the line of user code that called it; a NaN born in backward names the op whose gradient it
+    is. Every result is searched, so this is slow: for finding out, not for training.
+    """
+    return Switch(anomaly=True, trace=True)
+
+
+def is_grad_enabled() -> bool:
+    """Whether ops go on the tape now."""
+    return state.grad_enabled
+
+
+class AnomalyError(RuntimeError):
+    """An op produced a NaN under `detect_anomaly()`."""
+
+
+class CaptureError(RuntimeError):
+    """A captured step did something that cannot be recorded and repeated."""
+
+
+class Version:
+    """How often the memory behind a tensor, and behind its views, was changed in place."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+def user_line() -> str:
+    """The nearest caller outside minigrad, as file:line."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((PACKAGE, KERNELS)):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def has_nan(array: np.ndarray) -> bool:
+    """Whether a float array holds a NaN."""
+    return array.dtype.kind == "f" and bool(np.isnan(array).any())
+
+
+class Op:
+    """One differentiable operation; an instance is one use of it, and its node on the tape.
+
+    Subclass it to add an op: `forward(self, *arrays, **parameters)` takes the inputs' arrays (None stays None) and
+    returns a new array; `backward(self, dy)` returns one gradient per input, in order, None for an input that needs none.
+    `self.save(...)` keeps arrays for backward, `self.needs[i]` tells whether input i needs a gradient, `self.kernels` and
+    `self.empty` belong to the device of the inputs. `backward` never writes into `dy` or into a saved array.
+
+        class Square(mg.Op):
+            def forward(self, x):
+                self.save(x)
+                return x * x
+
+            def backward(self, dy):
+                (x,) = self.saved
+                return (2 * x * dy,)
+
+        y = Square.apply(x)
+    """
+
+    formula: ClassVar[str] = ""  # how mg.inspect shows it
+    is_view: ClassVar[bool] = False  # the result shares memory with input 0
+
+    device: Device
+    needs: tuple[bool, ...]
+    saved: tuple[Any, ...] | None = ()
+    sources: "tuple[Op | tensors.Tensor | None, ...] | None" = ()
+    versions: Sequence[tuple[Version, int, str]] = ()
+    hooks: "dict[int, Callable[[tensors.Tensor], tensors.Tensor | None]] | None" = None
+    retained: "weakref.ref[tensors.Tensor] | None" = None
+    line = ""
+    order = 0
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def forward(self, *arrays: Any, **parameters: Any) -> np.ndarray:
+        """Compute the result; see the class."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        """Gradients of the inputs from the gradient of the result; see the class."""
+        raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    def save(self, *arrays: Any) -> None:
+        """Keep arrays for backward; an input or the result that is changed in place before then is an error there."""
+        self.saved = arrays
+
+    @property
+    def kernels(self) -> Any:
+        """The kernel families of the device at work."""
+        return self.device.kernels
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """A new array on the device at work, to be filled by a kernel."""
+        return self.device.empty(shape, dtype)
+
+    def empty_like(self, array: np.ndarray) -> np.ndarray:
+        """A new array of the same shape and dtype."""
+        return self.device.empty(array.shape, array.dtype)
+
+    @classmethod
+    def apply(cls, *inputs: "tensors.Tensor | None", **parameters: Any) -> "tensors.Tensor":
+        """Run the op on tensors (None for an input left out); the result is on the tape if an input needs a gradient."""
+        op = cls()
+        home = common_device(cls, inputs)
+        if state.recording is None:
+            op.device = home
+        else:
+            op.device = state.recording
+            op.device.op_name = cls.__name__
+        grad_enabled = state.grad_enabled
+        op.needs = tuple([grad_enabled and t is not None and t.requires_grad for t in inputs])
+        if state.trace:
+            op.line = user_line()
+        arrays = [None if t is None else t._data for t in inputs]
+        y = op.forward(*arrays, **parameters)
+        if state.recording is not None:
+            state.recording.saw_op(op, inputs, y)  # type: ignore[attr-defined]
+        if not isinstance(y, np.ndarray):
+            raise TypeError(f"{cls.__name__}.forward must return an array, not {type(y).__name__}")
+        result = new_tensor(y, home)
+        if cls.is_view:
+            result._version = inputs[0]._version  # type: ignore[union-attr]
+        if True in op.needs:
+            op.record(inputs, arrays, result)
+        else:
+            op.saved = None
+        if state.anomaly and has_nan(y) and not any(has_nan(a) for a in arrays if a is not None):
+            raise AnomalyError(f"{cls.__name__} made a NaN out of inputs without one; it was called at {op.line}")
+        return result
+
+    def record(self, inputs: "tuple[tensors.Tensor | None, ...]", arrays: list[Any], result: "tensors.Tensor") -> None:
+        """Put this op on the tape as the origin of `result`."""
+        y = result._data
+        self.order = new_order()
+        self.shape, self.dtype = y.shape, y.dtype
+        self.sources = tuple(
+            [(t._op or t) if need else None for t, need in zip(inputs, self.needs, strict=True)]  # type: ignore[union-attr]
+        )
+        if self.saved:
+            versions = []
+            for array in self.saved:
+                if array is y:
+                    versions.append((result._version, result._version.count, "its result"))
+                    continue
+                for i, candidate in enumerate(arrays):
+                    if array is candidate and array is not None:
+                        version = inputs[i]._version  # type: ignore[union-attr]
+                        versions.append((version, version.count, f"its input {i}"))
+                        break
+            self.versions = versions
+        result._op = self
+        result.requires_grad = True
+
+    def check_saved(self) -> None:
+        """Raise if what backward needs is gone or changed."""
+        if self.sources is None:
+            raise RuntimeError(
+                f"backward through {type(self).__name__} a second time: its saved arrays were freed by the first; "
+                "call the first backward with retain_graph=True, or compute the loss again"
+            )
+        for version, count, what in self.versions:
+            if version.count != count:
+                raise RuntimeError(
+                    f"{type(self).__name__} saved {what} (result shape {self.shape}) for backward, and it was changed in "
+                    f"place {version.count - count} time(s) since; change it after backward, or change a copy"
+                    + (f"; the op was called at {self.line}" if self.line else "")
+                )
+
+    def free(self) -> None:
+        """Let go of everything; the op cannot be passed again."""
+        self.saved = None
+        self.sources = None
+        self.versions = ()
+
+
+def common_device(cls: type, inputs: "Sequence[tensors.Tensor | None]") -> Device:
+    """The one device all inputs are on."""
+    device = None
+    for t in inputs:
+        if t is None:
+            continue
+        if device is None:
+            device = t._device
+        elif t._device is not device:
+            names = ", ".join(repr(t.device) for t in inputs if t is not None)
+            raise RuntimeError(f"{cls.__name__}: its inputs are on different devices ({names}); move them with .to(...)")
+    if device is None:
+        raise TypeError(f"{cls.__name__}.apply needs at least one tensor")
+    return device
+
+
+def backward(tensor: "tensors.Tensor", grad: "tensors.Tensor | np.ndarray | None" = None, retain_graph: bool = False) -> None:
+    """Add d(tensor)/d(leaf), weighted by `grad`, to `.grad` of every leaf that requires a gradient.
+
+    `grad` has the tensor's shape and may be left out for a single element. The tape is freed unless `retain_graph`.
+    Raises RuntimeError where there is no tape, no gradient to start from, or a saved tensor was changed in place.
+    """
+    dy = first_gradient(tensor, grad)
+    home = tensor._device
+    device = home if state.recording is None else state.recording
+    hooked: dict[tensors.Tensor, np.ndarray] = {}  # leaves with hooks, which see the sum over all their uses
+    gradients: dict[Op, np.ndarray] = {}
+    waiting: list[tuple[int, Op]] = []
+    if tensor._op is None:
+        hooked[tensor] = dy
+    else:
+        gradients[tensor._op] = dy
+        waiting.append((-tensor._op.order, tensor._op))
+    del dy
+    while waiting:
+        op = heapq.heappop(waiting)[1]
+        op.check_saved()
+        dy = gradients.pop(op)
+        if op.hooks:
+            dy = run_hooks(op.hooks, dy, home)
+        retained = op.retained() if op.retained is not None else None
+        if retained is not None:
+            give_to_leaf(retained, dy, device, False)
+        op.device = device
+        device.op_name = type(op).__name__ + " backward"
+        results = op.backward(dy)
+        sources = op.sources
+        check_gradients(op, results, dy)
+        if not retain_graph:
+            op.free()
+        del dy
+        given = list(results)
+        del results
+        for i, source in enumerate(sources):  # type: ignore[arg-type]
+            dx, given[i] = given[i], None
+            if source is None or dx is None:
+                continue
+            if isinstance(source, Op):
+                if source in gradients:
+                    gradients[source] = accumulated(gradients.pop(source), dx, device)
+                else:
+                    gradients[source] = dx
+                    heapq.heappush(waiting, (-source.order, source))
+            elif source._hooks:
+                hooked[source] = accumulated(hooked.pop(source), dx, device) if source in hooked else dx
+            else:
+                give_to_leaf(source, dx, device, is_ours(dx))
+            del dx
+    for leaf, dy in hooked.items():
+        give_to_leaf(leaf, run_hooks(leaf._hooks, dy, home), device, False)
+
+
+def is_ours(array: np.ndarray) -> bool:
+    """Whether the caller's variable is all that refers to this array's memory: then we may keep it and write into it."""
+    return (array.base is None or type(array.base) is Lease) and sys.getrefcount(array) <= EXCLUSIVE
+
+
+def exclusive_count() -> int:
+    """What getrefcount says, inside is_ours, of an array that only the caller's variable refers to."""
+
+    def count(array: np.ndarray) -> int:
+        return sys.getrefcount(array)
+
+    array = np.empty(1)
+    return count(array)
+
+
+EXCLUSIVE = exclusive_count()
+
+
+def accumulated(total: np.ndarray, dx: np.ndarray, device: Device) -> np.ndarray:
+    """total + dx, written into `total` if nothing else refers to it."""
+    y = total if is_ours(total) else device.empty(total.shape, total.dtype)
+    add_arrays(device, total, dx, y)
+    return y
+
+
+def add_arrays(device: Device, a: np.ndarray, b: np.ndarray, y: np.ndarray) -> None:
+    """y = a + b, all of one shape."""
+    shape, strides = flat_layout(y.size)
+    device.kernels.elementwise.add_forward(a.reshape(-1), b.reshape(-1), y.reshape(-1), shape, strides, strides)
+
+
+def first_gradient(tensor: "tensors.Tensor", grad: Any) -> np.ndarray:
+    """The gradient that backward starts from, checked."""
+    if not tensor.requires_grad:
+        raise RuntimeError(
+            "backward from a tensor that is not on the tape: no input required a gradient, or it was made under no_grad()"
+        )
+    if grad is None:
+        if tensor._data.size != 1:
+            raise RuntimeError(
+                f"backward from a tensor of shape {tensor.shape} needs a gradient of that shape: pass `grad`, "
+                "or reduce the tensor to one number first"
+            )
+        return constant(tensor, 1.0)
+    array = grad._data if hasattr(grad, "_data") else np.asarray(grad)
+    if array.shape != tensor.shape:
+        raise ValueError(f"grad has shape {array.shape}, the tensor {tensor.shape}")
+    if array.dtype != tensor.dtype:
+        if array.dtype.kind not in "iu" and hasattr(grad, "_data"):
+            raise TypeError(f"grad is {array.dtype}, the tensor {tensor.dtype}; convert it with .to(...)")
+        array = array.astype(tensor.dtype)
+    return np.array(array, order="C", copy=True)
+
+
+def constant(tensor: "tensors.Tensor", value: float) -> np.ndarray:
+    """An array like `tensor`, filled with `value` by its device."""
+    device = tensor._device if state.recording is None else state.recording
+    y = device.empty(tensor.shape, tensor.dtype)
+    device.kernels.movement.fill(value, y.reshape(-1))
+    return y
+
+
+def check_gradients(op: Op, results: Any, dy: np.ndarray) -> None:
+    """Raise unless an op's backward returned what it should."""
+    name = type(op).__name__
+    if not isinstance(results, tuple) or len(results) != len(op.sources):  # type: ignore[arg-type]
+        came = f"{len(results)} of them" if isinstance(results, tuple) else type(results).__name__
+        raise TypeError(f"{name}.backward must return a tuple of {len(op.sources)} gradients, not {came}")  # type: ignore[arg-type]
+    for i, (source, dx) in enumerate(zip(op.sources, results, strict=True)):  # type: ignore[arg-type]
+        if source is None or dx is None:
+            continue
+        if not isinstance(dx, np.ndarray) or dx.shape != source.shape or dx.dtype != source.dtype:
+            came = f"{dx.dtype}{list(dx.shape)}" if isinstance(dx, np.ndarray) else type(dx).__name__
+            raise TypeError(
+                f"{name}.backward gave {came} as the gradient of input {i}, which is {source.dtype}{list(source.shape)}"
+            )
+        if state.anomaly and has_nan(dx) and not has_nan(dy):
+            where = f"; the op was called at {op.line}" if op.line else ""
+            raise AnomalyError(f"the backward of {name} made a NaN in the gradient of input {i}{where}")
+
+
+def run_hooks(hooks: Any, dy: np.ndarray, device: Device) -> np.ndarray:
+    """Pass a gradient through the hooks of its tensor; a hook may return another."""
+    for hook in list((hooks or {}).values()):
+        replaced = hook(new_tensor(dy, device))
+        if replaced is not None:
+            if replaced.shape != dy.shape or replaced.dtype != dy.dtype:
+                raise ValueError(
+                    f"a hook returned a gradient {replaced.dtype}{list(replaced.shape)}, expected {dy.dtype}{list(dy.shape)}"
+                )
+            dy = replaced._data
+    return dy
+
+
+def give_to_leaf(leaf: "tensors.Tensor", dx: np.ndarray, device: Device, ours: bool) -> None:
+    """leaf.grad += dx. An array that others may refer to is copied, never kept and never written into."""
+    if state.recording is not None:
+        state.recording.reads_grad(leaf)  # type: ignore[attr-defined]
+    if leaf._grad is None:
+        if not ours:
+            kept = device.empty(dx.shape, dx.dtype)
+            device.kernels.movement.copy(dx.reshape(-1), kept.reshape(-1))
+            dx = kept
+        leaf._grad = new_tensor(dx, leaf._device)
+        leaf._grad_is_ours = True
+        return
+    total = leaf._grad._data
+    if leaf._grad_is_ours:
+        add_arrays(device, total, dx, total)
+        leaf._grad._version.count += 1
+    else:
+        y = device.empty(total.shape, total.dtype)
+        add_arrays(device, total, dx, y)
+        leaf._grad = new_tensor(y, leaf._device)
+        leaf._grad_is_ours = True
+
+
+def new_tensor(array: np.ndarray, device: Device) -> "tensors.Tensor":
+    """Wrap an array that is known to be right."""
+    return tensors.Tensor._wrap(array, device)

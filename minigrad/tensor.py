@@ -1,0 +1,434 @@
+"""Tensor: an array on a device, its gradient, and where it came from."""
+
+import numbers
+import operator
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import minigrad.tape as tape  # each of the two modules uses the other, at call time only
+from minigrad.device import Device, get_device
+from minigrad.layout import Shape
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+NewHook = Callable[["Tensor"], "Tensor | None"]
+
+
+def _ops() -> Any:
+    import minigrad.ops as ops
+
+    return ops
+
+
+class Tensor:
+    """An array of numbers on a device, which remembers the op that made it.
+
+    Made by `mg.tensor`. `data` is the array itself, `grad` the gradient that `backward` left (a Tensor or None).
+    Arithmetic broadcasts like NumPy's; both sides must share dtype and device, Python numbers take the tensor's dtype.
+    """
+
+    __slots__ = ("__weakref__", "_data", "_device", "_grad", "_grad_is_ours", "_hooks", "_op", "_version", "requires_grad")
+    __array_ufunc__ = None  # NumPy arrays on the left of an operator let the tensor decide
+
+    _data: np.ndarray
+    _device: Device
+    _grad: "Tensor | None"
+    _hooks: dict[int, NewHook] | None
+    _op: "tape.Op | None"
+    requires_grad: bool
+
+    def __init__(self, data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> None:
+        self._data = as_array(data, dtype)
+        self._device = get_device(device)
+        self._grad = None
+        self._grad_is_ours = False
+        self._op = None
+        self._hooks = None
+        self._version = tape.Version()
+        if requires_grad and self._data.dtype not in FLOATS:
+            raise TypeError(f"only float32 and float64 tensors can require a gradient, not {self._data.dtype}")
+        self.requires_grad = bool(requires_grad)
+
+    @classmethod
+    def _wrap(cls, array: np.ndarray, device: Device) -> "Tensor":
+        """A tensor around an array that is known to be right."""
+        self = Tensor.__new__(Tensor)
+        self._data = array
+        self._device = device
+        self._grad = None
+        self._grad_is_ours = False
+        self._op = None
+        self._hooks = None
+        self._version = tape.Version()
+        self.requires_grad = False
+        return self
+
+    # What it is
+
+    @property
+    def data(self) -> np.ndarray:
+        """The array. Writing into it is not noticed by the tape; assigning (also `t.data -= x`) is."""
+        return self._data
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        array = value._data if isinstance(value, Tensor) else as_array(value, self.dtype)
+        if array.shape != self._data.shape or array.dtype != self._data.dtype:
+            raise ValueError(
+                f"data must stay {self._data.dtype}{list(self._data.shape)}, not {array.dtype}{list(array.shape)}"
+            )
+        self._data = array
+        self._version.count += 1
+
+    @property
+    def grad(self) -> "Tensor | None":
+        """The gradient `backward` left here, or None."""
+        if tape.state.recording is not None:
+            tape.state.recording.reads_grad(self)  # type: ignore[attr-defined]
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: "Tensor | np.ndarray | None") -> None:
+        if value is not None:
+            if not isinstance(value, Tensor):
+                value = Tensor(value, self.dtype, self._device)
+            if value.shape != self.shape or value.dtype != self.dtype:
+                raise ValueError(
+                    f"the gradient must be {self.dtype}{list(self.shape)}, not {value.dtype}{list(value.shape)}"
+                )
+        if tape.state.recording is not None:
+            tape.state.recording.writes_grad(self)  # type: ignore[attr-defined]
+        self._grad = value
+        self._grad_is_ours = False
+
+    @property
+    def shape(self) -> Shape:
+        """Lengths of the axes."""
+        return self._data.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self._data.ndim
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self._data.size
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the elements, a NumPy dtype."""
+        return self._data.dtype
+
+    @property
+    def device(self) -> str:
+        """Name of the device the array lives on."""
+        return self._device.name
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no recorded op made it."""
+        return self._op is None
+
+    @property
+    def T(self) -> "Tensor":
+        """The tensor with its axes in reverse order."""
+        return self.transpose()
+
+    def __len__(self) -> int:
+        if not self._data.ndim:
+            raise TypeError("a tensor without axes has no length")
+        return len(self._data)
+
+    def __iter__(self) -> "Iterator[Tensor]":
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        body = np.array2string(self._data, separator=", ", prefix="tensor(", threshold=100)
+        origin = f", op={type(self._op).__name__}" if self._op else ", requires_grad=True" if self.requires_grad else ""
+        home = "" if self.device == "cpu" else f", device={self.device!r}"
+        return f"tensor({body}, dtype={self.dtype}{home}{origin})"
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        return operator.index(self.item())
+
+    # Out of the tape
+
+    def numpy(self) -> np.ndarray:
+        """The array as NumPy's, sharing memory on the CPU. Not inside a captured step, where there is no value yet."""
+        self._must_be_readable("numpy()")
+        return self._data
+
+    def item(self) -> Any:
+        """The only element as a Python number; ValueError if there are more or none."""
+        self._must_be_readable("item()")
+        if self._data.size != 1:
+            raise ValueError(f"item() needs a tensor of one element, this one has shape {self.shape}")
+        return self._data.item()
+
+    def tolist(self) -> Any:
+        """The elements as nested lists of Python numbers."""
+        return self.numpy().tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        self._must_be_readable("np.asarray()")
+        if dtype is not None and np.dtype(dtype) != self.dtype:
+            if copy is False:
+                raise ValueError(f"a tensor of {self.dtype} cannot become {np.dtype(dtype)} without a copy")
+            return self._data.astype(dtype)
+        return self._data.copy() if copy else self._data
+
+    def __dlpack__(self, **options: Any) -> Any:
+        self._must_be_readable("__dlpack__()")
+        return self._data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._data.__dlpack_device__()
+
+    def _must_be_readable(self, what: str) -> None:
+        if tape.state.recording is not None:
+            raise tape.CaptureError(
+                f"{what} inside a captured step: its value would be read once, while recording, and never again; "
+                "return the tensor from the step and read it outside"
+            )
+
+    def detach(self) -> "Tensor":
+        """The same memory, off the tape."""
+        other = Tensor._wrap(self._data, self._device)
+        other._version = self._version
+        return other
+
+    def copy(self) -> "Tensor":
+        """A copy off the tape."""
+        return _ops().copied(self)
+
+    def to(self, device_or_dtype: Any) -> "Tensor":
+        """On another device, or of another dtype; differentiable, and the tensor itself if nothing changes."""
+        return _ops().to(self, device_or_dtype)
+
+    # Gradients
+
+    def backward(self, grad: "Tensor | np.ndarray | None" = None, retain_graph: bool = False) -> None:
+        """Add d(self)/d(leaf), weighted by `grad`, to `.grad` of every leaf; see minigrad.tape.backward."""
+        tape.backward(self, grad, retain_graph)
+
+    def zero_grad(self) -> None:
+        """Forget the gradient: `.grad` is None after."""
+        self.grad = None
+
+    def retain_grad(self) -> None:
+        """Also keep the gradient of this tensor in `.grad`, though it is no leaf."""
+        if not self.requires_grad:
+            raise RuntimeError("retain_grad: this tensor requires no gradient")
+        if self._op is not None:
+            self._op.retained = weakref.ref(self)
+
+    def register_hook(self, hook: NewHook) -> "HookHandle":
+        """Call `hook(grad)` with this tensor's whole gradient in backward; what it returns, if anything, replaces it."""
+        if not self.requires_grad:
+            raise RuntimeError("register_hook: this tensor requires no gradient, so none will ever come")
+        owner: Any = self._op
+        if owner is None:
+            self._hooks = hooks = {} if self._hooks is None else self._hooks
+        else:
+            owner.hooks = hooks = {} if owner.hooks is None else owner.hooks
+        key = max(hooks, default=-1) + 1
+        hooks[key] = hook
+        return HookHandle(hooks, key)
+
+    # In place
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._change_in_place("item assignment")
+        if tape.state.recording is not None:
+            raise tape.CaptureError("item assignment inside a captured step cannot be repeated; compute a new tensor")
+        array = value._data if isinstance(value, Tensor) else value
+        self._data[index] = array
+        self._version.count += 1
+
+    def _change_in_place(self, what: str) -> None:
+        if tape.state.grad_enabled and self.requires_grad:
+            raise RuntimeError(
+                f"{what} on a tensor that requires a gradient would falsify the tape; do it inside `with mg.no_grad():`"
+            )
+        if not self._data.flags.writeable:
+            raise ValueError(f"{what}: the array is read-only")
+
+    def _update(self, name: str, other: Any) -> "Tensor":
+        """`self op= other`: in place where the tape is not concerned, else a new tensor."""
+        on_tape = tape.state.grad_enabled and (self.requires_grad or (isinstance(other, Tensor) and other.requires_grad))
+        if on_tape and self._op is None and self.requires_grad:
+            self._change_in_place(f"{name}=")
+        result = getattr(_ops(), name)(self, other)
+        if on_tape:
+            return result
+        if result.shape != self.shape:
+            raise ValueError(f"in-place {name}: shapes {self.shape} and {np.shape(other)} broadcast to {result.shape}")
+        self._change_in_place(f"{name}=")
+        _ops().assign(self, result)
+        return self
+
+    def __iadd__(self, other: Any) -> "Tensor":
+        return self._update("add", other)
+
+    def __isub__(self, other: Any) -> "Tensor":
+        return self._update("sub", other)
+
+    def __imul__(self, other: Any) -> "Tensor":
+        return self._update("mul", other)
+
+    def __itruediv__(self, other: Any) -> "Tensor":
+        return self._update("div", other)
+
+    # Arithmetic
+
+    def __add__(self, other: Any) -> "Tensor":
+        return _ops().add(self, other)
+
+    def __radd__(self, other: Any) -> "Tensor":
+        return _ops().add(other, self)
+
+    def __sub__(self, other: Any) -> "Tensor":
+        return _ops().sub(self, other)
+
+    def __rsub__(self, other: Any) -> "Tensor":
+        return _ops().sub(other, self)
+
+    def __mul__(self, other: Any) -> "Tensor":
+        return _ops().mul(self, other)
+
+    def __rmul__(self, other: Any) -> "Tensor":
+        return _ops().mul(other, self)
+
+    def __truediv__(self, other: Any) -> "Tensor":
+        return _ops().div(self, other)
+
+    def __rtruediv__(self, other: Any) -> "Tensor":
+        return _ops().div(other, self)
+
+    def __pow__(self, exponent: float) -> "Tensor":
+        return _ops().power(self, exponent)
+
+    def __neg__(self) -> "Tensor":
+        return _ops().mul(self, -1.0)
+
+    def __pos__(self) -> "Tensor":
+        return self
+
+    def __matmul__(self, other: Any) -> "Tensor":
+        return _ops().matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> "Tensor":
+        return _ops().matmul(other, self)
+
+    def __getitem__(self, index: Any) -> "Tensor":
+        return _ops().getitem(self, index)
+
+    def reshape(self, *shape: Any) -> "Tensor":
+        """The same elements in another shape; one length may be -1."""
+        return _ops().reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+
+    def transpose(self, *axes: Any) -> "Tensor":
+        """Axes in another order, by default reversed."""
+        return _ops().transpose(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None)
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+        """Sum over all axes, or some."""
+        return _ops().sum(self, axis, keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+        """Mean over all axes, or some."""
+        return _ops().mean(self, axis, keepdims)
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+        """Maximum over all axes, or some; the gradient goes to the first of equals."""
+        return _ops().max(self, axis, keepdims)
+
+    def exp(self) -> "Tensor":
+        """e to the power of every element."""
+        return _ops().exp(self)
+
+    def log(self) -> "Tensor":
+        """Natural logarithm of every element."""
+        return _ops().log(self)
+
+    def sqrt(self) -> "Tensor":
+        """Square root of every element."""
+        return _ops().sqrt(self)
+
+    def tanh(self) -> "Tensor":
+        """Hyperbolic tangent of every element."""
+        return _ops().tanh(self)
+
+    def relu(self) -> "Tensor":
+        """max(x, 0) of every element."""
+        return _ops().relu(self)
+
+    def sigmoid(self) -> "Tensor":
+        """1 / (1 + exp(-x)) of every element."""
+        return _ops().sigmoid(self)
+
+
+class HookHandle:
+    """Removes a hook: `handle.remove()`."""
+
+    def __init__(self, hooks: dict[int, NewHook], key: int) -> None:
+        self._hooks = hooks
+        self._key = key
+
+    def remove(self) -> None:
+        """The hook is not called any more."""
+        self._hooks.pop(self._key, None)
+
+
+def as_array(data: Any, dtype: Any = None) -> np.ndarray:
+    """A C-contiguous, writable array in native byte order of a dtype minigrad works with.
+
+    Python floats become float32, Python ints int64, NumPy arrays keep their dtype unless `dtype` says otherwise.
+    Raises TypeError for dtypes that are neither float32, float64, integer nor bool.
+    """
+    if isinstance(data, Tensor):
+        data._must_be_readable("mg.tensor(t)")
+        data = data._data
+    array = np.asarray(data)
+    if array.dtype.kind not in "fiub" or dtype is None:
+        check_dtype(array.dtype)
+    if dtype is not None:
+        check_dtype(np.dtype(dtype))
+    elif array.dtype.kind == "f" and not isinstance(data, np.ndarray | np.generic) and not hasattr(data, "__array__"):
+        dtype = np.float32
+    return np.array(array, dtype=np.dtype(dtype or array.dtype).newbyteorder("="), order="C", copy=True)
+
+
+def check_dtype(dtype: np.dtype) -> None:
+    """Raise TypeError unless tensors can have this dtype."""
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        raise TypeError(f"{dtype} is not supported; convert to float32 or float64 first")
+    if dtype.kind not in "fiub":
+        raise TypeError(f"cannot make a tensor of dtype {dtype}; float32, float64, integers and bool are supported")
+
+
+def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor holding a copy of `data`: numbers, nested lists, a NumPy array of any layout or byte order, a Tensor.
+
+    Python floats become float32 and Python ints int64; arrays keep their dtype unless `dtype` is given. `device` is
+    "cpu" (the default), "reference" or "auto". Raises TypeError for a dtype that is not supported.
+    """
+    return Tensor(data, dtype, device, requires_grad)
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a Python or NumPy scalar that can stand for a tensor."""
+    return isinstance(value, numbers.Number | np.generic) and not isinstance(value, complex)

@@ -1,0 +1,103 @@
+"""Checks for ops, public so that users can check their own: gradients by finite differences, results by a reference."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minigrad.tensor import Tensor
+
+
+def check_grads(
+    function: Callable[..., Tensor],
+    *inputs: Any,
+    device: str | None = None,
+    eps: float = 1e-6,
+    rtol: float = 1e-6,
+    atol: float = 1e-7,
+    directions: int = 3,
+    full_size: int = 64,
+    seed: int = 0,
+) -> None:
+    """Assert that `function`'s gradients are right, in float64, by central differences.
+
+    Every float input becomes a float64 tensor that requires a gradient; other inputs are passed on. The result is weighted
+    by a fixed random array v, so that one backward gives vᵀJ. Inputs of up to `full_size` elements are then checked
+    element by element, larger ones along random directions (Gaussian projections, which miss a wrong gradient with
+    probability 0). Keep inputs off kinks by more than `eps`. Raises AssertionError that names the input and the element.
+    """
+    rng = np.random.default_rng(seed)
+    arrays = [np.array(x, np.float64) if is_float(x) else x for x in inputs]
+    checked = [i for i, x in enumerate(inputs) if is_float(x)]
+
+    def call(values: list[Any], requires_grad: bool) -> tuple[Tensor, list[Any]]:
+        given = [
+            Tensor(v, np.float64, device, requires_grad=requires_grad) if i in checked else v for i, v in enumerate(values)
+        ]
+        return function(*given), given
+
+    y, tensors = call(arrays, True)
+    weights = rng.standard_normal(y.shape)
+    y.backward(Tensor(weights, np.float64, device))
+
+    def weighted(index: int, value: np.ndarray) -> float:
+        values = [value if i == index else v for i, v in enumerate(arrays)]
+        return float(np.sum(call(values, False)[0].numpy() * weights))
+
+    for i in checked:
+        x = arrays[i]
+        grad = tensors[i].grad
+        dx = np.zeros_like(x) if grad is None else grad.numpy()
+        assert dx.shape == x.shape, f"input {i}: gradient of shape {dx.shape}, expected {x.shape}"
+        if x.size <= full_size:
+            steps = [(f"element {np.unravel_index(j, x.shape)}", unit(x.shape, j)) for j in range(x.size)]
+        else:
+            steps = [(f"direction {k}", rng.standard_normal(x.shape)) for k in range(directions)]
+        for where, step in steps:
+            numeric = (weighted(i, x + eps * step) - weighted(i, x - eps * step)) / (2 * eps)
+            analytic = float(np.sum(dx * step))
+            scale = max(abs(numeric), abs(analytic))
+            noise = atol + 1e-9 * float(np.sum(np.abs(dx * step))) / np.sqrt(max(x.size, 1))
+            assert abs(numeric - analytic) <= noise + rtol * scale, (
+                f"gradient of input {i}, {where}: backward gives {analytic:.10g}, finite differences {numeric:.10g}"
+            )
+
+
+def check_forward(
+    function: Callable[..., Tensor],
+    reference: Callable[..., Any],
+    *inputs: Any,
+    device: str | None = None,
+    dtype: Any = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> None:
+    """Assert that `function` on tensors gives what `reference` gives on the same NumPy arrays.
+
+    Float inputs become tensors (of `dtype` if given). Tolerances default to a few roundings of the result's dtype.
+    """
+    arrays = [np.asarray(x, dtype or np.asarray(x).dtype) if is_float(x) else x for x in inputs]
+    y = function(*[Tensor(a, device=device) if is_float(a) else a for a in arrays])
+    expected = np.asarray(reference(*arrays))
+    precision = float(np.finfo(y.dtype).eps) if y.dtype.kind == "f" else 0.0
+    assert y.shape == expected.shape, f"result of shape {y.shape}, expected {expected.shape}"
+    np.testing.assert_allclose(
+        y.numpy(),
+        expected,
+        rtol=20 * precision if rtol is None else rtol,
+        atol=20 * precision if atol is None else atol,
+    )
+
+
+def is_float(x: Any) -> bool:
+    """Whether an input is an array (or list, or Tensor) of floats, hence differentiable."""
+    if isinstance(x, Tensor):
+        x = x.numpy()
+    return isinstance(x, np.ndarray | float | list | np.floating) and np.asarray(x).dtype.kind == "f"
+
+
+def unit(shape: tuple[int, ...], position: int) -> np.ndarray:
+    """An array of zeros with a one at a flat position."""
+    e = np.zeros(shape)
+    e.reshape(-1)[position] = 1
+    return e
