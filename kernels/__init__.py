@@ -1,6 +1,6 @@
 """The kernels: functions that know arrays and nothing else, one package per kind of device.
 
-    formulas    scalar math, written once, compiled for every target
-    reference   NumPy: the executable specification
-    cpu         Numba
+formulas    scalar math, written once, compiled for every target
+reference   NumPy: the executable specification
+cpu         Numba
 """

@@ -1,9 +1,10 @@
 """Scalar operations below Python's arithmetic: one rounding instead of two, choice without a branch, fields of a float.
 
 Each is a plain Python function that says what is meant, and has an LLVM body of a few instructions that takes its place
-in compiled code. None holds a branch, so loops over them become vector code; and on a CPU with fused multiply-add (any
-since 2013) none calls a function of libm. Integers have the width of the float they come from: a wider one would halve
-the lanes. Floats of other types than float32 and float64, or of two types in one call, are a TypingError.
+in compiled code. None holds a branch, so loops over them become vector code; and where the CPU has fused multiply-add,
+none calls a function of libm (elsewhere `fma` does: slow, and the same bits). Integers have the width of the float they
+come from: a wider one would halve the lanes. Other types than float32 and float64, or two types in one call, are a
+TypingError.
 """
 
 import math
@@ -16,7 +17,8 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload
 
 # Flags for all code that is inlined into kernels. Were a kernel's "contract" inherited, the last product of a formula
-# could fuse with an addition of the kernel, and the formula's bits would depend on what is done with its value.
+# could fuse with an addition of the kernel, and the formula's bits would depend on what is done with its value; were
+# "reassoc", the rounding in (x + whole) - whole would be optimized away.
 STRICT = {"fastmath": False, "error_model": "numpy"}
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.device import Device, Lease, Pool, get_device
-from minigrad.tape import CaptureError, Op, Version, state
+from minigrad.tape import CaptureError, Op, state
 from minigrad.tensor import Tensor, as_array
 
 MOST_RECORDINGS = 64  # of one step; more means that something changes with every call
@@ -65,12 +65,7 @@ class Recorder(Device):
         self.leaves: dict[Tensor, tuple[np.ndarray, int]] = {}  # its array, and its version when first seen
         self.modules: dict[Any, bool] = {}
         self.gradients: dict[Tensor, Any] = {}  # what the step found in `.grad`: a Tensor, None, or ANY
-        self.families = RecordingKernels(self)
-
-    @property
-    def kernels(self) -> Any:
-        """The device's kernel families, each launch noted."""
-        return self.families
+        self.kernels = RecordingKernels(self)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An array from the private pool, however small."""
@@ -140,7 +135,7 @@ class Recorder(Device):
     def saw_leaf(self, tensor: Tensor) -> None:
         """A tensor from outside takes part: the recording holds while it keeps its array."""
         if tensor._op is None and tensor not in self.leaves and not self.owns(tensor._data):
-            self.leaves[tensor] = tensor._data, tensor._version.count
+            self.leaves[tensor] = tensor._data, tensor._version[0]
 
     def saw_module(self, module: Any) -> None:
         """A module was called: the recording holds while its training flag stays."""
@@ -202,7 +197,7 @@ class Plan:
     inputs: list[np.ndarray]
     outputs: Any
     leaves: list[tuple[Tensor, np.ndarray]]
-    changed: list[Version]
+    changed: list[list[int]]
     modules: list[tuple[Any, bool]]
     gradients: list[tuple[Tensor, Any, Tensor | None]]  # (leaf, its gradient before, its gradient after)
     pool: Pool
@@ -219,10 +214,7 @@ class Plan:
         for module, training in self.modules:
             if module.training is not training:
                 return False
-        for leaf, before, _ in self.gradients:
-            if before is not ANY and leaf._grad is not before:
-                return False
-        return True
+        return all(before is ANY or leaf._grad is before for leaf, before, _ in self.gradients)
 
     def replay(self, arrays: list[np.ndarray]) -> Any:
         """Run it on new inputs."""
@@ -239,7 +231,7 @@ class Plan:
             leaf._grad = after
             leaf._grad_is_ours = True
         for version in self.changed:
-            version.count += 1
+            version[0] += 1
         return returned(self.outputs)
 
     def timed(self) -> None:
@@ -286,6 +278,7 @@ class Captured:
         self.dtypes: dict[Any, np.dtype] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Replay the step, or record it first."""
         if state.recording is not None:
             return self.step(*args, **kwargs)  # a part of the step being recorded
         named = [*enumerate(args), *sorted(kwargs.items())] if kwargs else list(enumerate(args))
@@ -308,7 +301,7 @@ class Captured:
                 if value.dtype != dtype:
                     which = f"argument {name}" if isinstance(name, int) else f"argument {name!r}"
                     raise CaptureError(
-                        f"{which} of the captured step {self.__name__} was {dtype} when recorded and is {value.dtype} now; "
+                        f"{which} of the captured step was {dtype} when recorded and is {value.dtype} now; "
                         "convert it, or capture the function a second time"
                     )
 
@@ -334,7 +327,7 @@ class Captured:
             inputs=recorder.inputs,
             outputs=each_tensor(outputs, Tensor.detach),
             leaves=[(tensor, array) for tensor, (array, _) in recorder.leaves.items()],
-            changed=[t._version for t, (_, version) in recorder.leaves.items() if t._version.count != version],
+            changed=[t._version for t, (_, version) in recorder.leaves.items() if t._version[0] != version],
             modules=list(recorder.modules.items()),
             gradients=[(leaf, before, leaf._grad) for leaf, before in recorder.gradients.items()],
             pool=recorder.pool,

@@ -1,12 +1,12 @@
 """Where arrays live: memory that is reused, and the kernels that work on it.
 
-    "cpu"         NumPy arrays, Numba kernels (minigrad.kernels.cpu)
-    "reference"   NumPy arrays, plain NumPy kernels (minigrad.kernels.reference): slow, nothing compiled, a second opinion
+"cpu"         NumPy arrays, Numba kernels (minigrad.kernels.cpu)
+"reference"   NumPy arrays, plain NumPy kernels (minigrad.kernels.reference): slow, nothing compiled, a second opinion
 """
 
+import functools
 import importlib
 import math
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -83,20 +83,16 @@ class Device:
         self.name = name
         self.pool = Pool()
         self.op_name = ""  # the op at work, for recordings
-        self._kernels: ModuleType | None = None
 
-    @property
+    @functools.cached_property
     def kernels(self) -> Any:
         """The kernel families of this device, imported when first used."""
-        if self._kernels is None:
-            self._kernels = importlib.import_module(f"minigrad.kernels.{self.name}")
-        return self._kernels
+        return importlib.import_module(f"minigrad.kernels.{self.name}")
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A C-contiguous array with whatever its memory holds."""
-        if math.prod(shape) * dtype.itemsize < POOLED_BYTES:
-            return np.empty(shape, dtype)
-        return self.pool.empty(shape, dtype)
+        array = np.empty(shape, dtype)
+        return array if array.nbytes < POOLED_BYTES else self.pool.empty(shape, dtype)
 
     def check(self, function: Any, *arguments: Any) -> None:
         """Run a check of values, which raises if they are wrong."""

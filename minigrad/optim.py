@@ -56,7 +56,9 @@ class Optimizer:
                 what = p.dtype if isinstance(p, Tensor) else type(p).__name__
                 raise TypeError(f"parameter {i} must be a float32 or float64 Tensor, not {what}")
             if p._op is not None:
-                raise ValueError(f"parameter {i} (shape {p.shape}) is the result of an op, not a leaf; it cannot be trained")
+                raise ValueError(
+                    f"parameter {i} (shape {p.shape}) is the result of an op, not a leaf; it cannot be trained"
+                )
         if len({id(p) for p in self.params}) != len(self.params):
             raise ValueError("a parameter is given twice")
         if len({p.device for p in self.params}) > 1:
@@ -86,9 +88,11 @@ class Optimizer:
             found = True
             params = [self.params[i]._data for i in chosen]
             grads = [self.params[i]._grad._data for i in chosen]  # type: ignore[union-attr]
-            self.update(device.kernels.optim, params, grads, {s: [self.state[s][i] for i in chosen] for s in self.slots})
+            self.update(
+                device.kernels.optim, params, grads, {s: [self.state[s][i] for i in chosen] for s in self.slots}
+            )
             for i in chosen:
-                self.params[i]._version.count += 1
+                self.params[i]._version[0] += 1
         if not found:
             raise RuntimeError("no parameter has a gradient; call loss.backward() before step()")
 
@@ -115,7 +119,9 @@ class Optimizer:
             if have.shape != own[k].shape or have.dtype != own[k].dtype:
                 problems.append(f"{k}: {have.dtype}{list(have.shape)}, expected {own[k].dtype}{list(own[k].shape)}")
         if problems:
-            raise ValueError(f"state does not fit {type(self).__name__}; nothing was loaded:\n  " + "\n  ".join(problems))
+            raise ValueError(
+                f"state does not fit {type(self).__name__}; nothing was loaded:\n  " + "\n  ".join(problems)
+            )
         for k, array in own.items():
             np.copyto(array, np.asarray(state_dict[k]))
 
@@ -161,7 +167,9 @@ class AdaGrad(Optimizer):
     slots = ("sums",)
     weight_decay = hyperparameter(2, "weight_decay", "L2 penalty: this times the parameter is added to its gradient.")
 
-    def __init__(self, params: Iterable[Tensor], lr: float = 0.01, eps: float = 1e-10, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], lr: float = 0.01, eps: float = 1e-10, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay)
 
     def update(self, kernels: Any, params: list, grads: list, state: dict[str, list]) -> None:

@@ -32,6 +32,7 @@ class State(threading.local):
     grad_enabled = True
     anomaly = False  # check every result for NaN
     trace = False  # note the line of user code that made each op
+    observe: Any = None  # set by mg.inspect, with trace: called with each op, its inputs and parameters before it runs
     recording: Device | None = None  # set by mg.capture: a device that notes every launch
 
 
@@ -42,9 +43,9 @@ new_order = itertools.count().__next__
 class Switch:
     """Sets one attribute of the thread's state, inside a `with` block or a decorated function."""
 
-    def __init__(self, **values: bool) -> None:
+    def __init__(self, **values: Any) -> None:
         self.values = values
-        self.before: list[dict[str, bool]] = []
+        self.before: list[dict[str, Any]] = []
 
     def __enter__(self) -> None:
         self.before.append({name: getattr(state, name) for name in self.values})
@@ -54,6 +55,8 @@ class Switch:
         vars(state).update(self.before.pop())
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """As a decorator."""
+
         @functools.wraps(function)
         def switched(*args: Any, **kwargs: Any) -> Any:
             with Switch(**self.values):
@@ -94,15 +97,6 @@ class CaptureError(RuntimeError):
     """A captured step did something that cannot be recorded and repeated."""
 
 
-class Version:
-    """How often the memory behind a tensor, and behind its views, was changed in place."""
-
-    __slots__ = ("count",)
-
-    def __init__(self) -> None:
-        self.count = 0
-
-
 def user_line() -> str:
     """The nearest caller outside minigrad, as file:line."""
     frame = sys._getframe(1)
@@ -140,12 +134,14 @@ class Op:
     is_view: ClassVar[bool] = False  # the result shares memory with input 0
 
     device: Device
+    kernels: Any  # the kernel families of that device
     needs: tuple[bool, ...]
     saved: tuple[Any, ...] | None = ()
     sources: "tuple[Op | tensors.Tensor | None, ...] | None" = ()
-    versions: Sequence[tuple[Version, int, str]] = ()
+    versions: Sequence[tuple[list[int], int, int | None]] = ()  # of what was saved: (its version, then, which input)
     hooks: "dict[int, Callable[[tensors.Tensor], tensors.Tensor | None]] | None" = None
     retained: "weakref.ref[tensors.Tensor] | None" = None
+    recorded: Any = None  # what mg.inspect.record kept of the inputs
     line = ""
     order = 0
     shape: tuple[int, ...]
@@ -163,11 +159,6 @@ class Op:
         """Keep arrays for backward; an input or the result that is changed in place before then is an error there."""
         self.saved = arrays
 
-    @property
-    def kernels(self) -> Any:
-        """The kernel families of the device at work."""
-        return self.device.kernels
-
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A new array on the device at work, to be filled by a kernel."""
         return self.device.empty(shape, dtype)
@@ -181,50 +172,55 @@ class Op:
         """Run the op on tensors (None for an input left out); the result is on the tape if an input needs a gradient."""
         op = cls()
         home = common_device(cls, inputs)
-        if state.recording is None:
+        recording = state.recording
+        if recording is None:
             op.device = home
         else:
-            op.device = state.recording
-            op.device.op_name = cls.__name__
-        grad_enabled = state.grad_enabled
-        op.needs = tuple([grad_enabled and t is not None and t.requires_grad for t in inputs])
+            op.device = recording
+            recording.op_name = cls.__name__
+        op.kernels = op.device.kernels
+        if state.grad_enabled:
+            op.needs = tuple([t is not None and t.requires_grad for t in inputs])
+        else:
+            op.needs = (False,) * len(inputs)
         if state.trace:
             op.line = user_line()
+            if state.observe is not None:
+                state.observe(op, inputs, parameters)
         arrays = [None if t is None else t._data for t in inputs]
         y = op.forward(*arrays, **parameters)
-        if state.recording is not None:
-            state.recording.saw_op(op, inputs, y)  # type: ignore[attr-defined]
-        if not isinstance(y, np.ndarray):
+        if type(y) is not np.ndarray:
             raise TypeError(f"{cls.__name__}.forward must return an array, not {type(y).__name__}")
-        result = new_tensor(y, home)
+        if recording is not None:
+            recording.saw_op(op, inputs, y)  # type: ignore[attr-defined]
+        result = tensors.Tensor._wrap(y, home)
         if cls.is_view:
             result._version = inputs[0]._version  # type: ignore[union-attr]
         if True in op.needs:
-            op.record(inputs, arrays, result)
+            op.record(inputs, result)
         else:
             op.saved = None
         if state.anomaly and has_nan(y) and not any(has_nan(a) for a in arrays if a is not None):
             raise AnomalyError(f"{cls.__name__} made a NaN out of inputs without one; it was called at {op.line}")
         return result
 
-    def record(self, inputs: "tuple[tensors.Tensor | None, ...]", arrays: list[Any], result: "tensors.Tensor") -> None:
+    def record(self, inputs: "tuple[tensors.Tensor | None, ...]", result: "tensors.Tensor") -> None:
         """Put this op on the tape as the origin of `result`."""
         y = result._data
         self.order = new_order()
         self.shape, self.dtype = y.shape, y.dtype
-        self.sources = tuple(
-            [(t._op or t) if need else None for t, need in zip(inputs, self.needs, strict=True)]  # type: ignore[union-attr]
-        )
+        self.sources = tuple([(t._op or t) if need else None for t, need in zip(inputs, self.needs)])  # type: ignore[union-attr]  # noqa: B905 - as long by construction, and called for every op
         if self.saved:
-            versions = []
+            versions: list[tuple[list[int], int, int | None]] = []
             for array in self.saved:
-                if array is y:
-                    versions.append((result._version, result._version.count, "its result"))
+                if array is None:
                     continue
-                for i, candidate in enumerate(arrays):
-                    if array is candidate and array is not None:
-                        version = inputs[i]._version  # type: ignore[union-attr]
-                        versions.append((version, version.count, f"its input {i}"))
+                if array is y:
+                    versions.append((result._version, result._version[0], None))
+                    continue
+                for i, t in enumerate(inputs):
+                    if t is not None and array is t._data:
+                        versions.append((t._version, t._version[0], i))
                         break
             self.versions = versions
         result._op = self
@@ -237,11 +233,12 @@ class Op:
                 f"backward through {type(self).__name__} a second time: its saved arrays were freed by the first; "
                 "call the first backward with retain_graph=True, or compute the loss again"
             )
-        for version, count, what in self.versions:
-            if version.count != count:
+        for version, count, i in self.versions:
+            if version[0] != count:
+                what = "its result" if i is None else f"its input {i}"
                 raise RuntimeError(
                     f"{type(self).__name__} saved {what} (result shape {self.shape}) for backward, and it was changed in "
-                    f"place {version.count - count} time(s) since; change it after backward, or change a copy"
+                    f"place {version[0] - count} time(s) since; change it after backward, or change a copy"
                     + (f"; the op was called at {self.line}" if self.line else "")
                 )
 
@@ -256,19 +253,21 @@ def common_device(cls: type, inputs: "Sequence[tensors.Tensor | None]") -> Devic
     """The one device all inputs are on."""
     device = None
     for t in inputs:
-        if t is None:
-            continue
-        if device is None:
+        if t is not None and t._device is not device:
+            if device is not None:
+                names = ", ".join(repr(t.device) for t in inputs if t is not None)
+                raise RuntimeError(
+                    f"{cls.__name__}: its inputs are on different devices ({names}); move them with .to(...)"
+                )
             device = t._device
-        elif t._device is not device:
-            names = ", ".join(repr(t.device) for t in inputs if t is not None)
-            raise RuntimeError(f"{cls.__name__}: its inputs are on different devices ({names}); move them with .to(...)")
     if device is None:
         raise TypeError(f"{cls.__name__}.apply needs at least one tensor")
     return device
 
 
-def backward(tensor: "tensors.Tensor", grad: "tensors.Tensor | np.ndarray | None" = None, retain_graph: bool = False) -> None:
+def backward(
+    tensor: "tensors.Tensor", grad: "tensors.Tensor | np.ndarray | None" = None, retain_graph: bool = False
+) -> None:
     """Add d(tensor)/d(leaf), weighted by `grad`, to `.grad` of every leaf that requires a gradient.
 
     `grad` has the tensor's shape and may be left out for a single element. The tape is freed unless `retain_graph`.
@@ -276,6 +275,7 @@ def backward(tensor: "tensors.Tensor", grad: "tensors.Tensor | np.ndarray | None
     """
     dy = first_gradient(tensor, grad)
     home = tensor._device
+    recording = state.recording is not None
     device = home if state.recording is None else state.recording
     hooked: dict[tensors.Tensor, np.ndarray] = {}  # leaves with hooks, which see the sum over all their uses
     gradients: dict[Op, np.ndarray] = {}
@@ -296,10 +296,16 @@ def backward(tensor: "tensors.Tensor", grad: "tensors.Tensor | np.ndarray | None
         if retained is not None:
             give_to_leaf(retained, dy, device, False)
         op.device = device
-        device.op_name = type(op).__name__ + " backward"
+        op.kernels = device.kernels
+        if recording:
+            device.op_name = type(op).__name__ + " backward"
         results = op.backward(dy)
         sources = op.sources
-        check_gradients(op, results, dy)
+        if type(results) is not tuple or len(results) != len(sources):  # type: ignore[arg-type]
+            raise wrong_count(op, results)
+        if state.anomaly:
+            find_nan(op, results, dy)
+        name = type(op).__name__
         if not retain_graph:
             op.free()
         del dy
@@ -309,6 +315,8 @@ def backward(tensor: "tensors.Tensor", grad: "tensors.Tensor | np.ndarray | None
             dx, given[i] = given[i], None
             if source is None or dx is None:
                 continue
+            if type(dx) is not np.ndarray or dx.shape != source.shape or dx.dtype != source.dtype:
+                raise wrong_gradient(name, i, source, dx)
             if isinstance(source, Op):
                 if source in gradients:
                     gradients[source] = accumulated(gradients.pop(source), dx, device)
@@ -318,7 +326,8 @@ def backward(tensor: "tensors.Tensor", grad: "tensors.Tensor | np.ndarray | None
             elif source._hooks:
                 hooked[source] = accumulated(hooked.pop(source), dx, device) if source in hooked else dx
             else:
-                give_to_leaf(source, dx, device, is_ours(dx))
+                ours = is_ours(dx)
+                give_to_leaf(source, dx, device, ours)
             del dx
     for leaf, dy in hooked.items():
         give_to_leaf(leaf, run_hooks(leaf._hooks, dy, home), device, False)
@@ -386,29 +395,32 @@ def constant(tensor: "tensors.Tensor", value: float) -> np.ndarray:
     return y
 
 
-def check_gradients(op: Op, results: Any, dy: np.ndarray) -> None:
-    """Raise unless an op's backward returned what it should."""
-    name = type(op).__name__
-    if not isinstance(results, tuple) or len(results) != len(op.sources):  # type: ignore[arg-type]
-        came = f"{len(results)} of them" if isinstance(results, tuple) else type(results).__name__
-        raise TypeError(f"{name}.backward must return a tuple of {len(op.sources)} gradients, not {came}")  # type: ignore[arg-type]
+def wrong_count(op: Op, results: Any) -> TypeError:
+    """The error for a backward that returned something else than one gradient per input."""
+    came = f"{len(results)} of them" if isinstance(results, tuple) else type(results).__name__
+    return TypeError(f"{type(op).__name__}.backward must return a tuple of {len(op.sources)} gradients, not {came}")  # type: ignore[arg-type]
+
+
+def wrong_gradient(name: str, i: int, source: "Op | tensors.Tensor", dx: Any) -> TypeError:
+    """The error for a gradient that does not look like its input."""
+    came = f"{dx.dtype}{list(dx.shape)}" if isinstance(dx, np.ndarray) else type(dx).__name__
+    return TypeError(
+        f"{name}.backward gave {came} as the gradient of input {i}, which is {source.dtype}{list(source.shape)}"
+    )
+
+
+def find_nan(op: Op, results: tuple[Any, ...], dy: np.ndarray) -> None:
+    """Raise AnomalyError if a backward made a NaN."""
     for i, (source, dx) in enumerate(zip(op.sources, results, strict=True)):  # type: ignore[arg-type]
-        if source is None or dx is None:
-            continue
-        if not isinstance(dx, np.ndarray) or dx.shape != source.shape or dx.dtype != source.dtype:
-            came = f"{dx.dtype}{list(dx.shape)}" if isinstance(dx, np.ndarray) else type(dx).__name__
-            raise TypeError(
-                f"{name}.backward gave {came} as the gradient of input {i}, which is {source.dtype}{list(source.shape)}"
-            )
-        if state.anomaly and has_nan(dx) and not has_nan(dy):
+        if source is not None and dx is not None and has_nan(dx) and not has_nan(dy):
             where = f"; the op was called at {op.line}" if op.line else ""
-            raise AnomalyError(f"the backward of {name} made a NaN in the gradient of input {i}{where}")
+            raise AnomalyError(f"the backward of {type(op).__name__} made a NaN in the gradient of input {i}{where}")
 
 
 def run_hooks(hooks: Any, dy: np.ndarray, device: Device) -> np.ndarray:
     """Pass a gradient through the hooks of its tensor; a hook may return another."""
     for hook in list((hooks or {}).values()):
-        replaced = hook(new_tensor(dy, device))
+        replaced = hook(tensors.Tensor._wrap(dy, device))
         if replaced is not None:
             if replaced.shape != dy.shape or replaced.dtype != dy.dtype:
                 raise ValueError(
@@ -427,20 +439,15 @@ def give_to_leaf(leaf: "tensors.Tensor", dx: np.ndarray, device: Device, ours: b
             kept = device.empty(dx.shape, dx.dtype)
             device.kernels.movement.copy(dx.reshape(-1), kept.reshape(-1))
             dx = kept
-        leaf._grad = new_tensor(dx, leaf._device)
+        leaf._grad = tensors.Tensor._wrap(dx, leaf._device)
         leaf._grad_is_ours = True
         return
     total = leaf._grad._data
     if leaf._grad_is_ours:
         add_arrays(device, total, dx, total)
-        leaf._grad._version.count += 1
+        leaf._grad._version[0] += 1
     else:
         y = device.empty(total.shape, total.dtype)
         add_arrays(device, total, dx, y)
-        leaf._grad = new_tensor(y, leaf._device)
+        leaf._grad = tensors.Tensor._wrap(y, leaf._device)
         leaf._grad_is_ours = True
-
-
-def new_tensor(array: np.ndarray, device: Device) -> "tensors.Tensor":
-    """Wrap an array that is known to be right."""
-    return tensors.Tensor._wrap(array, device)

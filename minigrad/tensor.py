@@ -29,7 +29,17 @@ class Tensor:
     Arithmetic broadcasts like NumPy's; both sides must share dtype and device, Python numbers take the tensor's dtype.
     """
 
-    __slots__ = ("__weakref__", "_data", "_device", "_grad", "_grad_is_ours", "_hooks", "_op", "_version", "requires_grad")
+    __slots__ = (
+        "__weakref__",
+        "_data",
+        "_device",
+        "_grad",
+        "_grad_is_ours",
+        "_hooks",
+        "_op",
+        "_version",
+        "requires_grad",
+    )
     __array_ufunc__ = None  # NumPy arrays on the left of an operator let the tensor decide
 
     _data: np.ndarray
@@ -37,6 +47,7 @@ class Tensor:
     _grad: "Tensor | None"
     _hooks: dict[int, NewHook] | None
     _op: "tape.Op | None"
+    _version: list[int]  # how often the memory was changed in place; the list is shared by views
     requires_grad: bool
 
     def __init__(self, data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> None:
@@ -46,7 +57,7 @@ class Tensor:
         self._grad_is_ours = False
         self._op = None
         self._hooks = None
-        self._version = tape.Version()
+        self._version = [0]
         if requires_grad and self._data.dtype not in FLOATS:
             raise TypeError(f"only float32 and float64 tensors can require a gradient, not {self._data.dtype}")
         self.requires_grad = bool(requires_grad)
@@ -61,7 +72,7 @@ class Tensor:
         self._grad_is_ours = False
         self._op = None
         self._hooks = None
-        self._version = tape.Version()
+        self._version = [0]
         self.requires_grad = False
         return self
 
@@ -80,7 +91,7 @@ class Tensor:
                 f"data must stay {self._data.dtype}{list(self._data.shape)}, not {array.dtype}{list(array.shape)}"
             )
         self._data = array
-        self._version.count += 1
+        self._version[0] += 1
 
     @property
     def grad(self) -> "Tensor | None":
@@ -256,7 +267,7 @@ class Tensor:
             raise tape.CaptureError("item assignment inside a captured step cannot be repeated; compute a new tensor")
         array = value._data if isinstance(value, Tensor) else value
         self._data[index] = array
-        self._version.count += 1
+        self._version[0] += 1
 
     def _change_in_place(self, what: str) -> None:
         if tape.state.grad_enabled and self.requires_grad:
@@ -268,7 +279,9 @@ class Tensor:
 
     def _update(self, name: str, other: Any) -> "Tensor":
         """`self op= other`: in place where the tape is not concerned, else a new tensor."""
-        on_tape = tape.state.grad_enabled and (self.requires_grad or (isinstance(other, Tensor) and other.requires_grad))
+        on_tape = tape.state.grad_enabled and (
+            self.requires_grad or (isinstance(other, Tensor) and other.requires_grad)
+        )
         if on_tape and self._op is None and self.requires_grad:
             self._change_in_place(f"{name}=")
         result = getattr(_ops(), name)(self, other)

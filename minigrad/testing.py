@@ -32,7 +32,8 @@ def check_grads(
 
     def call(values: list[Any], requires_grad: bool) -> tuple[Tensor, list[Any]]:
         given = [
-            Tensor(v, np.float64, device, requires_grad=requires_grad) if i in checked else v for i, v in enumerate(values)
+            Tensor(v, np.float64, device, requires_grad=requires_grad) if i in checked else v
+            for i, v in enumerate(values)
         ]
         return function(*given), given
 

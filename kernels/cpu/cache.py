@@ -47,7 +47,9 @@ def cache_folder():
         folder = cache_root() / "kernels" / sources_hash()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-            raise PermissionError("the folder belongs to another user, and loading kernels from it would run their code")
+            raise PermissionError(
+                "the folder belongs to another user, and loading kernels from it would run their code"
+            )
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (OSError, RuntimeError) as error:
@@ -80,7 +82,9 @@ class KernelCache(_Cache):
         folder = cache_folder()
         if folder is None:
             return None
-        key = repr((self.name, signature, codegen.magic_tuple(), config.BOUNDSCHECK, config.OPT, config.FULL_TRACEBACKS))
+        key = repr(
+            (self.name, signature, codegen.magic_tuple(), config.BOUNDSCHECK, config.OPT, config.FULL_TRACEBACKS)
+        )
         return folder / f"{self.name}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.kernel"
 
     def load_overload(self, sig, target_context):

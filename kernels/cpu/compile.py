@@ -88,10 +88,11 @@ class Kernel:
     work of choosing and preparing. `prepare` turns the caller's arguments into the compiled function's where they differ.
     """
 
-    def __init__(self, function, flags, is_large, prepare=None):
+    def __init__(self, function, flags, *, size_of=None, is_large=None, prepare=None):
         self.function = function
         self.flags = flags
-        self.is_large = is_large
+        self.size_of = size_of
+        self.large = is_large
         self.prepare = prepare
         functools.update_wrapper(self, function)
 
@@ -113,11 +114,17 @@ class Kernel:
         """The variant for all threads."""
         return self.dispatcher(parallel=True)
 
+    def is_large(self, arguments):
+        """Whether a call runs the parallel variant."""
+        if self.size_of is not None:
+            return arguments[self.size_of].size >= GRAIN
+        return self.large is not None and self.large(*arguments)
+
     def resolve(self, *arguments):
         """(function, arguments) that a call with these arguments runs."""
         if self.prepare is not None:
             arguments = self.prepare(*arguments)
-        return (self.run_parallel if self.is_large(*arguments) else self.serial), arguments
+        return (self.run_parallel if self.is_large(arguments) else self.serial), arguments
 
     def run_parallel(self, *arguments):
         """Launch the parallel variant."""
@@ -130,7 +137,7 @@ class Kernel:
         """Launch."""
         if self.prepare is not None:
             arguments = self.prepare(*arguments)
-        if self.is_large(*arguments):
+        if self.is_large(arguments):
             self.run_parallel(*arguments)
         else:
             self.serial(*arguments)
@@ -139,16 +146,11 @@ class Kernel:
         return f"<kernel {self.__module__}.{self.__qualname__}>"
 
 
-def never(*arguments):
-    """No call is large."""
-    return False
-
-
 def kernel(function=None, *, flags=FLAGS):
     """Make `function` a kernel of one thread."""
     if function is None:
         return functools.partial(kernel, flags=flags)
-    return Kernel(function, flags, never)
+    return Kernel(function, flags)
 
 
 def parallel_kernel(*, size_of=-1, is_large=None, flags=FLAGS, prepare=None):
@@ -157,12 +159,8 @@ def parallel_kernel(*, size_of=-1, is_large=None, flags=FLAGS, prepare=None):
     That is when argument `size_of` has GRAIN elements or more, or when `is_large(*arguments)` says so.
     `prepare(*arguments)` may turn what callers pass into what the compiled function takes.
     """
-    if is_large is None:
-
-        def is_large(*arguments):
-            return arguments[size_of].size >= GRAIN
-
-    return lambda function: Kernel(function, flags, is_large, prepare)
+    chosen_by = {"size_of": size_of} if is_large is None else {"is_large": is_large}
+    return lambda function: Kernel(function, flags, prepare=prepare, **chosen_by)
 
 
 def inlined(function=None, *, flags=FLAGS):

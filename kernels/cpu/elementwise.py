@@ -7,7 +7,7 @@ import numpy as np
 from numba import prange
 
 from minigrad.kernels import formulas
-from minigrad.kernels.cpu.compile import FLAGS, GRAIN, Kernel, inlined, parallel_kernel
+from minigrad.kernels.cpu.compile import FLAGS, Kernel, inlined, parallel_kernel
 from minigrad.kernels.layout import DIMS
 
 BLOCK = 1 << 12  # elements
@@ -69,7 +69,7 @@ def broadcasting(name, formula):
                     v[:] = formula(a[p], b[q])
 
     kernel.__name__ = kernel.__qualname__ = name
-    return Kernel(kernel, FLAGS, lambda a, b, y, *layout: y.size >= GRAIN)
+    return Kernel(kernel, FLAGS, size_of=2)
 
 
 add_forward = broadcasting("add_forward", lambda a, b: a + b)

@@ -11,14 +11,15 @@ import numpy as np
 from numba import prange
 
 from minigrad.kernels.cpu.compile import inlined, parallel_kernel, team_size
-from minigrad.kernels.cpu.simd import HEIGHTS, MAX_VECTORS, tile_cols, tile_rows, vector_lanes
+from minigrad.kernels.cpu.simd import HEIGHTS, MAX_VECTORS, copy_row, tile_cols, tile_rows, transpose_tile, vector_lanes
 from minigrad.kernels.cpu.target import REGISTER_BITS
 
 DEPTH = 192  # shared indices per block: three quarters of a 48 KB first-level cache hold that much of a panel of B
-BLOCK = 240  # rows of C that share a copied block of A in the second-level cache
+BLOCK = 480  # rows of C that share a copied block of A in the second-level cache
 PARALLEL_WORK = 1 << 20  # multiply-adds from which a parallel region pays
 COPY_STEP = 2048  # bytes between rows from which copying pays ...
 COPY_REUSE = 192  # ... if each element copied is used that often
+PACK_ROWS = 32  # rows of B that one task copies
 
 
 @inlined
@@ -38,25 +39,44 @@ def tiles_down(dtype, vectors, trans_a, a, a_step, rows, depth, b, b_step, c, c_
                 table[r] = min(r, n - 1) * a_step
             first = a + i * a_step
             offsets = table.ctypes.data
-            tile_rows(
-                dtype, vectors, first, offsets, 0, 1, depth, b, b_step, target, c_step, n, lanes, accumulate
-            )
+            tile_rows(dtype, vectors, first, offsets, 0, 1, depth, b, b_step, target, c_step, n, lanes, accumulate)
         i += height
 
 
 @inlined
-def copy_panel(b, trans_b, k0, depth, j0, width, panel):
-    """panel[k, j] = B[k0 + k, j0 + j], zero beyond the last column."""
-    columns = min(width, (b.shape[0] if trans_b else b.shape[1]) - j0)
-    for k in range(depth):
-        if trans_b:
-            for j in range(columns):
-                panel[k * width + j] = b[j0 + j, k0 + k]
-        else:
-            for j in range(columns):
-                panel[k * width + j] = b[k0 + k, j0 + j]
-        for j in range(columns, width):
-            panel[k * width + j] = 0
+def pack_rows(b, k0, k1, panels, vectors, b_packed):
+    """Copy rows k0:k1 of B to their places in the panels, zeros beyond the last column."""
+    dtype = b_packed.dtype
+    item = np.intp(b_packed.itemsize)
+    lanes = vector_lanes(dtype)
+    depth, columns = b.shape
+    for k in range(k0, k1):
+        source = b.ctypes.data + k * b.strides[0]
+        for p in range(panels):
+            v0 = p * vectors // panels
+            width = (p + 1) * vectors // panels - v0
+            used = min(lanes, columns - (v0 + width - 1) * lanes)
+            target = b_packed.ctypes.data + (v0 * depth + k * width) * lanes * item
+            copy_row(dtype, width, source + v0 * lanes * item, target, used)
+
+
+@inlined
+def pack_transposed(b, p, panels, vectors, b_packed):
+    """Fill panel p from B given as (n, k): register by register, zeros beyond the last column."""
+    dtype = b_packed.dtype
+    item = np.intp(b_packed.itemsize)
+    lanes = vector_lanes(dtype)
+    columns, depth = b.shape
+    v0 = p * vectors // panels
+    width = (p + 1) * vectors // panels - v0
+    panel = b_packed.ctypes.data + v0 * lanes * depth * item
+    for v in range(width):
+        j = (v0 + v) * lanes
+        for k in range(0, depth, lanes):
+            source = b.ctypes.data + j * b.strides[0] + k * item
+            target = panel + (k * width + v) * lanes * item
+            rows = min(lanes, columns - j)
+            transpose_tile(dtype, source, b.strides[0], rows, min(lanes, depth - k), target, width * lanes * item)
 
 
 @inlined
@@ -98,16 +118,9 @@ def multiply_rows(a, b, c, trans_a, packed, b_packed, copy_a, i0, i1, p0, p1, pa
                 b_first = b.ctypes.data + k0 * b_step + j0 * item
             target = c.ctypes.data + i0 * c.strides[0] + j0 * item
             keep = 1 if k0 > 0 else accumulate
-            tiles_down(dtype, width, trans_a, first, step, rows, depth, b_first, b_step, target, c.strides[0], last, keep)
-
-
-@inlined
-def pack(b, trans_b, p, panels, vectors, lanes, depth, b_packed):
-    """Copy panel p of B, all its rows, to its place in `b_packed`."""
-    v0 = p * vectors // panels
-    width = ((p + 1) * vectors // panels - v0) * lanes
-    start = v0 * lanes * depth
-    copy_panel(b, trans_b, 0, depth, v0 * lanes, width, b_packed[start : start + width * depth])
+            tiles_down(
+                dtype, width, trans_a, first, step, rows, depth, b_first, b_step, target, c.strides[0], last, keep
+            )
 
 
 @inlined
@@ -143,9 +156,12 @@ def gemm(a, b, bias, c, trans_a, trans_b):
     vectors, panels = split(n, c.dtype)
     packed = trans_b or wants_copy(b.strides[0], m)
     b_packed = np.empty(vectors * lanes * k if packed else 0, c.dtype)
-    if packed:
+    if trans_b:
         for p in prange(panels):
-            pack(b, trans_b, p, panels, vectors, lanes, k, b_packed)
+            pack_transposed(b, p, panels, vectors, b_packed)
+    elif packed:
+        for k0 in prange((k + PACK_ROWS - 1) // PACK_ROWS):
+            pack_rows(b, k0 * PACK_ROWS, min(k, (k0 + 1) * PACK_ROWS), panels, vectors, b_packed)
     threads = team_size()
     height = HEIGHTS[-(-vectors // panels)]
     tiles = -(-m // height)
@@ -175,7 +191,7 @@ def gemm_batched(a, b, c, trans_a, trans_b):
         b_packed = np.empty(vectors * lanes * k if trans_b else 0, c.dtype)
         if trans_b:
             for p in range(panels):
-                pack(b[i], trans_b, p, panels, vectors, lanes, k, b_packed)
+                pack_transposed(b[i], p, panels, vectors, b_packed)
         if k == 0:
             c[i, :, :] = 0
         multiply_rows(a[i], b[i], c[i], trans_a, trans_b, b_packed, False, 0, m, 0, panels, panels, vectors, 0)

@@ -50,7 +50,7 @@ def flip_magnitude(builder, bits):
 
 @inlined
 def largest(x):
-    """Largest element of a row. As integers, because a maximum of floats does not become vector code: NaN is in its way.
+    """Largest element of a row, compared as integers: with NaN in the way, LLVM makes no vector code of a maximum.
 
     A NaN of negative sign is passed over; it makes its row NaN by way of the sum.
     """

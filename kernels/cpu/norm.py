@@ -10,7 +10,7 @@ large against the deviation.
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu.compile import GRAIN, inlined, kernel, parallel_kernel
+from minigrad.kernels.cpu.compile import inlined, kernel, parallel_kernel
 
 CHUNK = 256  # rows summed in x's own type, at most
 
@@ -85,12 +85,7 @@ def gradient_rows(dy, x, high, a, b, d, dx):
             dv[j] = a[j] * du[j] + (b[j] * (u[j] - high[j]) + d[j])
 
 
-def is_large(x, *arguments):
-    """Whether the first argument, x or dy, has enough elements for all threads."""
-    return x.size >= GRAIN
-
-
-@parallel_kernel(is_large=is_large)
+@parallel_kernel(size_of=0)
 def batch_norm_forward(x, gamma, beta, eps, y, mean, var):
     m, c = x.shape
     chunk = chunk_size(m, c)
@@ -123,7 +118,7 @@ def batch_norm_forward(x, gamma, beta, eps, y, mean, var):
         normalize_rows(x[k * chunk : (k + 1) * chunk], high, low, scale, beta, y[k * chunk : (k + 1) * chunk])
 
 
-@parallel_kernel(is_large=is_large)
+@parallel_kernel(size_of=0)
 def batch_norm_backward(dy, x, gamma, mean, var, eps, dx, dgamma, dbeta):
     m, c = x.shape
     chunk = chunk_size(m, c)
@@ -157,7 +152,7 @@ def batch_norm_backward(dy, x, gamma, mean, var, eps, dx, dgamma, dbeta):
         gradient_rows(dy[part], x[part], high, a, b, d, dx[part])
 
 
-@parallel_kernel(is_large=is_large)
+@parallel_kernel(size_of=0)
 def batch_norm_inference(x, gamma, beta, mean, var, eps, y):
     m, c = x.shape
     chunk = chunk_size(m, c)
@@ -169,7 +164,7 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps, y):
         normalize_rows(x[part], mean, low, scale, beta, y[part])
 
 
-@parallel_kernel(is_large=is_large)
+@parallel_kernel(size_of=0)
 def batch_norm_inference_backward(dy, x, gamma, mean, var, eps, dx, dgamma, dbeta):
     m, c = x.shape
     chunk = chunk_size(m, c)

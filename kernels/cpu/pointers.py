@@ -19,10 +19,14 @@ from numba.extending import intrinsic
 from minigrad.kernels.cpu.compile import inlined
 
 DATA_OFFSET = object.__basicsize__
+NDARRAY = {np.ndarray}
 
 
 def pack(arrays):
     """A list of arrays as an int64 array of their objects' addresses, which keeps them alive."""
+    if not NDARRAY.issuperset(map(type, arrays)):
+        found = ", ".join(sorted({type(item).__name__ for item in arrays}))
+        raise TypeError(f"expected a list of NumPy arrays, got a list of {found}; np.asarray makes arrays of them")
     owners = np.fromiter(arrays, object, len(arrays))
     return np.frombuffer(owners, np.int64) if arrays else np.empty(0, np.int64)
 

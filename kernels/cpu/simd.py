@@ -87,9 +87,7 @@ class VectorCode:
             self.builder.store(value, pointer).align = self.bytes
             return
         name = f"llvm.masked.store.{self.suffix}.p0"
-        function = self.intrinsic(
-            name, ir.VoidType(), [self.vector, self.vector.as_pointer(), LANE, self.mask_type]
-        )
+        function = self.intrinsic(name, ir.VoidType(), [self.vector, self.vector.as_pointer(), LANE, self.mask_type])
         self.builder.call(function, [value, pointer, ir.Constant(LANE, self.bytes), mask])
 
     def broadcast(self, address):
@@ -209,9 +207,7 @@ def multiply_add(code, vectors, a_addresses, b_row, mask, accumulators):
     """accumulators += outer product of one column of A and one row of B."""
     builder = code.builder
     width = code.lanes * code.bytes
-    b = [
-        code.load(builder.add(b_row, index(j * width)), mask if j == vectors - 1 else None) for j in range(vectors)
-    ]
+    b = [code.load(builder.add(b_row, index(j * width)), mask if j == vectors - 1 else None) for j in range(vectors)]
     result = []
     for i, address in enumerate(a_addresses):
         a = code.broadcast(address)
@@ -219,8 +215,8 @@ def multiply_add(code, vectors, a_addresses, b_row, mask, accumulators):
     return result
 
 
-ROWS_ARGUMENTS = "a table zeros taps depth b b_step c c_step rows lanes accumulate".split()
-COLS_ARGUMENTS = "a a_step depth b b_step c c_step rows lanes accumulate".split()
+ROWS_ARGUMENTS = ["a", "table", "zeros", "taps", "depth", "b", "b_step", "c", "c_step", "rows", "lanes", "accumulate"]
+COLS_ARGUMENTS = ["a", "a_step", "depth", "b", "b_step", "c", "c_step", "rows", "lanes", "accumulate"]
 
 
 @intrinsic
@@ -289,6 +285,78 @@ def emit_tile_cols(function, dtype, height, vectors):
     accumulators = multiply_add(code, vectors, addresses, b_row, mask, accumulators)
     over_k.close([*accumulators, builder.add(a_column, a_step), builder.add(b_row, b_step)], depth)
     store_tile(code, vectors, c_rows, mask, accumulators)
+    builder.ret_void()
+
+
+@intrinsic
+def copy_row(typingctx, dtype, vectors, source, target, lanes):
+    """Copy `vectors` registers of elements, of the last only `lanes`; the rest of it is written as zeros."""
+
+    def codegen(context, builder, signature, arguments):
+        _, vectors, source, target, lanes = arguments
+        code = VectorCode(builder, dtype.dtype, REGISTER_BITS)
+        width = index(code.lanes * code.bytes)
+        last = builder.sub(vectors, index(1))
+        with cgutils.for_range(builder, last) as loop:
+            step = builder.mul(loop.index, width)
+            code.store(code.load(builder.add(source, step)), builder.add(target, step))
+        step = builder.mul(last, width)
+        code.store(code.load(builder.add(source, step), code.first_lanes(lanes)), builder.add(target, step))
+        return context.get_dummy_value()
+
+    return types.void(dtype, *[types.intp] * 4), codegen
+
+
+TRANSPOSE_ARGUMENTS = ["source", "source_step", "rows", "columns", "target", "target_step"]
+
+
+@intrinsic
+def transpose_tile(typingctx, dtype, source, source_step, rows, columns, target, target_step):
+    """Transpose up to lanes x lanes elements in registers: target[j, i] = source[i, j] for i < rows, j < columns.
+
+    Whole registers are written to each of the `columns` rows of the target, with zeros from `rows` on.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.VoidType(), [INDEX] * len(TRANSPOSE_ARGUMENTS))
+        name = f"minigrad_transpose_{dtype.dtype}_{REGISTER_BITS}"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        if function.is_declaration:
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            emit_transpose_tile(function, dtype.dtype)
+        builder.call(function, arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(dtype, *[types.intp] * len(TRANSPOSE_ARGUMENTS)), codegen
+
+
+def emit_transpose_tile(function, dtype):
+    """The body of `transpose_tile`: after step s, blocks of 2s x 2s have changed places (Eklundh 1972)."""
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    code = VectorCode(builder, dtype, REGISTER_BITS)
+    source, source_step, rows, columns, target, target_step = function.args
+    lanes = code.lanes
+    none = index(0)
+    values = []
+    for i in range(lanes):
+        valid = builder.select(builder.icmp_signed("<", index(i), rows), columns, none)
+        values.append(code.load(builder.add(source, builder.mul(index(i), source_step)), code.first_lanes(valid)))
+    step = 1
+    while step < lanes:
+        first = [lane if lane & step == 0 else lanes + lane - step for lane in range(lanes)]
+        second = [lane + step if lane & step == 0 else lanes + lane for lane in range(lanes)]
+        for i in range(lanes):
+            if i & step == 0:
+                a, b = values[i], values[i + step]
+                for row, picks in ((i, first), (i + step, second)):
+                    mask = ir.Constant(ir.VectorType(LANE, lanes), picks)
+                    values[row] = builder.shuffle_vector(a, b, mask)
+        step *= 2
+    for j in range(lanes):
+        address = builder.add(target, builder.mul(index(j), target_step))
+        with builder.if_then(builder.icmp_signed("<", index(j), columns)):
+            code.store(values[j], address)
     builder.ret_void()
 
 

@@ -20,9 +20,7 @@ def cgroup_limit(root="/sys/fs/cgroup"):
     for name, parse in (("cpu.max", str.split), ("cpu/cpu.cfs_quota_us", None)):
         try:
             text = (Path(root) / name).read_text()
-            quota, period = (
-                parse(text) if parse else (text, (Path(root) / "cpu/cpu.cfs_period_us").read_text())
-            )
+            quota, period = parse(text) if parse else (text, (Path(root) / "cpu/cpu.cfs_period_us").read_text())
             if quota.strip() not in ("max", "-1"):
                 return max(1, -(-int(quota) // int(period)))
         except (OSError, ValueError):

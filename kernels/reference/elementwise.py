@@ -14,85 +14,85 @@ Where IEEE arithmetic has an answer (exp overflows to infinity, log 0 = -infinit
 
 import numpy as np
 
-from minigrad.kernels.reference.movement import positions
+from minigrad.kernels.layout import positions
 
 defined = np.errstate(all="ignore")
 
 
-def wide(x):
+def _wide(x):
     """x in float64, which every function below computes in."""
     return x.astype(np.float64)
 
 
 @defined
 def add_forward(a, b, y, shape, a_strides, b_strides):
-    y[:] = wide(a)[positions(shape, a_strides)] + wide(b)[positions(shape, b_strides)]
+    y[:] = _wide(a)[positions(shape, a_strides)] + _wide(b)[positions(shape, b_strides)]
 
 
 @defined
 def sub_forward(a, b, y, shape, a_strides, b_strides):
-    y[:] = wide(a)[positions(shape, a_strides)] - wide(b)[positions(shape, b_strides)]
+    y[:] = _wide(a)[positions(shape, a_strides)] - _wide(b)[positions(shape, b_strides)]
 
 
 @defined
 def mul_forward(a, b, y, shape, a_strides, b_strides):
-    y[:] = wide(a)[positions(shape, a_strides)] * wide(b)[positions(shape, b_strides)]
+    y[:] = _wide(a)[positions(shape, a_strides)] * _wide(b)[positions(shape, b_strides)]
 
 
 @defined
 def div_forward(a, b, y, shape, a_strides, b_strides):
-    y[:] = wide(a)[positions(shape, a_strides)] / wide(b)[positions(shape, b_strides)]
+    y[:] = _wide(a)[positions(shape, a_strides)] / _wide(b)[positions(shape, b_strides)]
 
 
 @defined
 def exp_forward(x, y):
-    y[:] = np.exp(wide(x))
+    y[:] = np.exp(_wide(x))
 
 
 @defined
 def exp_backward(dy, y, dx):
-    dx[:] = wide(dy) * wide(y)
+    dx[:] = _wide(dy) * _wide(y)
 
 
 @defined
 def log_forward(x, y):
-    y[:] = np.log(wide(x))
+    y[:] = np.log(_wide(x))
 
 
 @defined
 def log_backward(dy, x, dx):
-    dx[:] = wide(dy) / wide(x)
+    dx[:] = _wide(dy) / _wide(x)
 
 
 @defined
 def sqrt_forward(x, y):
-    y[:] = np.sqrt(wide(x))
+    y[:] = np.sqrt(_wide(x))
 
 
 @defined
 def sqrt_backward(dy, y, dx):
-    dx[:] = wide(dy) / (2 * wide(y))
+    dx[:] = _wide(dy) / (2 * _wide(y))
 
 
 @defined
 def tanh_forward(x, y):
-    y[:] = np.tanh(wide(x))
+    y[:] = np.tanh(_wide(x))
 
 
 @defined
 def tanh_backward(dy, y, dx):
-    dx[:] = wide(dy) * (1 - wide(y) ** 2)
+    dx[:] = _wide(dy) * (1 - _wide(y) ** 2)
 
 
 @defined
 def sigmoid_forward(x, y):
-    e = np.exp(-np.abs(wide(x)))
+    e = np.exp(-np.abs(_wide(x)))
     y[:] = np.where(x < 0, e, 1) / (1 + e)
 
 
 @defined
 def sigmoid_backward(dy, y, dx):
-    dx[:] = wide(dy) * wide(y) * (1 - wide(y))
+    dx[:] = _wide(dy) * _wide(y) * (1 - _wide(y))
 
 
 def relu_forward(x, y):
@@ -105,9 +105,9 @@ def relu_backward(dy, y, dx):
 
 @defined
 def power_forward(x, p, y):
-    y[:] = wide(x) ** p
+    y[:] = _wide(x) ** p
 
 
 @defined
 def power_backward(dy, x, p, dx):
-    dx[:] = 0 if p == 0 else wide(dy) * p * wide(x) ** (p - 1)
+    dx[:] = 0 if p == 0 else _wide(dy) * p * _wide(x) ** (p - 1)

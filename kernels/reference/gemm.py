@@ -9,7 +9,7 @@ With trans_a, A comes as (k, m); with trans_b, B comes as (n, k).
 import numpy as np
 
 
-def as_factor(x, transposed):
+def _as_factor(x, transposed):
     """x in float64, its last two axes exchanged if it comes transposed."""
     x = x.astype(np.float64)
     return x.swapaxes(-1, -2) if transposed else x
@@ -17,9 +17,9 @@ def as_factor(x, transposed):
 
 @np.errstate(all="ignore")
 def gemm(a, b, bias, c, trans_a, trans_b):
-    c[:] = as_factor(a, trans_a) @ as_factor(b, trans_b) + (bias if bias.size else 0)
+    c[:] = _as_factor(a, trans_a) @ _as_factor(b, trans_b) + (bias if bias.size else 0)
 
 
 @np.errstate(all="ignore")
 def gemm_batched(a, b, c, trans_a, trans_b):
-    c[:] = as_factor(a, trans_a) @ as_factor(b, trans_b)
+    c[:] = _as_factor(a, trans_a) @ _as_factor(b, trans_b)

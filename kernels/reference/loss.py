@@ -14,19 +14,19 @@ import numpy as np
 defined = np.errstate(all="ignore")
 
 
-def shifted(x):
+def _shifted(x):
     """Rows minus their maximum, in float64."""
     x = x.astype(np.float64)
     return x - x.max(axis=1, keepdims=True)
 
 
-def log_sum_exp(x):
+def _log_sum_exp(x):
     return np.log(np.exp(x).sum(axis=1, keepdims=True))
 
 
 @defined
 def softmax_forward(x, y):
-    e = np.exp(shifted(x))
+    e = np.exp(_shifted(x))
     y[:] = e / e.sum(axis=1, keepdims=True)
 
 
@@ -38,8 +38,8 @@ def softmax_backward(dy, y, dx):
 
 @defined
 def log_softmax_forward(x, y):
-    x = shifted(x)
-    y[:] = x - log_sum_exp(x)
+    x = _shifted(x)
+    y[:] = x - _log_sum_exp(x)
 
 
 @defined
@@ -51,8 +51,8 @@ def log_softmax_backward(dy, y, dx):
 @defined
 def cross_entropy_forward(logits, labels, probs, loss):
     softmax_forward(logits, probs)
-    x = shifted(logits)
-    loss[:] = np.mean(log_sum_exp(x) - x[np.arange(len(x)), labels, np.newaxis])
+    x = _shifted(logits)
+    loss[:] = np.mean(_log_sum_exp(x) - x[np.arange(len(x)), labels, np.newaxis])
 
 
 @defined

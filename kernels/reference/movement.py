@@ -1,22 +1,16 @@
 """Filling, copying and gathering elements. Layouts (shape, strides, offset) are those of kernels/layout.py.
 
-    fill                 y[i] = value
-    copy                 y[i] = x[i]
-    strided_read         y[i] = x[position(i)]
-    strided_write        y[position(i)] = x[i]; the rest of y is left alone
-    take_rows            y[i] = x[index[i]]
-    take_rows_backward   dx = 0, then dx[index[i]] += dy[i] for i = 0, 1, ... in the type of dx
+fill                 y[i] = value
+copy                 y[i] = x[i]
+strided_read         y[i] = x[position(i)]
+strided_write        y[position(i)] = x[i]; the rest of y is left alone
+take_rows            y[i] = x[index[i]]
+take_rows_backward   dx = 0, then dx[index[i]] += dy[i] for i = 0, 1, ... in the type of dx
 """
 
 import numpy as np
 
-
-def positions(shape, strides, offset=0):
-    """Positions in a flat array of the elements of a layout, in C order."""
-    position = np.array(offset, np.int64)
-    for length, stride in zip(shape, strides, strict=True):
-        position = position[..., np.newaxis] + np.arange(length, dtype=np.int64) * stride
-    return position.ravel()
+from minigrad.kernels.layout import positions
 
 
 def fill(value, y):

@@ -17,47 +17,47 @@ import numpy as np
 defined = np.errstate(all="ignore")
 
 
-def wide(x):
+def _wide(x):
     """x in float64, which every function below computes in."""
     return x.astype(np.float64)
 
 
-def normalized(x, mean, var, eps):
+def _normalized(x, mean, var, eps):
     """(h, 1 / sqrt(var + eps))."""
-    inverse_std = 1 / np.sqrt(wide(var) + eps)
-    return (wide(x) - mean) * inverse_std, inverse_std
+    inverse_std = 1 / np.sqrt(_wide(var) + eps)
+    return (_wide(x) - mean) * inverse_std, inverse_std
 
 
 @defined
 def batch_norm_forward(x, gamma, beta, eps, y, mean, var):
-    batch_mean = wide(x).mean(axis=0)
+    batch_mean = _wide(x).mean(axis=0)
     batch_var = np.square(x - batch_mean).mean(axis=0)
     mean[:], var[:] = batch_mean, batch_var
-    y[:] = gamma * normalized(x, batch_mean, batch_var, eps)[0] + beta
+    y[:] = gamma * _normalized(x, batch_mean, batch_var, eps)[0] + beta
 
 
 @defined
 def batch_norm_backward(dy, x, gamma, mean, var, eps, dx, dgamma, dbeta):
-    h, inverse_std = normalized(x, mean, var, eps)
-    dy = wide(dy)
+    h, inverse_std = _normalized(x, mean, var, eps)
+    dy = _wide(dy)
     dx[:] = gamma * inverse_std * (dy - dy.mean(axis=0) - h * (dy * h).mean(axis=0))
     dgamma[:], dbeta[:] = (dy * h).sum(axis=0), dy.sum(axis=0)
 
 
 @defined
 def batch_norm_inference(x, gamma, beta, mean, var, eps, y):
-    y[:] = gamma * normalized(x, mean, var, eps)[0] + beta
+    y[:] = gamma * _normalized(x, mean, var, eps)[0] + beta
 
 
 @defined
 def batch_norm_inference_backward(dy, x, gamma, mean, var, eps, dx, dgamma, dbeta):
-    h, inverse_std = normalized(x, mean, var, eps)
-    dy = wide(dy)
+    h, inverse_std = _normalized(x, mean, var, eps)
+    dy = _wide(dy)
     dx[:] = dy * gamma * inverse_std
     dgamma[:], dbeta[:] = (dy * h).sum(axis=0), dy.sum(axis=0)
 
 
 @defined
 def running_update(mean, var, m, decay, running_mean, running_var):
-    running_mean[:] = decay * wide(running_mean) + (1 - decay) * wide(mean)
-    running_var[:] = decay * wide(running_var) + (1 - decay) * wide(var) * m / (m - 1)
+    running_mean[:] = decay * _wide(running_mean) + (1 - decay) * _wide(mean)
+    running_var[:] = decay * _wide(running_var) + (1 - decay) * _wide(var) * m / (m - 1)

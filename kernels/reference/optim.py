@@ -17,7 +17,7 @@ import numpy as np
 defined = np.errstate(all="ignore")
 
 
-def decayed(p, grad, weight_decay):
+def _decayed(p, grad, weight_decay):
     """(p, g) in float64."""
     p = p.astype(np.float64)
     return p, grad + weight_decay * p
@@ -27,7 +27,7 @@ def decayed(p, grad, weight_decay):
 def sgd(params, grads, velocities, hyper):
     lr, momentum, nesterov, weight_decay = hyper
     for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
-        p, g = decayed(param, grad, weight_decay)
+        p, g = _decayed(param, grad, weight_decay)
         step = g
         if velocities:
             v = momentum * velocities[i].astype(np.float64) + g
@@ -40,7 +40,7 @@ def sgd(params, grads, velocities, hyper):
 def adagrad(params, grads, sums, hyper):
     lr, eps, weight_decay = hyper
     for param, grad, total in zip(params, grads, sums, strict=True):
-        p, g = decayed(param, grad, weight_decay)
+        p, g = _decayed(param, grad, weight_decay)
         s = total + g * g
         total[...] = s
         param[...] = p - lr * g / (np.sqrt(s) + eps)
@@ -51,7 +51,7 @@ def adam(params, grads, means, squares, step, hyper):
     lr, beta1, beta2, eps, weight_decay = hyper
     step[0] += 1
     for param, grad, mean, square in zip(params, grads, means, squares, strict=True):
-        p, g = decayed(param, grad, weight_decay)
+        p, g = _decayed(param, grad, weight_decay)
         m = beta1 * mean + (1 - beta1) * g
         v = beta2 * square + (1 - beta2) * g * g
         mean[...], square[...] = m, v

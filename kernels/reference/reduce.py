@@ -1,8 +1,8 @@
 """Sums and maxima over the middle axis: x is (outer, reduced, inner), y and index are (outer, inner).
 
-    sum_forward    y = sum of x over the middle axis, added in float64
-    max_forward    y = largest element, index = its first position (int64); the first NaN, if there is one, is the largest
-    max_backward   dx = dy at the position of the maximum, 0 elsewhere
+sum_forward    y = sum of x over the middle axis, added in float64
+max_forward    y = largest element, index = its first position (int64); the first NaN, if there is one, is the largest
+max_backward   dx = dy at the position of the maximum, 0 elsewhere
 """
 
 import numpy as np

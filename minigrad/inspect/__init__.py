@@ -1,0 +1,15 @@
+"""See how autograd works: the tape as a table or a picture, backward step by step, and the inside of a model.
+
+with mg.inspect.record():
+    loss = ...
+print(mg.inspect.table(loss))
+mg.inspect.draw(loss, "tape.svg")
+for step in mg.inspect.steps(loss):
+    print(step)
+"""
+
+from minigrad.inspect.drawing import draw
+from minigrad.inspect.graph import record, trace
+from minigrad.inspect.listing import table
+
+__all__ = ["draw", "record", "table", "trace"]

@@ -33,6 +33,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """Compute the result; what to call instead of `forward`."""
         if state.recording is not None:
             state.recording.saw_module(self)  # type: ignore[attr-defined]
         return self.forward(*inputs, **options)
@@ -97,10 +98,12 @@ class Module:
             elif have.dtype != want.dtype:
                 problems.append(f"{name}: dtype {have.dtype}, expected {want.dtype}")
         if problems:
-            raise ValueError(f"state_dict does not fit {type(self).__name__}; nothing was loaded:\n  " + "\n  ".join(problems))
+            raise ValueError(
+                f"state_dict does not fit {type(self).__name__}; nothing was loaded:\n  " + "\n  ".join(problems)
+            )
         for name in own.keys() & arrays.keys():
             np.copyto(own[name]._data, arrays[name])
-            own[name]._version.count += 1
+            own[name]._version[0] += 1
         for _, module in self.modules():
             module.loaded()
 
@@ -129,7 +132,7 @@ class Module:
                 moved = to(t.detach(), device_or_dtype)
                 t._data, t._device = moved._data, moved._device
                 t._grad = None
-                t._version.count += 1
+                t._version[0] += 1
         return self
 
     def __repr__(self) -> str:

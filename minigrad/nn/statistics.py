@@ -56,7 +56,7 @@ def recompute_statistics(model: Module, batches: Iterable[Any]) -> Module:
     for norm, (mean, var) in zip(norms, sums, strict=True):
         for buffer, total in ((norm.running_mean, mean), (norm.running_var, var)):
             buffer._data[...] = total / count
-            buffer._version.count += 1
+            buffer._version[0] += 1
     return model.eval()
 
 
@@ -124,5 +124,3 @@ def fold_into(layer: Any, norm: BatchNorm) -> None:
     dtype, device = layer.weight.dtype, layer.weight.device
     layer.weight = Parameter((layer.weight.numpy() * scale).astype(dtype), device=device)
     layer.bias = Parameter(bias.astype(dtype), device=device)
-
-

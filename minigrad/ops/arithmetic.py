@@ -188,6 +188,4 @@ def assign(target: Tensor, value: Tensor) -> None:
     """target = value, in place, off the tape; both of one shape."""
     device = target._device if state.recording is None else state.recording
     device.kernels.movement.copy(value._data.reshape(-1), target._data.reshape(-1))
-    target._version.count += 1
-
-
+    target._version[0] += 1

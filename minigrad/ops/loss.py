@@ -93,7 +93,9 @@ def check_labels(labels: np.ndarray, classes: int) -> None:
     low, high = labels.min(), labels.max()
     if low < 0 or high >= classes:
         row = int(np.argmax((labels < 0) | (labels >= classes)))
-        raise ValueError(f"cross_entropy: label {labels[row]} in row {row} is out of range; there are classes 0 to {classes - 1}")
+        raise ValueError(
+            f"cross_entropy: label {labels[row]} in row {row} is out of range; there are classes 0 to {classes - 1}"
+        )
 
 
 def cross_entropy(logits: Tensor, labels: Any) -> Tensor:
@@ -119,4 +121,7 @@ def cross_entropy(logits: Tensor, labels: Any) -> Tensor:
     device.check(check_labels, labels._data, logits.shape[-1])
     rows = math.prod(labels.shape)
     flat = to(labels, np.int64)
-    return CrossEntropy.apply(logits.reshape(rows, logits.shape[-1]) if logits.ndim != 2 else logits, flat.reshape(rows) if flat.ndim != 1 else flat)
+    return CrossEntropy.apply(
+        logits.reshape(rows, logits.shape[-1]) if logits.ndim != 2 else logits,
+        flat.reshape(rows) if flat.ndim != 1 else flat,
+    )

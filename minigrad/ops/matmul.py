@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.layout import broadcast_shape
-from minigrad.ops.arithmetic import expand, operands, sum_axes, unbroadcast
+from minigrad.ops.arithmetic import expand, operands, unbroadcast
 from minigrad.ops.elementwise import float_tensor
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
@@ -46,7 +46,8 @@ class Linear(Op):
         if self.needs[1]:
             dw = product(self, x.reshape(-1, self.x_shape[-1]), matrix, trans_a=True)
         if self.needs[2]:
-            db = sum_axes(self, matrix, (0,)).reshape(-1)
+            db = self.empty(dy.shape[-1:], dy.dtype)
+            self.kernels.reduce.sum_forward(matrix.reshape(1, *matrix.shape), db.reshape(1, -1))
         return dx, dw, db
 
 

@@ -144,8 +144,8 @@ def batch_norm(
     if not training:
         if running[0] is None or running[1] is None:
             raise ValueError("batch_norm: without training, running_mean and running_var are needed")
-        tensors = [Tensor._wrap(r, x._device) for r in running]
-        return BatchNormInference.apply(x, gamma, beta, *tensors, eps=eps)
+        mean, var = (Tensor._wrap(r, x._device) for r in running)  # type: ignore[arg-type]
+        return BatchNormInference.apply(x, gamma, beta, mean, var, eps=eps)
     if x.size // max(features, 1) < 2:
         raise ValueError(
             f"batch_norm: training needs at least 2 values per feature to have a variance, x {x.shape} has "
@@ -157,7 +157,7 @@ def batch_norm(
     y = BatchNorm.apply(x, gamma, beta, running=both, decay=float(decay), eps=float(eps))
     for r in (running_mean, running_var):
         if isinstance(r, Tensor):
-            r._version.count += 1
+            r._version[0] += 1
     return y
 
 

@@ -1,0 +1,98 @@
+"""minigrad beside PyTorch, JAX and hand-written NumPy on this machine, in one run.
+
+    python benchmarks/compare.py                         everything, on 1 and 2 threads: about ten minutes
+    python benchmarks/compare.py --quick                 the same in short, to see that it runs; the numbers are rough
+    python benchmarks/compare.py --only step --threads 1
+
+Contenders that are not installed are left out, with a line that says so. README.md in this folder tells how it is measured
+and how to read the tables.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script; at the end of the path, so that an installed minigrad is not hidden by the sources
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.comparison import gemm, machine, start, step, tables
+
+SECTIONS = ("step", "gemm", "start")
+
+
+def section_names(text: str) -> list[str]:
+    """The sections of a comma-separated list."""
+    names = text.split(",")
+    unknown = [name for name in names if name not in SECTIONS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
+    return names
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="minigrad beside PyTorch, JAX and NumPy, measured in turn.")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of threads (1 2)")
+    parser.add_argument("--only", type=section_names, default=list(SECTIONS), help="sections, as in step,gemm,start")
+    parser.add_argument("--quick", action="store_true", help="few and short rounds: to see that it runs")
+    parser.add_argument("--output", type=Path, default=Path("results/compare.json"), help="file for all numbers")
+    options = parser.parse_args(argv)
+    if min(options.threads) < 1:
+        parser.error(f"--threads must be at least 1, not {min(options.threads)}")
+    return options
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print the tables and keep every number."""
+    options = arguments(argv)
+    quick = options.quick
+    results = {"machine": machine.describe(), "quick": quick}
+    print(describe(results["machine"]))
+    cores = results["machine"]["physical_cores"]
+    threads = [n for n in options.threads if n <= cores]
+    for n in sorted(set(options.threads) - set(threads)):
+        print(f"Left out: {n} threads (there are {cores} cores for this process)\n")
+    if not threads:
+        sys.exit("no number of threads is left to measure")
+
+    targets = []
+
+    def show(module, result: dict) -> dict:
+        print(module.report(result), flush=True)
+        targets.extend(module.targets(result))
+        return result
+
+    if "step" in options.only:
+        length = {"rounds": 3, "steps": 50} if quick else {"rounds": 40, "steps": 200}
+        results["step"] = [
+            show(step, step.compare(batch_norm, n, **length)) for n in threads for batch_norm in (True, False)
+        ]
+    if "gemm" in options.only:
+        length = {"rounds": 3, "seconds": 0.01} if quick else {"rounds": 25, "seconds": 0.05}
+        results["gemm"] = show(gemm, gemm.compare(threads, quick=quick, **length))
+    if "start" in options.only:
+        results["start"] = show(start, start.compare(max(threads), rounds=2 if quick else 7))
+    results["targets"] = targets
+    print(tables.target_table(targets))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"All numbers are in {options.output}.")
+
+
+def describe(about: dict) -> str:
+    """The machine in words, with a warning if it has other work."""
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    lines = [
+        f"{about['cpu']}, {about['physical_cores']} cores, {about['simd_bits']} bit SIMD, {about['system']}",
+        f"{versions}; NumPy's BLAS is {about['numpy_blas']}",
+    ]
+    if (about["load_before"] or 0) > 0.5:
+        lines.append(f"The machine is busy (load {about['load_before']}): the numbers below are disturbed.")
+    if not about["pinned"]:
+        lines.append("This system cannot pin processes to cores: numbers of threads are only what the libraries were told.")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

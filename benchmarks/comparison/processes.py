@@ -1,0 +1,91 @@
+"""One process for each contender, all alive at once, of which one at a time works: what keeps a comparison fair.
+
+Libraries with thread pools disturb each other inside one process. So every contender has its own, pinned to the same cores
+and told the same number of threads; the parent gives each a short burst of work in turn, many rounds, and whatever else
+the machine does meets them all alike. Parent and child exchange lines of JSON.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.comparison import machine
+
+ROOT = Path(__file__).resolve().parents[2]
+PAUSE = 0.005  # seconds between bursts; a pool of threads goes on spinning for a moment after its work is done
+
+
+class Worker:
+    """The parent's end of one contender's process.
+
+    `answer` is what preparing gave: imports and first step timed, results to compare. It is {"missing": reason} if the
+    contender is not installed or does not run here.
+    """
+
+    def __init__(self, workload: str, threads: int, variables: dict[str, str] | None = None, **settings):
+        cores = machine.physical_cores()[:threads]
+        spec = {"workload": workload, "threads": threads, "cores": cores, "started": time.monotonic(), **settings}
+        # -P keeps the working folder off the path: a minigrad installed from a wheel must not be hidden by sources.
+        code = f"import sys; sys.path.append({str(ROOT)!r}); from benchmarks.comparison.processes import work; work()"
+        self.name = settings.get("contender", workload)
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code, json.dumps(spec)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**machine.environment(threads), **(variables or {})},
+            text=True,
+        )
+        self.answer = self.receive()
+
+    @property
+    def missing(self) -> str | None:
+        """Why the contender is left out; None if it takes part."""
+        return self.answer.get("missing")
+
+    def receive(self) -> dict:
+        """The next answer."""
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process of {self.name!r} ended with exit status {self.process.wait()}; see above")
+        return json.loads(line)
+
+    def burst(self, **request) -> dict:
+        """Let it work while all others wait."""
+        time.sleep(PAUSE)
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self.receive()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.process.stdin.close()
+        if error[0] is not None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def work() -> None:
+    """The child's end: prepare what the command line asks for, then work at each line that comes, until there is none."""
+    spec = json.loads(sys.argv[1])
+    machine.pin(spec["cores"])
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print does not get between the answers
+    module = importlib.import_module(f"benchmarks.comparison.{spec.pop('workload')}")
+    try:
+        answer, burst = module.prepare(spec)
+    except Exception as error:
+        optional = isinstance(error, ModuleNotFoundError) and error.name in ("torch", "jax")
+        if not optional and spec.get("contender") != "PyTorch torch.compile":  # which also needs a C++ compiler
+            raise
+        print(json.dumps({"missing": f"{type(error).__name__}: {str(error).splitlines()[0]}"}), file=channel)
+        return
+    print(json.dumps(answer), file=channel)
+    for line in sys.stdin:
+        print(json.dumps(burst(**json.loads(line))), file=channel)

@@ -1,0 +1,149 @@
+"""What a user waits for before the first step: imports, loading compiled kernels, compiling them."""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks.comparison.processes import ROOT, Worker
+from benchmarks.comparison.tables import ratio, table, target
+
+IMPORTS = ("minigrad", "numba", "numpy", "torch", "jax")
+STARTERS = ("minigrad captured", "minigrad eager", "PyTorch eager", "PyTorch torch.compile", "JAX jit")
+EXPERIMENT = ROOT / "examples" / "mnist_batchnorm.py"
+
+
+def import_seconds(module: str) -> float | None:
+    """The time `import module` takes in a fresh interpreter, without that of starting it; None if it is not installed."""
+    code = (
+        "import time, importlib; start = time.perf_counter(); "
+        f"importlib.import_module({module!r}); print(time.perf_counter() - start)"
+    )
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    if run.returncode and f"No module named {module!r}" in run.stderr:
+        return None
+    if run.returncode:
+        raise RuntimeError(f"`import {module}` fails:\n{run.stderr}")
+    return float(run.stdout)
+
+
+def first_step(contender: str, threads: int, variables: dict[str, str]) -> dict:
+    """The answer of a fresh process that did its first training step (with BN); `since_start` are the seconds it took."""
+    with Worker("step", threads, variables, contender=contender, batch_norm=True) as worker:
+        return worker.answer
+
+
+def experiment_seconds(cache: str) -> float:
+    """Wall time of the MNIST experiment cut down to one step of each network, its evaluation and its figure."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.monotonic()
+        run = subprocess.run(
+            [sys.executable, "-P", str(EXPERIMENT), "--steps", "1", "--output", folder],
+            env={**os.environ, "MINIGRAD_CACHE": cache},
+            capture_output=True,
+            text=True,
+        )
+        seconds = time.monotonic() - start
+    if run.returncode:
+        raise RuntimeError(f"{EXPERIMENT.name} fails (its needs are minigrad[examples]):\n{run.stderr[-2000:]}")
+    return seconds
+
+
+def cold_and_warm_experiment() -> dict[str, float]:
+    """Wall time of the shortened experiment with an empty kernel cache and again with the filled one."""
+    with tempfile.TemporaryDirectory() as cache:
+        return {"cold": experiment_seconds(cache), "warm": experiment_seconds(cache)}
+
+
+def compare(threads: int, *, rounds: int) -> dict:
+    """Imports, first steps with caches filled and empty, and the cold compile, contenders in turn."""
+    imports: dict[str, list[float]] = {}
+    warm: dict[str, list[float]] = {}
+    cold: dict[str, float] = {}
+    left_out = {}
+    for name in IMPORTS:
+        if import_seconds(name) is None:  # this first time also brings the files into memory
+            left_out[f"import {name}"] = "not installed"
+        else:
+            imports[name] = []
+    with tempfile.TemporaryDirectory() as folder:
+        caches = {
+            name: {"MINIGRAD_CACHE": f"{folder}/{i}/minigrad", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/{i}/torch"}
+            for i, name in enumerate(STARTERS)
+        }
+        for name in STARTERS:
+            answer = first_step(name, threads, caches[name])
+            if "missing" in answer:
+                left_out[name] = answer["missing"]
+            else:
+                cold[name], warm[name] = answer["since_start"], []
+        for _ in range(rounds):
+            for name, seconds in imports.items():
+                seconds.append(import_seconds(name))
+            for name, seconds in warm.items():
+                answer = first_step(name, threads, caches[name])
+                if answer["compiled"] and answer["compiled"]["kernels"]:
+                    raise RuntimeError(f"{name} compiled {answer['compiled']['kernels']} kernels although its cache is filled")
+                seconds.append(answer["since_start"])
+        experiment = [cold_and_warm_experiment() for _ in range(min(rounds, 3))]
+    return {
+        "threads": threads,
+        "left_out": left_out,
+        "imports": imports,
+        "first_step_warm": warm,
+        "first_step_cold": cold,
+        "experiment": experiment,
+    }
+
+
+def cold_compile(result: dict) -> float:
+    """Seconds that an empty cache adds to the experiment."""
+    return statistics.median(run["cold"] - run["warm"] for run in result["experiment"])
+
+
+def report(result: dict) -> str:
+    """The tables of what was measured."""
+    base = result["imports"]["numba"]
+    lines = [
+        table(
+            "Import, in a fresh interpreter",
+            ["", "ms", "x numba"],
+            [
+                [name, f"{statistics.median(values) * 1e3:.0f}", f"{ratio(values, base):.2f}"]
+                for name, values in result["imports"].items()
+            ],
+        ),
+        table(
+            "From starting Python to the first finished training step (with BN), s",
+            ["", "caches filled", "caches empty"],
+            [
+                [name, f"{statistics.median(values):.2f}", f"{result['first_step_cold'][name]:.2f}"]
+                for name, values in result["first_step_warm"].items()
+            ],
+        ),
+    ]
+    lines += [f"Left out: {name} ({why})\n" for name, why in result["left_out"].items()]
+    cold = statistics.median(run["cold"] for run in result["experiment"])
+    lines.append(
+        f"The MNIST experiment cut down to one step of each network: {cold:.1f} s with an empty kernel cache, of which "
+        f"{cold_compile(result):.1f} s are compiling.\n"
+    )
+    return "\n".join(lines)
+
+
+def targets(result: dict) -> list[dict]:
+    """What is to be reached."""
+    imports = result["imports"]
+    return [
+        target("import minigrad against numba", ratio(imports["minigrad"], imports["numba"]), 1.3, at_least=False, unit="x"),
+        target(
+            "warm start to the first finished training step",
+            statistics.median(result["first_step_warm"]["minigrad captured"]),
+            2.0,
+            at_least=False,
+            unit=" s",
+        ),
+        target("cold compile of the MNIST experiment", cold_compile(result), 30.0, at_least=False, unit=" s"),
+    ]

@@ -1,0 +1,53 @@
+"""Medians, ratios, and tables in plain text."""
+
+import statistics
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    """How many times longer: the median of the rounds' ratios, in which what slows a whole round down cancels."""
+    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def spread(values: list[float]) -> float:
+    """Half the distance of the quartiles as a share of the median: how far to trust the number."""
+    if len(values) < 2:
+        return 0.0
+    low, middle, high = statistics.quantiles(values, n=4)
+    return (high - low) / 2 / middle
+
+
+def table(title: str, header: list[str], rows: list[list[str]]) -> str:
+    """Columns aligned, the first to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: list[str]) -> str:
+        first, *others = (cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths)))
+        return "  ".join([first, *others]).rstrip()
+
+    return "\n".join([title, line(header), line(["-" * w for w in widths]), *map(line, rows), ""])
+
+
+def target(what: str, measured: float, limit: float, *, at_least: bool, unit: str) -> dict:
+    """One line of what is to be reached."""
+    return {
+        "what": what,
+        "measured": measured,
+        "target": limit,
+        "at_least": at_least,
+        "unit": unit,
+        "reached": measured >= limit if at_least else measured <= limit,
+    }
+
+
+def target_table(targets: list[dict]) -> str:
+    """All targets, what was measured, and whether it was reached."""
+    rows = [
+        [
+            t["what"],
+            f"{t['measured']:.2f}{t['unit']}",
+            f"{'>=' if t['at_least'] else '<='} {t['target']:g}{t['unit']}",
+            "yes" if t["reached"] else "NO",
+        ]
+        for t in targets
+    ]
+    return table("Targets", ["what", "measured", "target", "reached"], rows)

@@ -1,0 +1,175 @@
+"""The ops behind a tensor, numbered, and names for what feeds them."""
+
+import linecache
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrad.tape import Op, Switch
+from minigrad.tensor import Tensor
+
+UNKNOWN = "·"  # stands for an input that needs no gradient, of which the tape keeps nothing
+
+
+def trace() -> Switch:
+    """Inside, each op notes the line of user code that called it: `with mg.inspect.trace(): ...`, or a decorator."""
+    return Switch(trace=True)
+
+
+def record() -> Switch:
+    """Inside, each op also keeps a copy of its inputs and parameters, and the line of user code that called it.
+
+    The tape itself keeps only what backward needs. `steps` needs the inputs for its finite differences, `table` and `draw`
+    show those that need no gradient. The copies live as long as the tape does.
+    """
+    return Switch(trace=True, observe=keep_inputs)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What an op was called with."""
+
+    tensors: tuple["weakref.ref[Tensor] | None", ...]
+    arrays: tuple[np.ndarray | None, ...]
+    parameters: dict[str, Any]
+
+
+def keep_inputs(op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str, Any]) -> None:
+    """Leave copies of what an op is called with on the op."""
+    op.recorded = Recorded(
+        tuple([None if t is None else weakref.ref(t) for t in inputs]),
+        tuple([None if t is None else np.array(t._data) for t in inputs]),
+        {name: copied(value) for name, value in parameters.items()},
+    )
+
+
+def copied(value: Any) -> Any:
+    """A value whose arrays are copies, also those in tuples and lists."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if type(value) in (tuple, list):
+        return type(value)(map(copied, value))
+    return value
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Input `index` of an op, which needs no gradient."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+class Graph:
+    """The ops that a tensor was computed by, in the order of their making, and its leaves by name.
+
+    `names` and `model` name leaves (and, where the inputs were recorded, constants); the others are called leaf1, leaf2, ...
+    in the order of their first use. Raises RuntimeError where there is no tape.
+    """
+
+    def __init__(self, tensor: Tensor, names: Mapping[str, Tensor] | None = None, model: Any = None) -> None:
+        self.ops = ops_behind(tensor)
+        self.numbers = {op: i for i, op in enumerate(self.ops, 1)}
+        self.given = given_names(names, model)
+        self.leaves: dict[Tensor, str] = {}
+        unnamed = 0
+        for op in self.ops:
+            for source in op.sources or ():
+                if isinstance(source, Tensor) and source not in self.leaves:
+                    unnamed += source not in self.given
+                    self.leaves[source] = self.given.get(source, f"leaf{unnamed}")
+
+    def name(self, source: Op | Tensor) -> str:
+        """What an op or leaf is called: "#3", "w1"."""
+        return f"#{self.numbers[source]}" if isinstance(source, Op) else self.leaves[source]
+
+    def constants(self, op: Op) -> dict[int, Constant]:
+        """The recorded inputs of an op that need no gradient, by their position; none if they were not recorded."""
+        if op.recorded is None:
+            return {}
+        found = {}
+        for i, (source, array) in enumerate(zip(op.sources or (), op.recorded.arrays, strict=True)):
+            if source is None and array is not None:
+                name = self.given.get(op.recorded.tensors[i]())
+                if name is None:
+                    name = f"{array.item():g}" if array.ndim == 0 else f"constant {array.shape}"
+                found[i] = Constant(name, array.shape, array.dtype)
+        return found
+
+    def inputs(self, op: Op) -> list[str]:
+        """The names of an op's inputs, in order, without those that were left out."""
+        constants = self.constants(op)
+        names = []
+        for i, source in enumerate(op.sources or ()):
+            if source is not None:
+                names.append(self.name(source))
+            elif i in constants:
+                names.append(constants[i].name)
+            elif op.recorded is None:
+                names.append(UNKNOWN)
+        return names
+
+
+def ops_behind(tensor: Tensor) -> list[Op]:
+    """All ops that a tensor was computed by and that are on the tape, in the order of their making."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"the tape is looked at from a Tensor, such as the loss, not from {type(tensor).__name__}")
+    if tensor._op is None:
+        raise RuntimeError(
+            "this tensor has no tape: "
+            + (
+                "it is a leaf"
+                if tensor.requires_grad
+                else "no input required a gradient, or it was made under no_grad()"
+            )
+        )
+    seen = {tensor._op}
+    waiting = [tensor._op]
+    while waiting:
+        op = waiting.pop()
+        if op.sources is None:
+            raise RuntimeError(
+                f"the tape behind {type(op).__name__} was freed by backward; look at it before, "
+                "or call backward with retain_graph=True"
+            )
+        for source in op.sources:
+            if isinstance(source, Op) and source not in seen:
+                seen.add(source)
+                waiting.append(source)
+    return sorted(seen, key=lambda op: op.order)
+
+
+def given_names(names: Mapping[str, Tensor] | None, model: Any) -> dict[Any, str]:
+    """Tensors and what the user calls them."""
+    given: dict[Any, str] = {}
+    if model is not None:
+        given |= {t: name for named in (model.named_parameters(), model.named_buffers()) for name, t in named}
+    for name, t in (names or {}).items():
+        if not isinstance(t, Tensor):
+            raise TypeError(f"names: {name!r} must be a Tensor, not {type(t).__name__}")
+        given[t] = name
+    return given
+
+
+def kept_arrays(op: Op) -> list[np.ndarray]:
+    """The arrays an op keeps for backward, but for those of its leaves, which live anyway."""
+    leaves = [source._data for source in op.sources or () if isinstance(source, Tensor)]
+    held = [*(op.saved or ()), *vars(op).values()]
+    return [a for a in held if isinstance(a, np.ndarray) and not any(a is leaf for leaf in leaves)]
+
+
+def source_line(line: str) -> str:
+    """The text of a line of user code given as file:line, or "" if it cannot be read."""
+    file, _, number = line.rpartition(":")
+    return linecache.getline(file, int(number)).strip() if file else ""
+
+
+def short_line(line: str) -> str:
+    """file:line without the folders."""
+    file, _, number = line.rpartition(":")
+    return f"{Path(file).name}:{number}" if file else ""

@@ -1,0 +1,219 @@
+"""Layered drawing of a graph that has a direction (the method of Sugiyama, Tagawa and Toda 1981), in three steps.
+
+Layers by the longest path; the order within a layer by barycenters, keeping the order with the fewest crossings; then
+places across, in line with the longer branch or in the middle of several, as far as the order allows. An edge over several layers
+runs through a place of its own in each layer between; edges that leave the same node share these places and branch off.
+"""
+
+from bisect import bisect_right, insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+SWEEPS = 12
+PASSING = 14.0  # width of the place where an edge passes through a layer
+SIDE, LEAF = 1e-2, 1e-4  # how much items beside the longest path, and leaves, hold their place against those on it
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the nodes are."""
+
+    layer: list[int]  # of each node, 0 on top
+    x: list[float]  # of each node's centre
+    bends: dict[tuple[int, int], list[float]]  # of an edge (from, to): its x in each layer between, from the top
+
+
+@dataclass
+class Item:
+    """A node, or the place where an edge passes through a layer."""
+
+    layer: int
+    width: float
+    rank: int  # for ties in the order: ops, then passing edges, then leaves
+    weight: float
+    depth: int  # the longest path that leads here; less than any op's for a leaf
+    height: int  # the longest path from here
+    above: list[int] = field(default_factory=list)  # neighbours in the layer above
+    below: list[int] = field(default_factory=list)
+    x: float = 0.0
+
+
+def layered(sources: Sequence[Sequence[int]], widths: Sequence[float], gap: float) -> Layout:
+    """Places for nodes of these widths, at least `gap` apart, where node i reads from the nodes `sources[i]`.
+
+    Nodes are numbered so that all sources of a node come before it. A node without sources is a leaf: it is put right above
+    the first node that reads it.
+    """
+    depth, height = longest_paths(sources)
+    layer = layers(sources, depth)
+    longest = max(d + h for d, h in zip(depth, height, strict=True))
+    items = []
+    for i, width in enumerate(widths):
+        weight = LEAF if not sources[i] else 1.0 if depth[i] + height[i] == longest else SIDE
+        items.append(Item(layer[i], width, 0 if sources[i] else 2, weight, depth[i], height[i]))
+    passing: dict[tuple[int, int], int] = {}  # (source, layer): the item
+    for target, reads in enumerate(sources):
+        for source in dict.fromkeys(reads):
+            upper = source
+            for between in range(layer[source] + 1, layer[target]):
+                place = passing.setdefault((source, between), len(items))
+                if place == len(items):
+                    weight = min(items[source].weight, SIDE)
+                    items.append(Item(between, PASSING, 1, weight, depth[source], height[target], [upper]))
+                    items[upper].below.append(place)
+                items[place].height = max(items[place].height, height[target])
+                upper = place
+            items[target].above.append(upper)
+            items[upper].below.append(target)
+    place_across(items, ordered(items), gap)
+    bends = {
+        (source, target): [items[passing[source, between]].x for between in range(layer[source] + 1, layer[target])]
+        for target, reads in enumerate(sources)
+        for source in reads
+    }
+    return Layout(layer, [item.x for item in items[: len(widths)]], bends)
+
+
+def longest_paths(sources: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """For each node, the number of ops on the longest path that ends in it, itself counted, and that starts below it."""
+    depth, height = [0] * len(sources), [0] * len(sources)
+    for node, reads in enumerate(sources):
+        if reads:
+            depth[node] = 1 + max(depth[source] for source in reads)
+    for node in reversed(range(len(sources))):
+        for source in sources[node]:
+            height[source] = max(height[source], height[node] + 1)
+    return depth, height
+
+
+def layers(sources: Sequence[Sequence[int]], depth: Sequence[int]) -> list[int]:
+    """The layer of each node: by the longest path to it; leaves, and chains of ops that hang from leaves only, come down
+    to the first node that reads them.
+    """
+    readers: list[list[int]] = [[] for _ in sources]
+    for node, reads in enumerate(sources):
+        for source in set(reads):
+            readers[source].append(node)
+    hangs = [False] * len(sources)
+    for node, reads in enumerate(sources):
+        ops = [source for source in set(reads) if sources[source]]
+        hangs[node] = not ops or (len(ops) == 1 and hangs[ops[0]] and len(readers[ops[0]]) == 1)
+    layer = list(depth)
+    for node in reversed(range(len(sources))):
+        if hangs[node] and readers[node]:
+            layer[node] = min(layer[reader] for reader in readers[node]) - 1
+    return layer
+
+
+def ordered(items: list[Item]) -> list[list[int]]:
+    """The items of each layer from left to right: sweeps by barycenter, the order with the fewest crossings kept."""
+    rows: list[list[int]] = [[] for _ in range(max(item.layer for item in items) + 1)]
+    for i in sorted(range(len(items)), key=lambda i: items[i].rank):
+        rows[items[i].layer].append(i)
+    best, fewest = rows, crossings(items, rows)
+    for sweep in range(SWEEPS):
+        if not fewest:
+            break
+        rows = [list(row) for row in rows]
+        position = {i: p for row in rows for p, i in enumerate(row)}
+        down = sweep % 2 == 0
+        for row in rows if down else rows[::-1]:
+            sort_by_barycenter(items, row, position, down)
+        while any([exchange(items, row, position) for row in rows]):
+            pass
+        count = crossings(items, rows)
+        if count < fewest:
+            best, fewest = rows, count
+    return best
+
+
+def sort_by_barycenter(items: list[Item], row: list[int], position: dict[int, int], down: bool) -> None:
+    """Put each item of a layer where the mean of its neighbours in the layer before is."""
+    center: dict[int, float] = {}
+    for i in row:
+        neighbours = items[i].above if down else items[i].below
+        center[i] = float(np.mean([position[n] for n in neighbours])) if neighbours else position[i]
+    row.sort(key=lambda i: (center[i], items[i].rank))
+    position |= {i: p for p, i in enumerate(row)}
+
+
+def exchange(items: list[Item], row: list[int], position: dict[int, int]) -> bool:
+    """Exchange neighbours in a layer where fewer edges cross then; whether there were any."""
+
+    def crossed(left: int, right: int) -> int:
+        pairs = (items[left].above, items[right].above), (items[left].below, items[right].below)
+        return sum(position[m] > position[n] for ours, theirs in pairs for m in ours for n in theirs)
+
+    better = False
+    for p in range(len(row) - 1):
+        left, right = row[p], row[p + 1]
+        if crossed(right, left) < crossed(left, right):
+            row[p], row[p + 1] = right, left
+            position[left], position[right] = p + 1, p
+            better = True
+    return better
+
+
+def crossings(items: list[Item], rows: list[list[int]]) -> int:
+    """How many pairs of edges between neighbouring layers cross."""
+    total = 0
+    for row, next_row in zip(rows, rows[1:], strict=False):
+        position = {i: p for p, i in enumerate(next_row)}
+        ends: list[int] = []  # of the edges further to the left
+        for upper in row:
+            targets = [position[i] for i in items[upper].below]
+            total += sum(len(ends) - bisect_right(ends, t) for t in targets)
+            for t in targets:
+                insort(ends, t)
+    return total
+
+
+def place_across(items: list[Item], rows: list[list[int]], gap: float) -> None:
+    """Give every item its x, in sweeps down and up."""
+    for row in rows:
+        spread(items, row, [0.0] * len(row), gap)
+    for sweep in range(SWEEPS):
+        down = sweep % 2 == 0
+        for row in rows if down else rows[::-1]:
+            spread(items, row, [wanted(items, items[i], down) for i in row], gap)
+    left = min(item.x - item.width / 2 for item in items)
+    for item in items:
+        item.x -= left
+
+
+def wanted(items: list[Item], item: Item, down: bool) -> float:
+    """Where an item would like to be: in line with the longer of two branches, or in the middle of three and more."""
+    if item.rank == 1 and not down:
+        return item.x  # an edge runs straight down from its source, and turns at its end
+    neighbours = [items[n] for n in (item.above if down else item.below)]
+    if down and item.rank != 1:
+        neighbours = [n for n in neighbours if n.depth]
+    if not neighbours:
+        return item.x
+    if len(neighbours) == 2:
+        longest = max(n.depth if down else n.height for n in neighbours)
+        neighbours = [n for n in neighbours if (n.depth if down else n.height) == longest]
+    return (min(n.x for n in neighbours) + max(n.x for n in neighbours)) / 2
+
+
+def spread(items: list[Item], row: list[int], wishes: list[float], gap: float) -> None:
+    """Place a row in its order without overlap, with the least weighted sum of squared distances from the wishes.
+
+    With what each item must keep from the first taken off, the places only have to be in order: isotonic regression, solved
+    by pooling neighbours that are out of order (the method of Ayer et al. 1955).
+    """
+    offsets = [0.0]
+    for left, right in zip(row, row[1:], strict=False):
+        offsets.append(offsets[-1] + (items[left].width + items[right].width) / 2 + gap)
+    pools: list[tuple[float, float, int]] = []  # (mean, weight, how many)
+    for i, wish, offset in zip(row, wishes, offsets, strict=True):
+        mean, weight, count = wish - offset, items[i].weight, 1
+        while pools and pools[-1][0] > mean:
+            before, heavy, many = pools.pop()
+            mean, weight, count = (before * heavy + mean * weight) / (heavy + weight), heavy + weight, count + many
+        pools.append((mean, weight, count))
+    means = [mean for mean, _, count in pools for _ in range(count)]
+    for i, mean, offset in zip(row, means, offsets, strict=True):
+        items[i].x = mean + offset

@@ -1,0 +1,74 @@
+"""The tape as a table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minigrad.inspect.graph import Graph, kept_arrays, short_line, source_line
+from minigrad.inspect.text import columns, number_of_bytes
+from minigrad.tensor import Tensor
+
+LONGEST_SOURCE = 48  # characters of a line of user code
+
+
+@dataclass(frozen=True)
+class Row:
+    """One op of a tape."""
+
+    number: int
+    op: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    saved: int  # bytes
+    inputs: list[str]
+    line: str  # file:line, or "" if it was not traced
+
+
+@dataclass(frozen=True)
+class Table:
+    """The ops of a tape in the order of their making, as `table` returns them; print it."""
+
+    rows: list[Row]
+    saved: int  # bytes of all rows, an array that several ops keep counted once
+
+    def __str__(self) -> str:
+        traced = any(row.line for row in self.rows)
+        header = ["#", "op", "shape", "dtype", "saved", "inputs"] + ["source"] * traced
+        body = []
+        for row in self.rows:
+            cells = [str(row.number), row.op, str(row.shape), str(row.dtype), number_of_bytes(row.saved)]
+            cells.append(", ".join(row.inputs))
+            if traced:
+                cells.append(f"{short_line(row.line)}  {shortened(source_line(row.line))}".strip())
+            body.append(cells)
+        ops = f"{len(self.rows)} op" + "s" * (len(self.rows) != 1)
+        total = f"{ops}, {number_of_bytes(self.saved)} kept for backward beside the leaves, each array counted once"
+        return columns(header, body, right=(0, 4)) + "\n" + total
+
+    __repr__ = __str__
+
+
+def table(loss: Tensor, names: Mapping[str, Tensor] | None = None, model: Any = None) -> Table:
+    """The tape of a tensor as a table: op, result, bytes saved for backward, inputs, and the line of user code.
+
+    Inputs are ops (#number) and leaves, named by `names={"w1": w1}` or by the parameters of `model`; "·" is an input that
+    needs no gradient, which `record()` tells more about. Saved bytes leave out the leaves, which live anyway. Lines are
+    known of what was computed inside `trace()` or `record()`. Raises RuntimeError if there is no tape, or no more.
+    """
+    graph = Graph(loss, names, model)
+    rows = []
+    arrays: dict[tuple[int, int], int] = {}
+    for op in graph.ops:
+        kept = kept_arrays(op)
+        arrays |= {(a.ctypes.data, a.nbytes): a.nbytes for a in kept}
+        saved = sum(a.nbytes for a in kept)
+        number = graph.numbers[op]
+        rows.append(Row(number, type(op).__name__, op.shape, op.dtype, saved, graph.inputs(op), op.line))
+    return Table(rows, sum(arrays.values()))
+
+
+def shortened(text: str) -> str:
+    """A line of code, cut if it is long."""
+    return text if len(text) <= LONGEST_SOURCE else text[: LONGEST_SOURCE - 1] + "…"
