@@ -13,7 +13,9 @@ import json
 import sys
 from pathlib import Path
 
-if not __package__:  # run as a script; at the end of the path, so that an installed minigrad is not hidden by the sources
+if (
+    not __package__
+):  # run as a script; at the end of the path, so that an installed minigrad is not hidden by the sources
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.comparison import gemm, machine, start, step, tables
@@ -90,7 +92,9 @@ def describe(about: dict) -> str:
     if (about["load_before"] or 0) > 0.5:
         lines.append(f"The machine is busy (load {about['load_before']}): the numbers below are disturbed.")
     if not about["pinned"]:
-        lines.append("This system cannot pin processes to cores: numbers of threads are only what the libraries were told.")
+        lines.append(
+            "This system cannot pin processes to cores: numbers of threads are only what the libraries were told."
+        )
     return "\n".join(lines) + "\n"
 
 

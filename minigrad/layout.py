@@ -6,6 +6,8 @@ be walked as one are merged, so that the innermost loop is as long as possible.
 
 import functools
 import math
+import operator
+from collections.abc import Iterable
 
 from minigrad.kernels.layout import DIMS
 
@@ -76,11 +78,17 @@ def reduction_layout(shape: Shape, axes: Shape) -> tuple[int, int, int]:
     return math.prod(shape[:first]), math.prod(shape[first : last + 1]), math.prod(shape[last + 1 :])
 
 
-def normal_axes(axis: "int | Shape | None", ndim: int) -> Shape:
-    """Axes as sorted non-negative ints; None is all of them. Raises ValueError for one that is not there, or twice."""
+def normal_axes(axis: "int | Iterable[int] | None", ndim: int) -> Shape:
+    """Axes as sorted non-negative ints; None is all of them.
+
+    Raises ValueError for one that is not there, or twice, and TypeError for one that is no integer.
+    """
     if axis is None:
         return tuple(range(ndim))
-    given = (axis,) if isinstance(axis, int) else tuple(axis)
+    try:
+        given = tuple(map(operator.index, axis if isinstance(axis, Iterable) else (axis,)))
+    except TypeError:
+        raise TypeError(f"axis must be an integer, a tuple of integers or None, not {axis!r}") from None
     result = []
     for a in given:
         if not -ndim <= a < ndim:

@@ -86,6 +86,7 @@ class Optimizer:
             if not chosen:
                 continue
             found = True
+            self.check_state(chosen, dtype)
             params = [self.params[i]._data for i in chosen]
             grads = [self.params[i]._grad._data for i in chosen]  # type: ignore[union-attr]
             self.update(
@@ -95,6 +96,17 @@ class Optimizer:
                 self.params[i]._version[0] += 1
         if not found:
             raise RuntimeError("no parameter has a gradient; call loss.backward() before step()")
+
+    def check_state(self, chosen: list[int], dtype: np.dtype) -> None:
+        """Raise TypeError unless the state of these parameters still has their dtype: kernels trust that it does."""
+        for slot in self.slots:
+            arrays = self.state[slot]
+            for i in chosen:
+                if arrays[i].dtype != dtype:
+                    raise TypeError(
+                        f"parameter {i} is {dtype} now, its {slot} in this {type(self).__name__} {arrays[i].dtype}; "
+                        "convert the model first, and make the optimizer after"
+                    )
 
     def update(self, kernels: Any, params: list, grads: list, state: dict[str, list]) -> None:
         """Launch the kernel on parameters of one dtype."""
@@ -114,7 +126,7 @@ class Optimizer:
             own.update({f"{name}.{i}": array for i, array in enumerate(values)})
         problems = [f"missing: {k}" for k in own if k not in state_dict]
         problems += [f"unknown: {k}" for k in state_dict if k not in own]
-        for k in own.keys() & state_dict.keys():
+        for k in (k for k in own if k in state_dict):
             have = np.asarray(state_dict[k])
             if have.shape != own[k].shape or have.dtype != own[k].dtype:
                 problems.append(f"{k}: {have.dtype}{list(have.shape)}, expected {own[k].dtype}{list(own[k].shape)}")

@@ -183,7 +183,8 @@ class Op:
             op.needs = tuple([t is not None and t.requires_grad for t in inputs])
         else:
             op.needs = (False,) * len(inputs)
-        if state.trace:
+        trace = state.trace
+        if trace:
             op.line = user_line()
             if state.observe is not None:
                 state.observe(op, inputs, parameters)
@@ -191,6 +192,8 @@ class Op:
         y = op.forward(*arrays, **parameters)
         if type(y) is not np.ndarray:
             raise TypeError(f"{cls.__name__}.forward must return an array, not {type(y).__name__}")
+        if not y.flags.c_contiguous:  # a user's op may return a transposed view, and kernels trust what they get
+            y = np.ascontiguousarray(y)
         if recording is not None:
             recording.saw_op(op, inputs, y)  # type: ignore[attr-defined]
         result = tensors.Tensor._wrap(y, home)
@@ -200,7 +203,7 @@ class Op:
             op.record(inputs, result)
         else:
             op.saved = None
-        if state.anomaly and has_nan(y) and not any(has_nan(a) for a in arrays if a is not None):
+        if trace and state.anomaly and has_nan(y) and not any(has_nan(a) for a in arrays if a is not None):
             raise AnomalyError(f"{cls.__name__} made a NaN out of inputs without one; it was called at {op.line}")
         return result
 
@@ -277,6 +280,7 @@ def backward(
     home = tensor._device
     recording = state.recording is not None
     device = home if state.recording is None else state.recording
+    anomaly = state.anomaly
     hooked: dict[tensors.Tensor, np.ndarray] = {}  # leaves with hooks, which see the sum over all their uses
     gradients: dict[Op, np.ndarray] = {}
     waiting: list[tuple[int, Op]] = []
@@ -303,20 +307,22 @@ def backward(
         sources = op.sources
         if type(results) is not tuple or len(results) != len(sources):  # type: ignore[arg-type]
             raise wrong_count(op, results)
-        if state.anomaly:
+        if anomaly:
             find_nan(op, results, dy)
-        name = type(op).__name__
         if not retain_graph:
             op.free()
         del dy
-        given = list(results)
+        given = list(results)  # emptied one by one, so that nothing here refers to a gradient that is passed on
         del results
         for i, source in enumerate(sources):  # type: ignore[arg-type]
             dx, given[i] = given[i], None
             if source is None or dx is None:
                 continue
-            if type(dx) is not np.ndarray or dx.shape != source.shape or dx.dtype != source.dtype:
-                raise wrong_gradient(name, i, source, dx)
+            like = source if isinstance(source, Op) else source._data
+            if type(dx) is not np.ndarray or dx.shape != like.shape or dx.dtype != like.dtype:
+                raise wrong_gradient(type(op).__name__, i, source, dx)
+            if not dx.flags.c_contiguous:
+                dx = np.ascontiguousarray(dx)
             if isinstance(source, Op):
                 if source in gradients:
                     gradients[source] = accumulated(gradients.pop(source), dx, device)
@@ -398,7 +404,7 @@ def constant(tensor: "tensors.Tensor", value: float) -> np.ndarray:
 def wrong_count(op: Op, results: Any) -> TypeError:
     """The error for a backward that returned something else than one gradient per input."""
     came = f"{len(results)} of them" if isinstance(results, tuple) else type(results).__name__
-    return TypeError(f"{type(op).__name__}.backward must return a tuple of {len(op.sources)} gradients, not {came}")  # type: ignore[arg-type]
+    return TypeError(f"{type(op).__name__}.backward must return a tuple of {len(op.needs)} gradients, not {came}")
 
 
 def wrong_gradient(name: str, i: int, source: "Op | tensors.Tensor", dx: Any) -> TypeError:

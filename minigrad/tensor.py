@@ -443,5 +443,5 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a Python or NumPy scalar that can stand for a tensor."""
-    return isinstance(value, numbers.Number | np.generic) and not isinstance(value, complex)
+    """Whether `value` is a real Python or NumPy scalar, which can stand for a tensor."""
+    return isinstance(value, numbers.Real | np.bool_)

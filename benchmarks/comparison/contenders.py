@@ -9,6 +9,7 @@ A contender is a function of the initial parameters that returns a `Contender`. 
 w0 to w3 (in, out); b0 to b2 or gamma0 to gamma2 and beta0 to beta2; b3. Running statistics are mean0 to var2.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -31,7 +32,9 @@ Parameters = dict[str, np.ndarray]
 class Contender(NamedTuple):
     """A network in training."""
 
-    step: Callable[[np.ndarray, np.ndarray], Any]  # train on (60, 784) float32 and (60,) int64; what comes holds the loss
+    step: Callable[
+        [np.ndarray, np.ndarray], Any
+    ]  # train on (60, 784) float32 and (60,) int64; what comes holds the loss
     loss: Callable[[Any], float]  # the loss as a number: waits until the step is done
     state: Callable[[], Parameters]  # parameters and running statistics
 
@@ -40,7 +43,7 @@ def initial_parameters(batch_norm: bool) -> Parameters:
     """The same for every contender."""
     rng = np.random.default_rng(0)
     parameters = {}
-    for i, (inputs, outputs) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(WIDTHS)):
         parameters[f"w{i}"] = SIGMA * rng.standard_normal((inputs, outputs), np.float32)
         if batch_norm and i != LAST:
             parameters[f"gamma{i}"] = np.ones(outputs, np.float32)
@@ -256,20 +259,18 @@ def numpy_by_hand(parameters: Parameters, dtype: Any = np.float32) -> Contender:
         probs[rows, labels] -= 1
         dz = probs / len(x)
         for i in reversed(range(LAST + 1)):
-            if i != LAST:
-                dz = dy * y * (1 - y)
-                if batch_norm:
-                    normal, scale = saved[i]
-                    grads[f"beta{i}"] = dz.sum(axis=0)
-                    grads[f"gamma{i}"] = (dz * normal).sum(axis=0)
-                    mean_part = (grads[f"beta{i}"] + normal * grads[f"gamma{i}"]) / len(x)
-                    dz = p[f"gamma{i}"] * scale * (dz - mean_part)
+            y = inputs[i]
             if f"b{i}" in p:
                 grads[f"b{i}"] = dz.sum(axis=0)
-            grads[f"w{i}"] = inputs[i].T @ dz
-            if i:
-                y = inputs[i]
-                dy = dz @ p[f"w{i}"].T
+            grads[f"w{i}"] = y.T @ dz
+            if i == 0:
+                break
+            dz = (dz @ p[f"w{i}"].T) * y * (1 - y)
+            if batch_norm:
+                normal, scale = saved[i - 1]
+                dbeta, dgamma = dz.sum(axis=0), (dz * normal).sum(axis=0)
+                dz = p[f"gamma{i - 1}"] * scale * (dz - (dbeta + normal * dgamma) / len(x))
+                grads |= {f"beta{i - 1}": dbeta, f"gamma{i - 1}": dgamma}
         for name, grad in grads.items():
             p[name] -= LEARNING_RATE * grad
         return loss

@@ -85,7 +85,9 @@ def compare(threads: int, *, rounds: int) -> dict:
             for name, seconds in warm.items():
                 answer = first_step(name, threads, caches[name])
                 if answer["compiled"] and answer["compiled"]["kernels"]:
-                    raise RuntimeError(f"{name} compiled {answer['compiled']['kernels']} kernels although its cache is filled")
+                    raise RuntimeError(
+                        f"{name} compiled {answer['compiled']['kernels']} kernels although its cache is filled"
+                    )
                 seconds.append(answer["since_start"])
         experiment = [cold_and_warm_experiment() for _ in range(min(rounds, 3))]
     return {
@@ -137,7 +139,9 @@ def targets(result: dict) -> list[dict]:
     """What is to be reached."""
     imports = result["imports"]
     return [
-        target("import minigrad against numba", ratio(imports["minigrad"], imports["numba"]), 1.3, at_least=False, unit="x"),
+        target(
+            "import minigrad against numba", ratio(imports["minigrad"], imports["numba"]), 1.3, at_least=False, unit="x"
+        ),
         target(
             "warm start to the first finished training step",
             statistics.median(result["first_step_warm"]["minigrad captured"]),

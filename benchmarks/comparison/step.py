@@ -76,10 +76,11 @@ def forbid_compiling(name: str) -> contextlib.AbstractContextManager:
 def compare(batch_norm: bool, threads: int, *, rounds: int, steps: int) -> dict:
     """Time all contenders in turn, `rounds` times `steps` steps, each round starting with another one."""
     with contextlib.ExitStack() as stack:
-        workers = [
-            stack.enter_context(Worker("step", threads, contender=name, batch_norm=batch_norm))
-            for name in contenders.CONTENDERS
-        ]
+        workers = []
+        for name in contenders.CONTENDERS:
+            with Worker("step", threads, contender=name, batch_norm=batch_norm):
+                pass  # fills the caches on disk: files in memory, compiled code where the contender keeps it
+            workers.append(stack.enter_context(Worker("step", threads, contender=name, batch_norm=batch_norm)))
         left_out = {w.name: w.missing for w in workers if w.missing}
         workers = [w for w in workers if not w.missing]
         for w in workers:
@@ -121,9 +122,7 @@ def report(result: dict) -> str:
         ]
         for name, values in samples.items()
     ]
-    worst = max(
-        max(answer["loss_difference"], answer["state_difference"]) for answer in result["contenders"].values()
-    )
+    worst = max(max(answer["loss_difference"], answer["state_difference"]) for answer in result["contenders"].values())
     title = (
         f"Training step, {'with' if result['batch_norm'] else 'without'} Batch Normalization, batch "
         f"{contenders.BATCH}, {threads_in_words(result['threads'])}"

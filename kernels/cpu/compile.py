@@ -135,12 +135,14 @@ class Kernel:
 
     def __call__(self, *arguments):
         """Launch."""
-        if self.prepare is not None:
-            arguments = self.prepare(*arguments)
-        if self.is_large(arguments):
-            self.run_parallel(*arguments)
+        if self.size_of is not None:  # the usual kernel, told apart first: this runs for every launch
+            if arguments[self.size_of].size < GRAIN:
+                self.serial(*arguments)
+            else:
+                self.run_parallel(*arguments)
         else:
-            self.serial(*arguments)
+            function, arguments = self.resolve(*arguments)
+            function(*arguments)
 
     def __repr__(self):
         return f"<kernel {self.__module__}.{self.__qualname__}>"

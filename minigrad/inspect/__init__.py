@@ -11,5 +11,7 @@ for step in mg.inspect.steps(loss):
 from minigrad.inspect.drawing import draw
 from minigrad.inspect.graph import record, trace
 from minigrad.inspect.listing import table
+from minigrad.inspect.modules import activations, summary
+from minigrad.inspect.stepping import steps
 
-__all__ = ["draw", "record", "table", "trace"]
+__all__ = ["activations", "draw", "record", "steps", "summary", "table", "trace"]

@@ -1,5 +1,6 @@
 """The ops behind a tensor, numbered, and names for what feeds them."""
 
+import itertools
 import linecache
 import weakref
 from collections.abc import Mapping
@@ -77,12 +78,11 @@ class Graph:
         self.numbers = {op: i for i, op in enumerate(self.ops, 1)}
         self.given = given_names(names, model)
         self.leaves: dict[Tensor, str] = {}
-        unnamed = 0
+        new_names = (name for i in itertools.count(1) if (name := f"leaf{i}") not in self.given.values())
         for op in self.ops:
             for source in op.sources or ():
                 if isinstance(source, Tensor) and source not in self.leaves:
-                    unnamed += source not in self.given
-                    self.leaves[source] = self.given.get(source, f"leaf{unnamed}")
+                    self.leaves[source] = self.given.get(source) or next(new_names)
 
     def name(self, source: Op | Tensor) -> str:
         """What an op or leaf is called: "#3", "w1"."""

@@ -6,6 +6,7 @@ runs through a place of its own in each layer between; edges that leave the same
 """
 
 from bisect import bisect_right, insort
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ import numpy as np
 
 SWEEPS = 12
 PASSING = 14.0  # width of the place where an edge passes through a layer
-SIDE, LEAF = 1e-2, 1e-4  # how much items beside the longest path, and leaves, hold their place against those on it
+SETTLING = 100
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,10 @@ class Item:
     layer: int
     width: float
     rank: int  # for ties in the order: ops, then passing edges, then leaves
-    weight: float
     depth: int  # the longest path that leads here; less than any op's for a leaf
     height: int  # the longest path from here
+    reads: int = 1  # the number of ops that it reads
+    readers: int = 1
     above: list[int] = field(default_factory=list)  # neighbours in the layer above
     below: list[int] = field(default_factory=list)
     x: float = 0.0
@@ -48,22 +50,20 @@ def layered(sources: Sequence[Sequence[int]], widths: Sequence[float], gap: floa
     """
     depth, height = longest_paths(sources)
     layer = layers(sources, depth)
-    longest = max(d + h for d, h in zip(depth, height, strict=True))
+    readers = Counter(source for reads in sources for source in set(reads))
     items = []
     for i, width in enumerate(widths):
-        weight = LEAF if not sources[i] else 1.0 if depth[i] + height[i] == longest else SIDE
-        items.append(Item(layer[i], width, 0 if sources[i] else 2, weight, depth[i], height[i]))
+        reads = sum(bool(sources[source]) for source in set(sources[i]))
+        items.append(Item(layer[i], width, 0 if sources[i] else 2, depth[i], height[i], reads, readers[i]))
     passing: dict[tuple[int, int], int] = {}  # (source, layer): the item
-    for target, reads in enumerate(sources):
-        for source in dict.fromkeys(reads):
+    for target in range(len(sources)):
+        for source in dict.fromkeys(sources[target]):
             upper = source
             for between in range(layer[source] + 1, layer[target]):
                 place = passing.setdefault((source, between), len(items))
                 if place == len(items):
-                    weight = min(items[source].weight, SIDE)
-                    items.append(Item(between, PASSING, 1, weight, depth[source], height[target], [upper]))
+                    items.append(Item(between, PASSING, 1, depth[source], 0, above=[upper]))
                     items[upper].below.append(place)
-                items[place].height = max(items[place].height, height[target])
                 upper = place
             items[target].above.append(upper)
             items[upper].below.append(target)
@@ -171,34 +171,43 @@ def crossings(items: list[Item], rows: list[list[int]]) -> int:
 
 
 def place_across(items: list[Item], rows: list[list[int]], gap: float) -> None:
-    """Give every item its x, in sweeps down and up."""
+    """Give every item its x: the least weighted sum of squared distances across, over all edges, that the order allows.
+
+    The sum is quadratic and each layer's constraints are its own, so solving for one layer after the other, down and up,
+    comes ever closer to the best places.
+    """
+    links: list[list[tuple[int, float]]] = [[] for _ in items]
+    for upper, item in enumerate(items):
+        for lower in item.below:
+            weight = straightness(item, items[lower])
+            links[upper].append((lower, weight))
+            links[lower].append((upper, weight))
     for row in rows:
-        spread(items, row, [0.0] * len(row), gap)
-    for sweep in range(SWEEPS):
-        down = sweep % 2 == 0
-        for row in rows if down else rows[::-1]:
-            spread(items, row, [wanted(items, items[i], down) for i in row], gap)
+        spread(items, row, [(0.0, 1.0)] * len(row), gap)
+    for _ in range(SETTLING):
+        for row in [*rows, *rows[::-1]]:
+            wishes = []
+            for i in row:
+                weight = sum(w for _, w in links[i])
+                wishes.append((sum(items[n].x * w for n, w in links[i]) / weight, weight))
+            spread(items, row, wishes, gap)
     left = min(item.x - item.width / 2 for item in items)
     for item in items:
         item.x -= left
 
 
-def wanted(items: list[Item], item: Item, down: bool) -> float:
-    """Where an item would like to be: in line with the longer of two branches, or in the middle of three and more."""
-    if item.rank == 1 and not down:
-        return item.x  # an edge runs straight down from its source, and turns at its end
-    neighbours = [items[n] for n in (item.above if down else item.below)]
-    if down and item.rank != 1:
-        neighbours = [n for n in neighbours if n.depth]
-    if not neighbours:
-        return item.x
-    if len(neighbours) == 2:
-        longest = max(n.depth if down else n.height for n in neighbours)
-        neighbours = [n for n in neighbours if (n.depth if down else n.height) == longest]
-    return (min(n.x for n in neighbours) + max(n.x for n in neighbours)) / 2
+def straightness(upper: Item, lower: Item) -> float:
+    """How much an edge between neighbouring layers wants to be straight: long edges, and the longer of two branches."""
+    if upper.rank == lower.rank == 1:
+        weight = 20.0
+    elif upper.height == lower.height + 1 and lower.depth == upper.depth + 1 and upper.readers <= 2 and lower.reads <= 2:
+        weight = 100.0
+    else:
+        weight = 1.0
+    return weight if upper.depth else weight / 1000  # leaves come to the ops, not the ops to the leaves
 
 
-def spread(items: list[Item], row: list[int], wishes: list[float], gap: float) -> None:
+def spread(items: list[Item], row: list[int], wishes: list[tuple[float, float]], gap: float) -> None:
     """Place a row in its order without overlap, with the least weighted sum of squared distances from the wishes.
 
     With what each item must keep from the first taken off, the places only have to be in order: isotonic regression, solved
@@ -208,8 +217,8 @@ def spread(items: list[Item], row: list[int], wishes: list[float], gap: float) -
     for left, right in zip(row, row[1:], strict=False):
         offsets.append(offsets[-1] + (items[left].width + items[right].width) / 2 + gap)
     pools: list[tuple[float, float, int]] = []  # (mean, weight, how many)
-    for i, wish, offset in zip(row, wishes, offsets, strict=True):
-        mean, weight, count = wish - offset, items[i].weight, 1
+    for (wish, weight), offset in zip(wishes, offsets, strict=True):
+        mean, count = wish - offset, 1
         while pools and pools[-1][0] > mean:
             before, heavy, many = pools.pop()
             mean, weight, count = (before * heavy + mean * weight) / (heavy + weight), heavy + weight, count + many

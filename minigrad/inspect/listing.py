@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from minigrad.inspect.graph import Graph, kept_arrays, short_line, source_line
-from minigrad.inspect.text import columns, number_of_bytes
+from minigrad.inspect.text import columns, number_of_bytes, shortened
 from minigrad.tensor import Tensor
-
-LONGEST_SOURCE = 48  # characters of a line of user code
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,3 @@ def table(loss: Tensor, names: Mapping[str, Tensor] | None = None, model: Any = 
         number = graph.numbers[op]
         rows.append(Row(number, type(op).__name__, op.shape, op.dtype, saved, graph.inputs(op), op.line))
     return Table(rows, sum(arrays.values()))
-
-
-def shortened(text: str) -> str:
-    """A line of code, cut if it is long."""
-    return text if len(text) <= LONGEST_SOURCE else text[: LONGEST_SOURCE - 1] + "…"

@@ -4,6 +4,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+LONGEST_SOURCE = 48  # characters of a line of user code
+
 
 def number_of_bytes(n: int) -> str:
     """Bytes in a unit that fits: 48 B, 1.2 kB, 3.4 MB (powers of 1000)."""
@@ -36,3 +38,8 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], right: Collect
         return "  ".join(cells).rstrip()
 
     return "\n".join([line(header), "  ".join("─" * w for w in widths), *map(line, rows)])
+
+
+def shortened(text: str) -> str:
+    """A line of code, cut if it is long."""
+    return text if len(text) <= LONGEST_SOURCE else text[: LONGEST_SOURCE - 1] + "…"

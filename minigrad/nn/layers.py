@@ -126,7 +126,7 @@ class Flatten(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, ...) to (N, features)."""
-        return x.reshape(x.shape[0], int(np.prod(x.shape[1:], dtype=np.int64)))
+        return x if x.ndim == 2 else x.reshape(x.shape[0], int(np.prod(x.shape[1:], dtype=np.int64)))
 
 
 class Dropout(Module):

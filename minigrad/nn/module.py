@@ -7,7 +7,7 @@ import numpy as np
 
 from minigrad.ops import to
 from minigrad.tape import state
-from minigrad.tensor import Tensor
+from minigrad.tensor import FLOATS, Tensor
 
 
 class Parameter(Tensor):
@@ -91,7 +91,8 @@ class Module:
         if strict:
             problems += [f"missing: {name}" for name in own if name not in arrays]
             problems += [f"unknown: {name}" for name in arrays if name not in own]
-        for name in own.keys() & arrays.keys():
+        common = [name for name in own if name in arrays]
+        for name in common:
             have, want = arrays[name], own[name]
             if have.shape != want.shape:
                 problems.append(f"{name}: shape {have.shape}, expected {want.shape}")
@@ -101,7 +102,7 @@ class Module:
             raise ValueError(
                 f"state_dict does not fit {type(self).__name__}; nothing was loaded:\n  " + "\n  ".join(problems)
             )
-        for name in own.keys() & arrays.keys():
+        for name in common:
             np.copyto(own[name]._data, arrays[name])
             own[name]._version[0] += 1
         for _, module in self.modules():
@@ -126,7 +127,12 @@ class Module:
             parameter.zero_grad()
 
     def to(self, device_or_dtype: Any) -> Self:
-        """Move all parameters and buffers to a device, or turn them into another dtype; the same Tensor objects."""
+        """Move all parameters and buffers to a device, or turn them into float32 or float64; the same Tensor objects.
+
+        Gradients are forgotten, and an optimizer with state (momentum, say) has to be made after a change of dtype.
+        """
+        if is_dtype(device_or_dtype) and np.dtype(device_or_dtype) not in FLOATS:
+            raise TypeError(f"a module can become float32 or float64, not {np.dtype(device_or_dtype)}")
         for _, t in self._tensors():
             if t.dtype.kind == "f" or not is_dtype(device_or_dtype):
                 moved = to(t.detach(), device_or_dtype)
@@ -149,6 +155,8 @@ class Module:
 
 def is_dtype(value: Any) -> bool:
     """Whether NumPy takes it for a dtype."""
+    if value is None:  # which NumPy takes for float64
+        return False
     try:
         np.dtype(value)
     except TypeError:

@@ -1,6 +1,5 @@
 """Softmax, its logarithm, and cross-entropy."""
 
-import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -90,12 +89,13 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 def check_labels(labels: np.ndarray, classes: int) -> None:
     """Raise ValueError for a label that is no class."""
-    low, high = labels.min(), labels.max()
-    if low < 0 or high >= classes:
-        row = int(np.argmax((labels < 0) | (labels >= classes)))
-        raise ValueError(
-            f"cross_entropy: label {labels[row]} in row {row} is out of range; there are classes 0 to {classes - 1}"
-        )
+    flat = labels.reshape(-1)
+    if flat.dtype.kind == "i":  # as unsigned numbers, negative ones are the largest: one search finds both kinds
+        flat = flat.astype(np.int64, copy=False).view(np.uint64)
+    row = int(flat.argmax())
+    if flat[row] >= classes:
+        label = labels.reshape(-1)[row]
+        raise ValueError(f"cross_entropy: label {label} in row {row} is out of range; there are classes 0 to {classes - 1}")
 
 
 def cross_entropy(logits: Tensor, labels: Any) -> Tensor:
@@ -104,24 +104,25 @@ def cross_entropy(logits: Tensor, labels: Any) -> Tensor:
     Labels may be a NumPy array, a list or a Tensor. Raises TypeError for labels that are no integers and ValueError for
     shapes that do not match, a label out of range, or an empty batch.
     """
-    float_tensor("cross_entropy", logits)
+    scores = float_tensor("cross_entropy", logits)._data
     if not isinstance(labels, Tensor):
         labels = Tensor(np.asarray(labels), device=logits._device)
         if state.recording is not None:
             labels = state.recording.constant(labels)  # type: ignore[attr-defined]
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"cross_entropy: labels must be integers (class numbers), not {labels.dtype}")
-    if logits.ndim < 1 or logits.shape[:-1] != labels.shape:
+    classes = labels._data
+    if classes.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy: labels must be integers (class numbers), not {classes.dtype}")
+    if scores.ndim < 1 or scores.shape[:-1] != classes.shape:
         raise ValueError(
-            f"cross_entropy: logits (..., classes) and labels (...) expected, got {logits.shape} and {labels.shape}"
+            f"cross_entropy: logits (..., classes) and labels (...) expected, got {scores.shape} and {classes.shape}"
         )
-    if not logits.size:
-        raise ValueError(f"cross_entropy: the mean over no rows is not defined (logits have shape {logits.shape})")
+    if not scores.size:
+        raise ValueError(f"cross_entropy: the mean over no rows is not defined (logits have shape {scores.shape})")
     device = logits._device if state.recording is None else state.recording
-    device.check(check_labels, labels._data, logits.shape[-1])
-    rows = math.prod(labels.shape)
-    flat = to(labels, np.int64)
-    return CrossEntropy.apply(
-        logits.reshape(rows, logits.shape[-1]) if logits.ndim != 2 else logits,
-        flat.reshape(rows) if flat.ndim != 1 else flat,
-    )
+    device.check(check_labels, classes, scores.shape[-1])
+    if classes.dtype != np.int64:
+        labels = to(labels, np.int64)
+    if scores.ndim != 2:
+        logits = logits.reshape(classes.size, scores.shape[-1])
+        labels = labels.reshape(classes.size)
+    return CrossEntropy.apply(logits, labels)

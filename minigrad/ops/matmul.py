@@ -22,6 +22,11 @@ def product(op: Op, a: np.ndarray, b: np.ndarray, trans_a: bool = False, trans_b
     return y
 
 
+def as_matrix(x: np.ndarray) -> np.ndarray:
+    """(..., columns) as (rows, columns)."""
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
 class Linear(Op):
     """x W + b."""
 
@@ -30,24 +35,26 @@ class Linear(Op):
     def forward(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.ndarray:
         self.save(x if self.needs[1] else None, w if self.needs[0] else None)
         self.x_shape = x.shape
-        rows = math.prod(x.shape[:-1])
         y = self.empty((*x.shape[:-1], w.shape[1]), x.dtype)
         if y.size:
             bias = NO_BIAS[x.dtype] if b is None else b
-            self.kernels.gemm.gemm(x.reshape(rows, -1), w, bias, y.reshape(rows, -1), False, False)
+            self.kernels.gemm.gemm(as_matrix(x), w, bias, as_matrix(y), False, False)
         return y
 
     def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
         x, w = self.saved  # type: ignore[misc]
-        matrix = dy.reshape(-1, dy.shape[-1])
+        matrix = as_matrix(dy)
         dx = dw = db = None
         if self.needs[0]:
-            dx = product(self, matrix, w, trans_b=True).reshape(self.x_shape)
+            dx = product(self, matrix, w, trans_b=True)
+            if len(self.x_shape) != 2:
+                dx = dx.reshape(self.x_shape)
         if self.needs[1]:
-            dw = product(self, x.reshape(-1, self.x_shape[-1]), matrix, trans_a=True)
+            dw = product(self, as_matrix(x), matrix, trans_a=True)
         if self.needs[2]:
             db = self.empty(dy.shape[-1:], dy.dtype)
-            self.kernels.reduce.sum_forward(matrix.reshape(1, *matrix.shape), db.reshape(1, -1))
+            if db.size:
+                self.kernels.reduce.sum_forward(matrix.reshape(1, *matrix.shape), db.reshape(1, -1))
         return dx, dw, db
 
 
@@ -68,6 +75,11 @@ class MatMul(Op):
         )
 
 
+def matrices(x: np.ndarray) -> np.ndarray:
+    """A stack of matrices with one leading axis."""
+    return x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
+
+
 class BatchedMatMul(Op):
     """A B for stacks of matrices, whose leading axes broadcast."""
 
@@ -79,7 +91,7 @@ class BatchedMatMul(Op):
         a, b = self.stacked(a), self.stacked(b)
         y = self.empty((*self.stack, a.shape[1], b.shape[2]), a.dtype)
         if y.size:
-            self.kernels.gemm.gemm_batched(a, b, y.reshape(-1, *y.shape[-2:]), False, False)
+            self.kernels.gemm.gemm_batched(a, b, matrices(y), False, False)
         self.save(a if self.needs[1] else None, b if self.needs[0] else None)
         return y
 
@@ -88,21 +100,21 @@ class BatchedMatMul(Op):
         shape = (*self.stack, *x.shape[-2:])
         if x.shape != shape:
             x = expand(self, x.reshape((1,) * (len(shape) - x.ndim) + x.shape), shape)
-        return x.reshape(-1, *x.shape[-2:])
+        return matrices(x)
 
     def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
         a, b = self.saved  # type: ignore[misc]
-        dy = dy.reshape(-1, *dy.shape[-2:])
+        dy = matrices(dy)
         da = db = None
         if self.needs[0]:
             da = self.empty((*self.stack, dy.shape[1], b.shape[1]), dy.dtype)
             if da.size:
-                self.kernels.gemm.gemm_batched(dy, b, da.reshape(-1, *da.shape[-2:]), False, True)
+                self.kernels.gemm.gemm_batched(dy, b, matrices(da), False, True)
             da = unbroadcast(self, da, self.shapes[0])
         if self.needs[1]:
             db = self.empty((*self.stack, a.shape[2], dy.shape[2]), dy.dtype)
             if db.size:
-                self.kernels.gemm.gemm_batched(a, dy, db.reshape(-1, *db.shape[-2:]), True, False)
+                self.kernels.gemm.gemm_batched(a, dy, matrices(db), True, False)
             db = unbroadcast(self, db, self.shapes[1])
         return da, db
 
@@ -120,7 +132,7 @@ def matmul(a: Any, b: Any) -> Tensor:
     if column:
         b = b.reshape(-1, 1)
     if b.ndim == 2:
-        y = MatMul.apply(a.reshape(-1, a.shape[-1]) if a.ndim > 2 else a, b)
+        y = MatMul.apply(a.reshape(math.prod(a.shape[:-1]), a.shape[-1]) if a.ndim > 2 else a, b)
         if a.ndim > 2:
             y = y.reshape(*a.shape[:-1], b.shape[1])
     else:
@@ -134,12 +146,12 @@ def matmul(a: Any, b: Any) -> Tensor:
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """x W + b: x (..., in), W (in, out), b (out,) or None, result (..., out). Raises ValueError, TypeError."""
-    float_tensor("linear", x), float_tensor("linear", w)
-    if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
-        raise ValueError(f"linear: x (..., in) and w (in, out) expected, got {x.shape} and {w.shape}")
-    if b is not None and float_tensor("linear", b).shape != (w.shape[1],):
-        raise ValueError(f"linear: b must have shape ({w.shape[1]},) to match w {w.shape}, not {b.shape}")
-    if x.dtype != w.dtype or (b is not None and b.dtype != w.dtype):
+    data, weight = float_tensor("linear", x)._data, float_tensor("linear", w)._data
+    if weight.ndim != 2 or data.ndim < 1 or data.shape[-1] != weight.shape[0]:
+        raise ValueError(f"linear: x (..., in) and w (in, out) expected, got {data.shape} and {weight.shape}")
+    if b is not None and float_tensor("linear", b)._data.shape != weight.shape[1:]:
+        raise ValueError(f"linear: b must have shape ({weight.shape[1]},) to match w {weight.shape}, not {b.shape}")
+    if data.dtype != weight.dtype or (b is not None and b._data.dtype != weight.dtype):
         others = f"x is {x.dtype}, w is {w.dtype}" + (f", b is {b.dtype}" if b is not None else "")
         raise TypeError(f"linear: dtypes differ: {others}; convert with .to(...)")
     return Linear.apply(x, w, b)

@@ -73,7 +73,8 @@ class Slice(Op):
 
     def forward(self, x: np.ndarray, *, index: Any) -> np.ndarray:
         self.x_shape = x.shape
-        view = x[index]
+        parts = index if isinstance(index, tuple) else (index,)
+        view = x[parts if Ellipsis in parts else (*parts, Ellipsis)]  # without one, integers alone give a copy, no view
         self.strides = tuple(s // x.itemsize for s in view.strides)
         start = view.__array_interface__["data"][0] - x.__array_interface__["data"][0]
         self.offset = start // x.itemsize if view.size else 0
@@ -192,7 +193,7 @@ def is_int(value: Any) -> bool:
 def getitem(x: Tensor, index: Any) -> Tensor:
     """x[index] as a copy: integers, slices, None, ellipsis; integer arrays or tensors, boolean masks, as in NumPy.
 
-    Raises IndexError out of range, and TypeError for an index that is not made of integers or booleans.
+    Raises IndexError out of range (for an integer tensor also below 0), and for an index not made of integers or booleans.
     """
     if is_basic(index):
         return Slice.apply(x, index=index)
@@ -246,7 +247,7 @@ def to(x: Tensor, device_or_dtype: Any) -> Tensor:
         device = get_device(device_or_dtype)
         return x if device is x._device else to_device(x, device)
     try:
-        dtype = np.dtype(device_or_dtype)
+        dtype = np.dtype("" if device_or_dtype is None else device_or_dtype)  # None would stand for float64
     except TypeError:
         raise ValueError(f"{device_or_dtype!r} is neither a device ({', '.join(DEVICES)}) nor a dtype") from None
     check_dtype(dtype)

@@ -79,10 +79,13 @@ class BatchNormInference(Op):
         x, gamma, mean, var = self.saved  # type: ignore[misc]
         c = x.shape[-1]
         dx, dgamma, dbeta = self.empty_like(x), self.empty((c,), x.dtype), self.empty((c,), x.dtype)
-        scale = ones(c, x.dtype) if gamma is None else gamma
-        self.kernels.norm.batch_norm_inference_backward(
-            dy.reshape(-1, c), x.reshape(-1, c), scale, mean, var, self.eps, dx.reshape(-1, c), dgamma, dbeta
-        )
+        if x.size:
+            scale = ones(c, x.dtype) if gamma is None else gamma
+            self.kernels.norm.batch_norm_inference_backward(
+                dy.reshape(-1, c), x.reshape(-1, c), scale, mean, var, self.eps, dx.reshape(-1, c), dgamma, dbeta
+            )
+        else:
+            dgamma = dbeta = zeros(c, x.dtype)
         return dx, dgamma if self.needs[1] else None, dbeta if self.needs[2] else None, None, None
 
 
@@ -127,54 +130,61 @@ def batch_norm(
     Method: Ioffe & Szegedy 2015, Algorithm 1 and section 3.1. Raises ValueError for shapes that do not match and for
     training with m < 2, TypeError for dtypes that differ.
     """
-    float_tensor("batch_norm", x)
-    if x.ndim < 2:
-        raise ValueError(f"batch_norm: x needs a batch axis and features on the last axis, not shape {x.shape}")
-    features = x.shape[-1]
-    running = [running_array(name, r, x) for name, r in (("running_mean", running_mean), ("running_var", running_var))]
-    for name, t in (("gamma", gamma), ("beta", beta)):
-        if t is None:
-            continue
-        if float_tensor("batch_norm", t).shape != (features,):
-            raise ValueError(f"batch_norm: {name} must have shape ({features},) to match x {x.shape}, not {t.shape}")
-        if t.dtype != x.dtype:
-            raise TypeError(f"batch_norm: {name} is {t.dtype}, x is {x.dtype}; convert with .to(...)")
+    data = float_tensor("batch_norm", x)._data
+    if data.ndim < 2:
+        raise ValueError(f"batch_norm: x needs a batch axis and features on the last axis, not shape {data.shape}")
+    features = data.shape[-1]
+    if gamma is not None:
+        check_parameter("gamma", gamma, data)
+    if beta is not None:
+        check_parameter("beta", beta, data)
+    mean, var = running_array("running_mean", running_mean, x), running_array("running_var", running_var, x)
     if not 0 <= decay <= 1 or not eps >= 0:
         raise ValueError(f"batch_norm: decay must be 0 to 1 and eps at least 0, not {decay} and {eps}")
-    if not training:
-        if running[0] is None or running[1] is None:
-            raise ValueError("batch_norm: without training, running_mean and running_var are needed")
-        mean, var = (Tensor._wrap(r, x._device) for r in running)  # type: ignore[arg-type]
-        return BatchNormInference.apply(x, gamma, beta, mean, var, eps=eps)
-    if x.size // max(features, 1) < 2:
-        raise ValueError(
-            f"batch_norm: training needs at least 2 values per feature to have a variance, x {x.shape} has "
-            f"{x.size // max(features, 1)}; use a larger batch, or drop_last=True to leave out a smaller last batch"
-        )
-    if (running[0] is None) != (running[1] is None):
+    if (mean is None) != (var is None):
         raise ValueError("batch_norm: pass both running_mean and running_var, or neither")
-    both = None if running[0] is None else (running[0], running[1])
-    y = BatchNorm.apply(x, gamma, beta, running=both, decay=float(decay), eps=float(eps))
+    if not training:
+        if mean is None or var is None:
+            raise ValueError("batch_norm: without training, running_mean and running_var are needed")
+        fixed = Tensor._wrap(mean, x._device), Tensor._wrap(var, x._device)
+        return BatchNormInference.apply(x, gamma, beta, *fixed, eps=eps)
+    if data.size < 2 * features or not data.size:
+        raise ValueError(
+            f"batch_norm: training needs at least 2 values per feature to have a variance, x has shape {data.shape}; "
+            "use a larger batch, or drop_last=True to leave out a smaller last batch"
+        )
+    running = None if mean is None or var is None else (mean, var)
+    y = BatchNorm.apply(x, gamma, beta, running=running, decay=float(decay), eps=float(eps))
     for r in (running_mean, running_var):
         if isinstance(r, Tensor):
             r._version[0] += 1
     return y
 
 
+def check_parameter(name: str, t: Tensor, x: np.ndarray) -> None:
+    """Raise unless gamma or beta fits x."""
+    data = float_tensor("batch_norm", t)._data
+    if data.ndim != 1 or data.shape[0] != x.shape[-1]:
+        raise ValueError(f"batch_norm: {name} must have shape ({x.shape[-1]},) to match x {x.shape}, not {data.shape}")
+    if data.dtype != x.dtype:
+        raise TypeError(f"batch_norm: {name} is {data.dtype}, x is {x.dtype}; convert with .to(...)")
+
+
 def running_array(name: str, value: Any, x: Tensor) -> np.ndarray | None:
     """The array behind a running statistic, checked."""
     if value is None:
         return None
-    array = value._data if isinstance(value, Tensor) else value
-    if isinstance(value, Tensor) and value._device is not x._device:
-        raise RuntimeError(f"batch_norm: {name} is on {value.device!r}, x on {x.device!r}; move one with .to(...)")
-    if not isinstance(array, np.ndarray) or array.shape != (x.shape[-1],) or array.dtype != x.dtype:
-        came = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise (ValueError if isinstance(array, np.ndarray) and array.dtype == x.dtype else TypeError)(
-            f"batch_norm: {name} must be {x.dtype}[{x.shape[-1]}], not {came}"
-        )
-    if not array.flags.c_contiguous or not array.flags.writeable:
+    if isinstance(value, Tensor):
+        if value._device is not x._device:
+            raise RuntimeError(f"batch_norm: {name} is on {value.device!r}, x on {x.device!r}; move one with .to(...)")
+        if state.recording is not None:
+            state.recording.saw_leaf(value)  # type: ignore[attr-defined]
+        value = value._data
+    if not isinstance(value, np.ndarray) or value.dtype != x._data.dtype:
+        came = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(f"batch_norm: {name} must be an array of {x.dtype}, not {came}")
+    if value.ndim != 1 or value.shape[0] != x._data.shape[-1]:
+        raise ValueError(f"batch_norm: {name} must have shape ({x.shape[-1]},) to match x {x.shape}, not {value.shape}")
+    if not value.flags.c_contiguous or not value.flags.writeable:
         raise ValueError(f"batch_norm: {name} must be contiguous and writable, since it is updated in place")
-    if state.recording is not None and isinstance(value, Tensor):
-        state.recording.saw_leaf(value)  # type: ignore[attr-defined]
-    return array
+    return value

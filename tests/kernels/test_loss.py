@@ -80,6 +80,13 @@ def test_small_loss_keeps_its_precision(check_kernel):
     np.testing.assert_allclose(mean, np.log1p(np.exp(-14.0)), rtol=1e-6)
 
 
+def test_product_of_row_sums_does_not_overflow(check_kernel, dtype):
+    x = np.zeros((BLOCK // 10, 10), dtype)
+    labels = np.zeros(len(x), np.int64)
+    *_, mean = check_kernel("loss", "cross_entropy_forward", x, labels, np.empty_like(x), np.empty(1, dtype))
+    np.testing.assert_allclose(mean, np.log(10), rtol=1e-6)
+
+
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf], ids=["nan", "negative nan", "inf"])
 @pytest.mark.parametrize("n", [3, 100])
 @pytest.mark.parametrize("name", ROW_FUNCTIONS)

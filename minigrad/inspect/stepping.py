@@ -1,0 +1,217 @@
+"""Backward, one op at a time, each op held against finite differences."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from minigrad.device import Device, get_device
+from minigrad.inspect.graph import Graph, Recorded, copied, short_line, source_line
+from minigrad.inspect.text import described, shortened
+from minigrad.tape import Op, add_arrays, first_gradient, run_hooks, wrong_count, wrong_gradient
+from minigrad.tensor import Tensor
+
+STEP = 1e-6  # of the finite differences, relative to each element
+TOLERANCE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-6}  # of the relative error, by the tape's precision
+
+
+@dataclass(frozen=True)
+class Check:
+    """The derivative of one node along a random direction v in one of its inputs, found in two ways.
+
+    `analytic` is dx · v, with the gradient dx that backward passes on. `numeric` is dy · (f(x + hv) - f(x - hv)) / 2h, with
+    the node's forward computed in float64 by the reference kernels. `error` is their distance over the sum of the
+    absolute terms of `numeric` (or the norm of dx, if that is more), so that it is small where terms cancel.
+    """
+
+    numeric: float
+    analytic: float
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the two agree as well as the precision of the tape allows. Also false at a kink, such as ReLU's at 0."""
+        return self.error <= self.tolerance
+
+    def __str__(self) -> str:
+        verdict = "relative error" if self.ok else "DIFFERS, relative error"
+        return f"dx·v = {self.analytic:.6g}, finite differences {self.numeric:.6g}, {verdict} {self.error:.0e}"
+
+
+@dataclass(frozen=True)
+class Passed:
+    """The gradient that a step passes on to one of its sources."""
+
+    to: str  # the op or leaf: "#3 Sigmoid", "w1"
+    gradient: np.ndarray
+    part: int  # 1 if it is the first that this source gets, 2 if it is added to another one, ...
+    check: Check | None  # None if the node's inputs were not recorded
+
+
+@dataclass(frozen=True)
+class Step:
+    """Backward through one op."""
+
+    index: int  # of the step, from 1
+    number: int  # of the op, as in the table
+    op: str
+    shape: tuple[int, ...]
+    formula: str
+    line: str  # file:line, or "" if it was not traced
+    dy: np.ndarray  # the gradient that arrives
+    passed: list[Passed] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all finite differences agree; true of none."""
+        return all(passed.check is None or passed.check.ok for passed in self.passed)
+
+    def __str__(self) -> str:
+        title = f"step {self.index}: #{self.number} {self.op}"
+        if self.line:
+            title += f"    {short_line(self.line)}  {shortened(source_line(self.line))}".rstrip()
+        lines = [title]
+        if self.formula:
+            lines.append(f"  formula    {self.formula}")
+        lines.append(f"  arrives    {self.dy.shape}: {described(self.dy)}")
+        for passed in self.passed:
+            added = "" if passed.part == 1 else f", added to {passed.part - 1} before"
+            lines.append(f"  passes on  to {passed.to} {passed.gradient.shape}: {described(passed.gradient)}{added}")
+            if passed.check is None:
+                lines.append("    not checked: compute the loss inside `with mg.inspect.record():`")
+            else:
+                lines.append(f"    checked  {passed.check}")
+        return "\n".join(lines)
+
+
+class Steps(Iterator[Step]):
+    """Goes backwards through a tape: each `next` is a `Step`. `gradients` has what has arrived at each leaf so far.
+
+    Hooks of ops run with their step, those of leaves after the last step, on the whole gradient.
+    """
+
+    def __init__(self, graph: Graph, dy: np.ndarray, device: Device, seed: int) -> None:
+        self.gradients: dict[Tensor, Tensor] = {}
+        self._graph = graph
+        self._device = device
+        self._seed = seed
+        self._waiting = list(graph.ops)
+        self._index = 0
+        self._arrived: dict[Op | Tensor, np.ndarray] = {graph.ops[-1]: dy}
+        self._parts: dict[Op | Tensor, int] = {}
+        self._hooked: list[Tensor] = []  # leaves with hooks, in the order in which they were reached
+
+    def __next__(self) -> Step:
+        while self._waiting:
+            op = self._waiting.pop()
+            if op in self._arrived:
+                return self._step(op)
+        while self._hooked:
+            leaf = self._hooked.pop(0)
+            self.gradients[leaf] = self._tensor(run_hooks(leaf._hooks, self._arrived[leaf], self._device))
+        raise StopIteration
+
+    def _step(self, op: Op) -> Step:
+        op.check_saved()
+        dy = self._arrived.pop(op)
+        if op.hooks:
+            dy = run_hooks(op.hooks, dy, self._device)
+        op.device, op.kernels = self._device, self._device.kernels
+        results = op.backward(dy)
+        if type(results) is not tuple or len(results) != len(op.sources or ()):
+            raise wrong_count(op, results)
+        self._index += 1
+        graph = self._graph
+        step = Step(self._index, graph.numbers[op], type(op).__name__, op.shape, op.formula, op.line, dy)
+        for i, (source, dx) in enumerate(zip(op.sources or (), results, strict=True)):
+            if source is None or dx is None:
+                continue
+            if type(dx) is not np.ndarray or dx.shape != source.shape or dx.dtype != source.dtype:
+                raise wrong_gradient(step.op, i, source, dx)
+            self._arrive(source, dx)
+            name = graph.name(source) + (f" {type(source).__name__}" if isinstance(source, Op) else "")
+            check = None
+            if op.recorded is not None:
+                check = directional_check(op, i, dy, dx, np.random.default_rng((self._seed, self._index, i)))
+            step.passed.append(Passed(name, dx, self._parts[source], check))
+        return step
+
+    def _arrive(self, source: Op | Tensor, dx: np.ndarray) -> None:
+        """Add up the gradients of an op or leaf, into new memory: the steps show the parts."""
+        if source in self._arrived:
+            total = self._device.empty(dx.shape, dx.dtype)
+            add_arrays(self._device, self._arrived[source], dx, total)
+            dx = total
+        elif isinstance(source, Tensor) and source._hooks:
+            self._hooked.append(source)
+        self._arrived[source] = dx
+        self._parts[source] = self._parts.get(source, 0) + 1
+        if isinstance(source, Tensor):
+            self.gradients[source] = self._tensor(dx)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        """A tensor of its own with these values."""
+        return Tensor(array, device=self._device)
+
+
+def steps(
+    loss: Tensor,
+    grad: Any = None,
+    *,
+    names: Mapping[str, Tensor] | None = None,
+    model: Any = None,
+    seed: int = 0,
+) -> Steps:
+    """Backward from a tensor, one op at a time: an iterator of `Step`s, to be printed or looked into.
+
+    Each step has the gradient that arrives, those it passes on, and, for ops computed inside `record()`, a check of that very
+    node by finite differences along a random direction (drawn from `seed`). The tape stays, and no `.grad` is touched: at
+    the end `gradients`, a dict by leaf, holds to the bit what `loss.backward(grad)` would add to them. `names` and
+    `model` name the leaves, as in `table`. Raises RuntimeError if there is no tape, or no gradient to start from.
+    """
+    graph = Graph(loss, names, model)
+    return Steps(graph, first_gradient(loss, grad), loss._device, seed)
+
+
+def directional_check(op: Op, index: int, dy: np.ndarray, dx: np.ndarray, rng: np.random.Generator) -> Check:
+    """Hold the gradient dx of input `index` of a recorded op against central differences of its forward, in float64.
+
+    The direction is Gaussian, times the size of each element: so no step crosses zero, where relu, log and sqrt end.
+    """
+    x = op.recorded.arrays[index].astype(np.float64)
+    size = np.abs(x)
+    typical = float(np.sqrt(np.mean(x * x))) if x.size else 0.0
+    v = rng.standard_normal(x.shape) * np.where(size > 0, size, typical or 1.0)
+    change = (rerun(op, index, x + STEP * v) - rerun(op, index, x - STEP * v)) / (2 * STEP)
+    terms = dy.astype(np.float64) * change
+    wide = dx.astype(np.float64)
+    numeric, analytic = float(terms.sum()), float(np.sum(wide * v))
+    scale = max(float(np.abs(terms).sum()), float(np.linalg.norm(wide * v)))
+    distance = abs(numeric - analytic)
+    precision = max(TOLERANCE[dx.dtype], TOLERANCE[dy.dtype])
+    return Check(numeric, analytic, distance / scale if scale else distance, precision)
+
+
+def rerun(op: Op, index: int, x: np.ndarray) -> np.ndarray:
+    """The result of a recorded op with input `index` replaced, in float64 and by the reference kernels."""
+    recorded: Recorded = op.recorded
+    arrays = [None if a is None else in_float64(a) for a in recorded.arrays]
+    arrays[index] = x
+    again = type(op)()
+    again.device = get_device("reference")
+    again.kernels = again.device.kernels
+    again.needs = op.needs
+    return again.forward(*arrays, **{name: in_float64(copied(value)) for name, value in recorded.parameters.items()})
+
+
+def in_float64(value: Any) -> Any:
+    """A value with all float arrays and float dtypes in it turned to float64."""
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return value.astype(np.float64)
+    if isinstance(value, np.dtype) and value.kind == "f":
+        return np.dtype(np.float64)
+    if type(value) in (tuple, list):
+        return type(value)(map(in_float64, value))
+    return value
