@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print the tables and keep every number."""
     options = arguments(argv)
     quick = options.quick
-    results = {"machine": machine.describe(), "quick": quick}
+    targets: list[dict] = []
+    results = {"machine": machine.describe(), "quick": quick, "targets": targets}
     print(describe(results["machine"]))
     cores = results["machine"]["physical_cores"]
     threads = [n for n in options.threads if n <= cores]
@@ -58,27 +59,24 @@ def main(argv: list[str] | None = None) -> None:
     if not threads:
         sys.exit("no number of threads is left to measure")
 
-    targets = []
-
-    def show(module, result: dict) -> dict:
+    def keep(section: str, module, result: dict) -> None:
         print(module.report(result), flush=True)
         targets.extend(module.targets(result))
-        return result
+        results.setdefault(section, []).append(result)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(results, indent=1) + "\n")
 
     if "step" in options.only:
         length = {"rounds": 3, "steps": 50} if quick else {"rounds": 40, "steps": 200}
-        results["step"] = [
-            show(step, step.compare(batch_norm, n, **length)) for n in threads for batch_norm in (True, False)
-        ]
+        for n in threads:
+            for batch_norm in (True, False):
+                keep("step", step, step.compare(batch_norm, n, **length))
     if "gemm" in options.only:
         length = {"rounds": 3, "seconds": 0.01} if quick else {"rounds": 25, "seconds": 0.05}
-        results["gemm"] = show(gemm, gemm.compare(threads, quick=quick, **length))
+        keep("gemm", gemm, gemm.compare(threads, quick=quick, **length))
     if "start" in options.only:
-        results["start"] = show(start, start.compare(max(threads), rounds=2 if quick else 7))
-    results["targets"] = targets
+        keep("start", start, start.compare(max(threads), rounds=2 if quick else 7))
     print(tables.target_table(targets))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=1) + "\n")
     print(f"All numbers are in {options.output}.")
 
 

@@ -17,19 +17,29 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minigrad.device import Device, Lease, Pool, get_device
-from minigrad.tape import CaptureError, Op, state
+from minigrad.tape import CaptureError, Op, new_order, state
 from minigrad.tensor import Tensor, as_array
 
 MOST_RECORDINGS = 64  # of one step; more means that something changes with every call
 TIMED_REPLAYS = 5  # the first replays measure every launch, for printing the plan
 ANY = object()  # a gradient that the step replaces without looking at it
+NO_HOOKS: dict[int, Any] = {}
 
 Call = tuple[Callable[..., None], tuple[Any, ...]]
+
+
+class Leaf(NamedTuple):
+    """What a recording found of a tensor from outside, when it first saw it."""
+
+    array: np.ndarray
+    requires_grad: bool
+    hooks: dict[int, Any]
+    version: int
 
 
 @dataclass
@@ -58,18 +68,24 @@ class Recorder(Device):
     def __init__(self, device: Device) -> None:
         super().__init__(device.name)
         self.device = device
-        self.op_name = ""
+        self.start = new_order()  # ops on the tape from before have a lower order
+        self.launches_before = 0
         self.launches: list[Launch] = []
         self.checks: list[Call] = []
         self.inputs: list[np.ndarray] = []
-        self.leaves: dict[Tensor, tuple[np.ndarray, int]] = {}  # its array, and its version when first seen
+        self.leaves: dict[Tensor, Leaf] = {}
         self.modules: dict[Any, bool] = {}
         self.gradients: dict[Tensor, Any] = {}  # what the step found in `.grad`: a Tensor, None, or ANY
         self.kernels = RecordingKernels(self)
 
+    def begin(self, name: str) -> None:
+        """The launches to come are those of an op."""
+        self.op_name = name
+        self.launches_before = len(self.launches)
+
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An array from the private pool, however small."""
-        return self.pool.empty(tuple(shape), dtype)
+        return self.pool.empty(tuple(shape), np.dtype(dtype))
 
     def input(self, data: Any) -> Tensor:
         """An input of the step: a tensor whose array is filled anew before every replay."""
@@ -126,16 +142,35 @@ class Recorder(Device):
                     "pass device=... to mg.capture"
                 )
             self.saw_leaf(t)
-        if not self.owns(y) and not any(np.may_share_memory(t._data, y) for t in given):
+        self.check_computed(f"{type(op).__name__}.forward", y, [t._data for t in given])
+
+    def saw_gradients(self, op: Op, results: tuple[Any, ...], dy: np.ndarray) -> None:
+        """An op went backward: the gradients that are wanted must have come from kernels as well."""
+        given = [a for a in (dy, *(op.saved or ())) if isinstance(a, np.ndarray)]
+        for source, dx in zip(op.sources or (), results, strict=True):
+            if source is not None and isinstance(dx, np.ndarray):
+                self.check_computed(f"{type(op).__name__}.backward", dx, given)
+
+    def check_computed(self, what: str, y: np.ndarray, given: list[np.ndarray]) -> None:
+        """Raise unless `y` is memory of `given`, or ours and there was a launch that can have filled it."""
+        computed = self.owns(y) and (len(self.launches) > self.launches_before or not y.size)
+        if not computed and not any(np.may_share_memory(array, y) for array in given):
             raise CaptureError(
-                f"{type(op).__name__}.forward computed its result without minigrad's kernels, so it cannot be repeated; "
+                f"{what} computed its result without minigrad's kernels, so it cannot be repeated; "
                 "allocate with self.empty and compute with self.kernels, or leave this op out of the captured step"
             )
 
     def saw_leaf(self, tensor: Tensor) -> None:
         """A tensor from outside takes part: the recording holds while it keeps its array."""
-        if tensor._op is None and tensor not in self.leaves and not self.owns(tensor._data):
-            self.leaves[tensor] = tensor._data, tensor._version[0]
+        if tensor._op is not None:
+            if tensor._op.order < self.start:
+                raise CaptureError(
+                    f"a tensor that {type(tensor._op).__name__} made outside (shape {tensor.shape}) is used inside a captured "
+                    "step, which would go on using that very one: make it inside, or pass it as an argument, detached"
+                )
+        elif tensor not in self.leaves and not self.owns(tensor._data):
+            hooks = dict(tensor._hooks or NO_HOOKS)
+            self.leaves[tensor] = Leaf(tensor._data, tensor.requires_grad, hooks, tensor._version[0])
 
     def saw_module(self, module: Any) -> None:
         """A module was called: the recording holds while its training flag stays."""
@@ -196,7 +231,7 @@ class Plan:
     checks: list[Call]
     inputs: list[np.ndarray]
     outputs: Any
-    leaves: list[tuple[Tensor, np.ndarray]]
+    leaves: list[tuple[Tensor, Leaf]]
     changed: list[list[int]]
     modules: list[tuple[Any, bool]]
     gradients: list[tuple[Tensor, Any, Tensor | None]]  # (leaf, its gradient before, its gradient after)
@@ -208,8 +243,10 @@ class Plan:
 
     def holds(self) -> bool:
         """Whether everything the step found while recording is still so."""
-        for tensor, array in self.leaves:
-            if tensor._data is not array:
+        for tensor, (array, requires_grad, hooks, _) in self.leaves:
+            if tensor._data is not array or tensor.requires_grad is not requires_grad:
+                return False
+            if (tensor._hooks or NO_HOOKS) != hooks:
                 return False
         for module, training in self.modules:
             if module.training is not training:
@@ -281,6 +318,10 @@ class Captured:
         """Replay the step, or record it first."""
         if state.recording is not None:
             return self.step(*args, **kwargs)  # a part of the step being recorded
+        if state.trace:  # detect_anomaly and mg.inspect look at every op, and a replay passes none
+            device = self.device or device_of([*args, *kwargs.values()])
+            given = [as_tensor(value, device) for value in args]
+            return self.step(*given, **{name: as_tensor(value, device) for name, value in kwargs.items()})
         named = [*enumerate(args), *sorted(kwargs.items())] if kwargs else list(enumerate(args))
         arrays: list[np.ndarray] = []
         key = tuple([described(name, value, arrays) for name, value in named]), state.grad_enabled
@@ -326,8 +367,8 @@ class Captured:
             checks=recorder.checks,
             inputs=recorder.inputs,
             outputs=each_tensor(outputs, Tensor.detach),
-            leaves=[(tensor, array) for tensor, (array, _) in recorder.leaves.items()],
-            changed=[t._version for t, (_, version) in recorder.leaves.items() if t._version[0] != version],
+            leaves=list(recorder.leaves.items()),
+            changed=[tensor._version for tensor, leaf in recorder.leaves.items() if tensor._version[0] != leaf.version],
             modules=list(recorder.modules.items()),
             gradients=[(leaf, before, leaf._grad) for leaf, before in recorder.gradients.items()],
             pool=recorder.pool,
@@ -373,6 +414,11 @@ def inner(recorder: Recorder, value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return recorder.input(as_array(value))
     return value
+
+
+def as_tensor(value: Any, device: Device) -> Any:
+    """What the step gets for an argument when it is not recorded."""
+    return Tensor(value, device=device) if isinstance(value, np.ndarray) else value
 
 
 def device_of(values: list[Any]) -> Device:

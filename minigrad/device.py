@@ -91,8 +91,10 @@ class Device:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A C-contiguous array with whatever its memory holds."""
-        array = np.empty(shape, dtype)
-        return array if array.nbytes < POOLED_BYTES else self.pool.empty(shape, dtype)
+        dtype = np.dtype(dtype)
+        if math.prod(shape) * dtype.itemsize < POOLED_BYTES:
+            return np.empty(shape, dtype)
+        return self.pool.empty(shape, dtype)
 
     def check(self, function: Any, *arguments: Any) -> None:
         """Run a check of values, which raises if they are wrong."""

@@ -9,21 +9,21 @@ the reverse order of their making, without recursion, and frees each one after u
 import functools
 import heapq
 import itertools
+import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+import minigrad.kernels
 import minigrad.tensor as tensors  # each of the two modules uses the other, at call time only
 from minigrad.device import Device, Lease
 from minigrad.layout import flat_layout
 
-PACKAGE = str(Path(__file__).resolve().parent)
-KERNELS = str(Path(__file__).resolve().parent.parent / "kernels")
+OWN_FOLDERS = tuple(os.path.join(os.path.dirname(file), "") for file in (__file__, minigrad.kernels.__file__))
 
 
 class State(threading.local):
@@ -100,7 +100,7 @@ class CaptureError(RuntimeError):
 def user_line() -> str:
     """The nearest caller outside minigrad, as file:line."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith((PACKAGE, KERNELS)):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(OWN_FOLDERS):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
@@ -177,7 +177,7 @@ class Op:
             op.device = home
         else:
             op.device = recording
-            recording.op_name = cls.__name__
+            recording.begin(cls.__name__)  # type: ignore[attr-defined]
         op.kernels = op.device.kernels
         if state.grad_enabled:
             op.needs = tuple([t is not None and t.requires_grad for t in inputs])
@@ -302,11 +302,13 @@ def backward(
         op.device = device
         op.kernels = device.kernels
         if recording:
-            device.op_name = type(op).__name__ + " backward"
+            device.begin(type(op).__name__ + " backward")  # type: ignore[attr-defined]
         results = op.backward(dy)
         sources = op.sources
         if type(results) is not tuple or len(results) != len(sources):  # type: ignore[arg-type]
             raise wrong_count(op, results)
+        if recording:
+            device.saw_gradients(op, results, dy)  # type: ignore[attr-defined]
         if anomaly:
             find_nan(op, results, dy)
         if not retain_graph:
@@ -383,14 +385,21 @@ def first_gradient(tensor: "tensors.Tensor", grad: Any) -> np.ndarray:
                 "or reduce the tensor to one number first"
             )
         return constant(tensor, 1.0)
-    array = grad._data if hasattr(grad, "_data") else np.asarray(grad)
-    if array.shape != tensor.shape:
-        raise ValueError(f"grad has shape {array.shape}, the tensor {tensor.shape}")
-    if array.dtype != tensor.dtype:
-        if array.dtype.kind not in "iu" and hasattr(grad, "_data"):
-            raise TypeError(f"grad is {array.dtype}, the tensor {tensor.dtype}; convert it with .to(...)")
-        array = array.astype(tensor.dtype)
-    return np.array(array, order="C", copy=True)
+    if not isinstance(grad, tensors.Tensor):
+        grad = tensors.Tensor(grad, tensor.dtype, tensor._device)
+        if state.recording is not None:
+            state.recording.constant(grad)  # type: ignore[attr-defined]
+    if grad.shape != tensor.shape:
+        raise ValueError(f"grad has shape {grad.shape}, the tensor {tensor.shape}")
+    if grad._device is not tensor._device:
+        raise RuntimeError(f"grad is on {grad.device!r}, the tensor on {tensor.device!r}; move one with .to(...)")
+    if grad.dtype != tensor.dtype:
+        if grad.dtype.kind not in "iu":
+            raise TypeError(f"grad is {grad.dtype}, the tensor {tensor.dtype}; convert it with .to(...)")
+        grad = grad.to(tensor.dtype)
+    if state.recording is not None:
+        state.recording.saw_leaf(grad)  # type: ignore[attr-defined]
+    return grad._data
 
 
 def constant(tensor: "tensors.Tensor", value: float) -> np.ndarray:
@@ -416,9 +425,10 @@ def wrong_gradient(name: str, i: int, source: "Op | tensors.Tensor", dx: Any) ->
 
 
 def find_nan(op: Op, results: tuple[Any, ...], dy: np.ndarray) -> None:
-    """Raise AnomalyError if a backward made a NaN."""
+    """Raise AnomalyError if a backward made a NaN out of a gradient and saved arrays without one."""
+    given = [a for a in (dy, *(op.saved or ())) if isinstance(a, np.ndarray)]
     for i, (source, dx) in enumerate(zip(op.sources, results, strict=True)):  # type: ignore[arg-type]
-        if source is not None and dx is not None and has_nan(dx) and not has_nan(dy):
+        if source is not None and isinstance(dx, np.ndarray) and has_nan(dx) and not any(map(has_nan, given)):
             where = f"; the op was called at {op.line}" if op.line else ""
             raise AnomalyError(f"the backward of {type(op).__name__} made a NaN in the gradient of input {i}{where}")
 
@@ -428,6 +438,8 @@ def run_hooks(hooks: Any, dy: np.ndarray, device: Device) -> np.ndarray:
     for hook in list((hooks or {}).values()):
         replaced = hook(tensors.Tensor._wrap(dy, device))
         if replaced is not None:
+            if not isinstance(replaced, tensors.Tensor):
+                raise TypeError(f"a hook returned a {type(replaced).__name__}; it must return a Tensor or None")
             if replaced.shape != dy.shape or replaced.dtype != dy.dtype:
                 raise ValueError(
                     f"a hook returned a gradient {replaced.dtype}{list(replaced.shape)}, expected {dy.dtype}{list(dy.shape)}"

@@ -1,5 +1,6 @@
 """Tensor: an array on a device, its gradient, and where it came from."""
 
+import itertools
 import numbers
 import operator
 import weakref
@@ -14,6 +15,7 @@ from minigrad.layout import Shape
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 NewHook = Callable[["Tensor"], "Tensor | None"]
+new_key = itertools.count().__next__
 
 
 def _ops() -> Any:
@@ -81,10 +83,16 @@ class Tensor:
     @property
     def data(self) -> np.ndarray:
         """The array. Writing into it is not noticed by the tape; assigning (also `t.data -= x`) is."""
+        self._must_be_readable("data")
         return self._data
 
     @data.setter
     def data(self, value: Any) -> None:
+        if tape.state.recording is not None:
+            raise tape.CaptureError("assigning data inside a captured step cannot be repeated; change tensors by `+=`")
+        if value is self._data:  # the end of `t.data -= x`
+            self._version[0] += 1
+            return
         array = value._data if isinstance(value, Tensor) else as_array(value, self.dtype)
         if array.shape != self._data.shape or array.dtype != self._data.dtype:
             raise ValueError(
@@ -109,6 +117,8 @@ class Tensor:
                 raise ValueError(
                     f"the gradient must be {self.dtype}{list(self.shape)}, not {value.dtype}{list(value.shape)}"
                 )
+            if value._device is not self._device:
+                raise RuntimeError(f"the gradient is on {value.device!r}, the tensor on {self.device!r}; use .to(...)")
         if tape.state.recording is not None:
             tape.state.recording.writes_grad(self)  # type: ignore[attr-defined]
         self._grad = value
@@ -217,6 +227,8 @@ class Tensor:
 
     def detach(self) -> "Tensor":
         """The same memory, off the tape."""
+        if tape.state.recording is not None:
+            tape.state.recording.saw_leaf(self)  # type: ignore[attr-defined]
         other = Tensor._wrap(self._data, self._device)
         other._version = self._version
         return other
@@ -255,7 +267,7 @@ class Tensor:
             self._hooks = hooks = {} if self._hooks is None else self._hooks
         else:
             owner.hooks = hooks = {} if owner.hooks is None else owner.hooks
-        key = max(hooks, default=-1) + 1
+        key = new_key()
         hooks[key] = hook
         return HookHandle(hooks, key)
 
@@ -265,6 +277,11 @@ class Tensor:
         self._change_in_place("item assignment")
         if tape.state.recording is not None:
             raise tape.CaptureError("item assignment inside a captured step cannot be repeated; compute a new tensor")
+        if tape.state.grad_enabled and isinstance(value, Tensor) and value.requires_grad:
+            raise RuntimeError(
+                "item assignment of a tensor that requires a gradient would lose it: the tape does not see the assignment; "
+                "assign value.detach(), or build the result with concat"
+            )
         array = value._data if isinstance(value, Tensor) else value
         self._data[index] = array
         self._version[0] += 1

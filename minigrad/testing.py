@@ -40,6 +40,7 @@ def check_grads(
     y, tensors = call(arrays, True)
     weights = rng.standard_normal(y.shape)
     y.backward(Tensor(weights, np.float64, device))
+    rounding = np.finfo(np.float64).eps * float(np.sum(np.abs(y.numpy() * weights))) / eps  # of the difference quotient
 
     def weighted(index: int, value: np.ndarray) -> float:
         values = [value if i == index else v for i, v in enumerate(arrays)]
@@ -58,7 +59,7 @@ def check_grads(
             numeric = (weighted(i, x + eps * step) - weighted(i, x - eps * step)) / (2 * eps)
             analytic = float(np.sum(dx * step))
             scale = max(abs(numeric), abs(analytic))
-            noise = atol + 1e-9 * float(np.sum(np.abs(dx * step))) / np.sqrt(max(x.size, 1))
+            noise = atol + 4 * rounding + 1e-9 * float(np.sum(np.abs(dx * step))) / np.sqrt(max(x.size, 1))
             assert abs(numeric - analytic) <= noise + rtol * scale, (
                 f"gradient of input {i}, {where}: backward gives {analytic:.10g}, finite differences {numeric:.10g}"
             )

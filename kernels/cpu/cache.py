@@ -1,21 +1,24 @@
 """Compiled kernels kept on disk, one file a kernel and signature, in a folder named by a hash of minigrad's kernels.
 
 Numba's own cache does not notice an edit in an imported file, nor a damaged entry. Here the folder's name covers every
-source file of minigrad.kernels and the versions of Numba and llvmlite, and every file starts with the SHA-256 of the
-rest. The folder is `$MINIGRAD_CACHE`, else `minigrad` in the user's cache folder. It must belong to the user, since
-loading a file runs it. What cannot be read or written costs one warning and a compilation, never an error.
+source file of minigrad.kernels and the versions of Python, NumPy, Numba and llvmlite (compiled code knows how they lay
+out their objects), and every file starts with the SHA-256 of the rest. The folder is `$MINIGRAD_CACHE`, else `minigrad`
+in the user's cache folder. It must belong to the user, since loading a file runs it. What cannot be read or written
+costs one warning and a compilation, never an error.
 """
 
 import functools
 import hashlib
 import os
 import pickle
+import sys
 import tempfile
 import warnings
 from pathlib import Path
 
 import llvmlite
 import numba
+import numpy as np
 from numba.core import compiler, config
 from numba.core.caching import _Cache
 from numba.core.serialize import dumps
@@ -31,9 +34,11 @@ def cache_root():
 
 @functools.cache
 def sources_hash():
-    """A hash of all kernel sources and of the compiler's version."""
+    """A hash of all kernel sources and of what they are compiled by and for."""
     folder = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256(f"numba {numba.__version__} llvmlite {llvmlite.__version__}".encode())
+    abi = f"{sys.implementation.cache_tag}{getattr(sys, 'abiflags', '')}"
+    versions = f"{abi} numpy {np.__version__} numba {numba.__version__} llvmlite {llvmlite.__version__}"
+    digest = hashlib.sha256(versions.encode())
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode())
         digest.update(path.read_bytes())

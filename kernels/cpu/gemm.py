@@ -26,21 +26,23 @@ PACK_ROWS = 32  # rows of B that one task copies
 def tiles_down(dtype, vectors, trans_a, a, a_step, rows, depth, b, b_step, c, c_step, lanes, accumulate):
     """One panel of columns: C (+)= A B, tile by tile from top to bottom. Addresses and steps are in bytes."""
     height = HEIGHTS[vectors]
-    table = np.empty(height, np.int64)
-    i = 0
-    while i < rows:
+    item = REGISTER_BITS // 8 // vector_lanes(dtype)
+    tables = np.zeros(2 * height + 2, np.int64)  # addresses of A's rows and of C's, and one tap that adds nothing
+    a_rows = tables.ctypes.data
+    c_rows, tap = a_rows + 8 * height, a_rows + 16 * height
+    for i in range(0, rows, height):
         n = min(height, rows - i)
-        target = c + i * c_step
         if trans_a:
-            first = a + i * (REGISTER_BITS // 8 // vector_lanes(dtype))
-            tile_cols(dtype, vectors, first, a_step, depth, b, b_step, target, c_step, n, lanes, accumulate)
+            tile_cols(
+                dtype, vectors, a + i * item, 1, 0, 0, 1, 0, 0, depth, a_step, b, b_step,
+                c + i * c_step, c_step, n, lanes, accumulate,
+            )  # fmt: skip
         else:
             for r in range(height):
-                table[r] = min(r, n - 1) * a_step
-            first = a + i * a_step
-            offsets = table.ctypes.data
-            tile_rows(dtype, vectors, first, offsets, 0, 1, depth, b, b_step, target, c_step, n, lanes, accumulate)
-        i += height
+                row = i + min(r, n - 1)
+                tables[r] = a + row * a_step
+                tables[height + r] = c + row * c_step
+            tile_rows(dtype, vectors, n, a_rows, c_rows, tap, 1, depth, b, b_step, lanes, accumulate)
 
 
 @inlined

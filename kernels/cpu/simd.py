@@ -1,15 +1,16 @@
 """Matrix micro-kernels as LLVM vector code: one tile of C += A B held in registers.
 
-A tile is `height` rows by `vectors` SIMD registers. Both kernels run over the shared index k in order and add one
-fused multiply-add per element and k, starting from what C holds (or from zero). An element of C is therefore the same
-chain of operations whatever the tile, the blocking or the number of threads: the same bits.
+A tile is some rows by `vectors` SIMD registers. Both kernels run over the shared index k in order and add one fused
+multiply-add per element and k, starting from what C holds (or from zero). An element of C is therefore the same chain of
+operations whatever the tile, the blocking or the number of threads: the same bits.
 
-    tile_rows   A(i, k) = a[table[t, i] + k]    rows found through a table of byte offsets, one set of rows per tap t;
-                                                matrix products have one tap, convolutions one per window position
-    tile_cols   A(i, k) = a[k * a_step + i]     a column of A lies contiguous: transposed products, weight gradients
+    tile_rows   the rows of A and C are found through tables of addresses, and k runs through one row after another of a
+                list of taps: a matrix product has one tap, a convolution one for each position of its window
+    tile_cols   a column of A lies contiguous, and k runs through a nest of three loops: transposed products have one,
+                the gradient of a convolution's weights runs over images, rows and columns
 
 B is read a row at a time, `b_step` bytes apart, so it may be the matrix itself or a packed panel. The last register of a
-tile may be partly used (`lanes` of it), and so may the last rows: row indices are clamped to `rows - 1`, the surplus rows
+tile may be partly used (`lanes` of it), and so may the last rows: a smaller tile is taken where one fits, and surplus rows
 compute and store the last row again, the same bits. No memory outside the matrices is touched.
 
 The idea of addressing rows through a table is M. Dukhan's indirect convolution (2019); tiling and packing follow
@@ -33,6 +34,12 @@ def tile_height(vectors):
 
 MAX_VECTORS = 4 if REGISTERS >= 32 else 3
 HEIGHTS = (0, *(tile_height(v) for v in range(1, MAX_VECTORS + 1)))
+
+
+def heights(vectors):
+    """The tiles there are for a width, from low to high: a quarter, half and all of the full height."""
+    full = HEIGHTS[vectors]
+    return sorted({-(-full // 4), -(-full // 2), full})
 
 
 def index(value):
@@ -136,8 +143,8 @@ class Loop:
         builder.position_at_end(done)
 
 
-def call_tile(builder, emit, name, dtype, vectors, arguments, labels):
-    """Call the tile for `vectors`, known only at run time: a switch over one LLVM function per width.
+def call_tile(builder, emit, name, dtype, vectors, rows, arguments, labels):
+    """Call the tile for `vectors` and `rows`, known only at run time: a choice among LLVM functions, one for each size.
 
     Functions of their own keep the caller from disturbing their register allocation, and are named in profiles.
     """
@@ -145,20 +152,25 @@ def call_tile(builder, emit, name, dtype, vectors, arguments, labels):
     done = builder.append_basic_block("tile_done")
     switch = builder.switch(vectors, done)
     for width in range(1, MAX_VECTORS + 1):
-        height = HEIGHTS[width]
-        full_name = f"minigrad_{name}_{dtype}_{REGISTER_BITS}_{height}x{width}"
-        function = cgutils.get_or_insert_function(builder.module, kind, full_name)
-        if function.is_declaration:
-            function.linkage = "internal"
-            function.attributes.add("noinline")
-            function.attributes.add("nounwind")
-            for argument, label in zip(function.args, labels, strict=True):
-                argument.name = label
-            emit(function, dtype, height, width)
         block = builder.append_basic_block(f"tile_{width}")
         switch.add_case(index(width), block)
         builder.position_at_end(block)
-        builder.call(function, arguments)
+        for height in heights(width):
+            full_name = f"minigrad_{name}_{dtype}_{REGISTER_BITS}_{height}x{width}"
+            function = cgutils.get_or_insert_function(builder.module, kind, full_name)
+            if function.is_declaration:
+                function.linkage = "internal"
+                function.attributes.add("noinline")
+                function.attributes.add("nounwind")
+                for argument, label in zip(function.args, labels, strict=True):
+                    argument.name = label
+                emit(function, dtype, height, width)
+            if height == HEIGHTS[width]:
+                builder.call(function, arguments)
+            else:
+                with builder.if_then(builder.icmp_signed("<=", rows, index(height))):
+                    builder.call(function, arguments)
+                    builder.branch(done)
         builder.branch(done)
     builder.position_at_end(done)
 
@@ -171,11 +183,10 @@ def clamp(builder, i, rows):
     return builder.select(builder.icmp_signed("<", index(i), last), index(i), last)
 
 
-def start_tile(code, height, vectors, c, c_step, rows, lanes, accumulate):
-    """Row addresses of C, the mask of its last vector, and the accumulators: C itself or zeros."""
+def start_tile(code, vectors, c_rows, lanes, accumulate):
+    """The mask of the last vector of a row, and the accumulators: C itself or zeros."""
     builder = code.builder
     mask = code.first_lanes(lanes)
-    c_rows = [builder.add(c, builder.mul(clamp(builder, i, rows), c_step)) for i in range(height)]
     width = code.lanes * code.bytes
     entry = builder.block
     with builder.if_then(builder.icmp_signed("!=", accumulate, index(0))):
@@ -191,7 +202,7 @@ def start_tile(code, height, vectors, c, c_step, rows, lanes, accumulate):
         phi.add_incoming(code.zero, entry)
         phi.add_incoming(value, then)
         accumulators.append(phi)
-    return c_rows, mask, accumulators
+    return mask, accumulators
 
 
 def store_tile(code, vectors, c_rows, mask, accumulators):
@@ -215,58 +226,71 @@ def multiply_add(code, vectors, a_addresses, b_row, mask, accumulators):
     return result
 
 
-ROWS_ARGUMENTS = ["a", "table", "zeros", "taps", "depth", "b", "b_step", "c", "c_step", "rows", "lanes", "accumulate"]
-COLS_ARGUMENTS = ["a", "a_step", "depth", "b", "b_step", "c", "c_step", "rows", "lanes", "accumulate"]
+ROWS_ARGUMENTS = ["a_rows", "c_rows", "tap_list", "taps", "depth", "b", "b_step", "lanes", "accumulate"]
+COLS_ARGUMENTS = [
+    *("a", "count_0", "a_step_0", "b_step_0", "count_1", "a_step_1", "b_step_1", "depth", "a_step"),
+    *("b", "b_step", "c", "c_step", "rows", "lanes", "accumulate"),
+]
 
 
 @intrinsic
-def tile_rows(typingctx, dtype, vectors, a, table, zeros, taps, depth, b, b_step, c, c_step, rows, lanes, accumulate):
-    """C[rows, vectors] (+)= sum over taps and k < depth of A(tap, i, k) B(tap * depth + k, :).
+def tile_rows(typingctx, dtype, vectors, rows, a_rows, c_rows, tap_list, taps, depth, b, b_step, lanes, accumulate):
+    """C[rows, vectors] (+)= sum over taps, and over k < depth, of A(tap, i, k) B(tap, k, :).
 
-    Addresses and steps are integers in bytes; `table` addresses int64 byte offsets from `a`, shape (taps, height of
-    the tile); a negative offset is a row of padding and reads the row of zeros at `zeros`.
+    a_rows and c_rows are addresses of int64 tables with the addresses of the tile's rows, as many as HEIGHTS[vectors]; from
+    `rows` on they repeat the last. tap_list is the address of an int64 table (taps, 2): what a tap adds to the addresses of
+    A's rows and to b. Steps are in bytes.
     """
 
     def codegen(context, builder, signature, arguments):
-        _, vectors, *rest = arguments
-        call_tile(builder, emit_tile_rows, "tile_rows", dtype.dtype, vectors, rest, ROWS_ARGUMENTS)
+        _, vectors, rows, *rest = arguments
+        call_tile(builder, emit_tile_rows, "tile_rows", dtype.dtype, vectors, rows, rest, ROWS_ARGUMENTS)
         return context.get_dummy_value()
 
-    return types.void(dtype, *[types.intp] * (1 + len(ROWS_ARGUMENTS))), codegen
+    return types.void(dtype, *[types.intp] * (2 + len(ROWS_ARGUMENTS))), codegen
 
 
 def emit_tile_rows(function, dtype, height, vectors):
     """The body of `tile_rows`."""
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     code = VectorCode(builder, dtype, REGISTER_BITS)
-    a, table, zeros, taps, depth, b, b_step, c, c_step, rows, lanes, accumulate = function.args
-    c_rows, mask, accumulators = start_tile(code, height, vectors, c, c_step, rows, lanes, accumulate)
-    over_taps = Loop(builder, "tap", [*accumulators, b])
-    offsets = builder.add(table, builder.mul(over_taps.index, index(height * 8)))
-    a_rows = []
-    for i in range(height):
-        offset = builder.load(code.pointer(builder.add(offsets, index(i * 8)), INDEX))
-        is_padding = builder.icmp_signed("<", offset, index(0))
-        a_rows.append(builder.select(is_padding, zeros, builder.add(a, offset)))
-    over_k = Loop(builder, "k", over_taps.values)
+    a_table, c_table, tap_list, taps, depth, b, b_step, lanes, accumulate = function.args
+
+    def entry_of(table, i):
+        return builder.load(code.pointer(builder.add(table, index(i * 8)), INDEX))
+
+    c_rows = [entry_of(c_table, i) for i in range(height)]
+    mask, accumulators = start_tile(code, vectors, c_rows, lanes, accumulate)
+    over_taps = Loop(builder, "tap", accumulators)
+    tap = builder.add(tap_list, builder.mul(over_taps.index, index(16)))
+    a_shift, b_shift = entry_of(tap, 0), entry_of(tap, 1)
+    a_rows = [builder.add(entry_of(a_table, i), a_shift) for i in range(height)]
+    over_k = Loop(builder, "k", [*over_taps.values, builder.add(b, b_shift)])
     *accumulators, b_row = over_k.values
     step = builder.mul(over_k.index, index(code.bytes))
     addresses = [builder.add(row, step) for row in a_rows]
     accumulators = multiply_add(code, vectors, addresses, b_row, mask, accumulators)
-    carried = [*accumulators, builder.add(b_row, b_step)]
-    over_k.close(carried, depth)
-    over_taps.close(carried, taps)
+    over_k.close([*accumulators, builder.add(b_row, b_step)], depth)
+    over_taps.close(accumulators, taps)
+    c_rows = [entry_of(c_table, i) for i in range(height)]
     store_tile(code, vectors, c_rows, mask, accumulators)
     builder.ret_void()
 
 
 @intrinsic
-def tile_cols(typingctx, dtype, vectors, a, a_step, depth, b, b_step, c, c_step, rows, lanes, accumulate):
-    """C[rows, vectors] (+)= sum over k < depth of A(k, i) B(k, :), where A(k, i) lies i elements after a + k * a_step."""
+def tile_cols(
+    typingctx, dtype, vectors, a, count_0, a_step_0, b_step_0, count_1, a_step_1, b_step_1, depth, a_step, b, b_step,
+    c, c_step, rows, lanes, accumulate,
+):  # fmt: skip
+    """C[rows, vectors] (+)= sum of A(k, i) B(k, :) over a nest of three loops, count_0 x count_1 x depth.
+
+    A(k, i) lies i elements after `a`, B(k, :) at `b`, both moved on by their steps, in bytes, with each loop.
+    """
 
     def codegen(context, builder, signature, arguments):
         _, vectors, *rest = arguments
-        call_tile(builder, emit_tile_cols, "tile_cols", dtype.dtype, vectors, rest, COLS_ARGUMENTS)
+        rows = rest[COLS_ARGUMENTS.index("rows")]
+        call_tile(builder, emit_tile_cols, "tile_cols", dtype.dtype, vectors, rows, rest, COLS_ARGUMENTS)
         return context.get_dummy_value()
 
     return types.void(dtype, *[types.intp] * (1 + len(COLS_ARGUMENTS))), codegen
@@ -276,14 +300,22 @@ def emit_tile_cols(function, dtype, height, vectors):
     """The body of `tile_cols`."""
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     code = VectorCode(builder, dtype, REGISTER_BITS)
-    a, a_step, depth, b, b_step, c, c_step, rows, lanes, accumulate = function.args
-    c_rows, mask, accumulators = start_tile(code, height, vectors, c, c_step, rows, lanes, accumulate)
-    within = [builder.mul(clamp(builder, i, rows), index(code.bytes)) for i in range(height)]
-    over_k = Loop(builder, "k", [*accumulators, a, b])
-    *accumulators, a_column, b_row = over_k.values
+    a, n0, a0, b0, n1, a1, b1, depth, a_step, b, b_step, c, c_step, rows, lanes, accumulate = function.args
+    inside = [clamp(builder, i, rows) for i in range(height)]
+    c_rows = [builder.add(c, builder.mul(i, c_step)) for i in inside]
+    within = [builder.mul(i, index(code.bytes)) for i in inside]
+    mask, accumulators = start_tile(code, vectors, c_rows, lanes, accumulate)
+    outer = Loop(builder, "outer", [*accumulators, a, b])
+    middle = Loop(builder, "middle", outer.values)
+    inner = Loop(builder, "k", middle.values)
+    *accumulators, a_column, b_row = inner.values
     addresses = [builder.add(a_column, offset) for offset in within]
     accumulators = multiply_add(code, vectors, addresses, b_row, mask, accumulators)
-    over_k.close([*accumulators, builder.add(a_column, a_step), builder.add(b_row, b_step)], depth)
+    inner.close([*accumulators, builder.add(a_column, a_step), builder.add(b_row, b_step)], depth)
+    *_, a_start, b_start = middle.values
+    middle.close([*accumulators, builder.add(a_start, a1), builder.add(b_start, b1)], n1)
+    *_, a_start, b_start = outer.values
+    outer.close([*accumulators, builder.add(a_start, a0), builder.add(b_start, b0)], n0)
     store_tile(code, vectors, c_rows, mask, accumulators)
     builder.ret_void()
 

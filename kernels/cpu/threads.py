@@ -15,17 +15,32 @@ _layer_started = False
 _forked = False
 
 
-def cgroup_limit(root="/sys/fs/cgroup"):
-    """CPUs this process may use by its cgroup (v2 or v1), rounded up; None without a limit."""
-    for name, parse in (("cpu.max", str.split), ("cpu/cpu.cfs_quota_us", None)):
-        try:
-            text = (Path(root) / name).read_text()
-            quota, period = parse(text) if parse else (text, (Path(root) / "cpu/cpu.cfs_period_us").read_text())
-            if quota.strip() not in ("max", "-1"):
-                return max(1, -(-int(quota) // int(period)))
-        except (OSError, ValueError):
-            continue
-    return None
+def cgroup_limit(root="/sys/fs/cgroup", membership="/proc/self/cgroup"):
+    """CPUs this process may use by its cgroup and those above it (v2 and v1), rounded up; None without a limit."""
+    paths = {"": "/", "cpu": "/"}  # of this process, by controller; "" is version 2
+    with contextlib.suppress(OSError):
+        for line in Path(membership).read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            paths |= dict.fromkeys(controllers.split(","), path)
+    limits = []
+    for folder in folders_up(Path(root), paths[""]):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(cpus(*(folder / "cpu.max").read_text().split()))
+    for folder in folders_up(Path(root) / "cpu", paths["cpu"]):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(cpus(*[(folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]))
+    return min(filter(None, limits), default=None)
+
+
+def folders_up(top, path):
+    """The folder at `path` below `top` and those above it, up to `top`; a container may see only `top`."""
+    parts = path.strip("/").split("/")
+    return [top.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+
+
+def cpus(quota, period):
+    """A quota of time in a period as a number of CPUs; None for "max" or -1, no limit."""
+    return None if quota.strip() in ("max", "-1") else max(1, -(-int(quota) // int(period)))
 
 
 def available_threads():
@@ -66,8 +81,10 @@ def may_run_parallel():
 @contextlib.contextmanager
 def parallel_region():
     """Enter before a parallel kernel: sets this Python thread's count, and takes turns where the layer needs it."""
-    global _layer_started
-    n = get_num_threads() if _count is None else _count
+    global _layer_started, _count
+    if _count is None:  # found out once: reading the limits takes longer than a small kernel
+        _count = available_threads()
+    n = _count
     if getattr(_local, "count", None) != n:
         numba.set_num_threads(n)
         _local.count = n
@@ -83,8 +100,10 @@ def parallel_region():
 
 
 def _after_fork():
-    global _forked
-    _forked = _layer_started
+    global _forked, _serialize
+    _serialize = threading.Lock()  # another thread may have held it, and does not exist here
+    with contextlib.suppress(ValueError):  # raised if Numba has started no threads, for us or for anyone
+        _forked = bool(numba.threading_layer())
 
 
 if hasattr(os, "register_at_fork"):

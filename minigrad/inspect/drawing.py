@@ -1,6 +1,7 @@
 """The tape as a picture: SVG, written here."""
 
 import html
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -167,15 +168,18 @@ def edges(boxes: list[Box], layout: Layout) -> list[str]:
 
 def ports(ends: list[float], center: float, width: float) -> list[float]:
     """Where arrows that come from these x meet a box, as distances from its centre: what comes from above in the middle."""
-    offsets = [0.0] * len(ends)
     order = sorted(range(len(ends)), key=lambda i: ends[i])
     middle = [i for i in order if abs(ends[i] - center) < 1]
+    left = [i for i in order if ends[i] <= center - 1]
+    right = [i for i in order if ends[i] >= center + 1]
     half = (len(middle) - 1) / 2
+    offsets = [0.0] * len(ends)
     for k, i in enumerate(middle):
         offsets[i] = k - half
-    for sign, side in ((-1, [i for i in order[::-1] if ends[i] < center]), (1, [i for i in order if ends[i] > center])):
-        for k, i in enumerate([i for i in side if i not in middle], 1):
-            offsets[i] = sign * (half + k)
+    for k, i in enumerate(reversed(left), 1):
+        offsets[i] = -half - k
+    for k, i in enumerate(right, 1):
+        offsets[i] = half + k
     furthest = max((abs(offset) for offset in offsets), default=0.0)
     step = min(18.0, (width / 2 - 8) / furthest) if furthest else 0.0
     return [offset * step for offset in offsets]
@@ -185,7 +189,7 @@ def arrow(xs: list[float], layer: int) -> str:
     """An arrow from `layer` at xs[0] through the layers below it at xs[1:-1] to xs[-1]."""
     y = top(layer) + HEIGHT
     path = [f"M{xs[0]:.1f} {y:.1f}"]
-    for i, (start, end) in enumerate(zip(xs, xs[1:], strict=False)):
+    for i, (start, end) in enumerate(itertools.pairwise(xs)):
         last = i == len(xs) - 2
         below = y + DISTANCE - (1.5 if last else 0)
         middle = (y + below) / 2
@@ -202,10 +206,11 @@ def drawn(box: Box, x: float, y: float) -> str:
     fill, stroke, radius, dashes = STYLE[box.kind]
     dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
     left = x - box.width / 2
-    number = ""
+    number = weight = ""
     if box.number:
-        number = f'<text x="{left + 7:.1f}" y="{y + 16:.1f}" font-size="10" fill="#7a8699" text-anchor="start">{box.number}</text>'
-    weight = ' font-weight="600"' if box.number else ""
+        corner = f'x="{left + 7:.1f}" y="{y + 16:.1f}" text-anchor="start"'
+        number = f'<text {corner} font-size="10" fill="#7a8699">{box.number}</text>'
+        weight = ' font-weight="600"'
     return (
         f"<g><title>{escaped(box.tooltip)}</title>"
         f'<rect x="{left:.1f}" y="{y:.1f}" width="{box.width:.1f}" height="{HEIGHT:.0f}" rx="{radius}" '

@@ -1,10 +1,11 @@
 """Layered drawing of a graph that has a direction (the method of Sugiyama, Tagawa and Toda 1981), in three steps.
 
 Layers by the longest path; the order within a layer by barycenters, keeping the order with the fewest crossings; then
-places across, in line with the longer branch or in the middle of several, as far as the order allows. An edge over several layers
-runs through a place of its own in each layer between; edges that leave the same node share these places and branch off.
+places across, by least squares. An edge over several layers runs through a place of its own in each layer between; edges
+that leave the same node share these places and branch off.
 """
 
+import itertools
 from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Sequence
@@ -12,9 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-SWEEPS = 12
+SWEEPS = 12  # that look for a better order
 PASSING = 14.0  # width of the place where an edge passes through a layer
-SETTLING = 100
+SETTLING = 100  # sweeps that bring the places nearer to the best ones
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Item:
     depth: int  # the longest path that leads here; less than any op's for a leaf
     height: int  # the longest path from here
     reads: int = 1  # the number of ops that it reads
-    readers: int = 1
+    readers: int = 1  # the number of ops that read it
     above: list[int] = field(default_factory=list)  # neighbours in the layer above
     below: list[int] = field(default_factory=list)
     x: float = 0.0
@@ -89,8 +90,9 @@ def longest_paths(sources: Sequence[Sequence[int]]) -> tuple[list[int], list[int
 
 
 def layers(sources: Sequence[Sequence[int]], depth: Sequence[int]) -> list[int]:
-    """The layer of each node: by the longest path to it; leaves, and chains of ops that hang from leaves only, come down
-    to the first node that reads them.
+    """The layer of each node, by the longest path to it.
+
+    Leaves, and chains of ops that hang from leaves only, come down to the first node that reads them.
     """
     readers: list[list[int]] = [[] for _ in sources]
     for node, reads in enumerate(sources):
@@ -159,7 +161,7 @@ def exchange(items: list[Item], row: list[int], position: dict[int, int]) -> boo
 def crossings(items: list[Item], rows: list[list[int]]) -> int:
     """How many pairs of edges between neighbouring layers cross."""
     total = 0
-    for row, next_row in zip(rows, rows[1:], strict=False):
+    for row, next_row in itertools.pairwise(rows):
         position = {i: p for p, i in enumerate(next_row)}
         ends: list[int] = []  # of the edges further to the left
         for upper in row:
@@ -200,7 +202,9 @@ def straightness(upper: Item, lower: Item) -> float:
     """How much an edge between neighbouring layers wants to be straight: long edges, and the longer of two branches."""
     if upper.rank == lower.rank == 1:
         weight = 20.0
-    elif upper.height == lower.height + 1 and lower.depth == upper.depth + 1 and upper.readers <= 2 and lower.reads <= 2:
+    elif (
+        upper.height == lower.height + 1 and lower.depth == upper.depth + 1 and upper.readers <= 2 and lower.reads <= 2
+    ):
         weight = 100.0
     else:
         weight = 1.0
@@ -214,7 +218,7 @@ def spread(items: list[Item], row: list[int], wishes: list[tuple[float, float]],
     by pooling neighbours that are out of order (the method of Ayer et al. 1955).
     """
     offsets = [0.0]
-    for left, right in zip(row, row[1:], strict=False):
+    for left, right in itertools.pairwise(row):
         offsets.append(offsets[-1] + (items[left].width + items[right].width) / 2 + gap)
     pools: list[tuple[float, float, int]] = []  # (mean, weight, how many)
     for (wish, weight), offset in zip(wishes, offsets, strict=True):

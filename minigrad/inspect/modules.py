@@ -30,17 +30,20 @@ def activations(model: Module, names: str | Iterable[str] | None = None) -> Iter
     """
     modules = dict(model.modules())
     if names is None:
-        wanted = [name for name in modules if name]
-    else:
-        wanted = [names] if isinstance(names, str) else list(names)
+        names = filter(None, modules)
+    wanted = [names] if isinstance(names, str) else list(names)
     unknown = [name for name in wanted if name not in modules]
     if unknown:
-        raise ValueError(f"no module is called {', '.join(map(repr, unknown))}; there are {', '.join(filter(None, modules))}")
+        raise ValueError(
+            f"no module is called {', '.join(map(repr, unknown))}; there are {', '.join(filter(None, modules))}"
+        )
     outputs: dict[str, Tensor] = {}
 
     def keep(module: Module, result: Any) -> None:
         if state.recording is not None:
-            raise CaptureError("activations inside a captured step would be read once; return the tensors from the step")
+            raise CaptureError(
+                "activations inside a captured step would be read once; return the tensors from the step"
+            )
         for name in wanted:
             if modules[name] is module:
                 outputs[name] = result.detach() if isinstance(result, Tensor) else result
@@ -124,7 +127,9 @@ class Call:
     parameters: int
     result: Any = None
     activation: int = 0
-    ops: list[tuple[Op, list[tuple[int, ...]]]] = field(default_factory=list)  # its own, with the shapes of their inputs
+    ops: list[tuple[Op, list[tuple[int, ...]]]] = field(
+        default_factory=list
+    )  # its own, with the shapes of their inputs
 
 
 def summary(model: Module, shape: tuple[int, ...], dtype: Any = None) -> Summary:

@@ -42,6 +42,8 @@ def dropout(x: Tensor, p: float, *, training: bool, seed: Any) -> Tensor:
     device = x._device if state.recording is None else state.recording
     key = device.empty((2,), np.dtype(np.uint64))
     if isinstance(seed, Tensor):
+        if state.recording is not None:
+            state.recording.saw_leaf(seed)  # type: ignore[attr-defined]
         seed = seed._data
     if isinstance(seed, np.ndarray) and seed.shape == (2,):
         if seed.dtype != np.uint64:

@@ -146,7 +146,8 @@ def batch_norm(
     if not training:
         if mean is None or var is None:
             raise ValueError("batch_norm: without training, running_mean and running_var are needed")
-        fixed = Tensor._wrap(mean, x._device), Tensor._wrap(var, x._device)
+        given = (running_mean, mean), (running_var, var)
+        fixed = [r.detach() if isinstance(r, Tensor) else Tensor._wrap(array, x._device) for r, array in given]
         return BatchNormInference.apply(x, gamma, beta, *fixed, eps=eps)
     if data.size < 2 * features or not data.size:
         raise ValueError(

@@ -1,0 +1,57 @@
+"""Matrix products: the sizes of the MNIST network, and large ones."""
+
+import numpy as np
+
+from .measure import Benchmark, empty, kernel_call, normal, use_threads
+
+# name: m, k, n, and whether A and B are stored transposed
+CASES = {
+    "60x784x100": (60, 784, 100, False, False),
+    "784x60x100_transposed_a": (784, 60, 100, True, False),
+    "60x100x784_transposed_b": (60, 100, 784, False, True),
+    "60x100x100": (60, 100, 100, False, False),
+    "256x256x256": (256, 256, 256, False, False),
+    "1024x1024x1024": (1024, 1024, 1024, False, False),
+    "1024x1024x1024_transposed_a": (1024, 1024, 1024, True, False),
+    "1024x1024x1024_transposed_b": (1024, 1024, 1024, False, True),
+}
+
+
+class Gemm(Benchmark):
+    """C = A B + bias."""
+
+    params = (list(CASES), [1, 2])
+    param_names = ("product", "threads")
+
+    def setup(self, case, threads):
+        use_threads(threads)
+        m, k, n, trans_a, trans_b = CASES[case]
+        a = normal(k, m) if trans_a else normal(m, k)
+        b = normal(n, k) if trans_b else normal(k, n)
+        self.work = kernel_call("gemm", "gemm", a, b, normal(n), empty(m, n), trans_a, trans_b)
+
+    def time_gemm(self, case, threads):
+        self.sample(self.work)
+
+
+class GemmFloat64(Benchmark):
+    """The same in float64."""
+
+    def setup(self):
+        a, b = normal(512, 512).astype(float), normal(512, 512).astype(float)
+        self.work = kernel_call("gemm", "gemm", a, b, np.empty(0), np.zeros((512, 512)), False, False)
+
+    def time_512x512x512(self):
+        self.sample(self.work)
+
+
+class GemmBatched(Benchmark):
+    """Many small products."""
+
+    def setup(self):
+        self.work = kernel_call(
+            "gemm", "gemm_batched", normal(64, 32, 64), normal(64, 64, 32), empty(64, 32, 32), False, False
+        )
+
+    def time_64_of_32x64x32(self):
+        self.sample(self.work)

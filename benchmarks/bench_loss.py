@@ -1,0 +1,30 @@
+"""Softmax, its logarithm and the cross-entropy: ten classes, and a thousand."""
+
+import numpy as np
+
+from .measure import Benchmark, empty, kernel_call, normal
+
+
+class Loss(Benchmark):
+    """Forward and backward over rows."""
+
+    params = (["softmax", "log_softmax", "cross_entropy"], ["60x10", "10000x10", "1024x1000"])
+    param_names = ("loss", "rows x classes")
+
+    def setup(self, loss, shape):
+        m, n = map(int, shape.split("x"))
+        x, y = normal(m, n), empty(m, n)
+        if loss == "cross_entropy":
+            labels = np.random.default_rng(0).integers(0, n, m)
+            forward, backward = (x, labels, y, empty(1)), (normal(1), y, labels, empty(m, n))
+        else:
+            forward, backward = (x, y), (normal(m, n), y, empty(m, n))
+        self.forward = kernel_call("loss", f"{loss}_forward", *forward)
+        self.forward()  # fills y for the other direction
+        self.backward = kernel_call("loss", f"{loss}_backward", *backward)
+
+    def time_forward(self, loss, shape):
+        self.sample(self.forward)
+
+    def time_backward(self, loss, shape):
+        self.sample(self.backward)

@@ -1,0 +1,59 @@
+"""Filling, copying, transposing, slicing and gathering a matrix of a million elements."""
+
+import numpy as np
+
+from minigrad.kernels.layout import DIMS
+
+from .measure import Benchmark, empty, kernel_call, normal
+
+SIDE = 1024
+
+
+def layout(*values):
+    """Lengths or strides of two axes, with those that are lacking."""
+    return (0,) * (DIMS - 2) + values
+
+
+def lengths(*values):
+    """Lengths of two axes after axes of length 1."""
+    return (1,) * (DIMS - 2) + values
+
+
+class Movement(Benchmark):
+    """Reading and writing every element once."""
+
+    def setup(self):
+        n = SIDE * SIDE
+        x, matrix = normal(n), normal(SIDE, SIDE)
+        half = lengths(SIDE, SIDE // 2), layout(SIDE, 2)
+        index = np.random.default_rng(0).integers(0, SIDE, SIDE)
+        self.works = {
+            "fill": kernel_call("movement", "fill", 1.5, empty(n)),
+            "copy": kernel_call("movement", "copy", x, empty(n)),
+            "transpose": kernel_call("movement", "strided_read", x, lengths(SIDE, SIDE), layout(1, SIDE), 0, empty(n)),
+            "slice": kernel_call("movement", "strided_read", x, *half, 1, empty(n // 2)),
+            "scatter": kernel_call("movement", "strided_write", normal(n // 2), *half, 1, empty(n)),
+            "take": kernel_call("movement", "take_rows", matrix, index, empty(SIDE, SIDE)),
+            "take_backward": kernel_call("movement", "take_rows_backward", matrix, index, empty(SIDE, SIDE)),
+        }
+
+    def time_fill(self):
+        self.sample(self.works["fill"])
+
+    def time_copy(self):
+        self.sample(self.works["copy"])
+
+    def time_transpose(self):
+        self.sample(self.works["transpose"])
+
+    def time_every_second_column(self):
+        self.sample(self.works["slice"])
+
+    def time_into_every_second_column(self):
+        self.sample(self.works["scatter"])
+
+    def time_take_rows(self):
+        self.sample(self.works["take"])
+
+    def time_take_rows_backward(self):
+        self.sample(self.works["take_backward"])

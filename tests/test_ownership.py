@@ -1,0 +1,198 @@
+"""Gradients are added up without writing into an array that someone else may hold."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+
+
+def leaf(values, dtype=np.float32):
+    return mg.tensor(np.array(values, dtype), requires_grad=True)
+
+
+class PassesOn(mg.Op):
+    """The inputs' sum; its gradients are whatever `gradients(dy)` returns."""
+
+    def forward(self, *arrays, gradients):
+        self.gradients = gradients
+        return sum(arrays[1:], arrays[0].copy())
+
+    def backward(self, dy):
+        return self.gradients(dy)
+
+
+def test_two_leaves_of_a_sum_get_arrays_of_their_own():
+    a, b = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    (a + b).backward([1, 1])
+    assert not np.shares_memory(a.grad.numpy(), b.grad.numpy())
+    (a * 10.0).backward([1, 1])
+    np.testing.assert_array_equal(a.grad.numpy(), [11, 11])
+    np.testing.assert_array_equal(b.grad.numpy(), [1, 1])
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, mg.tensor], ids=["array", "tensor"])
+def test_gradient_to_start_from_is_not_written(wrap):
+    grad = wrap(np.array([1, 1], np.float32))
+    a, b = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    for _ in range(2):
+        y = a + b
+        (y + a).backward(grad)
+    np.testing.assert_array_equal(np.asarray(grad), [1, 1])
+    np.testing.assert_array_equal(a.grad.numpy(), [4, 4])
+    assert not np.shares_memory(a.grad.numpy(), np.asarray(grad))
+    assert not np.shares_memory(b.grad.numpy(), np.asarray(grad))
+
+
+def test_gradient_to_start_from_on_a_leaf_is_not_kept():
+    x, grad = leaf([1.0]), mg.tensor([5.0])
+    x.backward(grad)
+    x.backward(grad)
+    assert x.grad.item() == 10
+    assert grad.item() == 5
+
+
+def test_gradient_set_by_the_user_is_not_written():
+    x, mine = leaf([1.0, 2.0]), mg.tensor([100.0, 100.0])
+    x.grad = mine
+    (x * 3.0).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [103, 103])
+    np.testing.assert_array_equal(mine.numpy(), [100, 100])
+
+
+def test_array_set_as_gradient_is_not_written():
+    x, mine = leaf([1.0, 2.0]), np.array([100, 100], np.float32)
+    x.grad = mine
+    (x * 3.0).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [103, 103])
+    np.testing.assert_array_equal(mine, [100, 100])
+
+
+def test_old_gradient_survives_zero_grad():
+    x = leaf([1.0])
+    (x * 3.0).backward()
+    old = x.grad
+    x.zero_grad()
+    (x * 4.0).backward()
+    assert old.item() == 3
+
+
+def test_saved_array_returned_as_gradient_is_not_written():
+    class Times(mg.Op):
+        def forward(self, x, factor):
+            self.save(factor)
+            return x * factor
+
+        def backward(self, dy):
+            return self.saved[0], None
+
+    x, factor = leaf([1.0, 1.0]), mg.tensor([2.0, 3.0])
+    for _ in range(3):
+        (Times.apply(x, factor) + x).backward([1, 1])
+    np.testing.assert_array_equal(factor.numpy(), [2, 3])
+    np.testing.assert_array_equal(x.grad.numpy(), [9, 12])
+    assert not np.shares_memory(x.grad.numpy(), factor.numpy())
+
+
+def test_array_kept_by_the_op_is_not_written():
+    kept = np.array([7, 7], np.float32)
+    x = leaf([1.0, 1.0])
+    for _ in range(3):
+        PassesOn.apply(x, gradients=lambda dy: (kept,)).backward([1, 1])
+    np.testing.assert_array_equal(kept, [7, 7])
+    np.testing.assert_array_equal(x.grad.numpy(), [21, 21])
+
+
+def test_view_returned_as_gradient_is_not_written():
+    whole = np.array([[7, 7], [8, 8]], np.float32)
+    x = leaf([1.0, 1.0])
+    for _ in range(3):
+        PassesOn.apply(x, gradients=lambda dy: (whole[0],)).backward([1, 1])
+    np.testing.assert_array_equal(whole, [[7, 7], [8, 8]])
+    np.testing.assert_array_equal(x.grad.numpy(), [21, 21])
+
+
+def test_array_with_a_view_elsewhere_is_not_written():
+    views = []
+
+    def gradients(dy):
+        dx = np.array([7, 7], np.float32)
+        views.append(dx[:1])
+        return (dx,)
+
+    x = leaf([1.0, 1.0])
+    for _ in range(3):
+        PassesOn.apply(x, gradients=gradients).backward([1, 1])
+    assert [view.item() for view in views] == [7, 7, 7]
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["leaves", "results"])
+def test_one_array_returned_for_two_inputs(direct):
+    def gradients(dy):
+        dx = np.array([1, 1], np.float32)
+        return dx, dx
+
+    a, b = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    for _ in range(3):
+        inputs = (a, b) if direct else (a * 2.0, b * 3.0)
+        total = PassesOn.apply(*inputs, gradients=gradients)
+        (total + inputs[0]).backward([1, 1])
+    np.testing.assert_array_equal(a.grad.numpy(), np.full(2, 6 if direct else 12))
+    np.testing.assert_array_equal(b.grad.numpy(), np.full(2, 3 if direct else 9))
+
+
+def test_large_pooled_gradients_are_not_shared():
+    a, b = leaf(np.ones(200_000)), leaf(np.ones(200_000))
+    y = a + b
+    (y + y).backward(np.ones(200_000))
+    a.grad.numpy()[:] = 5
+    assert (b.grad.numpy() == 2).all()
+
+
+def random_graph(rng, leaves, ops):
+    """A random graph of ops that pass gradients on as views or as they are; returns one of its tensors that uses all."""
+    tensors = list(leaves)
+    for _ in range(ops):
+        a, b = (tensors[i] for i in rng.integers(max(0, len(tensors) - 6), len(tensors), 2))
+        match rng.integers(4):
+            case 0:
+                new = a + b
+            case 1:
+                new = a.reshape(3, 2).reshape(6)
+            case 2:
+                new = PassesOn.apply(a, b, gradients=lambda dy: (dy, dy[:]))
+            case 3:
+                new = a * 0.5
+        tensors.append(new)
+    total = tensors[0]
+    for t in tensors[1:]:
+        total = total + t
+    return total, tensors
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_gradient_is_written_after_it_was_seen(seed):
+    rng = np.random.default_rng(seed)
+    leaves = [leaf(rng.integers(-8, 8, 6), np.float64) for _ in range(2)]
+    seen = []
+    for _ in range(2):
+        total, tensors = random_graph(rng, leaves, 25)
+        for t in tensors[2:]:
+            t.register_hook(lambda grad: seen.append((grad.numpy(), grad.numpy().copy())))
+        start = mg.tensor(np.ones(6))
+        seen.append((start.numpy(), np.ones(6)))
+        total.backward(start)
+    assert len(seen) == 52
+    for array, as_it_was in seen:
+        np.testing.assert_array_equal(array, as_it_was)
+    for x in leaves:
+        assert not any(np.shares_memory(x.grad.numpy(), array) for array, _ in seen)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_graph_has_the_gradient_of_its_linear_map(seed):
+    leaves = [leaf(np.zeros(6), np.float64) for _ in range(2)]
+    random_graph(np.random.default_rng(seed), leaves, 25)[0].backward(np.ones(6))
+    for i, x in enumerate(leaves):
+        values = [mg.tensor(np.full(6, float(j == i))) for j in range(2)]
+        slope = random_graph(np.random.default_rng(seed), values, 25)[0]
+        np.testing.assert_array_equal(x.grad.numpy(), slope.numpy())
