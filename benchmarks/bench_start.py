@@ -1,7 +1,5 @@
 """What a user waits for: the import, the first training step with compiled kernels on disk, and compiling them."""
 
-import importlib.util
-
 from .comparison import start
 
 
@@ -41,8 +39,7 @@ class ColdCompile:
     timeout = 600
 
     def setup(self):
-        missing = [name for name in ("typer", "rich", "matplotlib") if importlib.util.find_spec(name) is None]
-        if missing:
+        if missing := start.missing_for_experiment():
             raise NotImplementedError(f"the experiment needs {', '.join(missing)}; install minigrad[examples]")
 
     def track_experiment(self):

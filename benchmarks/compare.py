@@ -9,6 +9,7 @@ and how to read the tables.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -68,16 +69,23 @@ def main(argv: list[str] | None = None) -> None:
 
     if "step" in options.only:
         length = {"rounds": 3, "steps": 50} if quick else {"rounds": 40, "steps": 200}
-        for n in threads:
-            for batch_norm in (True, False):
-                keep("step", step, step.compare(batch_norm, n, **length))
+        for n, batch_norm in itertools.product(threads, (True, False)):
+            note(f"training step, {n} threads, batch_norm={batch_norm}")
+            keep("step", step, step.compare(batch_norm, n, **length))
     if "gemm" in options.only:
+        note("matrix products")
         length = {"rounds": 3, "seconds": 0.01} if quick else {"rounds": 25, "seconds": 0.05}
         keep("gemm", gemm, gemm.compare(threads, quick=quick, **length))
     if "start" in options.only:
+        note("imports, first steps, cold compile")
         keep("start", start, start.compare(max(threads), rounds=2 if quick else 7))
     print(tables.target_table(targets))
     print(f"All numbers are in {options.output}.")
+
+
+def note(what: str) -> None:
+    """Tell a waiting user what goes on; not part of the result."""
+    print(f"measuring: {what}", file=sys.stderr, flush=True)
 
 
 def describe(about: dict) -> str:

@@ -91,10 +91,10 @@ class Device:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A C-contiguous array with whatever its memory holds."""
-        dtype = np.dtype(dtype)
-        if math.prod(shape) * dtype.itemsize < POOLED_BYTES:
+        size = math.prod(shape)
+        if size < POOLED_BYTES // 8 or size * np.dtype(dtype).itemsize < POOLED_BYTES:
             return np.empty(shape, dtype)
-        return self.pool.empty(shape, dtype)
+        return self.pool.empty(shape, np.dtype(dtype))
 
     def check(self, function: Any, *arguments: Any) -> None:
         """Run a check of values, which raises if they are wrong."""

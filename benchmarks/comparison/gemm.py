@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from benchmarks.comparison.machine import first_level_cache
-from benchmarks.comparison.processes import Worker
+from benchmarks.comparison.processes import Burst, Worker
 from benchmarks.comparison.step import forbid_compiling
 from benchmarks.comparison.tables import ratio, spread, table, target
 
@@ -40,7 +40,7 @@ def floating_point_operations(case: str) -> int:
     return 2 * m * k * n
 
 
-def prepare(spec: dict) -> tuple[dict, object]:
+def prepare(spec: dict) -> tuple[dict, Burst]:
     """In the contender's process: every case computed once and checked, and the function that runs a burst."""
     product = {"minigrad": minigrad_product, "NumPy": numpy_product, "PyTorch": torch_product}[spec["contender"]](
         spec["threads"]

@@ -11,9 +11,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.comparison import machine
+
+Burst = Callable[..., dict]  # what a workload does when its turn comes: a request by keywords, an answer
 
 ROOT = Path(__file__).resolve().parents[2]
 PAUSE = 0.005  # seconds between bursts; a pool of threads goes on spinning for a moment after its work is done

@@ -6,7 +6,7 @@ import time
 
 from benchmarks.comparison import contenders
 from benchmarks.comparison.machine import peak_memory
-from benchmarks.comparison.processes import Worker
+from benchmarks.comparison.processes import Burst, Worker
 from benchmarks.comparison.tables import ratio, spread, table, target
 
 CHECKED = 20  # steps whose losses must agree
@@ -16,7 +16,7 @@ PREPARED = 64  # batches that lie ready
 SETTLE = 10  # steps at the start of a burst that are not timed
 
 
-def prepare(spec: dict) -> tuple[dict, object]:
+def prepare(spec: dict) -> tuple[dict, Burst]:
     """In the contender's process: its first step, the check, and the function that runs a burst."""
     name, threads = spec["contender"], spec["threads"]
     parameters = contenders.initial_parameters(spec["batch_norm"])

@@ -88,8 +88,9 @@ class Kernel:
     work of choosing and preparing. `prepare` turns the caller's arguments into the compiled function's where they differ.
     """
 
-    def __init__(self, function, flags, *, size_of=None, is_large=None, prepare=None):
+    def __init__(self, function, flags, *, size_of=None, is_large=None, prepare=None, shares=None):
         self.function = function
+        self.shares = shares  # another kernel of the same function, whose compiled variants serve this one too
         self.flags = flags
         self.size_of = size_of
         self.large = is_large
@@ -107,12 +108,12 @@ class Kernel:
     @functools.cached_property
     def serial(self):
         """The variant for one thread."""
-        return self.dispatcher(parallel=False)
+        return self.shares.serial if self.shares else self.dispatcher(parallel=False)
 
     @functools.cached_property
     def parallel(self):
         """The variant for all threads."""
-        return self.dispatcher(parallel=True)
+        return self.shares.parallel if self.shares else self.dispatcher(parallel=True)
 
     def is_large(self, arguments):
         """Whether a call runs the parallel variant."""

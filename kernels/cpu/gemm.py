@@ -23,13 +23,19 @@ PACK_ROWS = 32  # rows of B that one task copies
 
 
 @inlined
-def tiles_down(dtype, vectors, trans_a, a, a_step, rows, depth, b, b_step, c, c_step, lanes, accumulate):
-    """One panel of columns: C (+)= A B, tile by tile from top to bottom. Addresses and steps are in bytes."""
+def tiles_down(dtype, vectors, trans_a, a, a_step, rows, depth, b, b_step, bias, c, c_step, lanes, accumulate):
+    """One panel of columns, tile by tile from top to bottom: C = A B, plus C, or plus the biases at `bias` unless it is 0.
+
+    Addresses and steps are in bytes.
+    """
     height = HEIGHTS[vectors]
     item = REGISTER_BITS // 8 // vector_lanes(dtype)
-    tables = np.zeros(2 * height + 2, np.int64)  # addresses of A's rows and of C's, and one tap that adds nothing
+    tables = np.zeros(3 * height + 3, np.int64)  # addresses of rows of A, C and biases, and the only tap
+    tables[2 * height : 3 * height] = bias
+    tables[3 * height + 2] = depth
     a_rows = tables.ctypes.data
-    c_rows, tap = a_rows + 8 * height, a_rows + 16 * height
+    c_rows, biases, tap = a_rows + 8 * height, a_rows + 16 * height, a_rows + 24 * height
+    start = c_rows if accumulate else biases if bias else 0
     for i in range(0, rows, height):
         n = min(height, rows - i)
         if trans_a:
@@ -42,7 +48,7 @@ def tiles_down(dtype, vectors, trans_a, a, a_step, rows, depth, b, b_step, c, c_
                 row = i + min(r, n - 1)
                 tables[r] = a + row * a_step
                 tables[height + r] = c + row * c_step
-            tile_rows(dtype, vectors, n, a_rows, c_rows, tap, 1, depth, b, b_step, lanes, accumulate)
+            tile_rows(dtype, vectors, n, a_rows, c_rows, 0, start, tap, 1, b, b_step, lanes)
 
 
 @inlined
@@ -82,8 +88,8 @@ def pack_transposed(b, p, panels, vectors, b_packed):
 
 
 @inlined
-def multiply_rows(a, b, c, trans_a, packed, b_packed, copy_a, i0, i1, p0, p1, panels, vectors, accumulate):
-    """Rows i0:i1, panels p0:p1 of C (+)= A B."""
+def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, copy_a, i0, i1, p0, p1, panels, vectors, accumulate):
+    """Rows i0:i1, panels p0:p1 of C = A B, plus the bias if it has a size, or plus C."""
     dtype = c.dtype
     item = np.intp(c.itemsize)
     lanes = vector_lanes(dtype)
@@ -120,8 +126,9 @@ def multiply_rows(a, b, c, trans_a, packed, b_packed, copy_a, i0, i1, p0, p1, pa
                 b_first = b.ctypes.data + k0 * b_step + j0 * item
             target = c.ctypes.data + i0 * c.strides[0] + j0 * item
             keep = 1 if k0 > 0 else accumulate
+            biases = bias.ctypes.data + j0 * item if bias.size else 0
             tiles_down(
-                dtype, width, trans_a, first, step, rows, depth, b_first, b_step, target, c.strides[0], last, keep
+                dtype, width, trans_a, first, step, rows, depth, b_first, b_step, biases, target, c.strides[0], last, keep
             )
 
 
@@ -139,7 +146,7 @@ def wants_copy(step, reuse):
 
 
 @inlined
-def start_columns(bias, c, i0, i1, j0, j1):
+def start_rows(bias, c, i0, i1, j0, j1):
     """C[i0:i1, j0:j1] = bias, or zero without one."""
     for i in range(i0, i1):
         for j in range(j0, min(j1, c.shape[1])):
@@ -175,11 +182,11 @@ def gemm(a, b, bias, c, trans_a, trans_b):
         p0 = task % across * panels // across
         p1 = (task % across + 1) * panels // across
         if i0 < i1:
-            if bias.size or k == 0:
-                start_columns(bias, c, i0, i1, p0 * vectors // panels * lanes, p1 * vectors // panels * lanes)
+            accumulate = 1 if k == 0 or (trans_a and bias.size) else 0
+            if accumulate:
+                start_rows(bias, c, i0, i1, p0 * vectors // panels * lanes, p1 * vectors // panels * lanes)
             copy_a = wants_copy(a.strides[0], n)
-            accumulate = 1 if bias.size or k == 0 else 0
-            multiply_rows(a, b, c, trans_a, packed, b_packed, copy_a, i0, i1, p0, p1, panels, vectors, accumulate)
+            multiply_rows(a, b, bias, c, trans_a, packed, b_packed, copy_a, i0, i1, p0, p1, panels, vectors, accumulate)
 
 
 @parallel_kernel(is_large=lambda a, b, c, trans_a, trans_b: c.size * a.shape[1 + (not trans_a)] >= PARALLEL_WORK)
@@ -189,6 +196,7 @@ def gemm_batched(a, b, c, trans_a, trans_b):
     k = a.shape[1] if trans_a else a.shape[2]
     lanes = vector_lanes(c.dtype)
     vectors, panels = split(n, c.dtype)
+    no_bias = np.empty(0, c.dtype)
     for i in prange(batch):
         b_packed = np.empty(vectors * lanes * k if trans_b else 0, c.dtype)
         if trans_b:
@@ -196,4 +204,4 @@ def gemm_batched(a, b, c, trans_a, trans_b):
                 pack_transposed(b[i], p, panels, vectors, b_packed)
         if k == 0:
             c[i, :, :] = 0
-        multiply_rows(a[i], b[i], c[i], trans_a, trans_b, b_packed, False, 0, m, 0, panels, panels, vectors, 0)
+        multiply_rows(a[i], b[i], no_bias, c[i], trans_a, trans_b, b_packed, False, 0, m, 0, panels, panels, vectors, 0)

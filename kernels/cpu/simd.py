@@ -183,18 +183,18 @@ def clamp(builder, i, rows):
     return builder.select(builder.icmp_signed("<", index(i), last), index(i), last)
 
 
-def start_tile(code, vectors, c_rows, lanes, accumulate):
-    """The mask of the last vector of a row, and the accumulators: C itself or zeros."""
+def start_tile(code, height, vectors, lanes, start, row_of):
+    """The mask of the last vector of a row, and the accumulators: the rows given by row_of(i), or zeros if start is 0."""
     builder = code.builder
     mask = code.first_lanes(lanes)
     width = code.lanes * code.bytes
     entry = builder.block
-    with builder.if_then(builder.icmp_signed("!=", accumulate, index(0))):
-        loaded = [
-            code.load(builder.add(row, index(j * width)), mask if j == vectors - 1 else None)
-            for row in c_rows
-            for j in range(vectors)
-        ]
+    with builder.if_then(builder.icmp_signed("!=", start, index(0))):
+        loaded = []
+        for i in range(height):
+            row = row_of(i)
+            for j in range(vectors):
+                loaded.append(code.load(builder.add(row, index(j * width)), mask if j == vectors - 1 else None))
         then = builder.block
     accumulators = []
     for value in loaded:
@@ -226,7 +226,7 @@ def multiply_add(code, vectors, a_addresses, b_row, mask, accumulators):
     return result
 
 
-ROWS_ARGUMENTS = ["a_rows", "c_rows", "tap_list", "taps", "depth", "b", "b_step", "lanes", "accumulate"]
+ROWS_ARGUMENTS = ["a_rows", "c_rows", "c_shift", "start_rows", "tap_list", "taps", "b", "b_step", "lanes"]
 COLS_ARGUMENTS = [
     *("a", "count_0", "a_step_0", "b_step_0", "count_1", "a_step_1", "b_step_1", "depth", "a_step"),
     *("b", "b_step", "c", "c_step", "rows", "lanes", "accumulate"),
@@ -234,12 +234,13 @@ COLS_ARGUMENTS = [
 
 
 @intrinsic
-def tile_rows(typingctx, dtype, vectors, rows, a_rows, c_rows, tap_list, taps, depth, b, b_step, lanes, accumulate):
-    """C[rows, vectors] (+)= sum over taps, and over k < depth, of A(tap, i, k) B(tap, k, :).
+def tile_rows(typingctx, dtype, vectors, rows, a_rows, c_rows, c_shift, start_rows, tap_list, taps, b, b_step, lanes):
+    """C[rows, vectors] = S[rows, vectors] + sum over taps, and over the k of each tap, of A(tap, i, k) B(tap, k, :).
 
-    a_rows and c_rows are addresses of int64 tables with the addresses of the tile's rows, as many as HEIGHTS[vectors]; from
-    `rows` on they repeat the last. tap_list is the address of an int64 table (taps, 2): what a tap adds to the addresses of
-    A's rows and to b. Steps are in bytes.
+    a_rows, c_rows and start_rows are addresses of int64 tables with the addresses of the rows of A, C and S, as many as
+    HEIGHTS[vectors]; from `rows` on they repeat the last. c_shift is added to those of C. S may be C itself, or one row of
+    biases for all; start_rows 0 stands for zeros. tap_list is the address of an int64 table (taps, 3): what a tap adds to
+    the addresses of A's rows, the first of its rows of B, and its depth in k. Steps and shifts are in bytes.
     """
 
     def codegen(context, builder, signature, arguments):
@@ -254,26 +255,25 @@ def emit_tile_rows(function, dtype, height, vectors):
     """The body of `tile_rows`."""
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     code = VectorCode(builder, dtype, REGISTER_BITS)
-    a_table, c_table, tap_list, taps, depth, b, b_step, lanes, accumulate = function.args
+    a_rows, c_rows, c_shift, start_rows, tap_list, taps, b, b_step, lanes = function.args
 
     def entry_of(table, i):
         return builder.load(code.pointer(builder.add(table, index(i * 8)), INDEX))
 
-    c_rows = [entry_of(c_table, i) for i in range(height)]
-    mask, accumulators = start_tile(code, vectors, c_rows, lanes, accumulate)
+    mask, accumulators = start_tile(code, height, vectors, lanes, start_rows, lambda i: entry_of(start_rows, i))
     over_taps = Loop(builder, "tap", accumulators)
-    tap = builder.add(tap_list, builder.mul(over_taps.index, index(16)))
-    a_shift, b_shift = entry_of(tap, 0), entry_of(tap, 1)
-    a_rows = [builder.add(entry_of(a_table, i), a_shift) for i in range(height)]
+    tap = builder.add(tap_list, builder.mul(over_taps.index, index(24)))
+    a_shift, b_shift, depth = entry_of(tap, 0), builder.mul(entry_of(tap, 1), b_step), entry_of(tap, 2)
+    a_addresses = [builder.add(entry_of(a_rows, i), a_shift) for i in range(height)]
     over_k = Loop(builder, "k", [*over_taps.values, builder.add(b, b_shift)])
     *accumulators, b_row = over_k.values
     step = builder.mul(over_k.index, index(code.bytes))
-    addresses = [builder.add(row, step) for row in a_rows]
+    addresses = [builder.add(row, step) for row in a_addresses]
     accumulators = multiply_add(code, vectors, addresses, b_row, mask, accumulators)
     over_k.close([*accumulators, builder.add(b_row, b_step)], depth)
     over_taps.close(accumulators, taps)
-    c_rows = [entry_of(c_table, i) for i in range(height)]
-    store_tile(code, vectors, c_rows, mask, accumulators)
+    c_addresses = [builder.add(entry_of(c_rows, i), c_shift) for i in range(height)]
+    store_tile(code, vectors, c_addresses, mask, accumulators)
     builder.ret_void()
 
 
@@ -304,7 +304,7 @@ def emit_tile_cols(function, dtype, height, vectors):
     inside = [clamp(builder, i, rows) for i in range(height)]
     c_rows = [builder.add(c, builder.mul(i, c_step)) for i in inside]
     within = [builder.mul(i, index(code.bytes)) for i in inside]
-    mask, accumulators = start_tile(code, vectors, c_rows, lanes, accumulate)
+    mask, accumulators = start_tile(code, height, vectors, lanes, accumulate, lambda i: c_rows[i])
     outer = Loop(builder, "outer", [*accumulators, a, b])
     middle = Loop(builder, "middle", outer.values)
     inner = Loop(builder, "k", middle.values)

@@ -1,0 +1,298 @@
+"""Convolution on the micro-kernels of simd.py: the contracts are in kernels/reference/conv.py.
+
+Forward and the gradient of the image are one loop: each pixel of the target gathers, over the taps of the window that
+meet the source, source row times weight. Pixels are sorted into groups that meet the same taps at the same distances (the
+interior, each edge, each corner; with strides, each remainder), so within a group nothing is tested and no zero of the
+padding is ever multiplied. Nothing is unfolded. A tile is some pixels of a group by some channels.
+
+The gradient of the weights runs, for each tap, over the rectangle of outputs that the tap meets inside the image.
+
+Every element is one chain of fused multiply-adds in a fixed order; threads share out elements, never sums.
+"""
+
+import functools
+
+import numpy as np
+from numba import prange
+
+from minigrad.kernels.cpu.compile import Kernel, FLAGS, inlined, team_size
+from minigrad.kernels.cpu.gemm import split
+from minigrad.kernels.cpu.simd import HEIGHTS, copy_row, tile_cols, tile_rows, transpose_tile, vector_lanes
+
+CHUNK = 192  # pixels that go through all panels of weights together; a multiple of all tile heights
+TALLEST = max(HEIGHTS)
+PARALLEL_WORK = 1 << 19  # multiply-adds from which a parallel region pays
+REDUCED = 512  # pixels that the gradient of the weights sums up at a time: both images of them stay in the cache
+
+
+def forward_axis(size, out, taps, stride, padding, dilation):
+    """For each output on one axis: [(tap, input), ...] for the taps that meet the input."""
+    return [
+        [(a, i * stride + a * dilation - padding) for a in range(taps) if 0 <= i * stride + a * dilation - padding < size]
+        for i in range(out)
+    ]
+
+
+def backward_axis(size, out, taps, stride, padding, dilation):
+    """For each input on one axis: [(tap counted from the last, output), ...], outputs ascending."""
+    return [
+        [
+            (taps - 1 - a, (i + padding - a * dilation) // stride)
+            for a in reversed(range(taps))
+            if (i + padding - a * dilation) % stride == 0 and 0 <= (i + padding - a * dilation) // stride < out
+        ]
+        for i in range(size)
+    ]
+
+
+def axis_groups(meetings):
+    """Targets that meet the same taps at the same distances: [(taps, distances, [(target, first source), ...]), ...]."""
+    groups = {}
+    for target, pairs in enumerate(meetings):
+        first = pairs[0][1] if pairs else 0
+        key = tuple(a for a, _ in pairs), tuple(s - first for _, s in pairs)
+        groups.setdefault(key, []).append((target, first))
+    return [(taps, distances, positions) for (taps, distances), positions in groups.items()]
+
+
+@functools.lru_cache(maxsize=1024)
+def gather_plan(axis, source, target, kernel, window, channels, item):
+    """The groups as arrays: (groups (g, 6), positions (p, 2), taps (t, 3)).
+
+    A group is (first and number of its row positions, the same of its column positions, first and number of its taps). A
+    position is (target, source of the first tap) on its axis. A tap is (distance in bytes, first row of B, depth): taps
+    that are neighbours in the source and in B are joined to one, of as many times the depth.
+    """
+    sh, sw, top, left, dh, dw = window
+    vertical = axis_groups(axis(source[0], target[0], kernel[0], sh, top, dh))
+    horizontal = axis_groups(axis(source[1], target[1], kernel[1], sw, left, dw))
+    width = source[1] if axis is forward_axis else target[1]
+    groups, positions, taps = [], [], []
+    for rows, row_distances, row_positions in vertical:
+        for columns, column_distances, column_positions in horizontal:
+            start = len(taps)
+            for a, down in zip(rows, row_distances, strict=True):
+                for b, right in zip(columns, column_distances, strict=True):
+                    distance, first = (down * width + right) * channels * item, (a * kernel[1] + b) * channels
+                    last = taps[-1] if len(taps) > start else None
+                    if last and last[0] + last[2] * item == distance and last[1] + last[2] == first:
+                        last[2] += channels
+                    else:
+                        taps.append([distance, first, channels])
+            h = len(positions), len(row_positions)
+            positions += row_positions
+            w = len(positions), len(column_positions)
+            positions += column_positions
+            groups.append((*h, *w, start, len(taps) - start))
+    groups.sort(key=lambda group: -group[1] * group[3])
+    shapes = ((groups, 6), (positions, 2), (taps, 3))
+    return tuple(np.array(rows, np.int64).reshape(-1, columns) for rows, columns in shapes)
+
+
+def prepare_forward(x, w, bias, window, y):
+    plan = gather_plan(forward_axis, x.shape[1:3], y.shape[1:3], w.shape[:2], tuple(window), x.shape[3], x.itemsize)
+    return x, w, bias, y, False, *plan
+
+
+def prepare_backward_x(dy, w, window, dx):
+    plan = gather_plan(backward_axis, dx.shape[1:3], dy.shape[1:3], w.shape[:2], tuple(window), dy.shape[3], dy.itemsize)
+    return dy, w, np.empty(0, dy.dtype), dx, True, *plan
+
+
+@inlined
+def pack_weights(w, p, panels, vectors, packed):
+    """Panel p of B = the rows of w one after another: (kh kw c, k), zeros beyond the last column."""
+    kh, kw, c, k = w.shape
+    lanes = vector_lanes(w.dtype)
+    item = np.intp(w.itemsize)
+    v0 = p * vectors // panels
+    width = (p + 1) * vectors // panels - v0
+    used = min(lanes, k - (v0 + width - 1) * lanes)
+    depth = kh * kw * c
+    source = w.ctypes.data + v0 * lanes * item
+    target = packed.ctypes.data + v0 * lanes * depth * item
+    for row in range(depth):
+        copy_row(w.dtype, width, source + row * k * item, target + row * width * lanes * item, used)
+
+
+@inlined
+def pack_weights_transposed(w, p, panels, vectors, packed):
+    """Panel p of B = the transposed weights with taps in reverse order: (kh kw k, c), zeros beyond the last column."""
+    kh, kw, c, k = w.shape
+    lanes = vector_lanes(w.dtype)
+    item = np.intp(w.itemsize)
+    v0 = p * vectors // panels
+    width = (p + 1) * vectors // panels - v0
+    panel = packed.ctypes.data + v0 * lanes * kh * kw * k * item
+    for tap in range(kh * kw):
+        for v in range(width):
+            j = (v0 + v) * lanes
+            for q in range(0, k, lanes):
+                source = w.ctypes.data + ((tap * c + j) * k + q) * item
+                target = panel + (((kh * kw - 1 - tap) * k + q) * width + v) * lanes * item
+                columns = min(lanes, k - q)
+                transpose_tile(w.dtype, source, k * item, min(lanes, c - j), columns, target, width * lanes * item)
+
+
+@inlined
+def gather_rows(source, target, bias, packed, group, positions, taps, depth, panels, vectors, r0, r1):
+    """Rows r0:r1 of a group, all channels. A row is (image, row position, column position), the last running fastest."""
+    _, height, width, c = source.shape
+    _, out_height, out_width, k = target.shape
+    item = np.intp(target.itemsize)
+    lanes = vector_lanes(target.dtype)
+    h_first, h_count, w_first, w_count, tap_first, tap_count = group
+    tables = np.empty(2 * (CHUNK + TALLEST) + TALLEST, np.int64)
+    a_rows, c_rows, starts = tables[: CHUNK + TALLEST], tables[CHUNK + TALLEST : -TALLEST], tables[-TALLEST:]
+    tap_list = taps.ctypes.data + tap_first * 24
+    for q0 in range(r0, r1, CHUNK):
+        count = min(CHUNK, r1 - q0)
+        image, inside = q0 // (h_count * w_count), q0 % (h_count * w_count)
+        i, j = inside // w_count, inside % w_count
+        for r in range(count):
+            h, w = positions[h_first + i], positions[w_first + j]
+            a_rows[r] = source.ctypes.data + ((image * height + h[1]) * width + w[1]) * c * item
+            c_rows[r] = target.ctypes.data + ((image * out_height + h[0]) * out_width + w[0]) * k * item
+            j += 1
+            if j == w_count:
+                i, j = i + 1, 0
+                if i == h_count:
+                    image, i = image + 1, 0
+        a_rows[count : count + TALLEST] = a_rows[count - 1]
+        c_rows[count : count + TALLEST] = c_rows[count - 1]
+        for p in range(panels):
+            v0 = p * vectors // panels
+            wide = (p + 1) * vectors // panels - v0
+            used = min(lanes, k - (v0 + wide - 1) * lanes)
+            shift = v0 * lanes * item
+            starts[:] = bias.ctypes.data + shift
+            start = starts.ctypes.data if bias.size else 0
+            b = packed.ctypes.data + shift * depth
+            for r in range(0, count, HEIGHTS[wide]):
+                tile_rows(
+                    target.dtype, wide, min(HEIGHTS[wide], count - r), a_rows.ctypes.data + 8 * r, c_rows.ctypes.data + 8 * r,
+                    shift, start, tap_list, tap_count, b, wide * lanes * item, used,
+                )  # fmt: skip
+
+
+def gather(source, w, bias, target, transposed, groups, positions, taps):
+    """target[pixel] = bias + sum over the taps of its group of source[pixel, tap] B[tap]."""
+    k = target.shape[3]
+    depth = w.shape[0] * w.shape[1] * source.shape[3]
+    lanes = vector_lanes(target.dtype)
+    vectors, panels = split(k, target.dtype)
+    packed = np.empty(vectors * lanes * depth, target.dtype)
+    for p in prange(panels):
+        if transposed:
+            pack_weights_transposed(w, p, panels, vectors, packed)
+        else:
+            pack_weights(w, p, panels, vectors, packed)
+    threads = team_size()
+    for t in prange(threads):
+        for g in range(groups.shape[0]):
+            rows = target.shape[0] * groups[g, 1] * groups[g, 3]
+            r0, r1 = t * rows // threads, (t + 1) * rows // threads
+            if groups[g, 5]:
+                gather_rows(
+                    source, target, bias, packed, groups[g], positions, taps, depth, panels, vectors, r0, r1
+                )
+            else:
+                h_first, h_count, w_first, w_count = groups[g, 0], groups[g, 1], groups[g, 2], groups[g, 3]
+                for r in range(r0, r1):
+                    i, j = r % (h_count * w_count) // w_count, r % w_count
+                    pixel = target[r // (h_count * w_count), positions[h_first + i, 0], positions[w_first + j, 0]]
+                    for q in range(k):
+                        pixel[q] = bias[q] if bias.size else 0
+
+
+def gather_is_large(source, w, bias, target, *rest):
+    """Whether there is work for all threads."""
+    return target.size * w.shape[0] * w.shape[1] * source.shape[3] >= PARALLEL_WORK
+
+
+conv_forward = Kernel(gather, FLAGS, is_large=gather_is_large, prepare=prepare_forward)
+conv_backward_x = Kernel(gather, FLAGS, is_large=gather_is_large, prepare=prepare_backward_x, shares=conv_forward)
+
+
+@functools.lru_cache(maxsize=1024)
+def reduce_plan(source, out, kernel, window):
+    """For each tap: (first output row, number, first input row, first output column, number, first input column)."""
+    sh, sw, top, left, dh, dw = window
+    plan = []
+    for a in range(kernel[0]):
+        for b in range(kernel[1]):
+            row = []
+            for n, m, stride, start in ((source[0], out[0], sh, a * dh - top), (source[1], out[1], sw, b * dw - left)):
+                inside = [i for i in range(m) if 0 <= i * stride + start < n]
+                row += [inside[0], len(inside), inside[0] * stride + start] if inside else [0, 0, 0]
+            plan.append(row)
+    return np.array(plan, np.int64)
+
+
+def prepare_backward_w(x, dy, window, dw):
+    return x, dy, dw, int(window[0]), int(window[1]), reduce_plan(x.shape[1:3], dy.shape[1:3], dw.shape[:2], tuple(window))
+
+
+@inlined
+def reduce_tap(x, dy, dw, stride_h, stride_w, plan, tap, n0, n1, o0, o1, v0, wide, c0, c1):
+    """dw[tap, c0:c1, v0:v0 + wide registers] += sum over images n0:n1 and output rows o0:o1."""
+    _, h, w, c = x.shape
+    _, oh, ow, k = dy.shape
+    item = np.intp(dy.itemsize)
+    lanes = vector_lanes(dy.dtype)
+    first, count, row, left, columns, column = plan
+    lo, hi = max(o0, first), min(o1, first + count)
+    if lo >= hi or columns == 0:
+        return
+    row += (lo - first) * stride_h
+    a = x.ctypes.data + ((n0 * h + row) * w + column) * c * item
+    b = dy.ctypes.data + (((n0 * oh + lo) * ow + left) * k + v0 * lanes) * item
+    used = min(lanes, k - (v0 + wide - 1) * lanes)
+    target = dw.ctypes.data + (tap * c * k + v0 * lanes) * item
+    for i in range(c0, c1, HEIGHTS[wide]):
+        tile_cols(
+            dy.dtype, wide, a + i * item, n1 - n0, h * w * c * item, oh * ow * k * item,
+            hi - lo, stride_h * w * c * item, ow * k * item, columns, stride_w * c * item, b, k * item,
+            target + i * k * item, k * item, min(HEIGHTS[wide], c1 - i), used, 1,
+        )  # fmt: skip
+
+
+def reduce_pixels(x, dy, dw, stride_h, stride_w, plan):
+    """dw[tap] = sum over the outputs that the tap meets of x[pixel + tap] (c) times dy[pixel] (k)."""
+    n = x.shape[0]
+    _, oh, ow, k = dy.shape
+    c = x.shape[3]
+    kw = dw.shape[1]
+    vectors, panels = split(k, dw.dtype)
+    taps = plan.shape[0]
+    tall = 4 * HEIGHTS[-(-vectors // panels)]  # channels of a unit of work
+    blocks = -(-c // tall)
+    units = panels * taps * blocks
+    images = max(1, REDUCED // (oh * ow))
+    rows = max(1, min(oh, REDUCED // ow))
+    threads = team_size()
+    for t in prange(threads):
+        u0, u1 = t * units // threads, (t + 1) * units // threads
+        for u in range(u0, u1):
+            p, tap, block = u // (taps * blocks), u // blocks % taps, u % blocks
+            lanes = vector_lanes(dw.dtype)
+            j0, j1 = p * vectors // panels * lanes, min(k, (p + 1) * vectors // panels * lanes)
+            dw[tap // kw, tap % kw, block * tall : min(c, (block + 1) * tall), j0:j1] = 0
+        for n0 in range(0, n, images):
+            for o0 in range(0, oh, rows):
+                for u in range(u0, u1):
+                    p, tap, block = u // (taps * blocks), u // blocks % taps, u % blocks
+                    v0 = p * vectors // panels
+                    wide = (p + 1) * vectors // panels - v0
+                    reduce_tap(
+                        x, dy, dw, stride_h, stride_w, plan[tap], tap, n0, min(n, n0 + images), o0, min(oh, o0 + rows),
+                        v0, wide, block * tall, min(c, (block + 1) * tall),
+                    )  # fmt: skip
+
+
+conv_backward_w = Kernel(
+    reduce_pixels,
+    FLAGS,
+    is_large=lambda x, dy, dw, *rest: dy.size * dw.shape[0] * dw.shape[1] * x.shape[3] >= PARALLEL_WORK,
+    prepare=prepare_backward_w,
+)
