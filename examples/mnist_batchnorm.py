@@ -40,8 +40,7 @@ NAMES = {False: "without BN", True: "with BN"}
 def evaluation_steps(steps: int) -> list[int]:
     """When to evaluate: every 100 steps at first, then every 1,000, and at the end."""
     return sorted(
-        {0, *range(100, min(steps, 1_000), 100), *range(1_000, steps, 1_000), *TABLE_STEPS, steps}
-        & set(range(steps + 1))
+        {*range(100, min(steps, 1_000), 100), *range(1_000, steps, 1_000), *TABLE_STEPS, steps} & set(range(steps + 1))
     )
 
 
@@ -203,13 +202,24 @@ def main(
     seconds = time.perf_counter() - began
     record = {
         "configuration": {
-            "steps": steps, "batch": BATCH, "learning_rate": learning_rate, "sigma": sigma, "seed": seed, "unit": unit, "device": device,
+            "steps": steps,
+            "batch": BATCH,
+            "learning_rate": learning_rate,
+            "sigma": sigma,
+            "seed": seed,
+            "unit": unit,
+            "device": device,
         },
-        "versions": {"minigrad": mg.__version__, "numpy": np.__version__, "numba": numba.__version__, "python": platform.python_version()},
+        "versions": {
+            "minigrad": mg.__version__,
+            "numpy": np.__version__,
+            "numba": numba.__version__,
+            "python": platform.python_version(),
+        },
         "machine": machine(),
         "seconds": seconds,
         "networks": {NAMES[batch_norm]: history for batch_norm, history in histories.items()},
-    }  # fmt: skip
+    }
     (output / "history.json").write_text(json.dumps(record, indent=1) + "\n")
     console.print(table(histories))
     population = histories[True].get("test_accuracy_population_statistics")

@@ -9,17 +9,22 @@ from minigrad.kernels.cpu.compile import UnexpectedCompile, no_compile
 from minigrad.kernels.cpu.threads import get_num_threads, set_num_threads
 from minigrad.ops import (
     add,
+    avg_pool2d,
     batch_norm,
     concat,
+    conv2d,
     cross_entropy,
     div,
     dropout,
     exp,
+    global_avg_pool,
     linear,
+    local_response_norm,
     log,
     log_softmax,
     matmul,
     max,
+    max_pool2d,
     mean,
     mul,
     power,
@@ -38,11 +43,12 @@ from minigrad.tape import AnomalyError, CaptureError, Op, detect_anomaly, enable
 from minigrad.tensor import Tensor, tensor
 
 if TYPE_CHECKING:
-    from minigrad import data, inspect
+    from minigrad import checkpoint, data, inspect, train
 else:
+    LAZY = ("checkpoint", "data", "inspect", "train")  # imported when first used: `import minigrad` stays quick
 
     def __getattr__(name: str) -> object:
-        if name in ("data", "inspect"):  # imported when first used, so that `import minigrad` stays quick
+        if name in LAZY:
             return importlib.import_module(f"minigrad.{name}")
         raise AttributeError(f"module 'minigrad' has no attribute {name!r}")
 
@@ -56,9 +62,12 @@ __all__ = [
     "Tensor",
     "UnexpectedCompile",
     "add",
+    "avg_pool2d",
     "batch_norm",
     "capture",
+    "checkpoint",
     "concat",
+    "conv2d",
     "cross_entropy",
     "data",
     "detect_anomaly",
@@ -67,14 +76,17 @@ __all__ = [
     "enable_grad",
     "exp",
     "get_num_threads",
+    "global_avg_pool",
     "inspect",
     "is_grad_enabled",
     "linear",
+    "local_response_norm",
     "log",
     "log_softmax",
     "manual_seed",
     "matmul",
     "max",
+    "max_pool2d",
     "mean",
     "models",
     "mul",
@@ -94,5 +106,6 @@ __all__ = [
     "tanh",
     "tensor",
     "testing",
+    "train",
     "transpose",
 ]

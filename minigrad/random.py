@@ -1,5 +1,7 @@
 """Random numbers by counter: a stream is named by the seed and a number, so any of them can be drawn again alone."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 _seed = 0
@@ -26,3 +28,15 @@ def stream() -> np.random.Generator:
 def counter_state() -> np.ndarray:
     """A (seed, counter) pair for dropout: a seed drawn from the next stream, and a counter at 0."""
     return np.array([stream().integers(1 << 64, dtype=np.uint64), 0], np.uint64)
+
+
+def state_dict() -> dict[str, int]:
+    """The seed, and how many streams were drawn from it."""
+    return {"seed": _seed, "streams": _streams}
+
+
+def load_state_dict(state: Mapping[str, int]) -> None:
+    """Go on drawing streams where that state stood."""
+    global _streams
+    manual_seed(state["seed"])
+    _streams = int(state["streams"])

@@ -13,6 +13,8 @@ F = torch.nn.functional
 DTYPES = ["float32", "float64"]
 ROUNDING = {"float32": 2e-6, "float64": 1e-13}  # of one op, relative to the largest element of what is compared
 
+TRAINED = {"float32": 1e-5, "float64": 1e-12}  # after 200 steps, of losses and parameters
+
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
@@ -213,46 +215,44 @@ def train_both(model, twin, optimizer, other, data, steps, device):
 
 @every_dtype
 @pytest.mark.parametrize("batch_norm", [True, False])
-def test_200_steps_of_the_paper_network(batch_norm, dtype, device, rng):
-    model = paper_network(dtype, device, batch_norm)
+def test_200_steps_of_the_paper_network(batch_norm, dtype, rng):
+    model = paper_network(dtype, "cpu", batch_norm)
     twin = twin_of(model, dtype)
     optimizer, other = mg.optim.SGD(model.parameters(), lr=0.5), torch.optim.SGD(twin.parameters(), lr=0.5)
-    ours, theirs = train_both(model, twin, optimizer, other, batches(rng, 10, 784, 10, dtype), 200, device)
+    ours, theirs = train_both(model, twin, optimizer, other, batches(rng, 10, 784, 10, dtype), 200, "cpu")
     assert theirs[-1] < 0.5 * theirs[0]  # it learns, so that there is something to compare
-    bound = {"float32": 1e-3, "float64": 1e-10}[dtype]
-    np.testing.assert_allclose(ours, theirs, rtol=bound)
+    np.testing.assert_allclose(ours, theirs, rtol=TRAINED[dtype])
     for name, array, tensor in named_arrays(model, twin, itself):
-        assert_close(array, tensor, bound, name)
+        assert_close(array, tensor, TRAINED[dtype], name)
 
 
 OPTIMIZERS = {
-    "SGD": ({"lr": 0.3}, {}),
-    "SGD, momentum": ({"lr": 0.1, "momentum": 0.9}, {}),
-    "SGD, Nesterov": ({"lr": 0.1, "momentum": 0.9, "nesterov": True}, {}),
-    "SGD, weight decay": ({"lr": 0.3, "weight_decay": 0.01}, {}),
-    "SGD, everything": ({"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.01}, {}),
-    "AdaGrad": ({"lr": 0.05}, {}),
-    "AdaGrad, weight decay": ({"lr": 0.05, "eps": 1e-6, "weight_decay": 0.01}, {}),
-    "Adam": ({"lr": 0.01}, {}),
-    "Adam, everything": ({"lr": 0.01, "betas": (0.8, 0.99), "eps": 1e-6, "weight_decay": 0.01}, {}),
+    "SGD": {"lr": 0.3},
+    "SGD, momentum": {"lr": 0.1, "momentum": 0.9},
+    "SGD, Nesterov": {"lr": 0.1, "momentum": 0.9, "nesterov": True},
+    "SGD, weight decay": {"lr": 0.3, "weight_decay": 0.01},
+    "SGD, everything": {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.01},
+    "AdaGrad": {"lr": 0.05},
+    "AdaGrad, weight decay": {"lr": 0.05, "eps": 1e-6, "weight_decay": 0.01},
+    "Adam": {"lr": 0.01},
+    "Adam, everything": {"lr": 0.01, "betas": (0.8, 0.99), "eps": 1e-6, "weight_decay": 0.01},
 }
 
 
 @every_dtype
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_200_steps_of_every_optimizer(name, dtype, device, rng):
-    settings, _ = OPTIMIZERS[name]
     mg.manual_seed(1)
     model = mg.models.MLP(20, (16, 12), 5, sigma=0.3).to(dtype).to(device)
     twin = twin_of(model, dtype)
     kind = name.partition(",")[0]
     theirs_kind = {"AdaGrad": "Adagrad"}.get(kind, kind)
-    optimizer = getattr(mg.optim, kind)(model.parameters(), **settings)
-    other = getattr(torch.optim, theirs_kind)(twin.parameters(), **settings)
+    optimizer = getattr(mg.optim, kind)(model.parameters(), **OPTIMIZERS[name])
+    other = getattr(torch.optim, theirs_kind)(twin.parameters(), **OPTIMIZERS[name])
     ours, theirs = train_both(model, twin, optimizer, other, batches(rng, 10, 20, 5, dtype), 200, device)
     assert theirs[-1] < 0.8 * theirs[0]
-    bound = {"float32": 1e-3, "float64": 1e-10}[dtype]
-    print("ERR", name, dtype, device, np.abs(ours/theirs-1).max(), max(np.abs(a-t.detach().numpy()).max()/np.abs(t.detach().numpy()).max() for _,a,t in named_arrays(model, twin, itself)))
-    np.testing.assert_allclose(ours, theirs, rtol=bound)
+    np.testing.assert_allclose(ours, theirs, rtol=TRAINED[dtype])
+    # dividing by the size of small gradients, AdaGrad and Adam take rounding errors for a direction
+    bound = TRAINED[dtype] if kind == "SGD" else 50 * TRAINED[dtype]
     for which, array, tensor in named_arrays(model, twin, itself):
         assert_close(array, tensor, bound, which)

@@ -79,12 +79,12 @@ def test_large_arrays_are_aligned():
 
 def test_memory_comes_back_when_the_array_is_gone():
     device = Device("cpu")
-    first = device.empty((LARGE,), FLOAT32)
+    first = device.empty((2 * LARGE,), FLOAT32)
     where = address(first)
     del first
-    again = device.empty((LARGE - 10,), FLOAT32)
+    again = device.empty((2 * LARGE - 10,), FLOAT32)
     assert address(again) == where
-    assert device.pool.allocated == bucket(4 * LARGE)
+    assert device.pool.allocated == bucket(8 * LARGE)
 
 
 def test_memory_in_use_is_not_handed_out():
@@ -148,8 +148,11 @@ def test_result_held_by_the_user_is_left_alone():
     assert (held == 2).all()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limits the address space")
 def test_free_blocks_are_given_back_before_memory_runs_out():
-    code = f"""
+    code = """
+import resource
+
 import numpy as np
 from minigrad.device import Device
 

@@ -109,7 +109,7 @@ READ_ONLY.flags.writeable = False
         ORDERED[..., None][..., :0],
         np.lib.stride_tricks.as_strided(ORDERED, (3, 3), (4, 4)),
     ],
-    ids="transposed strided reversed fortran big-endian big-endian-int read-only broadcast empty empty-axis overlapping".split(),
+    ids=["transposed", "strided", "reversed", "fortran", "big-endian", "big-endian-int", "read-only", "broadcast", "empty", "empty-axis", "overlapping"],
 )
 def test_arrays_of_any_layout_are_made_right(array):
     t = mg.tensor(array)

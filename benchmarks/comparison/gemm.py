@@ -131,43 +131,46 @@ def micro_kernel():
     from minigrad.kernels.cpu.simd import HEIGHTS, MAX_VECTORS, tile_rows, vector_lanes
 
     @njit(error_model="numpy")
-    def run(a, table, b, c, vectors, rows, calls):
+    def run(a, b, c, vectors, calls):
+        rows, depth = a.shape
+        a_rows, c_rows, tap_list = np.empty(rows, np.int64), np.empty(rows, np.int64), np.zeros(3, np.int64)
+        tap_list[2] = depth
+        for i in range(rows):
+            a_rows[i] = a.ctypes.data + i * a.strides[0]
+            c_rows[i] = c.ctypes.data + i * c.strides[0]
         for _ in range(calls):
             tile_rows(
-                c.dtype, vectors, a.ctypes.data, table.ctypes.data, 0, 1, a.shape[1], b.ctypes.data, b.strides[0],
-                c.ctypes.data, c.strides[0], rows, vector_lanes(c.dtype), 0,
+                c.dtype, vectors, rows, a_rows.ctypes.data, c_rows.ctypes.data, 0, 0, tap_list.ctypes.data, 1,
+                b.ctypes.data, b.strides[0], vector_lanes(c.dtype),
             )  # fmt: skip
 
     @njit
     def lanes_of(x):
         return vector_lanes(x.dtype)
 
-    def test(vectors: int, depth: int) -> tuple:
-        rows, columns = HEIGHTS[vectors], vectors * lanes_of(np.empty(0, np.float32))
-        rng = np.random.default_rng(0)
-        a, b, c = aligned((rows, depth)), aligned((depth, columns)), aligned((rows, columns))
-        rng.standard_normal(out=a, dtype=np.float32)
-        rng.standard_normal(out=b, dtype=np.float32)
-        table = np.arange(rows) * a.strides[0]
-        return (a, table, b, c, vectors, rows, PEAK_CALLS), 2 * rows * depth * columns * PEAK_CALLS
-
+    lanes = lanes_of(np.empty(0, np.float32))
+    rng = np.random.default_rng(0)
     found = []
     for vectors in range(1, MAX_VECTORS + 1):
         for depth in DEPTHS:
-            arguments, operations = test(vectors, depth)
-            a, _, b, c, *_ = arguments
+            rows, columns = HEIGHTS[vectors], vectors * lanes
+            a, b, c = aligned((rows, depth)), aligned((depth, columns)), aligned((rows, columns))
             if a.nbytes + b.nbytes + c.nbytes > first_level_cache():
                 continue
+            rng.standard_normal(out=a, dtype=np.float32)
+            rng.standard_normal(out=b, dtype=np.float32)
+            arguments = (a, b, c, vectors, PEAK_CALLS)
             run(*arguments)
             if not np.allclose(c, a.astype(float) @ b, rtol=1e-4, atol=1e-4):
-                raise RuntimeError(f"the micro-kernel {vectors} registers wide computes something wrong")
+                raise RuntimeError(f"the micro-kernel of {rows} rows by {vectors} registers computes something wrong")
             seconds = []
             for _ in range(5):
                 start = time.perf_counter()
                 run(*arguments)
                 seconds.append(time.perf_counter() - start)
-            found.append((operations / min(seconds), arguments, operations))
-    _, arguments, operations = max(found, key=lambda entry: entry[0])
+            operations = 2 * rows * depth * columns * PEAK_CALLS
+            found.append((operations / min(seconds), operations, arguments))
+    _, operations, arguments = max(found, key=lambda entry: entry[0])
     return lambda: run(*arguments), operations
 
 

@@ -26,8 +26,8 @@ from numba.core.serialize import dumps
 
 def cache_root():
     """The folder under which kernels are kept."""
-    if "MINIGRAD_CACHE" in os.environ:
-        return Path(os.environ["MINIGRAD_CACHE"])
+    if os.environ.get("MINIGRAD_CACHE"):
+        return Path(os.environ["MINIGRAD_CACHE"]).absolute()
     base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "minigrad"
 
@@ -58,15 +58,19 @@ def cache_folder():
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (OSError, RuntimeError) as error:
-        warn_once(f"compiled kernels are not kept: {error}; set MINIGRAD_CACHE to a folder you can write")
+        warn_once("write", f"compiled kernels are not kept: {error}; set MINIGRAD_CACHE to a folder you can write")
         return None
     return folder
 
 
-@functools.cache
-def warn_once(message):
-    """Warn, the first time this message comes."""
-    warnings.warn(f"minigrad: {message}", RuntimeWarning, stacklevel=2)
+def warn_once(problem, message):
+    """Warn of a kind of problem, the first time it comes."""
+    if problem not in _warned:
+        _warned.add(problem)
+        warnings.warn(f"minigrad: {message}", RuntimeWarning, stacklevel=3)
+
+
+_warned = set()
 
 
 class KernelCache(_Cache):
@@ -108,7 +112,7 @@ class KernelCache(_Cache):
         except FileNotFoundError:
             return None
         except OSError as error:
-            warn_once(f"a compiled kernel cannot be read ({error}); it is compiled again")
+            warn_once("read", f"the compiled kernel {path} cannot be read ({error}); such are compiled again")
             return None
         digest, payload = content[:32], content[32:]
         try:
@@ -116,7 +120,7 @@ class KernelCache(_Cache):
                 raise ValueError("its checksum is wrong")
             return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
         except Exception as error:  # whatever a damaged file raises, the remedy is the same
-            warn_once(f"the compiled kernel {path.name} is damaged ({error}); it is compiled again")
+            warn_once("read", f"the compiled kernel {path} is damaged ({error}); such are compiled again")
             return None
 
     def save_overload(self, sig, cres):
@@ -128,12 +132,16 @@ class KernelCache(_Cache):
         if cres.library.has_dynamic_globals:
             raise RuntimeError(f"kernel {self.name} holds an address of this process and cannot be kept on disk")
         payload = dumps(cres._reduce())
+        part = None
         try:
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+                part = Path(file.name)
                 file.write(hashlib.sha256(payload).digest() + payload)
-            os.replace(file.name, path)
+            os.replace(part, path)
         except OSError as error:
-            warn_once(f"compiled kernels are not kept: {error}; set MINIGRAD_CACHE to a folder you can write")
+            if part:
+                part.unlink(missing_ok=True)
+            warn_once("write", f"compiled kernels are not kept: {error}; set MINIGRAD_CACHE to a folder you can write")
 
     def enable(self):
         """Part of Numba's interface; this cache is always on."""

@@ -95,6 +95,7 @@ class Kernel:
         self.size_of = size_of
         self.large = is_large
         self.prepare = prepare
+        self.is_plain = prepare is None and size_of is not None
         functools.update_wrapper(self, function)
 
     def dispatcher(self, parallel):
@@ -136,7 +137,7 @@ class Kernel:
 
     def __call__(self, *arguments):
         """Launch."""
-        if self.size_of is not None:  # the usual kernel, told apart first: this runs for every launch
+        if self.is_plain:  # the usual kernel, told apart first: this runs for every launch
             if arguments[self.size_of].size < GRAIN:
                 self.serial(*arguments)
             else:

@@ -15,7 +15,7 @@ import functools
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu.compile import Kernel, FLAGS, inlined, team_size
+from minigrad.kernels.cpu.compile import FLAGS, Kernel, inlined, team_size
 from minigrad.kernels.cpu.gemm import split
 from minigrad.kernels.cpu.simd import HEIGHTS, copy_row, tile_cols, tile_rows, transpose_tile, vector_lanes
 
@@ -28,7 +28,11 @@ REDUCED = 512  # pixels that the gradient of the weights sums up at a time: both
 def forward_axis(size, out, taps, stride, padding, dilation):
     """For each output on one axis: [(tap, input), ...] for the taps that meet the input."""
     return [
-        [(a, i * stride + a * dilation - padding) for a in range(taps) if 0 <= i * stride + a * dilation - padding < size]
+        [
+            (a, i * stride + a * dilation - padding)
+            for a in range(taps)
+            if 0 <= i * stride + a * dilation - padding < size
+        ]
         for i in range(out)
     ]
 
@@ -95,7 +99,9 @@ def prepare_forward(x, w, bias, window, y):
 
 
 def prepare_backward_x(dy, w, window, dx):
-    plan = gather_plan(backward_axis, dx.shape[1:3], dy.shape[1:3], w.shape[:2], tuple(window), dy.shape[3], dy.itemsize)
+    plan = gather_plan(
+        backward_axis, dx.shape[1:3], dy.shape[1:3], w.shape[:2], tuple(window), dy.shape[3], dy.itemsize
+    )
     return dy, w, np.empty(0, dy.dtype), dx, True, *plan
 
 
@@ -193,9 +199,7 @@ def gather(source, w, bias, target, transposed, groups, positions, taps):
             rows = target.shape[0] * groups[g, 1] * groups[g, 3]
             r0, r1 = t * rows // threads, (t + 1) * rows // threads
             if groups[g, 5]:
-                gather_rows(
-                    source, target, bias, packed, groups[g], positions, taps, depth, panels, vectors, r0, r1
-                )
+                gather_rows(source, target, bias, packed, groups[g], positions, taps, depth, panels, vectors, r0, r1)
             else:
                 h_first, h_count, w_first, w_count = groups[g, 0], groups[g, 1], groups[g, 2], groups[g, 3]
                 for r in range(r0, r1):
@@ -230,7 +234,14 @@ def reduce_plan(source, out, kernel, window):
 
 
 def prepare_backward_w(x, dy, window, dw):
-    return x, dy, dw, int(window[0]), int(window[1]), reduce_plan(x.shape[1:3], dy.shape[1:3], dw.shape[:2], tuple(window))
+    return (
+        x,
+        dy,
+        dw,
+        int(window[0]),
+        int(window[1]),
+        reduce_plan(x.shape[1:3], dy.shape[1:3], dw.shape[:2], tuple(window)),
+    )
 
 
 @inlined

@@ -128,7 +128,20 @@ def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, copy_a, i0, i1, p0, 
             keep = 1 if k0 > 0 else accumulate
             biases = bias.ctypes.data + j0 * item if bias.size else 0
             tiles_down(
-                dtype, width, trans_a, first, step, rows, depth, b_first, b_step, biases, target, c.strides[0], last, keep
+                dtype,
+                width,
+                trans_a,
+                first,
+                step,
+                rows,
+                depth,
+                b_first,
+                b_step,
+                biases,
+                target,
+                c.strides[0],
+                last,
+                keep,
             )
 
 

@@ -8,11 +8,19 @@ from pathlib import Path
 import numba
 from numba.core import config
 
-_local = threading.local()
+
+class _Local(threading.local):
+    count = None  # the number of threads that Numba was told last
+    most = None  # the most that kernels launched from this Python thread may use; None: no limit of its own
+
+
+_local = _Local()
 _serialize = threading.Lock()
 _count = None
 _layer_started = False
 _forked = False
+
+UNREADABLE = OSError, ValueError, ZeroDivisionError  # a limit's file is missing, or holds something else than a limit
 
 
 def cgroup_limit(root="/sys/fs/cgroup", membership="/proc/self/cgroup"):
@@ -24,10 +32,11 @@ def cgroup_limit(root="/sys/fs/cgroup", membership="/proc/self/cgroup"):
             paths |= dict.fromkeys(controllers.split(","), path)
     limits = []
     for folder in folders_up(Path(root), paths[""]):
-        with contextlib.suppress(OSError, ValueError):
-            limits.append(cpus(*(folder / "cpu.max").read_text().split()))
+        with contextlib.suppress(*UNREADABLE):
+            quota, period = (folder / "cpu.max").read_text().split()
+            limits.append(cpus(quota, period))
     for folder in folders_up(Path(root) / "cpu", paths["cpu"]):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(*UNREADABLE):
             limits.append(cpus(*[(folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]))
     return min(filter(None, limits), default=None)
 
@@ -73,9 +82,23 @@ def set_num_threads(n):
     _count = int(n)
 
 
+@contextlib.contextmanager
+def limited(n):
+    """Inside, kernels launched from this Python thread use at most `n` threads; with one, they run serially."""
+    before, _local.most = _local.most, n
+    try:
+        yield
+    finally:
+        _local.most = before
+
+
 def may_run_parallel():
-    """False in a child that was forked after the parent had started its thread pool: the pool did not survive."""
-    return not _forked
+    """Whether this Python thread may run kernels in parallel.
+
+    Not where it is limited to one thread, nor in a child that was forked after the parent had started its thread pool:
+    the pool did not survive.
+    """
+    return not _forked and _local.most != 1
 
 
 @contextlib.contextmanager
@@ -84,8 +107,8 @@ def parallel_region():
     global _layer_started, _count
     if _count is None:  # found out once: reading the limits takes longer than a small kernel
         _count = available_threads()
-    n = _count
-    if getattr(_local, "count", None) != n:
+    n = _count if _local.most is None else min(_count, _local.most)
+    if _local.count != n:
         numba.set_num_threads(n)
         _local.count = n
     if not _layer_started:

@@ -1,5 +1,31 @@
 """Kernels in plain NumPy: the executable specification of every kernel, and the device "reference"."""
 
-from minigrad.kernels.reference import dropout, elementwise, gemm, loss, movement, norm, optim, reduce
+from minigrad.kernels.reference import (
+    augment,
+    conv,
+    dropout,
+    elementwise,
+    gemm,
+    loss,
+    lrn,
+    movement,
+    norm,
+    optim,
+    pool,
+    reduce,
+)
 
-__all__ = ["dropout", "elementwise", "gemm", "loss", "movement", "norm", "optim", "reduce"]
+__all__ = [
+    "augment",
+    "conv",
+    "dropout",
+    "elementwise",
+    "gemm",
+    "loss",
+    "lrn",
+    "movement",
+    "norm",
+    "optim",
+    "pool",
+    "reduce",
+]

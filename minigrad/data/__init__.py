@@ -1,8 +1,35 @@
-"""Datasets as NumPy arrays, and mini-batches of them."""
+"""Datasets as NumPy arrays, mini-batches of them, and what happens to images on their way to the network."""
 
+from minigrad.data import augment, transforms
+from minigrad.data.augment import BrightnessContrast, Kiefer, ShiftCrop
+from minigrad.data.cifar10 import CIFAR10, load_cifar10
 from minigrad.data.download import DownloadError, fetch
 from minigrad.data.idx import read_idx
+from minigrad.data.imagefolder import ImageFolder
 from minigrad.data.loader import Loader
 from minigrad.data.mnist import MNIST, load_binary_mnist, load_mnist
+from minigrad.data.transforms import ZCA, Compose, Normalize, Scale, Transform, channel_statistics
 
-__all__ = ["MNIST", "DownloadError", "Loader", "fetch", "load_binary_mnist", "load_mnist", "read_idx"]
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "ZCA",
+    "BrightnessContrast",
+    "Compose",
+    "DownloadError",
+    "ImageFolder",
+    "Kiefer",
+    "Loader",
+    "Normalize",
+    "Scale",
+    "ShiftCrop",
+    "Transform",
+    "augment",
+    "channel_statistics",
+    "fetch",
+    "load_binary_mnist",
+    "load_cifar10",
+    "load_mnist",
+    "read_idx",
+    "transforms",
+]

@@ -1,10 +1,12 @@
 """Mini-batches of NumPy arrays in a reproducible random order that can be taken up at any step."""
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+
+from minigrad.data.prefetch import Prefetcher
 
 Batch = tuple[np.ndarray, ...]
 
@@ -29,6 +31,17 @@ def permutation(length: int, seed: int, epoch: int) -> np.ndarray:
     return (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
 
 
+@runtime_checkable
+class Samples(Protocol):
+    """What a Loader takes besides arrays: samples that are made when asked for, like pictures read from their files."""
+
+    def __len__(self) -> int:
+        """The number of samples."""
+
+    def read_samples(self, rows: np.ndarray) -> np.ndarray:
+        """The samples at int64 positions `(m,)` as a fresh, C-contiguous array `(m, ...)`; any thread may call it."""
+
+
 class Loader:
     """Mini-batches of equally long arrays, shuffled anew in each epoch.
 
@@ -42,27 +55,35 @@ class Loader:
 
     Args:
         arrays: one or more NumPy arrays with the same length of axis 0. They are not copied unless they are
-            non-contiguous or of foreign byte order, so later changes to them show.
+            non-contiguous or of foreign byte order, so later changes to them show. Objects that read their samples
+            when asked may stand among them, see `Samples`; `ImageFolder.images` is one.
         batch_size: samples per batch. The last batch of an epoch is smaller where they don't divide, see `drop_last`.
         shuffle: a new order in each epoch by `permutation`; False keeps the arrays' order.
         seed: from 0 to 2**64 - 1; the same seed gives the same batches.
         drop_last: leave out the last, smaller batch of each epoch.
         transform: called as `transform(batch, epoch, step)` on each batch, a tuple of fresh arrays, which it may
             change; returns the tuple to hand out. Random numbers keyed by seed and step keep steps repeatable.
+        prefetch: how many batches iteration prepares ahead, on a background thread, while the loop's body runs; 0 prepares
+            each when it is asked for. The batches are the same, and the position still counts those handed out. The
+            thread ends with the iteration: by its end, `break`, or when the iterator is closed or dropped.
+        prefetch_threads: the threads used by kernels that the transform launches there. With 1 they run on the background
+            thread alone, which disturbs the kernels of the loop's body least.
 
     Raises:
-        TypeError: an array isn't a NumPy array or holds objects; batch_size or seed isn't an integer.
-        ValueError: no arrays, no samples, unequal lengths, or a batch_size or seed out of range.
+        TypeError: an array isn't a NumPy array or holds objects; a number isn't an integer.
+        ValueError: no arrays, no samples, unequal lengths, or a number out of range.
     """
 
     def __init__(
         self,
-        *arrays: np.ndarray,
+        *arrays: np.ndarray | Samples,
         batch_size: int,
         shuffle: bool = True,
         seed: int = 0,
         drop_last: bool = False,
         transform: Callable[[Batch, int, int], Batch] | None = None,
+        prefetch: int = 0,
+        prefetch_threads: int = 1,
     ) -> None:
         if not arrays:
             raise ValueError("no arrays came, where at least one was expected")
@@ -73,16 +94,18 @@ class Loader:
         self.length = lengths[0]
         if self.length == 0:
             raise ValueError("the arrays hold no samples: axis 0 has length 0")
-        self.batch_size = _integer("batch_size", batch_size, 1)
+        self.batch_size = integer("batch_size", batch_size, 1)
         if drop_last and self.batch_size > self.length:
             raise ValueError(
                 f"batch_size {self.batch_size} with drop_last leaves no batch of {self.length} samples; "
                 f"take at most {self.length}, or drop_last=False"
             )
         self.shuffle = bool(shuffle)
-        self.seed = _integer("seed", seed, 0, 2**64 - 1)
+        self.seed = integer("seed", seed, 0, 2**64 - 1)
         self.drop_last = bool(drop_last)
         self.transform = transform
+        self.prefetch = integer("prefetch", prefetch, 0)
+        self.prefetch_threads = integer("prefetch_threads", prefetch_threads, 1)
         self.position = 0
         self._order = (-1, np.empty(0, np.int64))  # the latest epoch and its permutation, set as one for threads' sake
 
@@ -106,22 +129,19 @@ class Loader:
         Raises:
             ValueError: a negative step.
         """
-        step = _integer("step", step, 0)
+        step = integer("step", step, 0)
         epoch, within = divmod(step, len(self))
         start = within * self.batch_size
         stop = min(start + self.batch_size, self.length)
-        if self.shuffle:
-            rows = self._rows(epoch)[start:stop]
-            batch = tuple(array.take(rows, axis=0) for array in self.arrays)
-        else:
-            batch = tuple(array[start:stop].copy() for array in self.arrays)
+        rows = self._rows(epoch)[start:stop] if self.shuffle else np.arange(start, stop)
+        batch = tuple(_samples(array, rows) for array in self.arrays)
         return batch if self.transform is None else self.transform(batch, epoch, step)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         """The batches from the current position to the end of its epoch."""
         return self.steps(len(self) - self.position % len(self))
 
-    def steps(self, count: int | None = None, start: int | None = None) -> Iterator[Batch]:
+    def steps(self, count: int | None = None, start: int | None = None) -> Generator[Batch, None, None]:
         """The next `count` batches, across epochs.
 
         Args:
@@ -132,14 +152,14 @@ class Loader:
             ValueError: a negative count or start.
         """
         if count is not None:
-            count = _integer("count", count, 0)
+            count = integer("count", count, 0)
         if start is not None:
             self.seek(start)
         return self._hand_out(count)
 
     def seek(self, step: int) -> None:
         """Go to a step, counted from 0 across epochs; `seek(epoch * len(loader))` goes to the start of an epoch."""
-        self.position = _integer("step", step, 0)
+        self.position = integer("step", step, 0)
 
     def state_dict(self) -> dict[str, int | bool]:
         """The position, and the settings that decide which batch follows; plain numbers."""
@@ -175,14 +195,32 @@ class Loader:
             "drop_last": self.drop_last,
         }
 
-    def _hand_out(self, count: int | None) -> Iterator[Batch]:
+    def _hand_out(self, count: int | None) -> Generator[Batch, None, None]:
         """Hand out batches, the position moving before each is given so that a state taken then leads on."""
         given = 0
-        while count is None or given < count:
-            batch = self.batch(self.position)
-            self.position += 1
-            given += 1
-            yield batch
+        ahead = None
+        try:
+            while count is None or given < count:
+                if self.prefetch == 0:
+                    batch = self.batch(self.position)
+                else:
+                    # Another position follows a `seek` in the loop; a thread that is gone, a fork.
+                    if ahead is None or ahead.step != self.position or not ahead.alive:
+                        if ahead is not None:
+                            ahead.close()
+                        ahead = self._ahead(None if count is None else count - given)
+                    batch = ahead.take()
+                self.position += 1
+                given += 1
+                yield batch
+        finally:
+            if ahead is not None:
+                ahead.close()
+
+    def _ahead(self, count: int | None) -> Prefetcher:
+        """A background thread that prepares the next `count` batches."""
+        stop = None if count is None else self.position + count
+        return Prefetcher(self.batch, self.position, stop, depth=self.prefetch, most_threads=self.prefetch_threads)
 
     def _rows(self, epoch: int) -> np.ndarray:
         latest, rows = self._order
@@ -192,9 +230,16 @@ class Loader:
         return rows
 
 
-def _native(array: np.ndarray, number: int) -> np.ndarray:
+def _samples(array: np.ndarray | Samples, rows: np.ndarray) -> np.ndarray:
+    """The samples at some positions, a fresh array."""
+    return array.take(rows, axis=0) if isinstance(array, np.ndarray) else array.read_samples(rows)
+
+
+def _native(array: np.ndarray | Samples, number: int) -> np.ndarray | Samples:
     """The array, C-contiguous and in the machine's byte order, without a copy where it is so already."""
     if not isinstance(array, np.ndarray):
+        if isinstance(array, Samples):
+            return array
         raise TypeError(f"argument {number} is a {type(array).__name__}, where a NumPy array was expected")
     if array.dtype.hasobject:
         raise TypeError(f"argument {number} holds Python objects ({array.dtype}), where numbers were expected")
@@ -203,7 +248,8 @@ def _native(array: np.ndarray, number: int) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
 
 
-def _integer(name: str, value: int, low: int, high: int | None = None) -> int:
+def integer(name: str, value: int, low: int, high: int | None = None) -> int:
+    """The value as an int from low to high; otherwise a TypeError or ValueError that names the argument."""
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} is {value!r}, where an integer was expected")
     try:

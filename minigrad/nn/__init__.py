@@ -1,16 +1,23 @@
 """Layers and what belongs to them: parameters and state, no math."""
 
 from minigrad.nn import init
+from minigrad.nn.conv import Conv2d
 from minigrad.nn.layers import BatchNorm, Concat, Dropout, Flatten, Linear, ReLU, Sequential, Sigmoid, Tanh
 from minigrad.nn.module import Module, Parameter
+from minigrad.nn.pool import AvgPool2d, GlobalAvgPool, LocalResponseNorm, MaxPool2d
 from minigrad.nn.statistics import fold_batch_norm, recompute_statistics
 
 __all__ = [
+    "AvgPool2d",
     "BatchNorm",
     "Concat",
+    "Conv2d",
     "Dropout",
     "Flatten",
+    "GlobalAvgPool",
     "Linear",
+    "LocalResponseNorm",
+    "MaxPool2d",
     "Module",
     "Parameter",
     "ReLU",

@@ -1,30 +1,38 @@
 """The ops: one file per family, each with the Op classes and their public functions."""
 
 from minigrad.ops.arithmetic import add, assign, div, mul, sub
+from minigrad.ops.conv import conv2d
 from minigrad.ops.dropout import dropout
 from minigrad.ops.elementwise import exp, log, power, relu, sigmoid, sqrt, tanh
 from minigrad.ops.loss import cross_entropy, log_softmax, softmax
+from minigrad.ops.lrn import local_response_norm
 from minigrad.ops.matmul import linear, matmul
 from minigrad.ops.movement import concat, copied, getitem, reshape, to, transpose
 from minigrad.ops.norm import batch_norm
+from minigrad.ops.pool import avg_pool2d, global_avg_pool, max_pool2d
 from minigrad.ops.reduce import max, mean, sum
 
 __all__ = [
     "add",
     "assign",
+    "avg_pool2d",
     "batch_norm",
     "concat",
+    "conv2d",
     "copied",
     "cross_entropy",
     "div",
     "dropout",
     "exp",
     "getitem",
+    "global_avg_pool",
     "linear",
+    "local_response_norm",
     "log",
     "log_softmax",
     "matmul",
     "max",
+    "max_pool2d",
     "mean",
     "mul",
     "power",

@@ -72,7 +72,7 @@ def over_axis(op: type[Op], x: Tensor, axis: int) -> Tensor:
     (along,) = normal_axes(axis, x.ndim)
     if along == x.ndim - 1:
         return op.apply(x)
-    order = tuple(i for i in range(x.ndim) if i != along) + (along,)
+    order = (*[i for i in range(x.ndim) if i != along], along)
     inverse = tuple(int(i) for i in np.argsort(order))
     return transpose(op.apply(transpose(x, order)), inverse)
 
@@ -95,7 +95,9 @@ def check_labels(labels: np.ndarray, classes: int) -> None:
     row = int(flat.argmax())
     if flat[row] >= classes:
         label = labels.reshape(-1)[row]
-        raise ValueError(f"cross_entropy: label {label} in row {row} is out of range; there are classes 0 to {classes - 1}")
+        raise ValueError(
+            f"cross_entropy: label {label} in row {row} is out of range; there are classes 0 to {classes - 1}"
+        )
 
 
 def cross_entropy(logits: Tensor, labels: Any) -> Tensor:

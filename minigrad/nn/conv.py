@@ -1,0 +1,50 @@
+"""The convolutional layer."""
+
+import operator
+from typing import Any
+
+from minigrad import ops
+from minigrad.nn import init
+from minigrad.nn.layers import Initializer, positive
+from minigrad.nn.module import Module, Parameter
+from minigrad.tensor import Tensor
+
+
+class Conv2d(Module):
+    """Convolution of images (N, H, W, in_channels) to (N, OH, OW, out_channels).
+
+    `size` is the window, an int or a pair; stride and padding are those of `mg.conv2d`. Parameters `weight`
+    (kh, kw, in, out), by default Glorot uniform, and `bias` (out,), zeros, unless bias=False.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: Any,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        bias: bool = True,
+        weight_init: Initializer = init.glorot_uniform,
+    ) -> None:
+        kh, kw = (size, size) if hasattr(size, "__index__") else size
+        self.size = positive("size", operator.index(kh)), positive("size", operator.index(kw))
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        shape = (*self.size, positive("in_channels", in_channels), positive("out_channels", out_channels))
+        self.weight = Parameter(weight_init(shape))
+        self.bias = Parameter(init.zeros(shape[3:])) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution."""
+        return ops.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding, dilation=self.dilation)
+
+    def settings(self) -> str:
+        """in, out, window and what differs from the defaults."""
+        kh, kw, c, k = self.weight.shape
+        parts = [str(c), str(k), str(kh) if kh == kw else str((kh, kw))]
+        for name, usual in (("stride", 1), ("padding", 0), ("dilation", 1)):
+            if getattr(self, name) != usual:
+                parts.append(f"{name}={getattr(self, name)!r}")
+        return ", ".join(parts if self.bias is not None else [*parts, "bias=False"])

@@ -1,0 +1,87 @@
+"""Convolution of images (N, H, W, C)."""
+
+from typing import Any
+
+import numpy as np
+
+from minigrad.ops.elementwise import float_tensor
+from minigrad.ops.matmul import NO_BIAS, product
+from minigrad.ops.window import Window, resolve
+from minigrad.tape import Op
+from minigrad.tensor import Tensor
+
+
+def pixels(x: np.ndarray) -> np.ndarray:
+    """(n, h, w, c) as a matrix of pixels (n h w, c)."""
+    n, h, w, c = x.shape
+    return x.reshape(n * h * w, c)
+
+
+class Conv2d(Op):
+    """Each output pixel is the sum, over a window of the image, of pixel times weight."""
+
+    formula = (
+        "y[p] = b + Σ x[p + t] W[t] over the taps t;  dx[p + t] = Σ dy[p] W[t]ᵀ;  dW[t] = Σ x[p + t]ᵀ dy[p];  db = Σ dy"
+    )
+
+    def forward(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, *, window: Window) -> np.ndarray:
+        self.save(x if self.needs[1] else None, w if self.needs[0] else None)
+        self.x_shape, self.w_shape = x.shape, w.shape
+        self.geometry = (window.sh, window.sw, window.top, window.left, window.dh, window.dw)
+        # a window of one pixel that steps over each: a matrix product
+        self.is_product = (
+            w.shape[:2] == (1, 1) and self.geometry[:4] == (1, 1, 0, 0) and not (window.bottom or window.right)
+        )
+        y = self.empty((x.shape[0], window.oh, window.ow, w.shape[3]), x.dtype)
+        bias = NO_BIAS[x.dtype] if b is None else b
+        if not y.size:
+            return y
+        if self.is_product:
+            self.kernels.gemm.gemm(pixels(x), w.reshape(w.shape[2:]), bias, pixels(y), False, False)
+        else:
+            self.kernels.conv.conv_forward(x, w, bias, self.geometry, y)
+        return y
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        x, w = self.saved  # type: ignore[misc]
+        dx = dw = db = None
+        if self.needs[0]:
+            if self.is_product:
+                dx = product(self, pixels(dy), w.reshape(w.shape[2:]), trans_b=True).reshape(self.x_shape)
+            else:
+                dx = self.empty(self.x_shape, dy.dtype)
+                if dx.size:
+                    self.kernels.conv.conv_backward_x(dy, w, self.geometry, dx)
+        if self.needs[1]:
+            if self.is_product:
+                dw = product(self, pixels(x), pixels(dy), trans_a=True).reshape(self.w_shape)
+            else:
+                dw = self.empty(self.w_shape, dy.dtype)
+                if dw.size:
+                    self.kernels.conv.conv_backward_w(x, dy, self.geometry, dw)
+        if self.needs[2]:
+            db = self.empty(dy.shape[-1:], dy.dtype)
+            if db.size:
+                self.kernels.reduce.sum_forward(pixels(dy).reshape(1, -1, db.size), db.reshape(1, -1))
+        return dx, dw, db
+
+
+def conv2d(
+    x: Tensor, w: Tensor, b: Tensor | None = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1
+) -> Tensor:
+    """Convolution: x (N, H, W, C), w (kh, kw, C, K), b (K,) or None, result (N, OH, OW, K).
+
+    The sum over the window is taken without a flip, as all neural networks do. stride and dilation are an int or a pair;
+    padding is an int, a pair, a pair of pairs ((top, bottom), (left, right)), or "same" (result of ceil(H / stride)).
+    Raises ValueError for shapes that do not match or a window larger than the padded image, TypeError for dtypes.
+    """
+    image, weight = float_tensor("conv2d", x)._data, float_tensor("conv2d", w)._data
+    if image.ndim != 4 or weight.ndim != 4 or image.shape[3] != weight.shape[2]:
+        raise ValueError(f"conv2d: x (N, H, W, C) and w (kh, kw, C, K) expected, got {image.shape} and {weight.shape}")
+    if b is not None and float_tensor("conv2d", b)._data.shape != weight.shape[3:]:
+        raise ValueError(f"conv2d: b must have shape ({weight.shape[3]},) to match w {weight.shape}, not {b.shape}")
+    if image.dtype != weight.dtype or (b is not None and b.dtype != image.dtype):
+        others = f"x is {image.dtype}, w is {weight.dtype}" + (f", b is {b.dtype}" if b is not None else "")
+        raise TypeError(f"conv2d: dtypes differ: {others}; convert with .to(...)")
+    window = resolve("conv2d", image.shape[1:3], weight.shape[:2], stride, padding, dilation)
+    return Conv2d.apply(x, w, b, window=window)

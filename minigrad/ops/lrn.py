@@ -1,0 +1,65 @@
+"""Local response normalization (Krizhevsky, Sutskever & Hinton 2012, section 3.3) over the last axis of an array."""
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from minigrad.ops.elementwise import float_tensor
+from minigrad.tape import Op
+from minigrad.tensor import Tensor
+
+
+class LocalResponseNorm(Op):
+    """Each channel divided by a power of the sum of squares around it."""
+
+    formula = "s = k + α Σ x² of the neighbours;  y = x s^-β;  dx = dy s^-β - 2 α β x Σ dy x s^(-β-1) of the neighbours"
+
+    def forward(self, x: np.ndarray, *, size: int, alpha: float, beta: float, k: float) -> np.ndarray:
+        self.constants = size, alpha, beta, k
+        y = self.empty_like(x)
+        if y.size:
+            c = x.shape[-1]
+            self.kernels.lrn.local_response_norm_forward(x.reshape(-1, c), *self.constants, y.reshape(-1, c))
+        self.save(x)
+        return y
+
+    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+        (x,) = self.saved  # type: ignore[misc]
+        dx = self.empty_like(dy)
+        if dx.size:
+            dy, x, matrix = (a.reshape(-1, a.shape[-1]) for a in (dy, x, dx))
+            self.kernels.lrn.local_response_norm_backward(dy, x, *self.constants, matrix)
+        return (dx,)
+
+
+def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> Tensor:
+    """x / (k + alpha * sum of squares over `size` neighbouring channels) ** beta; channels are the last axis.
+
+    The channels around j are j - size // 2 to j + (size - 1) // 2, as far as they exist. Method and defaults: Krizhevsky,
+    Sutskever & Hinton 2012, section 3.3. PyTorch's function of this name divides alpha by `size`: it gives the same
+    with alpha * size in place of alpha. Raises ValueError for size < 1, k <= 0, and negative or infinite alpha or beta.
+    """
+    if float_tensor("local_response_norm", x).ndim < 2:
+        raise ValueError(
+            f"local_response_norm: x needs a batch axis and channels on the last axis, not shape {x.shape}"
+        )
+    return LocalResponseNorm.apply(x, **constants(size, alpha, beta, k))
+
+
+def constants(size: Any, alpha: Any, beta: Any, k: Any) -> dict[str, Any]:
+    """The arguments of local_response_norm by name, checked."""
+    try:
+        size = operator.index(size)
+    except TypeError:
+        raise TypeError(f"local_response_norm: size must be an integer, not {size!r}") from None
+    if size < 1:
+        raise ValueError(
+            f"local_response_norm: size, the number of channels to sum over, must be at least 1, not {size}"
+        )
+    alpha, beta, k = float(alpha), float(beta), float(k)
+    if not (0 <= alpha < np.inf and 0 <= beta < np.inf and 0 < k < np.inf):
+        raise ValueError(
+            f"local_response_norm: alpha and beta must be at least 0 and k above 0, all finite, not {alpha}, {beta} and {k}"
+        )
+    return {"size": size, "alpha": alpha, "beta": beta, "k": k}

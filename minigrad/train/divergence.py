@@ -1,0 +1,149 @@
+"""A loss that is NaN or infinite: which op first produced it.
+
+When the bad loss is seen, the update it led to has spoiled every parameter, and often it was the step before whose
+backward went wrong. So copies of the model and the optimizer are kept from a little earlier, taken so seldom that they
+cost no more than a hundredth of the time, and the few steps since are repeated under `mg.detect_anomaly()`. Steps are
+repeatable: batches are counter-based, dropout's counters are among the copies, and the bits are the same every time.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minigrad.nn import Module
+from minigrad.optim import Optimizer
+from minigrad.tape import AnomalyError, Op, Switch
+from minigrad.tensor import Tensor
+from minigrad.train.evaluation import Loss, pair
+
+COST = 0.01  # at most this share of the time goes to copies
+SHORTEST = 0.1  # seconds between two copies
+
+
+class DivergedError(RuntimeError):
+    """Training stopped because the loss was NaN or infinite.
+
+    `step` counts from 1, as in the history; `loss` is what it was; `cause` says what produced it first; `history` is that
+    of the run so far, or None.
+    """
+
+    def __init__(self, step: int, loss: float, cause: str, history: Any = None) -> None:
+        super().__init__(step, loss, cause, history)
+        self.step, self.loss, self.cause, self.history = step, loss, cause, history
+
+    def __str__(self) -> str:
+        return (
+            f"the loss became {self.loss} in step {self.step}: {self.cause}. "
+            "If the batch is sound, a lower learning rate often helps"
+        )
+
+
+class Rewind:
+    """Goes back a few steps to find which op first made a number that is not finite."""
+
+    def __init__(self, model: Module, optimizer: Optimizer, loss: Loss) -> None:
+        self.model, self.optimizer, self.loss = model, optimizer, loss
+        self.step = 0  # steps done when the copies were taken
+        self.hypers: list[np.ndarray] = []  # the optimizer's hyperparameters in each step since
+        self.due = 0.0  # when to take the next copies
+
+    def note(self, step: int) -> None:
+        """Call before each step with the number of those done."""
+        start = time.perf_counter()
+        if start >= self.due:
+            self.step = step
+            self.hypers.clear()
+            self.state = self.model.state_dict(), self.optimizer.state_dict()
+            end = time.perf_counter()
+            self.due = end + max(SHORTEST, (end - start) / COST)
+        self.hypers.append(self.optimizer.hyper.copy())
+
+    def cause(self, batch: Callable[[int], Any]) -> str:
+        """Repeat the steps since the copies were taken, of `batch(step)`, until one goes wrong, and say how.
+
+        Model and optimizer are left as they were before the update of that step.
+        """
+        model, optimizer = self.state
+        self.model.load_state_dict(model)
+        self.optimizer.load_state_dict(optimizer)
+        for step, hyper in enumerate(self.hypers, self.step):
+            np.copyto(self.optimizer.hyper, hyper)
+            found = self.repeat(*pair(batch(step)))
+            if found:
+                return (
+                    found if step == self.step + len(self.hypers) - 1 else f"it began in step {step + 1}, where {found}"
+                )
+        return (
+            f"steps {self.step + 1} to {self.step + len(self.hypers)}, repeated op by op, did not show it again; "
+            "do the batches or the model depend on anything but the step?"
+        )
+
+    def repeat(self, inputs: np.ndarray, targets: np.ndarray) -> str | None:
+        """One step, watched; what went wrong in it, or None if it was done and all is finite."""
+        device = self.optimizer.params[0]._device
+        x, y = Tensor(inputs, device=device), Tensor(targets, device=device)
+        watch = Watch(self.model, x)
+        self.optimizer.zero_grad()
+        try:
+            with Switch(anomaly=True, trace=True, observe=watch):
+                loss = self.loss(self.model(x), y)
+                if not math.isfinite(loss.item()):
+                    return watch.first or f"{made_by(loss)} made it"
+                watch.backward = True
+                loss.backward()
+        except AnomalyError as error:
+            return watch.explain(str(error))
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        names = {id(p): names.get(id(p), f"parameter {i}") for i, p in enumerate(self.optimizer.params)}
+        gradients = [names[id(p)] for p in self.optimizer.params if p.grad is not None and not_finite(p.grad._data)]
+        if gradients:
+            return f"the loss was finite, but not the gradient of {', '.join(gradients)}"
+        before = self.model.state_dict(), self.optimizer.state_dict()
+        self.optimizer.step()
+        parameters = [names[id(p)] for p in self.optimizer.params if not_finite(p._data)]
+        if parameters:
+            self.model.load_state_dict(before[0])
+            self.optimizer.load_state_dict(before[1])
+            return f"loss and gradients were finite, but the update made {', '.join(parameters)} overflow"
+        return None
+
+
+class Watch:
+    """Called with each op before it runs: notes the first input that is not finite, and what was used last."""
+
+    def __init__(self, model: Module, batch: Tensor) -> None:
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        self.names = {id(t): name for name, t in tensors} | {id(batch): "the batch's inputs"}
+        self.first: str | None = None
+        self.latest: list[str] = []
+        self.backward = False
+
+    def __call__(self, op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str, Any]) -> None:
+        """Look at the inputs."""
+        given = [t for t in inputs if t is not None]
+        self.latest = [self.names[id(t)] for t in given if id(t) in self.names] or self.latest
+        for t in given:
+            if self.first is None and t.dtype.kind == "f" and not_finite(t._data):
+                kind = "a NaN" if np.isnan(t._data).any() else "an infinity"
+                name = self.names.get(id(t))
+                self.first = f"{name} held {kind}" if name else f"{made_by(t)} made {kind}"
+
+    def explain(self, anomaly: str) -> str:
+        """What detect_anomaly found, with what it cannot know."""
+        used = f" (parameters used last: {', '.join(self.latest)})" if self.latest and not self.backward else ""
+        return f"{self.first}, then {anomaly}{used}" if self.first else anomaly + used
+
+
+def made_by(t: Tensor) -> str:
+    """The op a tensor came from, and where it was called."""
+    if t._op is None:
+        return "something off the tape"
+    return type(t._op).__name__ + (f", called at {t._op.line}," if t._op.line else "")
+
+
+def not_finite(array: np.ndarray) -> bool:
+    """Whether it holds a NaN or an infinity."""
+    return not np.isfinite(array).all()

@@ -1,0 +1,56 @@
+"""What a training run measured."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass
+class History:
+    """Rows of measurements: `epochs`, one for each epoch, and `steps`, one every `log_every` steps.
+
+    A row has `epoch` (1 is the first), `step` (steps done by then), `loss` and the metrics (means over the training
+    batches since the row before), `validation_loss` and so on where there was a validation, `lr`, `images_per_second`
+    (of training alone) and `seconds` (since the run began, all parts of it that were resumed added up). `stopped` says
+    why the run ended before its time, if it did.
+    """
+
+    epochs: list[Row] = field(default_factory=list)
+    steps: list[Row] = field(default_factory=list)
+    stopped: str | None = None
+
+    def column(self, name: str, rows: str = "epochs") -> list[Any]:
+        """One entry of all rows that have it; `rows` is "epochs" or "steps"."""
+        return [row[name] for row in self.rows(rows) if name in row]
+
+    def best(self, monitor: str, rows: str = "epochs", mode: str | None = None) -> Row:
+        """The row whose entry `monitor` is best, the first of equals; NaN is never best. ValueError if there is none."""
+        sign = sign_of(monitor, mode)
+        found = [row for row in self.rows(rows) if monitor in row and not math.isnan(row[monitor])]
+        if not found:
+            raise ValueError(f"no row of {rows} has a number for {monitor!r}; {available(self.rows(rows))}")
+        return max(found, key=lambda row: sign * row[monitor])
+
+    def rows(self, which: str) -> list[Row]:
+        """`epochs` or `steps`."""
+        if which not in ("epochs", "steps"):
+            raise ValueError(f"rows must be 'epochs' or 'steps', not {which!r}")
+        return self.epochs if which == "epochs" else self.steps
+
+
+def sign_of(monitor: str, mode: str | None) -> int:
+    """1 if more is better, -1 if less is; by `mode` ("max" or "min"), or by the name: accuracies shall be large."""
+    if mode is None:
+        mode = "max" if monitor.endswith("accuracy") else "min"
+    if mode not in ("min", "max"):
+        raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
+    return 1 if mode == "max" else -1
+
+
+def available(rows: list[Row]) -> str:
+    """What the rows have, for an error."""
+    return (
+        f"there are {', '.join(dict.fromkeys(name for row in rows for name in row))}" if rows else "there are no rows"
+    )

@@ -1,0 +1,271 @@
+"""A training run: its state, its loop, and what of it a checkpoint holds."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from minigrad import checkpoint
+from minigrad.capture import Captured
+from minigrad.nn import Module
+from minigrad.optim import Optimizer
+from minigrad.tensor import Tensor
+from minigrad.train.callbacks import Checkpoints
+from minigrad.train.divergence import DivergedError, Rewind
+from minigrad.train.evaluation import Evaluator, Loss, Metric, Tally, epoch_of, measured, on_device, pair
+from minigrad.train.history import History, Row
+from minigrad.train.signals import Signals
+
+
+class Leave(Exception):
+    """A signal came during a validation, which is not finished then."""
+
+
+class Run:
+    """A training run as its callbacks see it; made by `fit`.
+
+    `model`, `optimizer`, `schedule` and `loader` are those given to fit. `step` counts the steps done, `start` and
+    `target` are where it began and where it ends, `loss` is that of the latest step, `history` what was measured so far.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        optimizer: Optimizer,
+        loader: Any,
+        *,
+        count: int,
+        loss: Loss,
+        metrics: Mapping[str, Metric],
+        validation: Any,
+        schedule: Any,
+        schedule_by: str,
+        log_every: int | None,
+        validate_every: int | None,
+        callbacks: list[Any],
+        checkpoints: Checkpoints | None,
+        configuration: Any,
+        capture: bool,
+        diagnose: bool,
+    ) -> None:
+        self.model, self.optimizer, self.loader, self.schedule = model, optimizer, loader, schedule
+        self.start = self.step = loader.position
+        self.count, self.target = count, self.start + count
+        self.loss = math.nan
+        self.lr = optimizer.lr  # of the latest step
+        self.history = History()
+        self.signals = Signals()
+        self.per_epoch = len(loader)
+        self.metrics, self.validation, self.schedule_by = metrics, validation, schedule_by
+        self.log_every, self.validate_every = log_every, validate_every
+        self.checkpoints, self.configuration = checkpoints, configuration
+        self.callbacks = callbacks if checkpoints is None else [*callbacks, checkpoints]
+        self.step_hooks = [c.on_step for c in self.callbacks if hasattr(c, "on_step")]
+        self.in_epoch, self.in_row = Tally(), Tally()
+        self.earlier_seconds, self.began = 0.0, time.perf_counter()
+        self.shapes: set[tuple[int, ...]] = set()  # of inputs, once seen: the first step with a shape is not timed
+        self.validated: tuple[int, dict[str, float]] | None = None
+        self.rewind = Rewind(model, optimizer, loss) if diagnose else None
+        self.evaluator = None if validation is None else Evaluator(model, loss, metrics, capture)
+        device = optimizer.params[0]._device
+
+        def train_step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Any]:
+            optimizer.zero_grad()
+            outputs = model(inputs)
+            value = loss(outputs, targets)
+            value.backward()
+            optimizer.step()
+            return value, outputs if metrics else None
+
+        self.train_step: Callable[..., Any] = Captured(train_step, device) if capture else on_device(train_step, device)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch the latest step belongs to; the first is 1."""
+        return max(1, -(-self.step // self.per_epoch))
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step will follow."""
+        return self.step >= self.target or self.history.stopped is not None
+
+    @property
+    def seconds(self) -> float:
+        """Since training began, all parts of a resumed run added up."""
+        return self.earlier_seconds + time.perf_counter() - self.began
+
+    @property
+    def seconds_left(self) -> float:
+        """An estimate from the speed in this epoch, or NaN; validation is not in it."""
+        rows = (self.target - self.step) * self.in_epoch.rows / max(1, self.in_epoch.steps)
+        return rows / self.in_epoch.images_per_second
+
+    @property
+    def mark(self) -> tuple[Any, ...]:
+        """Tells apart the states that this run passes through."""
+        return self.step, len(self.history.epochs), len(self.history.steps), self.history.stopped
+
+    def means(self) -> Row:
+        """Loss, metrics and speed of the epoch so far."""
+        return {**self.in_epoch.means(), "images_per_second": self.in_epoch.images_per_second}
+
+    def stop(self, reason: str) -> None:
+        """End training after this step or epoch; the reason goes to `history.stopped`."""
+        self.history.stopped = reason
+
+    def validate(self) -> dict[str, float]:
+        """Loss and metrics over the validation set with the model as it is now, without counting as a validation."""
+        if self.evaluator is None:
+            raise ValueError("there is nothing to validate on; pass validation=... to fit")
+        return self.evaluator(self.until_signal(epoch_of(self.validation)))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a checkpoint that `fit(..., resume=path)` goes on from."""
+        return checkpoint.save(
+            path, model=self.model, optimizer=self.optimizer, schedule=self.schedule, loader=self.loader,
+            configuration=self.configuration, extra={"run": self.state_dict()},
+        )  # fmt: skip
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a checkpoint."""
+        found = checkpoint.load(
+            path, model=self.model, optimizer=self.optimizer, schedule=self.schedule, loader=self.loader,
+            configuration=self.configuration, random=True,
+        )  # fmt: skip
+        self.load_state_dict(found.extra["run"])
+        if self.checkpoints is not None and self.checkpoints.last_path == found.path:
+            self.checkpoints.saved = self.mark
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds beside model, optimizer, schedule and loader."""
+        return {
+            "start": self.start,
+            "step": self.step,
+            "lr": self.lr,
+            "seconds": self.seconds,
+            "in_epoch": self.in_epoch.state_dict(),
+            "in_row": self.in_row.state_dict(),
+            "history": asdict(self.history),
+            "callbacks": {name: c.state_dict() for name, c in self.named_callbacks()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.start, self.step, self.lr = state["start"], state["step"], state["lr"]
+        self.target = self.start + self.count
+        self.earlier_seconds = state["seconds"]
+        self.in_epoch.load_state_dict(state["in_epoch"])
+        self.in_row.load_state_dict(state["in_row"])
+        self.history = History(**state["history"])
+        for name, callback in self.named_callbacks():
+            if name in state["callbacks"]:
+                callback.load_state_dict(state["callbacks"][name])
+
+    def named_callbacks(self) -> Iterator[tuple[str, Any]]:
+        """(name, callback) of those that keep a state; the second EarlyStop is "EarlyStop 2"."""
+        seen: dict[str, int] = {}
+        for callback in self.callbacks:
+            if hasattr(callback, "state_dict"):
+                kind = type(callback).__name__
+                seen[kind] = number = seen.get(kind, 0) + 1
+                yield kind if number == 1 else f"{kind} {number}", callback
+
+    def call(self, hook: str, *arguments: Any) -> None:
+        """Call a hook of all callbacks that have it."""
+        for callback in self.callbacks:
+            if hasattr(callback, hook):
+                getattr(callback, hook)(self, *arguments)
+
+    def train(self) -> None:
+        """Train to the target, or until stopped or a signal comes; the state is always one between two steps."""
+        self.model.train()
+        batches = self.loader.steps(max(0, self.target - self.step))
+        try:
+            while not self.signals.received:
+                self.write_rows()
+                if self.finished:
+                    break
+                self.train_batch(batches)
+        except Leave:
+            pass
+        finally:
+            if hasattr(batches, "close"):
+                batches.close()
+        if self.checkpoints is not None and self.checkpoints.saved != self.mark:
+            self.checkpoints.save_last(self)
+
+    def train_batch(self, batches: Iterator[Any]) -> None:
+        """One step."""
+        start = time.perf_counter()
+        inputs, targets = pair(next(batches))
+        if self.rewind is not None:
+            self.rewind.note(self.step)
+        loss, outputs = self.train_step(inputs, targets)
+        values = measured(loss, outputs, targets, self.metrics)
+        self.loss = values["loss"]
+        if not math.isfinite(self.loss):
+            raise self.diverged()
+        self.step += 1
+        self.lr = self.optimizer.lr
+        if self.schedule is not None and (self.schedule_by == "step" or self.step % self.per_epoch == 0):
+            self.schedule.step()
+        seconds = time.perf_counter() - start if inputs.shape in self.shapes else None
+        self.shapes.add(inputs.shape)
+        self.in_epoch.add(values, len(inputs), seconds)
+        self.in_row.add(values, len(inputs), seconds)
+        for hook in self.step_hooks:
+            hook(self)
+
+    def diverged(self) -> DivergedError:
+        """The error for a loss that is not finite."""
+        if self.rewind is None:
+            cause = (
+                "which op produced it was not looked for (diagnose=False), and the parameters are those after the step"
+            )
+        else:
+            cause = self.rewind.cause(self.loader.batch)
+        return DivergedError(self.step + 1, self.loss, cause, self.history)
+
+    def write_rows(self) -> None:
+        """Measure what is due after this step, and call the hooks; a pure function of the state, so it resumes as well."""
+        if self.row_due():
+            row = self.row(self.in_row, self.validate_every is not None and self.step % self.validate_every == 0)
+            self.in_row = Tally()
+            self.history.steps.append(row)
+            self.call("on_log", row)
+        if self.epoch_due():
+            row = self.row(self.in_epoch, self.evaluator is not None)
+            if self.step % self.per_epoch == 0:
+                self.in_epoch = Tally()
+            self.history.epochs.append(row)
+            self.call("on_epoch_end", row)
+
+    def row_due(self) -> bool:
+        """Whether a row of steps is due and not there."""
+        every = [n for n in (self.log_every, self.validate_every) if n is not None]
+        return any(self.step % n == 0 for n in every) and self.in_row.rows > 0
+
+    def epoch_due(self) -> bool:
+        """Whether a row of epochs is due and not there: after a whole epoch, and after the last step of all."""
+        there = bool(self.history.epochs) and self.history.epochs[-1]["step"] == self.step
+        return self.in_epoch.rows > 0 and not there and (self.step % self.per_epoch == 0 or self.finished)
+
+    def row(self, tally: Tally, validate: bool) -> Row:
+        """A row of the history."""
+        row: Row = {"epoch": self.epoch, "step": self.step, **tally.means()}
+        if validate:
+            if self.validated is None or self.validated[0] != self.step:
+                self.validated = self.step, self.validate()
+            row.update({f"validation_{name}": value for name, value in self.validated[1].items()})
+        row.update(lr=self.lr, images_per_second=tally.images_per_second, seconds=self.seconds)
+        return row
+
+    def until_signal(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches; Leave when a signal has come."""
+        for batch in batches:
+            if self.signals.received:
+                raise Leave
+            yield batch

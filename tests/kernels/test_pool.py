@@ -1,0 +1,175 @@
+import numpy as np
+import pytest
+
+from minigrad.kernels.cpu import pool
+from minigrad.kernels.cpu.compile import GRAIN
+
+# images, size, stride, padding ((top, bottom), (left, right))
+SMALL = {
+    "one pixel": ((1, 1, 1, 1), (1, 1), (1, 1), ((0, 0), (0, 0))),
+    "same 3x3": ((2, 5, 6, 3), (3, 3), (1, 1), ((1, 1), (1, 1))),
+    "same 3x3 stride 2": ((2, 7, 8, 24), (3, 3), (2, 2), ((1, 1), (0, 1))),
+    "apart": ((3, 9, 10, 1), (2, 2), (3, 3), ((0, 0), (0, 0))),
+    "rectangular": ((1, 9, 7, 70), (2, 3), (1, 2), ((1, 0), (2, 0))),
+    "much padding": ((1, 4, 5, 17), (4, 4), (1, 1), ((3, 3), (3, 3))),
+    "one end padded": ((2, 6, 7, 33), (3, 2), (1, 1), ((0, 2), (1, 0))),
+    "three columns of one row": ((2, 3, 20, 16), (1, 3), (2, 1), ((0, 0), (1, 1))),
+    "whole image": ((2, 4, 5, 65), (4, 5), (4, 5), ((0, 0), (0, 0))),
+    "more than 256 places": ((1, 20, 19, 5), (17, 17), (1, 1), ((8, 8), (8, 8))),
+}
+LARGE = {
+    "same 3x3": ((3, 16, 15, 60), (3, 3), (1, 1), ((1, 1), (1, 1))),
+    "stride 2": ((2, 32, 31, 33), (3, 3), (2, 2), ((0, 1), (1, 1))),
+    "few channels": ((3, 64, 64, 3), (2, 2), (2, 2), ((0, 0), (0, 0))),
+}
+CASES = {**SMALL, **{f"large, {name}": case for name, case in LARGE.items()}}
+
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+every_small_case = pytest.mark.parametrize("case", SMALL.values(), ids=SMALL.keys())
+
+
+def unpacked(case):
+    """(shape of x, shape of y, size, stride, padding at the start) of a case."""
+    (n, h, w, c), size, stride, padding = case
+    counts = [
+        (length + sum(around) - k) // step + 1
+        for length, around, k, step in zip((h, w), padding, size, stride, strict=True)
+    ]
+    return (n, h, w, c), (n, *counts, c), size, stride, tuple(around[0] for around in padding)
+
+
+def place_dtype(size):
+    return np.uint8 if size[0] * size[1] <= 256 else np.int32
+
+
+def is_parallel(x):
+    return x.size >= GRAIN
+
+
+def sample(rng, shape, dtype):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def max_pool(check_kernel, x, case):
+    """(y, winner) of max_pool_forward, checked against the reference."""
+    _, y_shape, size, stride, padding = unpacked(case)
+    y, winner = np.zeros(y_shape, x.dtype), np.zeros(y_shape, place_dtype(size))
+    arguments = x, size, stride, padding, y, winner
+    return check_kernel("pool", "max_pool_forward", *arguments, parallel=is_parallel(x), ulps=0)[-2:]
+
+
+@every_case
+def test_max_matches_reference(check_kernel, rng, dtype, case):
+    max_pool(check_kernel, sample(rng, case[0], dtype), case)
+
+
+@every_small_case
+def test_max_takes_the_first_of_equals(check_kernel, rng, dtype, case):
+    max_pool(check_kernel, rng.integers(0, 2, case[0]).astype(dtype), case)
+
+
+@every_small_case
+def test_first_nan_is_the_maximum(check_kernel, rng, dtype, case):
+    x = sample(rng, case[0], dtype)
+    x[rng.random(x.shape) < 0.2] = np.nan
+    x[rng.random(x.shape) < 0.1] = np.inf
+    max_pool(check_kernel, x, case)
+
+
+@every_small_case
+def test_max_of_minus_infinity_is_in_the_image(check_kernel, dtype, case):
+    y, _ = max_pool(check_kernel, np.full(case[0], -np.inf, dtype), case)
+    assert (y == -np.inf).all()
+
+
+def test_max_of_zeros_of_either_sign_is_the_first(check_kernel, dtype):
+    x = np.array([-0.0, 0.0, 0.0, -0.0], dtype).reshape(1, 2, 2, 1)
+    y, winner = max_pool(check_kernel, x, (x.shape, (2, 2), (1, 1), ((0, 0), (0, 0))))
+    assert np.signbit(y).all()
+    assert winner.item() == 0
+
+
+def test_winner_counts_places_with_the_padding(check_kernel, dtype):
+    x = -np.arange(1.0, 5.0, dtype=dtype).reshape(1, 2, 2, 1)
+    y, winner = max_pool(check_kernel, x, (x.shape, (3, 3), (1, 1), ((1, 1), (1, 1))))
+    np.testing.assert_array_equal(y.ravel(), [-1, -1, -1, -1])
+    np.testing.assert_array_equal(winner.ravel(), [4, 3, 1, 0])
+
+
+@every_case
+def test_max_backward_matches_reference(check_kernel, rng, dtype, case):
+    x_shape, y_shape, size, stride, padding = unpacked(case)
+    _, winner = max_pool(check_kernel, sample(rng, x_shape, dtype), case)
+    dy, dx = sample(rng, y_shape, dtype), np.full(x_shape, np.nan, dtype)
+    arguments = dy, winner, size, stride, padding, dx
+    check_kernel("pool", "max_pool_backward", *arguments, parallel=is_parallel(dx), ulps=20)
+
+
+@every_case
+def test_avg_matches_reference(check_kernel, rng, dtype, case):
+    x_shape, y_shape, size, stride, padding = unpacked(case)
+    x, y = sample(rng, x_shape, dtype), np.full(y_shape, np.nan, dtype)
+    check_kernel("pool", "avg_pool_forward", x, size, stride, padding, y, parallel=is_parallel(x), ulps=20)
+
+
+@every_case
+def test_avg_backward_matches_reference(check_kernel, rng, dtype, case):
+    x_shape, y_shape, size, stride, padding = unpacked(case)
+    dy, dx = sample(rng, y_shape, dtype), np.full(x_shape, np.nan, dtype)
+    check_kernel("pool", "avg_pool_backward", dy, size, stride, padding, dx, parallel=is_parallel(dx), ulps=20)
+
+
+def test_nan_reaches_the_averages_of_its_windows_only(check_kernel, dtype):
+    x = np.ones((1, 5, 6, 20), dtype)
+    x[0, 1, 2, 3] = np.nan
+    *_, y = check_kernel("pool", "avg_pool_forward", x, (3, 3), (1, 1), (1, 1), np.zeros_like(x))
+    expected = np.zeros(x.shape, bool)
+    expected[0, :3, 1:4, 3] = True
+    np.testing.assert_array_equal(np.isnan(y), expected)
+
+
+def test_nan_in_a_gradient_reaches_the_winner_only(check_kernel, dtype):
+    x = np.arange(16.0, dtype=dtype).reshape(1, 4, 4, 1).repeat(20, axis=3)
+    case = x.shape, (3, 3), (1, 1), ((0, 0), (0, 0))
+    _, winner = max_pool(check_kernel, x, case)
+    dy = np.ones((1, 2, 2, 20), dtype)
+    dy[0, 0, 0] = np.nan
+    *_, dx = check_kernel("pool", "max_pool_backward", dy, winner, (3, 3), (1, 1), (0, 0), np.zeros_like(x))
+    expected = np.zeros((4, 4))
+    expected[2, 2:], expected[3, 2:] = (np.nan, 1), (1, 1)
+    np.testing.assert_array_equal(dx[0, :, :, 7], expected)
+
+
+def fenced(array, fill):
+    """(a copy of the array in the midst of a buffer of `fill`, the buffer)."""
+    around = 40
+    buffer = np.full(array.size + 2 * around, fill, array.dtype)
+    inside = buffer[around:-around].reshape(array.shape)
+    inside[...] = array
+    return inside, buffer
+
+
+def assert_fence(buffer, fill):
+    np.testing.assert_array_equal(buffer[[*range(40), *range(-40, 0)]], fill)
+
+
+@every_small_case
+def test_no_element_outside_the_arrays_is_used(rng, dtype, case):
+    x_shape, y_shape, size, stride, padding = unpacked(case)
+    x, _ = fenced(sample(rng, x_shape, dtype), np.nan)
+    y, y_buffer = fenced(np.zeros(y_shape, dtype), 5)
+    winner, winner_buffer = fenced(np.zeros(y_shape, place_dtype(size)), 255)
+    pool.max_pool_forward(x, size, stride, padding, y, winner)
+    assert np.isfinite(y).all()
+    pool.avg_pool_forward(x, size, stride, padding, y)
+    assert np.isfinite(y).all()
+    assert_fence(y_buffer, 5)
+    assert_fence(winner_buffer, 255)
+
+    dy, _ = fenced(sample(rng, y_shape, dtype), np.nan)
+    dx, dx_buffer = fenced(np.zeros(x_shape, dtype), 5)
+    pool.max_pool_backward(dy, winner, size, stride, padding, dx)
+    assert np.isfinite(dx).all()
+    pool.avg_pool_backward(dy, size, stride, padding, dx)
+    assert np.isfinite(dx).all()
+    assert_fence(dx_buffer, 5)

@@ -1,0 +1,316 @@
+"""Compiled kernels on disk: kept, found again, and never the reason of an error."""
+
+import errno
+import hashlib
+import importlib.util
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minigrad
+import minigrad.kernels
+from minigrad.kernels.cpu import cache
+from minigrad.kernels.cpu.compile import kernel, progress
+
+# Runs small kernels, checks their results, and tells the number of compilations and the warnings.
+SCRIPT = """
+import warnings
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    import numpy as np
+    from minigrad.kernels.cpu import dropout, movement
+    from minigrad.kernels.cpu.compile import progress
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    state, key = np.array([3, 4], np.uint64), np.empty(2, np.uint64)
+    dropout.advance(state, key)
+    assert list(key) == [3, 4] and list(state) == [3, 5]
+    y = np.empty(5)
+    movement.copy(np.arange(5.0), y)
+    assert list(y) == [0, 1, 2, 3, 4]
+
+print(len(progress.compiled), *[f"{w.category.__name__}: {w.message}" for w in caught], sep="\\n")
+"""
+KERNELS = 2
+
+
+@pytest.fixture
+def use(run_script, tmp_path):
+    """Runs the script with a cache folder; returns (compilations, warnings)."""
+
+    def run(folder=tmp_path / "cache", script=SCRIPT, **environment):
+        lines = run_script(script, MINIGRAD_CACHE=str(folder), **environment).stdout.splitlines()
+        return int(lines[0]), lines[1:]
+
+    return run
+
+
+def entries(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_second_process_compiles_nothing(use, tmp_path):
+    assert use() == (KERNELS, [])
+    kept = entries(tmp_path / "cache")
+    assert [path.suffix for path in kept] == [".kernel"] * KERNELS
+    assert {path.parent.name for path in kept} == {cache.sources_hash()}
+    guarded = SCRIPT.replace("    dropout.advance", "    import minigrad; minigrad.no_compile().__enter__()\n    dropout.advance")
+    assert guarded != SCRIPT
+    assert use(script=guarded) == (0, [])
+    assert entries(tmp_path / "cache") == kept
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """This process's cache folder, empty and for this test only."""
+    monkeypatch.setenv("MINIGRAD_CACHE", str(tmp_path / "own"))
+    monkeypatch.setattr(cache, "_warned", set())
+    cache.cache_folder.cache_clear()
+    yield cache.cache_folder()
+    cache.cache_folder.cache_clear()
+
+
+def double(x, y):
+    for i in range(x.size):
+        y[i] = 2 * x[i]
+
+
+def compilations():
+    """Runs a new kernel on two signatures; returns how many of them were compiled."""
+    fresh, before = kernel(double), len(progress.compiled)
+    for dtype in (np.float64, np.int32):
+        y = np.empty(3, dtype)
+        fresh(np.arange(3).astype(dtype), y)
+        assert list(y) == [0, 2, 4]
+    return len(progress.compiled) - before
+
+
+OTHER = pickle.dumps((1, 2, 3))
+DAMAGE = {
+    "emptied": lambda content: b"",
+    "truncated": lambda content: content[: len(content) // 2],
+    "without its last byte": lambda content: content[:-1],
+    "with a byte more": lambda content: content + b"\0",
+    "flipped in the checksum": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "flipped in the middle": lambda content: content[:5000] + bytes([content[5000] ^ 16]) + content[5001:],
+    "of another program": lambda content: hashlib.sha256(b"text").digest() + b"text",
+    "of another version": lambda content: hashlib.sha256(OTHER).digest() + OTHER,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_entries_cost_one_warning_and_a_compilation(folder, damage):
+    assert (compilations(), compilations()) == (2, 0)
+    for path in entries(folder):
+        path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(RuntimeWarning, match="minigrad: the compiled kernel .* is damaged") as caught:
+        assert compilations() == 2
+    assert len(caught) == 1
+    assert compilations() == 0  # they were written anew
+
+
+def test_damaged_entries_of_a_whole_process_cost_one_warning(use, tmp_path):
+    use()
+    for path in entries(tmp_path / "cache"):
+        path.write_bytes(path.read_bytes()[:-1])
+    compiled, warnings = use()
+    assert (compiled, len(warnings)) == (KERNELS, 1)
+    assert "RuntimeWarning: minigrad: the compiled kernel" in warnings[0]
+    assert use() == (0, [])
+
+
+def test_entries_that_cannot_be_read_cost_a_warning_and_a_compilation(folder):
+    compilations()
+    for path in entries(folder):
+        path.unlink()
+        path.mkdir()
+    with pytest.warns(RuntimeWarning) as caught:
+        assert compilations() == 2
+    assert ["cannot be read" in str(caught[0].message), "are not kept" in str(caught[1].message)] == [True, True]
+    assert len(caught) == 2
+
+
+def test_folder_that_cannot_be_made_costs_one_warning(use, tmp_path):
+    (tmp_path / "file").write_text("")
+    compiled, warnings = use(tmp_path / "file" / "cache")
+    assert compiled == KERNELS
+    assert len(warnings) == 1
+    assert "compiled kernels are not kept" in warnings[0]
+    assert "set MINIGRAD_CACHE to a folder you can write" in warnings[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere")
+def test_read_only_folder_costs_one_warning(use, tmp_path):
+    (tmp_path / "cache").mkdir(mode=0o500)
+    compiled, warnings = use()
+    assert (compiled, len(warnings)) == (KERNELS, 1)
+
+
+def test_full_disk_costs_one_warning_and_leaves_nothing(folder, monkeypatch):
+    def full(*paths):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.warns(RuntimeWarning, match="compiled kernels are not kept: .*No space left") as caught:
+        assert compilations() == 2
+    assert len(caught) == 1
+    assert entries(folder) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owners here")
+def test_folder_of_another_user_is_refused(use, tmp_path):
+    use()
+    kept = {path: path.read_bytes() for path in entries(tmp_path / "cache")}
+    compiled, warnings = use(script="import os\nos.getuid = lambda: 12345\n" + SCRIPT)
+    assert compiled == KERNELS
+    assert len(warnings) == 1
+    assert "belongs to another user" in warnings[0]
+    assert {path: path.read_bytes() for path in entries(tmp_path / "cache")} == kept
+
+
+def test_bounds_checking_has_entries_of_its_own(use):
+    use()
+    assert use(NUMBA_BOUNDSCHECK="1") == (KERNELS, [])
+    assert use(NUMBA_BOUNDSCHECK="1") == (0, [])
+    assert use() == (0, [])
+
+
+def test_another_target_has_entries_of_its_own(use):
+    use()
+    assert use(NUMBA_CPU_NAME="generic") == (KERNELS, [])
+    assert use() == (0, [])
+
+
+@pytest.mark.slow
+def test_two_processes_fill_the_cache_at_once(tmp_path, use):
+    environment = {**os.environ, "MINIGRAD_CACHE": str(tmp_path / "cache")}
+    started = [
+        subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        for _ in range(3)
+    ]
+    for process in started:
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert len(output.splitlines()) == 1  # no warnings
+    assert [path.suffix for path in entries(tmp_path / "cache")] == [".kernel"] * KERNELS
+    assert use() == (0, [])
+
+
+# The folder
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"MINIGRAD_CACHE": "/somewhere"}, "/somewhere"),
+        ({"MINIGRAD_CACHE": "", "XDG_CACHE_HOME": "/xdg"}, "/xdg/minigrad"),
+        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/minigrad"),
+        ({"XDG_CACHE_HOME": "", "HOME": "/home/me"}, "/home/me/.cache/minigrad"),
+        ({"HOME": "/home/me"}, "/home/me/.cache/minigrad"),
+    ],
+)
+@pytest.mark.skipif(os.name == "nt", reason="folders of Unix")
+def test_where_kernels_are_kept(monkeypatch, environment, expected):
+    for name in ("MINIGRAD_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cache.cache_root() == Path(expected)
+
+
+def test_relative_folder_stays_where_it_is(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINIGRAD_CACHE", "here")
+    assert cache.cache_root() == tmp_path / "here"
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package, to be edited; returns its folder of kernels."""
+    copy = tmp_path / "site" / "minigrad"
+    ignore = shutil.ignore_patterns("__pycache__", "*.npz", "kernels")
+    shutil.copytree(Path(minigrad.__file__).parent, copy, ignore=ignore)
+    shutil.copytree(Path(minigrad.kernels.__file__).parent, copy / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    return copy / "kernels"
+
+
+def hash_of(package):
+    """The name of the cache folder of a copy of the package."""
+    spec = importlib.util.spec_from_file_location("copy_of_cache", package / "cpu" / "cache.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.sources_hash()
+
+
+EDITS = {
+    "kernel": lambda kernels: append(kernels / "cpu" / "movement.py"),
+    "formula": lambda kernels: append(kernels / "formulas.py"),
+    "vector code": lambda kernels: append(kernels / "cpu" / "simd.py"),
+    "new file": lambda kernels: (kernels / "cpu" / "new.py").write_text(""),
+    "file gone": lambda kernels: (kernels / "reference" / "norm.py").unlink(),
+}
+
+
+def append(path):
+    path.write_text(path.read_text() + "\n")
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
+def test_edited_sources_have_another_folder(package, edit):
+    assert hash_of(package) == cache.sources_hash()
+    edit(package)
+    assert hash_of(package) != cache.sources_hash()
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["numba.__version__", "llvmlite.__version__", "numpy.__version__", "sys.implementation.cache_tag"],
+)
+def test_other_versions_have_another_folder(package, monkeypatch, where):
+    monkeypatch.setattr(where, "another")
+    assert hash_of(package) != cache.sources_hash()
+
+
+def test_edited_kernel_is_compiled_anew(use, package):
+    path = str(package.parent.parent)
+    assert use(PYTHONPATH=path) == (KERNELS, [])
+    assert use(PYTHONPATH=path) == (0, [])
+    append(package / "cpu" / "dropout.py")
+    assert use(PYTHONPATH=path) == (KERNELS, [])
+
+
+# What is said
+
+
+def test_notice_comes_once_and_only_when_something_is_compiled(run_script, tmp_path):
+    first = run_script(SCRIPT, MINIGRAD_CACHE=str(tmp_path / "cache"))
+    assert first.stderr == "minigrad: compiling kernels for this machine (once; kept for next time)\n"
+    assert run_script(SCRIPT, MINIGRAD_CACHE=str(tmp_path / "cache")).stderr == ""
+
+
+def test_notice_says_when_kernels_are_not_kept(run_script, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "(once; not kept)" in run_script(SCRIPT, MINIGRAD_CACHE=str(tmp_path / "file" / "cache")).stderr
+
+
+def test_progress_on_a_terminal_is_one_line_that_goes_away(tmp_path):
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "MINIGRAD_CACHE": str(tmp_path / "cache")}
+    try:
+        subprocess.run([sys.executable, "-c", SCRIPT], stdout=subprocess.DEVNULL, stderr=theirs, env=environment, check=True)
+        text = os.read(ours, 10_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "\n" not in text
+    assert text.startswith("\rminigrad: compiling dropout.advance (0 done, 0.0 s)\x1b[K\r\x1b[K")
+    assert f"({KERNELS - 1} done, " in text
+    assert text.endswith("\r\x1b[K")
