@@ -5,8 +5,8 @@ header's metadata are strings of JSON: versions, configuration, random (seed and
 loader (its position) and extra (what the caller added). `sha256` is a checksum over all tensors and metadata.
 """
 
+import contextlib
 import hashlib
-import importlib
 import json
 import os
 import platform
@@ -26,7 +26,7 @@ from minigrad.nn import Module
 from minigrad.optim import Optimizer
 
 FORMAT = "minigrad checkpoint 1"
-HEADER_LIMIT = 1 << 24  # bytes; a tensor takes about a hundred
+HEADER_LIMIT = 100_000_000  # bytes, by the format's definition; a tensor takes about a hundred
 DTYPES = {
     name: np.dtype(dtype)
     for name, dtype in {
@@ -100,6 +100,7 @@ def save(
     Raises:
         ImportError: safetensors is not installed.
         TypeError: configuration or extra is not made of numbers, strings, lists and dicts.
+        ValueError: they take more than 100 MB.
         OSError: the disk is full, or the folder cannot be written; the file is as before.
     """
     safetensors = library()
@@ -117,7 +118,12 @@ def save(
     }
     metadata = {"format": FORMAT, **{name: as_json(name, value) for name, value in parts.items()}}
     metadata["sha256"] = checksum(tensors, metadata)
-    data = safetensors.save(tensors, metadata)
+    data = safetensors.numpy.save(tensors, metadata)
+    (length,) = struct.unpack("<Q", data[:8])
+    if length > HEADER_LIMIT:
+        raise ValueError(
+            f"extra and configuration make a header of {length:,} bytes, where {HEADER_LIMIT:,} are the most"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, data)
     return path
@@ -173,19 +179,20 @@ def load(
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
-    """Remove the `*.part` files in a folder, which saves that were killed have left; return their paths."""
-    leftovers = sorted(path for path in Path(folder).glob("*.part") if path.is_file())
+    """Remove the `*.safetensors.part` files that killed saves have left in a folder; return their paths."""
+    leftovers = sorted(path for path in Path(folder).glob("*.safetensors.part") if path.is_file())
     for path in leftovers:
         path.unlink(missing_ok=True)
     return leftovers
 
 
 def library() -> Any:
-    """safetensors.numpy, or an error that says how to get it."""
+    """The package safetensors, or an error that says how to get it."""
     try:
-        return importlib.import_module("safetensors.numpy")
+        import safetensors.numpy
     except ImportError as error:
         raise ImportError("checkpoints need safetensors: pip install 'minigrad[checkpoint]'") from error
+    return safetensors
 
 
 def versions() -> dict[str, str]:
@@ -242,16 +249,15 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise OSError(
-            error.errno, f"{os.strerror(error.errno or 0)}; the file before is untouched", str(path)
-        ) from error
+        raise OSError(error.errno, f"{error.strerror}; the file before is untouched", str(path)) from error
     except BaseException:
         part.unlink(missing_ok=True)
         raise
     if os.name != "nt":  # the rename itself lasts when the folder is on the disk
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            with contextlib.suppress(OSError):  # not every network file system can
+                os.fsync(folder)
         finally:
             os.close(folder)
 
@@ -278,7 +284,7 @@ def examine(path: Path) -> Contents:
             return contents
         body = file.read(size - 8 - length)
     try:
-        contents.arrays = safetensors.load(start + header + body)
+        contents.arrays = safetensors.numpy.load(start + header + body)
     except (safetensors.SafetensorError, ValueError) as error:
         contents.problems.append(f"the tensors' places in the file are wrong: {error}")
         return contents

@@ -191,7 +191,9 @@ class Op:
         arrays = [None if t is None else t._data for t in inputs]
         y = op.forward(*arrays, **parameters)
         if type(y) is not np.ndarray:
-            raise TypeError(f"{cls.__name__}.forward must return an array, not {type(y).__name__}")
+            if not isinstance(y, np.generic):
+                raise TypeError(f"{cls.__name__}.forward must return an array, not {type(y).__name__}")
+            y = np.asarray(y)  # NumPy makes a scalar of a result without axes
         if not y.flags.c_contiguous:  # a user's op may return a transposed view, and kernels trust what they get
             y = np.ascontiguousarray(y)
         if recording is not None:
@@ -321,6 +323,8 @@ def backward(
             if source is None or dx is None:
                 continue
             like = source if isinstance(source, Op) else source._data
+            if isinstance(dx, np.generic):
+                dx = np.asarray(dx)
             if type(dx) is not np.ndarray or dx.shape != like.shape or dx.dtype != like.dtype:
                 raise wrong_gradient(type(op).__name__, i, source, dx)
             if not dx.flags.c_contiguous:

@@ -191,7 +191,8 @@ def power_backward(dy, x, p, dx):
     for block in prange(blocks(dx)):
         du, u, dv = part(dy, block), part(x, block), part(dx, block)
         if p == 0:
-            dv[:] = 0
+            for i in range(dv.size):  # dv[:] = 0 would be dropped: Numba does not see that part() gave it dx's memory
+                dv[i] = 0
         elif p == 2:
             for i in range(dv.size):
                 dv[i] = du[i] * (u[i] + u[i])

@@ -16,7 +16,7 @@ from minigrad.kernels.cpu.target import REGISTER_BITS
 
 DEPTH = 192  # shared indices per block: three quarters of a 48 KB first-level cache hold that much of a panel of B
 BLOCK = 480  # rows of C that share a copied block of A in the second-level cache
-PARALLEL_WORK = 1 << 20  # multiply-adds from which a parallel region pays
+PARALLEL_WORK = 1 << 19  # multiply-adds from which a parallel region pays
 COPY_STEP = 2048  # bytes between rows from which copying pays ...
 COPY_REUSE = 192  # ... if each element copied is used that often
 PACK_ROWS = 32  # rows of B that one task copies

@@ -32,7 +32,7 @@ def tile_height(vectors):
     return min((REGISTERS - vectors - 1) // vectors, 24 // vectors)
 
 
-MAX_VECTORS = 4 if REGISTERS >= 32 else 3
+MAX_VECTORS = 3  # registers across a tile; wider ones read more of B for each row of A, and gain nothing
 HEIGHTS = (0, *(tile_height(v) for v in range(1, MAX_VECTORS + 1)))
 
 

@@ -95,10 +95,10 @@ def limited(n):
 def may_run_parallel():
     """Whether this Python thread may run kernels in parallel.
 
-    Not where it is limited to one thread, nor in a child that was forked after the parent had started its thread pool:
+    Not where there is but one thread to use, nor in a child that was forked after the parent had started its thread pool:
     the pool did not survive.
     """
-    return not _forked and _local.most != 1
+    return not _forked and _local.most != 1 and _count != 1
 
 
 @contextlib.contextmanager

@@ -131,7 +131,7 @@ class ZCA(Transform):
         """The whitening of training images: matrix = U diag(1 / sqrt(l + epsilon)) U^T of their covariance U diag(l) U^T.
 
         After A. J. Bell and T. J. Sejnowski, "The independent components of natural scenes are edge filters" (1997).
-        Sums are in float64. For h w c = 3072 it takes half a minute and some 300 MB.
+        Sums are in float64. For h w c = 3072 it takes half a minute and some 400 MB.
 
         Args:
             images: `(n, h, w, c)`; uint8 are scaled to [0, 1].

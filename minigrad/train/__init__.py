@@ -1,4 +1,13 @@
-"""Training: `fit`, `evaluate`, and what watches a run."""
+"""Training: `fit`, `evaluate`, and what watches a run.
+
+optimizer = mg.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+history = mg.train.fit(
+    model, optimizer, loader, epochs=20, validation=test_loader,
+    schedule=mg.optim.StepSchedule(optimizer, every=10),
+    checkpoint="runs/first", resume=True,
+    callbacks=[mg.train.Progress(), mg.train.HistoryFile("runs/first/history.csv"), mg.train.EarlyStop(5)],
+)
+"""
 
 from minigrad.train.callbacks import Checkpoints, EarlyStop, HistoryFile
 from minigrad.train.divergence import DivergedError

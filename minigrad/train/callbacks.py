@@ -99,7 +99,7 @@ class Checkpoints:
     """Write `last.safetensors`, and `best.safetensors` after the best epoch, to a folder.
 
     Args:
-        folder: made if need be. `*.part` files in it, which a killed run has left, are removed at the start.
+        folder: made if need be. `*.safetensors.part` files in it, which a killed run has left, are removed first.
         every_epochs: how often `last` is written; it is always written at the end, and when a signal ends the run.
         every_steps: also write it every so many steps.
         best: the entry of the epochs' rows that decides, by default "validation_loss" where there is a validation.

@@ -27,7 +27,7 @@ class DivergedError(RuntimeError):
     """Training stopped because the loss was NaN or infinite.
 
     `step` counts from 1, as in the history; `loss` is what it was; `cause` says what produced it first; `history` is that
-    of the run so far, or None.
+    of the run so far. Unless fit was told not to diagnose, the model is left as it was when that step began to go wrong.
     """
 
     def __init__(self, step: int, loss: float, cause: str, history: Any = None) -> None:

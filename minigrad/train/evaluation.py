@@ -1,6 +1,6 @@
 """Loss and metrics of a model over batches it does not learn from."""
 
-import math
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -63,8 +63,9 @@ def default_metrics(loss: Loss, metrics: Mapping[str, Metric] | None) -> dict[st
 
 def epoch_of(batches: Any) -> Iterator[Any]:
     """One pass over the batches; over a loader's first epoch without moving its position."""
-    if hasattr(batches, "batch") and hasattr(batches, "__len__"):
-        return (batches.batch(step) for step in range(len(batches)))
+    if hasattr(batches, "batch") and hasattr(batches, "steps"):
+        twin = copy.copy(batches)  # has a position, and a thread that prepares ahead, of its own
+        return twin.steps(len(twin), start=0)
     return iter(batches)
 
 
@@ -118,9 +119,9 @@ class Tally:
         return {name: total / self.rows for name, total in self.sums.items()}
 
     @property
-    def images_per_second(self) -> float:
-        """Timed rows in a second; NaN if there are none."""
-        return self.timed_rows / self.seconds if self.seconds else math.nan
+    def images_per_second(self) -> float | None:
+        """Timed rows in a second; None if there are none."""
+        return self.timed_rows / self.seconds if self.seconds else None
 
     def state_dict(self) -> dict[str, Any]:
         """All of it."""

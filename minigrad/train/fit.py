@@ -73,7 +73,8 @@ def fit(
             schedule, loss and metrics they must be those of the checkpoint that is resumed.
         capture: replay a recorded step (see `mg.capture`) instead of building the tape anew each time; the same bits.
         device: where the model must be; None takes it where it is.
-        diagnose: keep copies, at a hundredth of the time, to find which op made a loss NaN or infinite.
+        diagnose: keep one copy of model and optimizer, at a hundredth of the time, to find which op made a loss NaN or
+            infinite.
 
     Returns:
         The history, of all parts if the run was resumed.
@@ -93,6 +94,8 @@ def fit(
         raise TypeError(
             "validation is an iterator, which would be used up after the first epoch; pass a Loader or a list"
         )
+    if validate_every is not None and validation is None:
+        raise ValueError("validate_every needs validation=..., the batches to validate on")
     checkpoints = checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
     measures = default_metrics(loss, metrics)
     run = Run(

@@ -12,9 +12,10 @@ class History:
     """Rows of measurements: `epochs`, one for each epoch, and `steps`, one every `log_every` steps.
 
     A row has `epoch` (1 is the first), `step` (steps done by then), `loss` and the metrics (means over the training
-    batches since the row before), `validation_loss` and so on where there was a validation, `lr`, `images_per_second`
-    (of training alone) and `seconds` (since the run began, all parts of it that were resumed added up). `stopped` says
-    why the run ended before its time, if it did.
+    batches of the epoch, or since the last row of steps), `validation_loss` and so on where there was a validation, `lr`,
+    `images_per_second` (of training alone; the first step with each shape, which records and perhaps compiles, is left
+    out, and None stands where there was no other) and `seconds` (since the run began, the parts of a resumed one added
+    up). `stopped` says why the run ended before its time, if it did.
     """
 
     epochs: list[Row] = field(default_factory=list)
@@ -28,7 +29,7 @@ class History:
     def best(self, monitor: str, rows: str = "epochs", mode: str | None = None) -> Row:
         """The row whose entry `monitor` is best, the first of equals; NaN is never best. ValueError if there is none."""
         sign = sign_of(monitor, mode)
-        found = [row for row in self.rows(rows) if monitor in row and not math.isnan(row[monitor])]
+        found = [row for row in self.rows(rows) if row.get(monitor) is not None and not math.isnan(row[monitor])]
         if not found:
             raise ValueError(f"no row of {rows} has a number for {monitor!r}; {available(self.rows(rows))}")
         return max(found, key=lambda row: sign * row[monitor])

@@ -1,11 +1,12 @@
 """Progress of a training run: a bar where there is a terminal, plain lines elsewhere."""
 
-import math
 import sys
 import time
 from typing import Any, TextIO
 
 from minigrad.train.history import Row
+
+REDRAW = 0.2  # seconds between two updates of the bar
 
 
 class Progress:
@@ -30,7 +31,7 @@ class Progress:
         if self.bar is not None:
             self.bar.start()
             self.task = self.bar.add_task("", total=run.target - run.start, completed=run.step - run.start, note="")
-        self.interval = 0.2 if self.bar is not None else self.seconds
+        self.interval = REDRAW if self.bar is not None else self.seconds
         self.due = time.monotonic() + self.interval
 
     def on_step(self, run: Any) -> None:
@@ -90,7 +91,7 @@ def numbers(values: dict[str, Any]) -> str:
     words = []
     for name, value in values.items():
         if name == "images_per_second":
-            if math.isnan(value):
+            if value is None:
                 continue
             words.append(f"{value:,.0f} images/s" if value >= 100 else f"{value:.1f} images/s")
         elif isinstance(value, float):
@@ -102,7 +103,7 @@ def numbers(values: dict[str, Any]) -> str:
 
 def remaining(run: Any) -> str:
     """How long it will take from here, if that can be said."""
-    return "" if math.isnan(run.seconds_left) else f"{duration(run.seconds_left)} left"
+    return "" if run.seconds_left is None else f"{duration(run.seconds_left)} left"
 
 
 def duration(seconds: float) -> str:

@@ -98,10 +98,10 @@ class Run:
         return self.earlier_seconds + time.perf_counter() - self.began
 
     @property
-    def seconds_left(self) -> float:
-        """An estimate from the speed in this epoch, or NaN; validation is not in it."""
-        rows = (self.target - self.step) * self.in_epoch.rows / max(1, self.in_epoch.steps)
-        return rows / self.in_epoch.images_per_second
+    def seconds_left(self) -> float | None:
+        """An estimate from the speed in this epoch, if that is known; validation is not in it."""
+        speed = self.in_epoch.images_per_second
+        return speed and (self.target - self.step) * self.in_epoch.rows / self.in_epoch.steps / speed
 
     @property
     def mark(self) -> tuple[Any, ...]:

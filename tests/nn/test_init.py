@@ -8,9 +8,7 @@ SHAPE = (300, 200)
 WINDOW = (3, 5, 40, 80)  # kh, kw, in, out
 
 
-@pytest.mark.parametrize(
-    ("shape", "expected"), [((7, 3), (7, 3)), (WINDOW, (15 * 40, 15 * 80)), ((2, 7, 3), (14, 6))]
-)
+@pytest.mark.parametrize(("shape", "expected"), [((7, 3), (7, 3)), (WINDOW, (15 * 40, 15 * 80)), ((2, 7, 3), (14, 6))])
 def test_fans(shape, expected):
     assert init.fans(shape) == expected
 
@@ -44,7 +42,9 @@ def test_mean_and_standard_deviation(function, shape, std):
     np.testing.assert_allclose(w.std(), std, rtol=5 / np.sqrt(2 * n))
 
 
-@pytest.mark.parametrize(("function", "limit"), [(init.glorot_uniform, np.sqrt(6 / 500)), (init.he_uniform, np.sqrt(6 / 300))])
+@pytest.mark.parametrize(
+    ("function", "limit"), [(init.glorot_uniform, np.sqrt(6 / 500)), (init.he_uniform, np.sqrt(6 / 300))]
+)
 def test_uniform_weights_fill_their_interval(function, limit):
     w = function(SHAPE)
     assert 0.999 * limit < np.abs(w).max() <= np.float32(limit)

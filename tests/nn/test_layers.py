@@ -81,8 +81,9 @@ def test_one_batch_norm_serves_every_rank(device, rng):
 def test_batch_norm_without_gamma_or_beta(gamma, beta, rng):
     layer = nn.BatchNorm(3, gamma=gamma, beta=beta)
     assert [name for name, _ in layer.named_parameters()] == ["gamma"] * gamma + ["beta"] * beta
-    layer(numbers(rng, 5, 3)).sum().backward()
-    assert all(p.grad is not None for p in layer.parameters())
+    x = mg.tensor(rng.standard_normal((5, 3)), dtype="float32", requires_grad=True)
+    layer(x).sum().backward()
+    assert all(t.grad is not None for t in [x, *layer.parameters()])
 
 
 def test_batch_norm_evaluated_before_any_training_warns_once(rng):
@@ -130,7 +131,9 @@ def test_activations(layer, function, device, rng):
     np.testing.assert_array_equal(layer()(x).numpy(), function(x).numpy())
 
 
-@pytest.mark.parametrize(("shape", "flat"), [((4, 3, 5), (4, 15)), ((4, 7), (4, 7)), ((4,), (4, 1)), ((0, 3, 5), (0, 15))])
+@pytest.mark.parametrize(
+    ("shape", "flat"), [((4, 3, 5), (4, 15)), ((4, 7), (4, 7)), ((4,), (4, 1)), ((0, 3, 5), (0, 15))]
+)
 def test_flatten_keeps_the_batch(shape, flat):
     assert nn.Flatten()(mg.tensor(np.zeros(shape))).shape == flat
 
@@ -182,7 +185,7 @@ def test_sequential_is_its_layers_one_after_another(device, rng):
     np.testing.assert_array_equal(model(x).numpy(), second(mg.tanh(first(x))).numpy())
     assert len(model) == 3
     assert model[2] is second
-    assert list(model)[0] is first
+    assert next(iter(model)) is first
     assert [name for name, _ in model.named_parameters()] == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
@@ -198,5 +201,5 @@ def test_concat_is_its_branches_side_by_side(device, rng):
 
 @pytest.mark.parametrize("container", [nn.Sequential, nn.Concat])
 def test_containers_take_modules_only(container):
-    with pytest.raises(TypeError, match=f"{container.__name__} takes modules, not builtin_function_or_method|not function"):
+    with pytest.raises(TypeError, match=f"{container.__name__} takes modules, not function"):
         container(nn.ReLU(), mg.relu)

@@ -119,6 +119,12 @@ def test_far_out_values_are_exact_and_raise_no_warning(name, x, expected, dtype,
     np.testing.assert_array_equal(y.numpy(), np.array(expected, dtype))
 
 
+def test_sigmoid_far_below_zero_keeps_its_precision(device):
+    x = np.array([-20, -50, -87, -100], np.float32)  # at -100 exp(-x) is beyond float32, its inverse is not
+    y = mg.sigmoid(mg.tensor(x, device=device)).numpy()
+    assert_within_ulps(y, np_sigmoid(x.astype(np.float64)), ULPS)
+
+
 @pytest.mark.parametrize(
     ("name", "x", "expected"),
     [

@@ -33,9 +33,7 @@ NUMPY = {"softmax": np_softmax, "log_softmax": np_log_softmax}
 @both
 @pytest.mark.parametrize("shape", SHAPES)
 def test_matches_numpy_in_float64(name, shape, device, rng):
-    check_forward(
-        getattr(mg, name), NUMPY[name], 3 * rng.standard_normal(shape), device=device, rtol=1e-13, atol=1e-13
-    )
+    check_forward(getattr(mg, name), NUMPY[name], 3 * rng.standard_normal(shape), device=device, rtol=1e-13, atol=1e-13)
 
 
 @both
@@ -156,7 +154,12 @@ def test_cross_entropy_is_the_mean_of_minus_log_softmax(rows, classes, scale, dt
     rng = np.random.default_rng(rows * classes)
     logits, labels = (scale * rng.standard_normal((rows, classes))).astype(dtype), rng.integers(0, classes, rows)
     y = mg.cross_entropy(mg.tensor(logits, device=device), labels).item()
-    np.testing.assert_allclose(y, np_cross_entropy(logits, labels), rtol=1e-6 if dtype == np.float32 else 1e-13, atol=1e-6 * (dtype == np.float32))
+    np.testing.assert_allclose(
+        y,
+        np_cross_entropy(logits, labels),
+        rtol=1e-6 if dtype == np.float32 else 1e-13,
+        atol=1e-6 * (dtype == np.float32),
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -151,9 +151,7 @@ def test_matmul_with_a_number_is_refused():
 def test_linear(x_shape, bias, device, rng):
     x, w, b = rng.standard_normal(x_shape), rng.standard_normal((3, 5)), rng.standard_normal(5)
     inputs = (x, w, b) if bias else (x, w)
-    check_forward(
-        mg.linear, lambda x, w, b=0.0: x @ w + b, *inputs, device=device, rtol=1e-14, atol=1e-14
-    )
+    check_forward(mg.linear, lambda x, w, b=0.0: x @ w + b, *inputs, device=device, rtol=1e-14, atol=1e-14)
     check_grads(mg.linear, *inputs, device=device)
 
 
@@ -174,7 +172,9 @@ def test_linear_with_a_zero_sized_axis(x_shape, outputs, device, rng):
     np.testing.assert_array_equal(y.numpy(), x @ w + b, strict=True)
     y.backward(np.ones(y.shape))
     rows = int(np.prod(x_shape[:-1]))
-    for t, expected in zip(tensors, (np.zeros(x_shape) + w.sum(1), np.zeros(w.shape), np.full(outputs, rows)), strict=True):
+    for t, expected in zip(
+        tensors, (np.zeros(x_shape) + w.sum(1), np.zeros(w.shape), np.full(outputs, rows)), strict=True
+    ):
         np.testing.assert_allclose(t.grad.numpy(), expected, rtol=1e-14, atol=0)
 
 

@@ -256,7 +256,9 @@ def test_nan_in_inference_stays_one_element(device):
 @pytest.mark.parametrize("shape", [(1, 5), (1, 1, 1, 3), (0, 5), (3, 0, 5), (4, 0)])
 def test_training_with_less_than_two_values_per_feature_is_refused(shape, device):
     mean, var = np.zeros(shape[-1]), np.ones(shape[-1])
-    with pytest.raises(ValueError, match=rf"at least 2 values .* {re.escape(str(shape))}; use a larger batch, or drop_last"):
+    with pytest.raises(
+        ValueError, match=rf"at least 2 values .* {re.escape(str(shape))}; use a larger batch, or drop_last"
+    ):
         train(mg.tensor(np.ones(shape), device=device), None, None, mean, var)
     np.testing.assert_array_equal((mean, var), (np.zeros(shape[-1]), np.ones(shape[-1])))
 

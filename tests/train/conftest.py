@@ -11,12 +11,12 @@ from minigrad.data import Loader
 def parts():
     """A function that gives the parts of a small run, the same each time: 50 rows, so 7 steps of 8 an epoch, the last of 2."""
 
-    def make(device="reference", batch_size=8, lr=0.1, dropout=0.2, hidden=6):
+    def make(device="reference", batch_size=8, lr=0.1, dropout=0.2, features=5, hidden=6):
         mg.manual_seed(3)
         rng = np.random.default_rng(0)
         labels = rng.integers(0, 3, 50)
-        images = (rng.standard_normal((50, 5)) + labels[:, None]).astype(np.float32)
-        layers = [mg.nn.Linear(5, hidden), mg.nn.BatchNorm(hidden), mg.nn.ReLU(), mg.nn.Dropout(dropout)]
+        images = (rng.standard_normal((50, features)) + labels[:, None]).astype(np.float32)
+        layers = [mg.nn.Linear(features, hidden), mg.nn.BatchNorm(hidden), mg.nn.ReLU(), mg.nn.Dropout(dropout)]
         model = mg.nn.Sequential(*layers, mg.nn.Linear(hidden, 3)).to(device)
         optimizer = mg.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
         loader = Loader(images, labels, batch_size=batch_size, seed=1)

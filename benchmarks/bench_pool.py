@@ -1,0 +1,54 @@
+"""Pooling over the images of an Inception network: 3 x 3 with stride 1 within modules, with stride 2 between them."""
+
+import functools
+import math
+
+import numpy as np
+
+from minigrad.kernels.cpu import pool
+
+from .measure import Benchmark, empty, kernel_call, normal
+
+SHAPES = ["128x32x32x24", "128x32x32x64", "128x32x32x256", "128x8x8x208", "32x112x112x64"]
+
+
+def checked_call(name, *arguments):
+    """A call of a kernel, compiled, after it was right on the first images; on all, the reference would take too long."""
+    kernel_call("pool", name, *[a[:2] if isinstance(a, np.ndarray) else a for a in arguments])
+    work = functools.partial(getattr(pool, name), *arguments)
+    work()
+    return work
+
+
+class Pool(Benchmark):
+    """Maximum and average over windows with "same" padding, forward and backward."""
+
+    params = (SHAPES, [1, 2])
+    param_names = ("images", "stride")
+
+    def setup(self, images, stride):
+        n, h, w, c = map(int, images.split("x"))
+        oh = math.ceil(h / stride)
+        padding = max((oh - 1) * stride + 3 - h, 0) // 2
+        window = (3, 3), (stride, stride), (padding, padding)
+        x, y = normal(n, h, w, c), empty(n, oh, math.ceil(w / stride), c)
+        winner = np.zeros(y.shape, np.uint8)
+        self.works = {
+            "max": checked_call("max_pool_forward", x, *window, y, winner),
+            "avg": checked_call("avg_pool_forward", x, *window, y),
+        }
+        dy, dx = normal(*y.shape), empty(*x.shape)
+        self.works["max_backward"] = checked_call("max_pool_backward", dy, winner, *window, dx)
+        self.works["avg_backward"] = checked_call("avg_pool_backward", dy, *window, dx)
+
+    def time_max(self, images, stride):
+        self.sample(self.works["max"])
+
+    def time_max_backward(self, images, stride):
+        self.sample(self.works["max_backward"])
+
+    def time_avg(self, images, stride):
+        self.sample(self.works["avg"])
+
+    def time_avg_backward(self, images, stride):
+        self.sample(self.works["avg_backward"])

@@ -1,0 +1,221 @@
+import os
+import pickle
+import sys
+
+import numpy as np
+import pytest
+
+from minigrad.data import ImageFolder, Loader, channel_statistics
+
+pillow = pytest.importorskip("PIL.Image")
+
+
+@pytest.fixture
+def save(tmp_path):
+    """A function that saves an array as a picture in a class's folder below tmp_path / "data" and gives its path."""
+
+    def write(name, pixels, **options):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pillow.fromarray(pixels).save(path, **options)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def colours(save, tmp_path):
+    """A folder of nine pictures, 6 by 4 pixels, of three classes; picture i has the one colour (10 i, 0, 255 - 10 i)."""
+    names = ["b/1.png", "a/2.png", "c/x.PNG", "a/10.png", "b/z.bmp", "a/1.tif", "c/X.ppm", "c/é.png", "b/é.png"]
+    for i, name in enumerate(sorted(names)):
+        save(name, np.full((4, 6, 3), (10 * i, 0, 255 - 10 * i), np.uint8))
+    return tmp_path / "data"
+
+
+def test_pictures_come_in_the_order_of_their_names(colours):
+    data = ImageFolder(colours, size=4)
+    assert data.classes == ("a", "b", "c")
+    assert data.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert data.labels.dtype == np.int64
+    assert data.images[:][:, 0, 0, 0].tolist() == [0, 10, 20, 30, 40, 50, 60, 70, 80]
+
+
+def test_pictures_have_the_shape_of_an_array(colours):
+    images = ImageFolder(colours, size=(5, 7)).images
+    assert (images.shape, images.ndim, images.dtype, len(images)) == ((9, 5, 7, 3), 4, np.uint8, 9)
+    assert images[:].shape == (9, 5, 7, 3)
+
+
+@pytest.mark.parametrize("index", [3, -1, slice(2, 7, 2), slice(0, 0), np.array([4, 0, 4]), [True] + [False] * 8])
+def test_pictures_are_indexed_like_an_array(colours, index):
+    images = ImageFolder(colours, size=4).images
+    np.testing.assert_array_equal(images[index], images[:][index])
+
+
+def test_index_out_of_range_is_an_error(colours):
+    with pytest.raises(IndexError, match="9"):
+        ImageFolder(colours, size=4).images[9]
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_loader_takes_pictures_like_an_array(colours, shuffle, prefetch):
+    data = ImageFolder(colours, size=4)
+    ours = Loader(data.images, data.labels, batch_size=4, shuffle=shuffle, prefetch=prefetch)
+    theirs = Loader(data.images[:], data.labels, batch_size=4, shuffle=shuffle)
+    for batch, expected in zip(ours.steps(6), theirs.steps(6), strict=True):
+        np.testing.assert_array_equal(batch[0], expected[0])
+        np.testing.assert_array_equal(batch[1], expected[1])
+
+
+def test_statistics_are_taken_of_pictures(colours):
+    images = ImageFolder(colours, size=4).images
+    for ours, theirs in zip(channel_statistics(images), channel_statistics(images[:]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["a/.hidden.png", ".trash/1.png", "a/deeper/1.png", "top.png"])
+def test_what_is_hidden_or_elsewhere_is_left_out(colours, save, name):
+    save(name, np.zeros((4, 4, 3), np.uint8))
+    data = ImageFolder(colours, size=4)
+    assert (len(data), data.classes) == (9, ("a", "b", "c"))
+
+
+def test_other_files_are_left_out(colours):
+    (colours / "a" / "notes.txt").write_text("no picture")
+    (colours / "readme.md").write_text("no picture")
+    assert len(ImageFolder(colours, size=4)) == 9
+
+
+def test_pictures_of_the_right_size_are_read_as_they_are(save, rng, tmp_path):
+    pixels = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    save("a/1.png", pixels)
+    np.testing.assert_array_equal(ImageFolder(tmp_path / "data", size=(5, 7)).images[0], pixels)
+
+
+def test_crop_cuts_equally_on_both_sides(save, rng, tmp_path):
+    pixels = rng.integers(0, 256, (4, 10, 3), dtype=np.uint8)
+    save("a/1.png", pixels)
+    np.testing.assert_array_equal(ImageFolder(tmp_path / "data", size=4).images[0], pixels[:, 3:7])
+
+
+def test_without_crop_the_whole_picture_is_stretched(save, tmp_path):
+    pixels = np.zeros((4, 40, 3), np.uint8)
+    pixels[:, 20:] = 200
+    save("a/1.png", pixels)
+    image = ImageFolder(tmp_path / "data", size=8, crop=False).images[0]
+    assert (image[:, :2] == 0).all()
+    assert (image[:, 6:] == 200).all()
+
+
+def test_grey_pictures_get_three_equal_channels(save, rng, tmp_path):
+    grey = rng.integers(0, 256, (4, 4), dtype=np.uint8)
+    save("a/1.png", grey)
+    np.testing.assert_array_equal(ImageFolder(tmp_path / "data", size=4).images[0], np.stack([grey] * 3, axis=-1))
+
+
+def test_transparency_is_dropped(save, rng, tmp_path):
+    pixels = rng.integers(0, 256, (4, 4, 4), dtype=np.uint8)
+    save("a/1.png", pixels)
+    np.testing.assert_array_equal(ImageFolder(tmp_path / "data", size=4).images[0], pixels[..., :3])
+
+
+def test_the_orientation_noted_by_a_camera_is_followed(save, rng, tmp_path):
+    pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    exif = pillow.Exif()
+    exif[0x0112] = 3  # taken upside down
+    save("a/1.png", pixels, exif=exif)
+    np.testing.assert_array_equal(ImageFolder(tmp_path / "data", size=4).images[0], pixels[::-1, ::-1])
+
+
+def test_jpeg_is_read(save, tmp_path):
+    save("a/1.jpg", np.full((8, 8, 3), (10, 100, 200), np.uint8), quality=95)
+    np.testing.assert_allclose(ImageFolder(tmp_path / "data", size=8).images[0][0, 0], (10, 100, 200), atol=3)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def overwrite(path):
+    path.write_bytes(b"<!DOCTYPE html>")
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def damage(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+
+
+def pickled(path):
+    path.write_bytes(pickle.dumps([1, 2, 3]))
+
+
+@pytest.mark.parametrize("spoil", [truncate, overwrite, empty, damage, pickled])
+def test_a_corrupt_picture_is_an_error_that_names_the_file(spoil, save, rng, tmp_path):
+    spoil(save("a/bad.png", rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)))
+    with pytest.raises(ValueError, match=r"bad\.png: not a picture that can be read"):
+        ImageFolder(tmp_path / "data", size=20).images[0]
+
+
+def test_a_corrupt_picture_is_named_through_loader_and_thread(save, tmp_path):
+    empty(save("a/bad.png", np.zeros((4, 4, 3), np.uint8)))
+    data = ImageFolder(tmp_path / "data", size=4)
+    with pytest.raises(ValueError, match=r"bad\.png"):
+        list(Loader(data.images, data.labels, batch_size=1, prefetch=1))
+
+
+def test_a_picture_of_16_bits_is_refused(save, tmp_path):
+    save("a/deep.png", np.full((4, 4), 40000, np.uint16))
+    with pytest.raises(ValueError, match=r"deep\.png.*more than 8 bits"):
+        ImageFolder(tmp_path / "data", size=4).images[0]
+
+
+def test_a_picture_too_large_to_be_true_is_refused(save, monkeypatch, tmp_path):
+    save("a/bomb.png", np.zeros((40, 40, 3), np.uint8))
+    monkeypatch.setattr(pillow, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"bomb\.png.*1600 pixels"):
+        ImageFolder(tmp_path / "data", size=4).images[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files")
+def test_a_picture_that_is_gone_is_missing_not_corrupt(colours):
+    data = ImageFolder(colours, size=4)
+    data.images.paths[2].unlink()
+    with pytest.raises(FileNotFoundError):
+        data.images[2]
+
+
+def test_no_folder_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent isn't a folder"):
+        ImageFolder(tmp_path / "absent", size=4)
+
+
+def test_pictures_without_classes_are_an_error_that_shows_the_layout(save, tmp_path):
+    save("1.png", np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"holds no folders.*class.picture\.jpg"):
+        ImageFolder(tmp_path / "data", size=4)
+
+
+def test_a_class_without_pictures_is_an_error(colours):
+    (colours / "d").mkdir()
+    with pytest.raises(ValueError, match=r"no pictures .* in d;"):
+        ImageFolder(colours, size=4)
+
+
+@pytest.mark.parametrize(
+    ("size", "error"), [(0, ValueError), ((4, -1), ValueError), (4.0, TypeError), ("4", TypeError)]
+)
+def test_bad_sizes_are_refused(colours, size, error):
+    with pytest.raises(error, match="where an integer"):
+        ImageFolder(colours, size=size)
+
+
+def test_without_pillow_the_error_says_how_to_install_it(colours, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"pip install 'minigrad\[images\]'"):
+        ImageFolder(colours, size=4)

@@ -1,0 +1,132 @@
+"""Vector code of every width: what it computes, that widths agree to the bit, and that it stays inside its arrays."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minigrad.kernels.cpu import target
+
+HERE = Path(__file__).parent
+AVX2 = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe"
+TARGETS = {  # name: (NUMBA_CPU_NAME, NUMBA_CPU_FEATURES, bits in a register, features that must be there to run it)
+    "256 bits": ("haswell", AVX2, 256, {"avx2", "fma"}),
+    "128 bits": ("x86-64-v2", "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt", 128, {"sse4.2"}),
+}
+HOST = target.target_features()
+pytestmark = [
+    pytest.mark.skipif(target.MACHINE not in ("x86_64", "amd64"), reason="targets of x86"),
+    pytest.mark.skipif("NUMBA_CPU_NAME" in os.environ, reason="runs on the target of the environment already"),
+]
+each_target = pytest.mark.parametrize("name", TARGETS)
+
+
+def environment_of(name):
+    cpu, features, _, needed = TARGETS[name]
+    if not needed <= HOST:
+        pytest.skip(f"this CPU has no {', '.join(sorted(needed - HOST))}")
+    return {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
+
+
+def run(*arguments, name=None, **variables):
+    environment = {**(environment_of(name) if name else os.environ), **variables}
+    result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, f"exit status {result.returncode}\n{result.stdout[-5000:]}\n{result.stderr[-5000:]}"
+    return result.stdout
+
+
+def run_tests(*arguments, **options):
+    return run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=0", *arguments, **options)
+
+
+@each_target
+def test_target_has_the_width_it_shall_have(name):
+    code = "from minigrad.kernels.cpu import target; print(target.REGISTER_BITS, target.HAS_FMA)"
+    _, features, bits, _ = TARGETS[name]
+    assert run("-c", code, name=name).split() == [str(bits), str("+fma" in features)]
+
+
+@pytest.mark.parametrize(
+    ("features", "machine", "expected"),
+    [
+        ({"avx", "fma", "avx512f"}, "x86_64", (512, 32)),
+        ({"avx", "avx2", "fma"}, "x86_64", (256, 16)),
+        ({"avx"}, "x86_64", (128, 16)),
+        (set(), "x86_64", (128, 16)),
+        ({"neon"}, "aarch64", (128, 32)),
+        (set(), "arm64", (128, 32)),
+    ],
+)
+def test_vector_units(features, machine, expected):
+    assert target.vector_unit(features, machine) == expected
+
+
+@pytest.mark.slow
+@each_target
+def test_matrix_products_of_each_width(name):
+    output = run_tests(str(HERE / "test_gemm.py"), "-k", "not batches_match and not large", name=name)
+    assert " passed" in output
+
+
+@pytest.mark.slow
+@each_target
+def test_elementwise_functions_of_each_width(name):
+    chosen = "(forward_matches or special_values_match) and (exp or log or tanh)"
+    output = run_tests(str(HERE / "test_elementwise.py"), "-k", chosen, name=name)
+    assert " passed" in output
+
+
+PRODUCTS = """
+import hashlib
+import numpy as np
+from minigrad.kernels.cpu import gemm
+
+digest = hashlib.sha256()
+rng = np.random.default_rng(0)
+for dtype in (np.float32, np.float64):
+    for m, n, k in ((1, 1, 1), (3, 5, 7), (60, 100, 784), (33, 70, 300), (200, 17, 500), (129, 257, 65), (60, 10, 100)):
+        a, b, bias = (rng.standard_normal(s).astype(dtype) for s in ((m, k), (k, n), (n,)))
+        c = np.empty((m, n), dtype)
+        for shift in (bias, bias[:0]):
+            gemm.gemm(a, b, shift, c, False, False)
+            digest.update(c.tobytes())
+            gemm.gemm(a.T.copy(), b, shift, c, True, False)
+            digest.update(c.tobytes())
+            gemm.gemm(a, b.T.copy(), shift, c, False, True)
+            digest.update(c.tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(target.REGISTER_BITS != 512, reason="this CPU's own width is no wider")
+def test_products_have_the_same_bits_with_512_and_256_bits():
+    assert run("-c", PRODUCTS, name="256 bits") == run("-c", PRODUCTS)
+
+
+needs_guard_pages = pytest.mark.skipif(sys.platform != "linux", reason="protects pages by Linux's mprotect")
+
+
+@pytest.mark.slow
+@needs_guard_pages
+@pytest.mark.parametrize("name", [None, *TARGETS], ids=str)
+def test_nothing_is_read_or_written_outside(name):
+    assert run(str(HERE / "guard_pages.py"), name=name) == "inside\n"
+
+
+@needs_guard_pages
+def test_guard_pages_notice_one_byte():
+    result = subprocess.run([sys.executable, HERE / "guard_pages.py", "--read-outside"], capture_output=True)
+    assert result.returncode == -signal.SIGSEGV
+
+
+@pytest.mark.slow
+def test_bounds_checks_find_nothing():
+    families = [HERE / f"test_{family}.py" for family in ("elementwise", "norm", "reduce", "movement")]
+    chosen = "float32 and (sigmoid or mul or inference_matches or max_matches or strided)"
+    output = run_tests(*map(str, families), "-k", chosen, NUMBA_BOUNDSCHECK="1")
+    assert " passed" in output
+

@@ -1,0 +1,219 @@
+"""Runs that are killed, or ended by a signal, in processes of their own; and what they come to when resumed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import minigrad as mg
+from minigrad.train import fit
+from minigrad.train.signals import Signals, leaving
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+
+RUN = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with SIGINT ignored
+import numpy as np
+import minigrad as mg
+from minigrad.data import Loader
+
+folder, pause, threads = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+mg.set_num_threads(threads)
+mg.manual_seed(3)
+rng = np.random.default_rng(0)
+labels = rng.integers(0, 3, 50)
+images = (rng.standard_normal((50, 20)) + labels[:, None]).astype(np.float32)
+layers = [mg.nn.Linear(20, 30), mg.nn.BatchNorm(30), mg.nn.ReLU(), mg.nn.Dropout(0.3), mg.nn.Linear(30, 3)]
+model = mg.nn.Sequential(*layers).to("reference")
+optimizer = mg.optim.Adam(model.parameters(), lr=0.01)
+
+class Tell:
+    def on_step(self, run):
+        print(run.step, flush=True)
+        time.sleep(pause)
+
+mg.train.fit(
+    model, optimizer, Loader(images, labels, batch_size=8, seed=1, prefetch=2), epochs=10, log_every=1,
+    validation=[(images, labels)], schedule=mg.optim.CosineSchedule(optimizer, 70), schedule_by="step",
+    checkpoint=mg.train.Checkpoints(folder, every_steps=1), resume=True,
+    callbacks=[mg.train.HistoryFile(folder + "/history.jsonl", "steps"), Tell()],
+)
+print("done", flush=True)
+"""
+
+
+def start(folder, pause=0.0, threads=1):
+    """The run, in another process."""
+    command = [sys.executable, "-c", RUN, str(folder), str(pause), str(threads)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(folder, **options):
+    """Run to the end."""
+    process = start(folder, **options)
+    output, errors = process.communicate(timeout=120)
+    assert output.endswith("done\n"), errors
+
+
+def outcome(folder):
+    """All that a run leaves, without times: tensors, positions, history, and the rows of the history file."""
+
+    def untimed(rows):
+        return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+    found = [mg.checkpoint.load(folder / f"{name}.safetensors") for name in ("last", "best")]
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [
+        *[{name: array.tobytes() for name, array in c.tensors.items()} for c in found],
+        *[(c.schedule, c.loader, c.random) for c in found],
+        *[untimed(found[0].extra["run"]["history"][rows]) for rows in ("epochs", "steps")],
+        untimed(history),
+    ]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """What the run comes to by itself."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(folder)
+    return outcome(folder)
+
+
+def test_killed_run_resumes_to_the_same_bits(tmp_path, uninterrupted):
+    chance = random.Random(2015)
+    for steps in (3, 20, 20):
+        process = start(tmp_path)
+        for _ in range(steps):
+            assert process.stdout.readline()
+        time.sleep(chance.uniform(0, 0.02))  # somewhere in a step, or in the writing of its checkpoint
+        process.kill()
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+    finish(tmp_path, threads=mg.get_num_threads())
+    assert outcome(tmp_path) == uninterrupted
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "history.jsonl", "last.safetensors"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_ends_the_step_saves_and_exits(tmp_path, uninterrupted, number, code):
+    process = start(tmp_path, pause=0.02)
+    for _ in range(9):
+        process.stdout.readline()
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "done" not in output
+    saved = mg.checkpoint.load(tmp_path / "last.safetensors")
+    assert f"{number.name} after step {saved.loader['position']}; " in errors
+    assert saved.loader["position"] == 9 + len(output.split())
+    finish(tmp_path)
+    assert outcome(tmp_path) == uninterrupted
+
+
+def test_second_signal_exits_at_once(tmp_path):
+    process = start(tmp_path, pause=60)
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)  # the step is still at work
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    process.communicate(timeout=50)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 20
+
+
+class Sends:
+    """Sends this process a signal in a step."""
+
+    def __init__(self, number, step):
+        self.number, self.step = number, step
+
+    def on_step(self, run):
+        if run.step == self.step:
+            signal.raise_signal(self.number)
+
+
+@pytest.fixture
+def handlers():
+    """The handlers of before, and Python's own during the test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_handlers_are_put_back(parts, handlers):
+    p = parts()
+    during = []
+    fit(p.model, p.optimizer, p.loader, steps=1, callbacks=[lambda *_: during.append(signal.getsignal(signal.SIGTERM))])
+    assert during[0] is not signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_handlers_are_put_back_after_leaving(parts, handlers):
+    p = parts()
+    with pytest.raises(SystemExit) as error:
+        fit(p.model, p.optimizer, p.loader, steps=9, callbacks=[Sends(signal.SIGTERM, 4)])
+    assert error.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert p.loader.position == 4
+
+
+def test_signal_during_validation_leaves_before_its_end_and_resumes_with_it(parts, handlers, tmp_path, same_bits):
+    whole, first, second = parts(), parts(), parts()
+    expected = fit(whole.model, whole.optimizer, whole.loader, epochs=2, validation=whole.validation)
+    batches = []
+
+    def signalling(outputs, targets):
+        if len(targets) == 30:
+            signal.raise_signal(signal.SIGINT)
+        batches.append(len(targets))
+        return 0.0
+
+    options = {"epochs": 2, "checkpoint": tmp_path}
+    with pytest.raises(SystemExit) as error:
+        fit(
+            first.model, first.optimizer, first.loader, validation=first.validation,
+            metrics={"accuracy": signalling}, **options,
+        )  # fmt: skip
+    assert error.value.code == 130
+    assert batches == [8] * 6 + [2, 30]
+    assert mg.checkpoint.load(tmp_path / "last.safetensors").loader["position"] == 7
+    history = fit(second.model, second.optimizer, second.loader, validation=second.validation, resume=True, **options)
+    same_bits(whole, second)
+    assert history.column("validation_loss") == expected.column("validation_loss")
+
+
+def test_ignored_signal_stays_ignored(handlers):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Signals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received is None
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_other_threads_train_without_handlers(parts, handlers):
+    p = parts()
+    during = []
+    options = {"steps": 1, "callbacks": [lambda *_: during.append(signal.getsignal(signal.SIGTERM))]}
+    thread = threading.Thread(target=fit, args=(p.model, p.optimizer, p.loader), kwargs=options)
+    thread.start()
+    thread.join(60)
+    assert during == [signal.SIG_DFL]
+
+
+def test_interactive_prompt_gets_keyboard_interrupt(monkeypatch):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    assert isinstance(leaving(signal.SIGINT), KeyboardInterrupt)
+    assert leaving(signal.SIGTERM).code == 143
