@@ -128,7 +128,7 @@ def draw(histories: dict[bool, dict], path: Path) -> None:
     curve.legend(loc="lower right", frameon=False)
     for axes, batch_norm, letter in ((bands[0], False, "b"), (bands[1], True, "c")):
         h = histories[batch_norm]
-        low, middle, high = np.array(h["percentiles"]).T
+        low, middle, high = np.array(h["percentiles"]).reshape(-1, 3).T  # none, if it diverged at once
         axes.fill_between(h["steps"], low, high, color="tab:blue" if batch_norm else "black", alpha=0.15, linewidth=0)
         for values in (low, middle, high):
             axes.plot(h["steps"], values, color="tab:blue" if batch_norm else "black", linewidth=1)

@@ -105,7 +105,7 @@ def save(
     """
     safetensors = library()
     path = Path(path)
-    tensors = {f"model.{name}": np.ascontiguousarray(t.numpy()) for name, t in model.state_dict().items()}
+    tensors = {f"model.{name}": t.numpy() for name, t in model.state_dict().items()}
     if optimizer is not None:
         tensors.update({f"optimizer.{name}": array for name, array in optimizer.state_dict().items()})
     parts = {

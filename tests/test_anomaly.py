@@ -50,7 +50,9 @@ def test_backward_names_op_and_line_of_its_forward():
     with mg.detect_anomaly():
         where = line_below()
         y = x.sqrt()
-        with pytest.raises(mg.AnomalyError, match=r"the backward of Sqrt made a NaN in the gradient of input 0") as error:
+        with pytest.raises(
+            mg.AnomalyError, match=r"the backward of Sqrt made a NaN in the gradient of input 0"
+        ) as error:
             (y * 0.0).sum().backward()  # 0 / (2 sqrt 0)
     assert re.search(where, str(error.value))
     assert x.grad is None

@@ -330,7 +330,9 @@ def test_parameters_loaded_in_place_are_respected():
         state = {name: t.numpy() * 0.5 for name, t in training.model.state_dict().items()}
         state["3.counter"] = np.array([9, 9], np.uint64)
         training.run([10, 10])
-        training.model.load_state_dict({name: np.asarray(a, training.model.state_dict()[name].dtype) for name, a in state.items()})
+        training.model.load_state_dict(
+            {name: np.asarray(a, training.model.state_dict()[name].dtype) for name, a in state.items()}
+        )
         training.run([10, 10])
     assert_same_bits(eager, captured)
     assert recordings(captured.captured) == 1
@@ -570,7 +572,9 @@ def test_plan_lists_the_launches():
     assert lines[0].split() == ["op", "kernel", "shapes", "bytes", "us"]
     assert lines[1].split() == ["Linear", "gemm.gemm", *first.shapes.split(), f"{first.nbytes:,}", "-"]
     assert len(lines) == len(plan.launches) + 2
-    assert lines[-1].startswith(f"{len(plan.launches)} launches (times come with the first replays); {plan.nbytes:,} bytes")
+    assert lines[-1].startswith(
+        f"{len(plan.launches)} launches (times come with the first replays); {plan.nbytes:,} bytes"
+    )
 
 
 def test_plan_tells_times_after_replays():

@@ -125,6 +125,20 @@ def test_weights_alone_leave_the_rest(trained, saved):
     assert state(parts)[1:] == rest
 
 
+def test_scalar_empty_and_double_tensors_come_back(tmp_path):
+    class Odd(mg.nn.Module):
+        def __init__(self, value):
+            self.scalar = mg.nn.Parameter(np.float64(value))
+            self.empty = mg.nn.Parameter(np.zeros((0, 3), np.float32))
+            self.cube = mg.nn.Parameter(np.full((2, 3, 4), value).transpose(2, 0, 1))
+
+    path = checkpoint.save(tmp_path / "a.safetensors", model=Odd(1 / 3).to("reference"))
+    model = Odd(0.0).to("reference")
+    checkpoint.load(path, model=model)
+    assert model.scalar.item() == 1 / 3
+    assert (model.cube.numpy() == 1 / 3).all()
+
+
 def test_file_is_one_that_safetensors_reads(trained, saved):
     tensors = safetensors.numpy.load_file(saved)
     np.testing.assert_array_equal(tensors["model.0.weight"], trained["model"][0].weight.numpy())

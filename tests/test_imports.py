@@ -10,7 +10,19 @@ import pytest
 import minigrad
 import minigrad.kernels
 
-EXTRAS = ["torch", "jax", "rich", "matplotlib", "typer", "pooch", "requests", "safetensors", "hypothesis", "mpi4py", "PIL"]
+EXTRAS = [
+    "torch",
+    "jax",
+    "rich",
+    "matplotlib",
+    "typer",
+    "pooch",
+    "requests",
+    "safetensors",
+    "hypothesis",
+    "mpi4py",
+    "PIL",
+]
 
 
 def run(code):
@@ -38,7 +50,12 @@ print(len(progress.compiled), len(progress.started), *[d for d in gc.get_objects
 
 
 def test_import_starts_no_threads():
-    assert run("import threading, os, minigrad; print(threading.active_count(), len(os.listdir('/proc/self/task')) < 20)")[0] == "1"
+    assert (
+        run("import threading, os, minigrad; print(threading.active_count(), len(os.listdir('/proc/self/task')) < 20)")[
+            0
+        ]
+        == "1"
+    )
 
 
 def test_reference_device_needs_no_compiler(tmp_path):

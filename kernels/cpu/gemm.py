@@ -3,8 +3,10 @@
 Each element of C is one chain of fused multiply-adds in the order of the shared index, starting from zero or from the
 bias: blocks, packing and threads do not change a bit of it.
 
-Small products read the matrices where they lie. Large ones copy blocks first: rows a multiple of 4 KB apart fall into the
-same few sets of the cache and would drive each other out.
+A B reads A where it lies, tile by tile over the whole shared index, while a panel of B streams by from the second-level
+cache; with many rows B is copied into panels first, so that it streams from memory in order. A^T B goes through the rows
+of both sides a block at a time, and copies blocks of A whose rows lie far apart: addresses a multiple of 4 KB apart fall
+into the same few sets of the cache and would drive each other out.
 """
 
 import numpy as np
@@ -14,11 +16,11 @@ from minigrad.kernels.cpu.compile import inlined, parallel_kernel, team_size
 from minigrad.kernels.cpu.simd import HEIGHTS, MAX_VECTORS, copy_row, tile_cols, tile_rows, transpose_tile, vector_lanes
 from minigrad.kernels.cpu.target import REGISTER_BITS
 
-DEPTH = 192  # shared indices per block: three quarters of a 48 KB first-level cache hold that much of a panel of B
-BLOCK = 480  # rows of C that share a copied block of A in the second-level cache
+BLOCK = 480  # rows of C that one task computes
 PARALLEL_WORK = 1 << 19  # multiply-adds from which a parallel region pays
-COPY_STEP = 2048  # bytes between rows from which copying pays ...
-COPY_REUSE = 192  # ... if each element copied is used that often
+REUSE = 192  # rows of C from which copying B into panels pays: each element copied is used that often
+DEPTH = 384  # shared indices at a time in x^T y: as many rows of both sides as the second-level cache holds
+COPY_STEP = 2048  # bytes between rows of x from which copying a block of it pays
 PACK_ROWS = 32  # rows of B that one task copies
 
 
@@ -88,31 +90,26 @@ def pack_transposed(b, p, panels, vectors, b_packed):
 
 
 @inlined
-def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, copy_a, i0, i1, p0, p1, panels, vectors, accumulate):
+def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, p0, p1, panels, vectors, accumulate):
     """Rows i0:i1, panels p0:p1 of C = A B, plus the bias if it has a size, or plus C."""
     dtype = c.dtype
     item = np.intp(c.itemsize)
     lanes = vector_lanes(dtype)
     n = c.shape[1]
     k = a.shape[0] if trans_a else a.shape[1]
-    a_step = a.strides[0]
     rows = i1 - i0
-    block = np.empty(rows * min(k, DEPTH) if copy_a else 0, dtype)
-    for k0 in range(0, k, DEPTH):
-        depth = min(DEPTH, k - k0)
-        if copy_a:
-            if trans_a:
-                for q in range(depth):
-                    block[q * rows : (q + 1) * rows] = a[k0 + q, i0:i1]
-                step = rows * item
-            else:
-                for r in range(rows):
-                    block[r * depth : (r + 1) * depth] = a[i0 + r, k0 : k0 + depth]
-                step = depth * item
-            first = block.ctypes.data
+    most = max(1, min(k, DEPTH) if trans_a else k)
+    copied = trans_a and a.strides[0] >= COPY_STEP and n >= REUSE
+    block = np.empty((most, rows) if copied else (0, 0), dtype)
+    for k0 in range(0, k, most):
+        depth = min(most, k - k0)
+        if copied:
+            for q in range(depth):
+                block[q] = a[k0 + q, i0:i1]
+            first, step = block.ctypes.data, rows * item
         else:
-            first = a.ctypes.data + (k0 * a_step + i0 * item if trans_a else i0 * a_step + k0 * item)
-            step = a_step
+            step = a.strides[0]
+            first = a.ctypes.data + (k0 * step + i0 * item if trans_a else i0 * step)
         for p in range(p0, p1):
             v0 = p * vectors // panels
             width = (p + 1) * vectors // panels - v0
@@ -153,12 +150,6 @@ def split(n, dtype):
 
 
 @inlined
-def wants_copy(step, reuse):
-    """Whether to copy a matrix whose rows are `step` bytes apart and whose elements are used `reuse` times."""
-    return step >= COPY_STEP and reuse >= COPY_REUSE
-
-
-@inlined
 def start_rows(bias, c, i0, i1, j0, j1):
     """C[i0:i1, j0:j1] = bias, or zero without one."""
     for i in range(i0, i1):
@@ -176,7 +167,7 @@ def gemm(a, b, bias, c, trans_a, trans_b):
     k = a.shape[0] if trans_a else a.shape[1]
     lanes = vector_lanes(c.dtype)
     vectors, panels = split(n, c.dtype)
-    packed = trans_b or wants_copy(b.strides[0], m)
+    packed = trans_b or m >= REUSE
     b_packed = np.empty(vectors * lanes * k if packed else 0, c.dtype)
     if trans_b:
         for p in prange(panels):
@@ -198,8 +189,7 @@ def gemm(a, b, bias, c, trans_a, trans_b):
             accumulate = 1 if k == 0 or (trans_a and bias.size) else 0
             if accumulate:
                 start_rows(bias, c, i0, i1, p0 * vectors // panels * lanes, p1 * vectors // panels * lanes)
-            copy_a = wants_copy(a.strides[0], n)
-            multiply_rows(a, b, bias, c, trans_a, packed, b_packed, copy_a, i0, i1, p0, p1, panels, vectors, accumulate)
+            multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, p0, p1, panels, vectors, accumulate)
 
 
 @parallel_kernel(is_large=lambda a, b, c, trans_a, trans_b: c.size * a.shape[1 + (not trans_a)] >= PARALLEL_WORK)
@@ -217,4 +207,4 @@ def gemm_batched(a, b, c, trans_a, trans_b):
                 pack_transposed(b[i], p, panels, vectors, b_packed)
         if k == 0:
             c[i, :, :] = 0
-        multiply_rows(a[i], b[i], no_bias, c[i], trans_a, trans_b, b_packed, False, 0, m, 0, panels, panels, vectors, 0)
+        multiply_rows(a[i], b[i], no_bias, c[i], trans_a, trans_b, b_packed, 0, m, 0, panels, panels, vectors, 0)

@@ -68,7 +68,7 @@ class Progress:
         if self.bar is not None:
             self.bar.console.print(text, markup=False, highlight=False)
         else:
-            print(text, file=self.file or sys.stderr, flush=True)
+            print(text.rstrip(), file=self.file or sys.stderr, flush=True)
 
 
 def rich_bar(file: TextIO) -> Any:

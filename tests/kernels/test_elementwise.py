@@ -173,7 +173,10 @@ SHAPES = [
 @pytest.mark.parametrize(("a_shape", "b_shape"), SHAPES, ids=str)
 @pytest.mark.parametrize("name", BINARY)
 def test_broadcasting_matches_reference_exactly(set_threads, rng, dtype, name, a_shape, b_shape):
-    a, b = rng.standard_normal(a_shape).astype(dtype).reshape(-1), rng.standard_normal(b_shape).astype(dtype).reshape(-1)
+    a, b = (
+        rng.standard_normal(a_shape).astype(dtype).reshape(-1),
+        rng.standard_normal(b_shape).astype(dtype).reshape(-1),
+    )
     shape, *layout = broadcast_layout(a_shape, b_shape)
     check(f"{name}_forward", a, b, dtype=dtype, size=int(np.prod(shape)), extra=layout, ulps=0)
 
@@ -191,7 +194,9 @@ def test_broadcasting_is_numpys(rng, a_shape, b_shape):
 @pytest.mark.parametrize("size", [100, GRAIN])
 def test_one_number_for_a_whole_axis(set_threads, dtype, name, size):
     layout = (1, 1, 1, 1, 2, size // 2), (0, 0, 0, 0, 1, 0), (0, 0, 0, 0, 0, 0)
-    check(f"{name}_forward", np.array([6, 8], dtype), np.array([2], dtype), dtype=dtype, size=size, extra=layout, ulps=0)
+    check(
+        f"{name}_forward", np.array([6, 8], dtype), np.array([2], dtype), dtype=dtype, size=size, extra=layout, ulps=0
+    )
 
 
 @pytest.mark.parametrize("name", BINARY)

@@ -11,7 +11,35 @@ TRANSPOSED = list(itertools.product([False, True], repeat=2))
 each_transposition = pytest.mark.parametrize(("trans_a", "trans_b"), TRANSPOSED)
 
 # Around the widths of registers and tiles, the depths and heights of blocks, and where copying begins to pay.
-LENGTHS = (1, 2, 5, 8, 15, 16, 17, 24, 31, 33, 47, 48, 49, 63, 64, 65, 95, 96, 97, 127, 128, 129, 191, 192, 193, 200, 255)
+LENGTHS = (
+    1,
+    2,
+    5,
+    8,
+    15,
+    16,
+    17,
+    24,
+    31,
+    33,
+    47,
+    48,
+    49,
+    63,
+    64,
+    65,
+    95,
+    96,
+    97,
+    127,
+    128,
+    129,
+    191,
+    192,
+    193,
+    200,
+    255,
+)
 LONG = (256, 257, 300, 383, 384, 385, 479, 480, 481, 511, 512, 513, 577, 700, 961, 1024, 1025)
 GUARD = 64  # elements on either side of a result
 SENTINEL = -12345
@@ -67,14 +95,18 @@ def test_sizes_around_tiles_and_blocks(rng, dtype, trans_a, trans_b, longest, se
 
 
 @each_transposition
-@pytest.mark.parametrize("shape", [(1025, 3, 300), (3, 1025, 300), (520, 520, 520), (481, 385, 1), (1, 4096, 300), (300, 1, 5000)])
+@pytest.mark.parametrize(
+    "shape", [(1025, 3, 300), (3, 1025, 300), (520, 520, 520), (481, 385, 1), (1, 4096, 300), (300, 1, 5000)]
+)
 def test_large_products(check_kernel, rng, dtype, trans_a, trans_b, shape):
     m, n, k = shape
     a, b, bias = whole(rng, (m, k), dtype), whole(rng, (k, n), dtype), whole(rng, n, dtype)
     parallel = m * n * k >= gemm.PARALLEL_WORK
     given = flipped(a, trans_a), flipped(b, trans_b)
     for start in (bias, bias[:0]):
-        check_kernel("gemm", "gemm", *given, start, np.full((m, n), np.nan, dtype), trans_a, trans_b, parallel=parallel, ulps=0)
+        check_kernel(
+            "gemm", "gemm", *given, start, np.full((m, n), np.nan, dtype), trans_a, trans_b, parallel=parallel, ulps=0
+        )
 
 
 @each_transposition
@@ -109,7 +141,11 @@ def test_an_element_does_not_depend_on_the_others(rng, dtype):
     a, b = rng.standard_normal((300, 500)).astype(dtype), rng.standard_normal((500, 300)).astype(dtype)
     whole_c = np.empty((300, 300), dtype)
     gemm.gemm(a, b, np.empty(0, dtype), whole_c, False, False)
-    for rows, columns in ((slice(7, 8), slice(0, 300)), (slice(0, 300), slice(299, 300)), (slice(11, 40), slice(5, 91))):
+    for rows, columns in (
+        (slice(7, 8), slice(0, 300)),
+        (slice(0, 300), slice(299, 300)),
+        (slice(11, 40), slice(5, 91)),
+    ):
         part = np.empty(whole_c[rows, columns].shape, dtype)
         gemm.gemm(a[rows].copy(), b[:, columns].copy(), np.empty(0, dtype), part, False, False)
         np.testing.assert_array_equal(part, whole_c[rows, columns])
@@ -119,7 +155,9 @@ def test_an_element_does_not_depend_on_the_others(rng, dtype):
 @each_transposition
 def test_sum_over_nothing(dtype, trans_a, trans_b, bias):
     bias, c = np.array(bias, dtype), np.full((4, 3), np.nan, dtype)
-    gemm.gemm(flipped(np.empty((4, 0), dtype), trans_a), flipped(np.empty((0, 3), dtype), trans_b), bias, c, trans_a, trans_b)
+    gemm.gemm(
+        flipped(np.empty((4, 0), dtype), trans_a), flipped(np.empty((0, 3), dtype), trans_b), bias, c, trans_a, trans_b
+    )
     np.testing.assert_array_equal(c, np.broadcast_to(bias if bias.size else 0, (4, 3)))
 
 
@@ -164,7 +202,14 @@ def test_batches_match_reference(check_kernel, rng, dtype, trans_a, trans_b, sha
     parallel = batch * m * n * k >= gemm.PARALLEL_WORK
     given = flipped(a, trans_a), flipped(b, trans_b)
     check_kernel(
-        "gemm", "gemm_batched", *given, np.full((batch, m, n), np.nan, dtype), trans_a, trans_b, parallel=parallel, ulps=0
+        "gemm",
+        "gemm_batched",
+        *given,
+        np.full((batch, m, n), np.nan, dtype),
+        trans_a,
+        trans_b,
+        parallel=parallel,
+        ulps=0,
     )
 
 

@@ -128,7 +128,10 @@ def test_variance_far_from_zero(rng, rows, mean, deviation):
 
 @pytest.mark.parametrize("rows", [60, 5000])
 def test_gradient_far_from_zero(rng, rows):
-    x, dy = (1e4 + 0.1 * rng.standard_normal((rows, 33))).astype(np.float32), rng.standard_normal((rows, 33)).astype(np.float32)
+    x, dy = (
+        (1e4 + 0.1 * rng.standard_normal((rows, 33))).astype(np.float32),
+        rng.standard_normal((rows, 33)).astype(np.float32),
+    )
     mean, var = statistics(x)
     dx, dgamma, dbeta = np.empty_like(x), np.empty(33, np.float32), np.empty(33, np.float32)
     norm.batch_norm_backward(dy, x, np.ones(33, np.float32), mean, var, EPS, dx, dgamma, dbeta)

@@ -129,4 +129,3 @@ def test_bounds_checks_find_nothing():
     chosen = "float32 and (sigmoid or mul or inference_matches or max_matches or strided)"
     output = run_tests(*map(str, families), "-k", chosen, NUMBA_BOUNDSCHECK="1")
     assert " passed" in output
-

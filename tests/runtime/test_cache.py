@@ -61,7 +61,9 @@ def test_second_process_compiles_nothing(use, tmp_path):
     kept = entries(tmp_path / "cache")
     assert [path.suffix for path in kept] == [".kernel"] * KERNELS
     assert {path.parent.name for path in kept} == {cache.sources_hash()}
-    guarded = SCRIPT.replace("    dropout.advance", "    import minigrad; minigrad.no_compile().__enter__()\n    dropout.advance")
+    guarded = SCRIPT.replace(
+        "    dropout.advance", "    import minigrad; minigrad.no_compile().__enter__()\n    dropout.advance"
+    )
     assert guarded != SCRIPT
     assert use(script=guarded) == (0, [])
     assert entries(tmp_path / "cache") == kept
@@ -192,7 +194,9 @@ def test_another_target_has_entries_of_its_own(use):
 def test_two_processes_fill_the_cache_at_once(tmp_path, use):
     environment = {**os.environ, "MINIGRAD_CACHE": str(tmp_path / "cache")}
     started = [
-        subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
         for _ in range(3)
     ]
     for process in started:
@@ -237,7 +241,9 @@ def package(tmp_path):
     copy = tmp_path / "site" / "minigrad"
     ignore = shutil.ignore_patterns("__pycache__", "*.npz", "kernels")
     shutil.copytree(Path(minigrad.__file__).parent, copy, ignore=ignore)
-    shutil.copytree(Path(minigrad.kernels.__file__).parent, copy / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(minigrad.kernels.__file__).parent, copy / "kernels", ignore=shutil.ignore_patterns("__pycache__")
+    )
     return copy / "kernels"
 
 
@@ -305,7 +311,9 @@ def test_progress_on_a_terminal_is_one_line_that_goes_away(tmp_path):
     ours, theirs = pty.openpty()
     environment = {**os.environ, "MINIGRAD_CACHE": str(tmp_path / "cache")}
     try:
-        subprocess.run([sys.executable, "-c", SCRIPT], stdout=subprocess.DEVNULL, stderr=theirs, env=environment, check=True)
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT], stdout=subprocess.DEVNULL, stderr=theirs, env=environment, check=True
+        )
         text = os.read(ours, 10_000).decode()
     finally:
         os.close(ours)

@@ -108,7 +108,11 @@ def tree(folder, files):
         ({"b/cpu.max": "100000 100000\n"}, "0::/a\n", None),
         ({"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, "3:cpu,cpuacct:/\n0::/\n", 3),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, "3:cpu:/\n", None),
-        ({"cpu/x/cpu.cfs_quota_us": "50000\n", "cpu/x/cpu.cfs_period_us": "50000\n"}, "3:cpuacct,cpu:/x\n2:pids:/y\n", 1),
+        (
+            {"cpu/x/cpu.cfs_quota_us": "50000\n", "cpu/x/cpu.cfs_period_us": "50000\n"},
+            "3:cpuacct,cpu:/x\n2:pids:/y\n",
+            1,
+        ),
     ],
 )
 def test_cgroup_limits(tmp_path, files, membership, expected):

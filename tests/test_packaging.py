@@ -1,0 +1,148 @@
+"""The wheel: one top-level name, all that belongs to it, and it runs from any folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import PathDistribution, version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHES = shutil.ignore_patterns("__pycache__", "*.pyc")
+
+
+def run(*arguments, **options):
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=280, **options)
+    assert result.returncode == 0, f"{' '.join(map(str, arguments))}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy of what the wheel is built from: building leaves files behind."""
+    if not (ROOT / "pyproject.toml").exists():
+        pytest.skip("not run from the sources")
+    copy = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    shutil.copytree(ROOT / "minigrad", copy / "minigrad", ignore=shutil.ignore_patterns("__pycache__", "kernels"))
+    shutil.copytree(ROOT / "kernels", copy / "kernels", ignore=CACHES)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    """The wheel, built by the setuptools that is here, else by one that pip fetches."""
+    try:
+        here = int(version("setuptools").split(".")[0]) >= 77
+    except ImportError:
+        here = False
+    folder = tmp_path_factory.mktemp("wheel")
+    isolation = ["--no-build-isolation"] if here else []
+    run(sys.executable, "-m", "pip", "wheel", source, "--no-deps", "--wheel-dir", folder, *isolation)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def names(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A folder into which the wheel alone is installed."""
+    folder = tmp_path_factory.mktemp("installed")
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", folder, wheel)
+    return folder
+
+
+@pytest.mark.slow
+def test_wheel_has_one_top_level_name(names):
+    top = {name.split("/")[0] for name in names}
+    (metadata,) = (name for name in top if name.endswith(".dist-info"))
+    assert top == {"minigrad", metadata}
+
+
+@pytest.mark.slow
+def test_wheel_is_pure_python(wheel):
+    assert wheel.name.endswith("-py3-none-any.whl")
+
+
+@pytest.mark.slow
+def test_wheel_has_every_module(names, source):
+    modules = {f"minigrad/{p.relative_to(source / 'minigrad')}" for p in (source / "minigrad").rglob("*.py")}
+    kernels = {f"minigrad/kernels/{p.relative_to(source / 'kernels')}" for p in (source / "kernels").rglob("*.py")}
+    assert sorted((modules | kernels) - set(names)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["minigrad/py.typed", "minigrad/kernels/cpu/gemm.py"])
+def test_wheel_has(names, name):
+    assert name in names
+
+
+@pytest.mark.slow
+def test_wheel_has_the_embedded_dataset(names):
+    assert [name for name in names if name.startswith("minigrad/data/") and name.endswith(".npz")]
+
+
+@pytest.mark.slow
+def test_wheel_has_nothing_else(names):
+    others = [n for n in names if ".dist-info/" not in n and not n.endswith((".py", ".npz", "py.typed"))]
+    assert others == []
+    assert [n for n in names if "test" in Path(n).name and n != "minigrad/testing.py"] == []
+
+
+@pytest.mark.slow
+def test_core_needs_numpy_and_numba_only(installed):
+    (metadata,) = installed.glob("*.dist-info")
+    required = [r for r in PathDistribution(metadata).requires if "extra ==" not in r]
+    assert sorted(r.split(">")[0] for r in required) == ["numba", "numpy"]
+
+
+@pytest.mark.slow
+def test_command_is_installed(installed):
+    (metadata,) = installed.glob("*.dist-info")
+    scripts = PathDistribution(metadata).entry_points.select(group="console_scripts")
+    assert [(script.name, script.value) for script in scripts] == [("minigrad", "minigrad.cli:main")]
+
+
+PROGRAM = """
+import numpy as np
+import minigrad as mg
+import minigrad.kernels
+from minigrad.data import load_binary_mnist
+
+data = load_binary_mnist()
+images, labels = data.train_images[:60].astype(np.float32), data.train_labels[:60]
+losses = []
+for device in ("cpu", "reference"):
+    mg.manual_seed(0)
+    model = mg.models.MLP(sigma=0.1).to(device)
+    optimizer = mg.optim.SGD(model.parameters(), lr=0.1)
+    loss = mg.cross_entropy(model(mg.tensor(images, device=device)), labels)
+    loss.backward()
+    optimizer.step()
+    losses.append(loss.item())
+assert abs(losses[0] - losses[1]) < 1e-5, losses
+print(mg.__file__, mg.kernels.__file__, sep="\\n")
+"""
+
+
+@pytest.mark.slow
+def test_wheel_runs_from_another_folder(installed, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    files = run(sys.executable, "-W", "error", "-c", PROGRAM, cwd=tmp_path, env=environment).split()
+    assert files == [str(installed / "minigrad" / name / "__init__.py") for name in ("", "kernels")]
+
+
+@pytest.mark.slow
+def test_uninstalling_leaves_nothing(installed):
+    (metadata,) = installed.glob("*.dist-info")
+    listed = {path.parts[0] for path in PathDistribution(metadata).files}
+    assert {p.name for p in installed.iterdir()} - {"bin"} == {name for name in listed if name not in ("..", "bin")}

@@ -1,0 +1,187 @@
+"""Operators between tensors, numbers and arrays, and changes in place."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+
+
+def leaf(values, dtype=np.float32):
+    return mg.tensor(np.array(values, dtype), requires_grad=True)
+
+
+OPERATORS = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": lambda a, b: a / b,
+}
+each_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS.keys())
+
+
+@each_operator
+@pytest.mark.parametrize(
+    "other", [2.0, 3, True, np.float32(2), np.float64(0.1), np.int32(3)], ids=lambda o: type(o).__name__
+)
+def test_numbers_on_both_sides_take_the_tensors_dtype(operator, other, device):
+    array = np.array([1.5, -2.0], np.float32)
+    x = mg.tensor(array, device=device)
+    number = np.float32(other)
+    for y, expected in ((operator(x, other), operator(array, number)), (operator(other, x), operator(number, array))):
+        assert isinstance(y, mg.Tensor)
+        assert (y.dtype, y.device) == (np.float32, device)
+        np.testing.assert_array_equal(y.numpy(), expected)
+
+
+@each_operator
+def test_arrays_on_both_sides(operator, rng, device):
+    a, b = rng.standard_normal((3, 4)), rng.standard_normal(4)
+    for y in (operator(mg.tensor(a, device=device), b), operator(a, mg.tensor(b, device=device))):
+        assert isinstance(y, mg.Tensor)
+        assert y.device == device
+        np.testing.assert_allclose(y.numpy(), operator(a, b), rtol=1e-15)
+
+
+@each_operator
+def test_array_operand_keeps_its_dtype(operator):
+    with pytest.raises(TypeError, match="dtypes differ, float32 and float64"):
+        operator(mg.tensor([1.0]), np.ones(1))
+
+
+@each_operator
+@pytest.mark.parametrize("other", ["a", None, [1.0], 1j, np.complex64(1), object()], ids=lambda o: type(o).__name__)
+def test_other_operands_are_refused(operator, other):
+    with pytest.raises(TypeError):
+        operator(mg.tensor([1.0]), other)
+    with pytest.raises(TypeError):
+        operator(other, mg.tensor([1.0]))
+
+
+@each_operator
+def test_integer_tensors_have_no_arithmetic(operator):
+    with pytest.raises(TypeError, match="float32 or float64"):
+        operator(mg.tensor([1]), mg.tensor([2]))
+
+
+def test_matrix_product_with_arrays_on_both_sides(rng):
+    a, b = rng.standard_normal((3, 4)), rng.standard_normal((4, 2))
+    np.testing.assert_allclose((mg.tensor(a) @ b).numpy(), a @ b, rtol=1e-12)
+    np.testing.assert_allclose((a @ mg.tensor(b)).numpy(), a @ b, rtol=1e-12)
+
+
+def test_sign_and_power():
+    x = leaf([2.0, -3.0])
+    np.testing.assert_array_equal((-x).numpy(), [-2, 3])
+    assert +x is x
+    np.testing.assert_array_equal((x**2).numpy(), [4, 9])
+    (x**2).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [4, -6])
+
+
+def test_methods_are_the_functions(rng):
+    array = rng.uniform(0.5, 2, (2, 3))
+    x = mg.tensor(array)
+    for name in ("exp", "log", "sqrt", "tanh", "relu", "sigmoid", "sum", "mean", "max"):
+        np.testing.assert_array_equal(getattr(x, name)().numpy(), getattr(mg, name)(x).numpy())
+    for name in ("sum", "mean", "max"):
+        y = getattr(x, name)(axis=1, keepdims=True)
+        assert y.shape == (2, 1)
+        np.testing.assert_array_equal(y.numpy(), getattr(mg, name)(x, axis=1, keepdims=True).numpy())
+
+
+def test_shape_methods(rng):
+    array = rng.standard_normal((2, 3, 4))
+    x = mg.tensor(array)
+    for y in (x.reshape(6, 4), x.reshape((6, 4)), x.reshape(-1, 4), x.reshape([6, -1])):
+        np.testing.assert_array_equal(y.numpy(), array.reshape(6, 4))
+    for y in (x.transpose(2, 0, 1), x.transpose((2, 0, 1))):
+        np.testing.assert_array_equal(y.numpy(), array.transpose(2, 0, 1))
+    np.testing.assert_array_equal(x.T.numpy(), array.T)
+    np.testing.assert_array_equal(x[1, ::2, -1].numpy(), array[1, ::2, -1])
+
+
+# In place
+
+IN_PLACE = {
+    "+=": lambda a, b: a.__iadd__(b),
+    "-=": lambda a, b: a.__isub__(b),
+    "*=": lambda a, b: a.__imul__(b),
+    "/=": lambda a, b: a.__itruediv__(b),
+}
+each_in_place = pytest.mark.parametrize("update", IN_PLACE.values(), ids=IN_PLACE.keys())
+
+
+@each_in_place
+@pytest.mark.parametrize(
+    "other", [2.0, np.float32([2, 4]), mg.tensor([2.0, 4.0]), mg.tensor([2.0])], ids=lambda o: type(o).__name__
+)
+def test_update_keeps_tensor_and_memory(update, other):
+    t = mg.tensor([8.0, 16.0])
+    memory, expected = t.numpy(), update(t.numpy().copy(), np.asarray(other, np.float32))
+    assert update(t, other) is t
+    assert t.numpy() is memory
+    np.testing.assert_array_equal(memory, expected)
+
+
+@each_in_place
+def test_update_of_a_result_on_the_tape_is_a_new_tensor(update):
+    x = leaf([4.0])
+    y = x * 2.0
+    z = update(y, x)
+    assert z is not y
+    assert y.item() == 8
+    z.backward()
+    assert x.grad is not None
+
+
+@each_in_place
+def test_update_by_a_tensor_on_the_tape_is_a_new_tensor(update):
+    t, x = mg.tensor([4.0]), leaf([2.0])
+    y = update(t, x)
+    assert y.requires_grad
+    assert t.item() == 4
+
+
+@each_in_place
+def test_update_of_a_leaf_needs_no_grad(update):
+    x = leaf([4.0])
+    with pytest.raises(RuntimeError, match="no_grad"):
+        update(x, 2.0)
+    assert x.item() == 4
+    with mg.no_grad():
+        assert update(x, 2.0) is x
+    assert x.item() == update(np.array(4.0), 2.0)
+
+
+@each_in_place
+def test_update_does_not_change_the_shape(update):
+    t = mg.tensor([1.0, 2.0])
+    with pytest.raises(ValueError, match=r"shapes \(2,\) and \(3, 2\) broadcast to \(3, 2\)"):
+        update(t, np.ones((3, 2), np.float32))
+    np.testing.assert_array_equal(t.numpy(), [1, 2])
+
+
+def test_item_assignment():
+    t = mg.tensor(np.zeros((2, 3), np.float32))
+    t[0] = 1.0
+    t[1, 1:] = mg.tensor([5.0, 6.0])
+    t[:, 0] = np.array([7.0, 8.0])
+    np.testing.assert_array_equal(t.numpy(), [[7, 1, 1], [8, 5, 6]])
+
+
+def test_item_assignment_of_a_tensor_on_the_tape_is_refused():
+    t, x = mg.tensor([1.0, 2.0]), leaf(3.0)
+    with pytest.raises(RuntimeError, match="would lose it"):
+        t[0] = x
+    with mg.no_grad():
+        t[0] = x
+    np.testing.assert_array_equal(t.numpy(), [3, 2])
+
+
+@pytest.mark.parametrize("change", [lambda t: t.__setitem__(0, 9.0), lambda t: t.__iadd__(1.0)], ids=["item", "+="])
+def test_read_only_memory_is_not_written(change):
+    t = mg.tensor([1.0])
+    t.data.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        change(t)
+    assert t.item() == 1
