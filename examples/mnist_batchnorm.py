@@ -145,7 +145,7 @@ def table(histories: dict[bool, dict]) -> Table:
     """Test accuracy at the steps of the reference runs."""
     last = histories[True]["steps"][-1] if histories[True]["steps"] else 0
     columns = [s for s in TABLE_STEPS if s <= last] or [last]
-    result = Table("test accuracy after", *[f"{s:,}" for s in columns], "seconds")
+    result = Table("steps", *[f"{s / 1000:g}K" for s in columns], "seconds", title="test accuracy")
     for batch_norm, name in NAMES.items():
         h = histories[batch_norm]
         found = dict(zip(h["steps"], h["test_accuracy"], strict=True))

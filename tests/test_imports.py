@@ -44,7 +44,8 @@ from numba.core.dispatcher import Dispatcher
 from minigrad.kernels.cpu import dropout, elementwise, gemm, loss, movement, norm, optim, reduce
 from minigrad.kernels.cpu.compile import progress
 import gc
-print(len(progress.compiled), len(progress.started), *[d for d in gc.get_objects() if isinstance(d, Dispatcher) and d.overloads])
+ready = [d for d in gc.get_objects() if isinstance(d, Dispatcher) and d.overloads]
+print(len(progress.compiled), len(progress.started), *ready)
 """
     assert run(code) == ["0", "0"]
 

@@ -149,7 +149,7 @@ def test_large_pooled_gradients_are_not_shared():
 
 
 def random_graph(rng, leaves, ops):
-    """A random graph of ops that pass gradients on as views or as they are; returns one of its tensors that uses all."""
+    """A random graph of ops that pass gradients on as views or as they are: (the sum of its tensors, all of them)."""
     tensors = list(leaves)
     for _ in range(ops):
         a, b = (tensors[i] for i in rng.integers(max(0, len(tensors) - 6), len(tensors), 2))

@@ -11,6 +11,7 @@ import numpy as np
 
 from minigrad.inspect.text import columns, number_of_bytes
 from minigrad.nn import Module
+from minigrad.ops.conv import Conv2d
 from minigrad.ops.matmul import BatchedMatMul, Linear, MatMul
 from minigrad.ops.norm import BatchNorm, BatchNormInference
 from minigrad.tape import CaptureError, Op, Switch, state
@@ -206,7 +207,7 @@ def multiply_adds(op: Op, shapes: list[tuple[int, ...]]) -> int:
     if not op.sources:
         return 0
     results = math.prod(op.shape)
-    if isinstance(op, Linear):
+    if isinstance(op, Linear | Conv2d):
         return results * math.prod(shapes[1][:-1])  # each element of the result sums over all but the last axis of w
     if isinstance(op, MatMul | BatchedMatMul):
         return results * shapes[0][-1]

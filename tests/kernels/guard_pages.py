@@ -1,4 +1,4 @@
-"""Runs kernels on arrays that lie between two pages of memory which may not be touched; a kernel that does ends the process.
+"""Runs kernels on arrays between two pages of memory that may not be touched; a kernel that does ends the process.
 
 python guard_pages.py                  prints "inside"
 python guard_pages.py --read-outside   dies of a segmentation fault, which shows that the pages work

@@ -202,7 +202,7 @@ def test_one_number_for_a_whole_axis(set_threads, dtype, name, size):
 @pytest.mark.parametrize("name", BINARY)
 def test_arithmetic_of_special_values(set_threads, dtype, name):
     x = specials(dtype)
-    shape, *layout = broadcast_layout((x.size, 1), (x.size,))
+    _, *layout = broadcast_layout((x.size, 1), (x.size,))
     check(f"{name}_forward", x, x, dtype=dtype, size=x.size**2, extra=layout, ulps=0)
 
 

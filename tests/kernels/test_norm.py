@@ -51,8 +51,9 @@ def test_forward_matches_reference(check_kernel, data, dtype, shape):
     (y,) = empty(shape, dtype=dtype)
     mean, var = empty(shape[1], shape[1], dtype=np.float64)
     arguments = x, gamma, beta, EPS, y, mean, var
-    # the statistics are float64 even for float32 data, so only a tolerance of the data's own precision can hold for them
-    ulps = 1e10 if dtype == np.float32 else 50
+    ulps = (
+        1e10 if dtype == np.float32 else 50
+    )  # the statistics are float64 for float32 data as well, and only so precise
     *_, y, mean, var = check_kernel("norm", "batch_norm_forward", *arguments, parallel=x.size >= GRAIN, ulps=ulps)
     expected_mean, expected_var = statistics(x)
     precision = np.finfo(dtype).eps

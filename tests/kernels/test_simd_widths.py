@@ -67,7 +67,12 @@ def test_vector_units(features, machine, expected):
 @pytest.mark.slow
 @each_target
 def test_matrix_products_of_each_width(name):
-    output = run_tests(str(HERE / "test_gemm.py"), "-k", "not batches_match and not large", name=name)
+    output = run_tests(
+        str(HERE / "test_gemm.py"),
+        "-k",
+        "every_small or small_sizes or chain or nan or (sizes_around and float32)",
+        name=name,
+    )
     assert " passed" in output
 
 

@@ -91,7 +91,7 @@ def test_prepare_turns_the_arguments():
     prepared = parallel_kernel(prepare=lambda x, y: (np.asarray(x, float), y))(double)
     y = np.zeros(2)
     prepared([1, 2], y)
-    function, arguments = prepared.resolve([3, 4], y)
+    _, arguments = prepared.resolve([3, 4], y)
     np.testing.assert_array_equal(y, [2, 4])
     np.testing.assert_array_equal(arguments[0], [3.0, 4.0])
     assert variant(parallel_kernel(size_of=0, prepare=lambda n: (np.empty(n),))(double), GRAIN) == "parallel"

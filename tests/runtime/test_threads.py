@@ -56,6 +56,19 @@ def test_kernels_run_with_the_number_set(count):
     assert seen == ([1, threads.available_threads()] if threads.available_threads() > 1 else [1])
 
 
+@TWO
+def test_limit_of_one_python_thread(count):
+    count(2)
+    with threads.limited(1):
+        assert not threads.may_run_parallel()
+        with threads.limited(2):
+            assert threads.may_run_parallel()
+        others = run_in_threads([threads.may_run_parallel])
+        assert not threads.may_run_parallel()
+    assert others == [True]
+    assert threads.may_run_parallel()
+
+
 def test_limits_are_read_once(count, monkeypatch):
     threads._count = None
     reads = []
@@ -68,7 +81,12 @@ def test_limits_are_read_once(count, monkeypatch):
 
 @TWO
 def test_cpu_affinity_is_honoured(run_script):
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import minigrad as mg; print(mg.get_num_threads())"
+    code = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import minigrad as mg
+print(mg.get_num_threads())
+"""
     assert run_script(code).stdout == "1\n"
 
 

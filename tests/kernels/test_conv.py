@@ -1,0 +1,95 @@
+"""The convolution kernels of the CPU against the reference, for drawn shapes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minigrad.kernels.cpu import conv as cpu
+from minigrad.kernels.cpu import threads
+from minigrad.kernels.reference import conv as reference
+
+PASSES = ("conv_forward", "conv_backward_x", "conv_backward_w")
+
+
+def small(low, high):
+    return st.integers(low, high)
+
+
+@st.composite
+def problems(draw):
+    """(x shape, w shape, y shape, window) where at least one window fits."""
+    n, h, w, c, k = (draw(small(*limits)) for limits in ((1, 4), (1, 11), (1, 11), (1, 37), (1, 67)))
+    kh, kw, sh, sw, dh, dw = (draw(small(*limits)) for limits in ((1, 5), (1, 5), (1, 3), (1, 3), (1, 2), (1, 2)))
+    spans = (kh - 1) * dh + 1, (kw - 1) * dw + 1
+    (top, bottom), (left, right) = ((draw(small(0, 3)), draw(small(0, 3))) for _ in range(2))
+    bottom += max(0, spans[0] - h - top - bottom)
+    right += max(0, spans[1] - w - left - right)
+    oh, ow = (h + top + bottom - spans[0]) // sh + 1, (w + left + right - spans[1]) // sw + 1
+    return (n, h, w, c), (kh, kw, c, k), (n, oh, ow, k), (sh, sw, top, left, dh, dw)
+
+
+def run(kernels, name, rng, shapes, window, dtype, with_bias=False):
+    """One pass on random arrays; what it filled."""
+    x, w, dy = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+    bias = rng.standard_normal(w.shape[3] if with_bias else 0).astype(dtype)
+    inputs = {"conv_forward": (x, w, bias), "conv_backward_x": (dy, w), "conv_backward_w": (x, dy)}[name]
+    result = np.full({"conv_forward": dy, "conv_backward_x": x, "conv_backward_w": w}[name].shape, np.nan, dtype)
+    getattr(kernels, name)(*inputs, window, result)
+    return result
+
+
+def agree(name, shapes, window, dtype, with_bias=False):
+    """Assert that CPU and reference fill the same, within rounding of as many terms as are summed up."""
+    ours, theirs = (run(k, name, np.random.default_rng(0), shapes, window, dtype, with_bias) for k in (cpu, reference))
+    (n, _, _, c), (kh, kw, _, k), (_, oh, ow, _) = shapes
+    terms = {"conv_forward": kh * kw * c, "conv_backward_x": kh * kw * k, "conv_backward_w": n * oh * ow}[name]
+    bound = 4 * np.finfo(dtype).eps * max(terms, 4) ** 0.5 * 4
+    np.testing.assert_allclose(ours, theirs, rtol=bound, atol=bound * max(1.0, terms**0.5))
+
+
+@pytest.mark.parametrize("name", PASSES)
+@given(problem=problems(), dtype=st.sampled_from((np.float32, np.float64)), with_bias=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_agrees_with_the_reference(name, problem, dtype, with_bias):
+    *shapes, window = problem
+    agree(name, shapes, window, dtype, with_bias)
+
+
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize(
+    ("n", "size", "c", "k", "window"),
+    [(9, 32, 24, 32, 3), (17, 8, 160, 96, 3), (5, 16, 16, 50, 5), (3, 33, 3, 64, 7)],
+    ids=str,
+)
+def test_layers_of_real_sizes(name, n, size, c, k, window):
+    pad = window // 2
+    shapes = (n, size, size, c), (window, window, c, k), (n, size, size, k)
+    agree(name, shapes, (1, 1, pad, pad, 1, 1), np.float32)
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_same_bits_with_any_number_of_threads(name):
+    if threads.available_threads() < 2:
+        pytest.skip("there is one core")
+    shapes = (5, 14, 13, 37), (3, 3, 37, 50), (5, 14, 13, 50)
+    before = threads.get_num_threads()
+    try:
+        results = []
+        for n in (1, 2):
+            threads.set_num_threads(n)
+            results.append(run(cpu, name, np.random.default_rng(0), shapes, (1, 1, 1, 1, 1, 1), np.float32))
+    finally:
+        threads.set_num_threads(before)
+    np.testing.assert_array_equal(*results)
+
+
+def test_nan_reaches_only_the_windows_that_see_it():
+    x = np.ones((1, 7, 7, 3), np.float32)
+    x[0, 3, 3, 1] = np.nan
+    y = np.empty((1, 7, 7, 4), np.float32)
+    cpu.conv_forward(x, np.ones((3, 3, 3, 4), np.float32), np.empty(0, np.float32), (1, 1, 1, 1, 1, 1), y)
+    seen = np.zeros((7, 7), bool)
+    seen[2:5, 2:5] = True
+    np.testing.assert_array_equal(np.isnan(y).all(axis=(0, 3)), seen)
+    np.testing.assert_array_equal(np.isnan(y).any(axis=(0, 3)), seen)
