@@ -388,7 +388,7 @@ def first_gradient(tensor: "tensors.Tensor", grad: Any) -> np.ndarray:
                 f"backward from a tensor of shape {tensor.shape} needs a gradient of that shape: pass `grad`, "
                 "or reduce the tensor to one number first"
             )
-        return constant(tensor, 1.0)
+        return np.ones(tensor.shape, tensor.dtype)
     if not isinstance(grad, tensors.Tensor):
         grad = tensors.Tensor(grad, tensor.dtype, tensor._device)
         if state.recording is not None:
@@ -404,14 +404,6 @@ def first_gradient(tensor: "tensors.Tensor", grad: Any) -> np.ndarray:
     if state.recording is not None:
         state.recording.saw_leaf(grad)  # type: ignore[attr-defined]
     return grad._data
-
-
-def constant(tensor: "tensors.Tensor", value: float) -> np.ndarray:
-    """An array like `tensor`, filled with `value` by its device."""
-    device = tensor._device if state.recording is None else state.recording
-    y = device.empty(tensor.shape, tensor.dtype)
-    device.kernels.movement.fill(value, y.reshape(-1))
-    return y
 
 
 def wrong_count(op: Op, results: Any) -> TypeError:

@@ -97,7 +97,7 @@ def test_figure_is_a_picture(tmp_path, one_thread):
 def test_terminal_shows_a_table(one_thread):
     printed, history = one_thread
     accuracy = history["networks"]["with BN"]["test_accuracy"][-1]
-    for text in ("test accuracy after", "without BN", "with BN", f"{accuracy:.3f}", "figure1.png", "history.json"):
+    for text in ("test accuracy", "without BN", "with BN", f"{accuracy:.3f}", "figure1.png", "history.json"):
         assert text in printed
 
 

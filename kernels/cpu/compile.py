@@ -123,10 +123,15 @@ class Kernel:
         return self.large is not None and self.large(*arguments)
 
     def resolve(self, *arguments):
-        """(function, arguments) that a call with these arguments runs."""
+        """(function, arguments) that a call with these arguments runs.
+
+        The function may be the machine code for just these types: it is called without looking at the types again.
+        """
         if self.prepare is not None:
             arguments = self.prepare(*arguments)
-        return (self.run_parallel if self.is_large(arguments) else self.serial), arguments
+        if self.is_large(arguments):
+            return self.run_parallel, arguments
+        return self.serial.compile(tuple([numba.typeof(a) for a in arguments])), arguments
 
     def run_parallel(self, *arguments):
         """Launch the parallel variant."""
@@ -143,8 +148,9 @@ class Kernel:
             else:
                 self.run_parallel(*arguments)
         else:
-            function, arguments = self.resolve(*arguments)
-            function(*arguments)
+            if self.prepare is not None:
+                arguments = self.prepare(*arguments)
+            (self.run_parallel if self.is_large(arguments) else self.serial)(*arguments)
 
     def __repr__(self):
         return f"<kernel {self.__module__}.{self.__qualname__}>"
