@@ -22,6 +22,7 @@ import matplotlib
 import numba
 import numpy as np
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -146,12 +147,11 @@ def table(histories: dict[bool, dict]) -> Table:
     """Test accuracy at the steps of the reference runs."""
     last = histories[True]["steps"][-1] if histories[True]["steps"] else 0
     columns = [s for s in TABLE_STEPS if s <= last] or [last]
-    result = Table("steps", *[f"{s / 1000:g}K" for s in columns], "seconds", title="test accuracy")
-    for batch_norm, name in NAMES.items():
+    result = Table("steps", *[f"{s / 1000:g}K" for s in columns], title="test accuracy", box=SIMPLE)
+    for batch_norm, name in ((False, "no BN"), (True, "BN")):
         h = histories[batch_norm]
         found = dict(zip(h["steps"], h["test_accuracy"], strict=True))
-        cells = [f"{found[s]:.3f}" if s in found else "diverged" for s in columns]
-        result.add_row(name, *cells, f"{h['seconds']:.1f}")
+        result.add_row(name, *[f"{found[s]:.3f}" if s in found else "diverged" for s in columns])
     return result
 
 
@@ -225,8 +225,9 @@ def main(
     console.print(table(histories))
     population = histories[True].get("test_accuracy_population_statistics")
     if population is not None:
-        console.print(f"with BN, population statistics (Algorithm 2) in place of running averages: {population:.4f}")
-    console.print(f"{seconds:.1f} s; wrote {output / 'figure1.png'} and {output / 'history.json'}")
+        console.print(f"BN with population statistics (Algorithm 2) in place of running averages: {population:.3f}")
+    training = " and ".join(f"{histories[batch_norm]['seconds']:.1f} s" for batch_norm in NAMES)
+    console.print(f"{seconds:.1f} s in all, {training} of training; figure1.png and history.json are in {output}")
 
 
 if __name__ == "__main__":

@@ -137,6 +137,8 @@ class Kernel:
         """Launch the parallel variant."""
         if not threads.may_run_parallel():
             return self.serial(*arguments)
+        if threads.is_ready():
+            return self.parallel(*arguments)
         with threads.parallel_region():
             return self.parallel(*arguments)
 

@@ -18,6 +18,7 @@ _local = _Local()
 _serialize = threading.Lock()
 _count = None
 _layer_started = False
+_concurrent = False  # the layer has started, and several Python threads may use it at once
 _forked = False
 
 UNREADABLE = OSError, ValueError, ZeroDivisionError  # a limit's file is missing, or holds something else than a limit
@@ -101,10 +102,15 @@ def may_run_parallel():
     return not _forked and _local.most != 1 and _count != 1
 
 
+def is_ready():
+    """Whether this Python thread may launch at once: nothing to set up, no turns to take. Asked before every launch."""
+    return _concurrent and _local.most is None and _local.count == _count
+
+
 @contextlib.contextmanager
 def parallel_region():
     """Enter before a parallel kernel: sets this Python thread's count, and takes turns where the layer needs it."""
-    global _layer_started, _count
+    global _layer_started, _concurrent, _count
     if _count is None:  # found out once: reading the limits takes longer than a small kernel
         _count = available_threads()
     n = _count if _local.most is None else min(_count, _local.most)
@@ -115,7 +121,8 @@ def parallel_region():
         with _serialize:
             yield
         _layer_started = True
-    elif numba.threading_layer() == "workqueue":  # not safe for concurrent use; OpenMP and TBB are
+        _concurrent = numba.threading_layer() != "workqueue"  # not safe for concurrent use; OpenMP and TBB are
+    elif not _concurrent:
         with _serialize:
             yield
     else:

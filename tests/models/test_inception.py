@@ -120,7 +120,9 @@ def test_twenty_steps_against_torch(batch_norm, rng):
         loss.backward()
         optimizer.step()
         theirs.zero_grad()
-        expected = torch.nn.functional.cross_entropy(other(torch.tensor(images).permute(0, 3, 1, 2)), torch.tensor(labels))
+        expected = torch.nn.functional.cross_entropy(
+            other(torch.tensor(images).permute(0, 3, 1, 2)), torch.tensor(labels)
+        )
         expected.backward()
         theirs.step()
         assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
@@ -171,8 +173,6 @@ def test_bn_inception_shapes_and_one_step(rng):
     optimizer.step()
     assert np.isfinite(loss.item())
     assert np.abs(model.layers[0].weight.numpy() - before).max() > 0
-
-
 
 
 def test_bn_inception_parameters():

@@ -23,7 +23,9 @@ def test_gradients(options, window, device, rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 1, 1), (2, 3, 1), (1, (2, 1), 2), (3, 0, (1, 2))], ids=str)
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation"), [(1, 1, 1), (2, 3, 1), (1, (2, 1), 2), (3, 0, (1, 2))], ids=str
+)
 @pytest.mark.parametrize("window", [1, 3, 5])
 def test_against_torch(window, stride, padding, dilation, dtype, rng):
     torch = pytest.importorskip("torch")

@@ -103,7 +103,7 @@ def test_child_forked_while_another_thread_launches(run_forking):
         from minigrad.kernels.cpu import threads
 
         expected = work()
-        threads._layer_started = False  # as if the other thread's launch were the first
+        threads._layer_started = threads._concurrent = False  # as if the other thread's launch were the first
         launched, done = threading.Event(), threading.Event()
 
         def launch():
