@@ -388,7 +388,7 @@ def first_gradient(tensor: "tensors.Tensor", grad: Any) -> np.ndarray:
                 f"backward from a tensor of shape {tensor.shape} needs a gradient of that shape: pass `grad`, "
                 "or reduce the tensor to one number first"
             )
-        return np.ones(tensor.shape, tensor.dtype)
+        return np.ones(1, tensor.dtype).reshape(tensor.shape)  # a view: it is nobody's own, and a recording may keep it
     if not isinstance(grad, tensors.Tensor):
         grad = tensors.Tensor(grad, tensor.dtype, tensor._device)
         if state.recording is not None:

@@ -230,6 +230,18 @@ def test_gradient_to_start_from_may_be_an_argument():
         np.testing.assert_array_equal(w.grad.numpy(), 3 * np.array(grad))
 
 
+def test_gradient_of_one_is_made_anew_in_every_replay():
+    x = mg.tensor(5.0, requires_grad=True)
+    step = mg.capture(lambda: (x + 0.0).backward())
+    found = []
+    for _ in range(3):
+        x.zero_grad()
+        for _ in range(3):
+            step()
+            found.append(x.grad.item())
+    assert found == [1, 2, 3] * 3
+
+
 def test_gradients_are_left_as_by_the_step():
     w = mg.tensor([1.0], requires_grad=True)
 

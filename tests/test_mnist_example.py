@@ -56,7 +56,7 @@ def test_history_has_every_number(one_thread):
     _, history = one_thread
     configuration = history["configuration"]
     assert configuration == {
-        "steps": 60, "batch": 60, "learning_rate": 0.5, "sigma": 0.1, "seed": 0, "unit": 0, "device": "cpu",
+        "steps": 60, "batch": 60, "learning_rate": 0.1, "sigma": 0.05, "seed": 0, "unit": 0, "device": "cpu",
     }  # fmt: skip
     assert history["versions"]["minigrad"] == mg.__version__
     assert history["versions"]["numpy"] == np.__version__

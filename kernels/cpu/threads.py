@@ -130,8 +130,7 @@ def parallel_region():
 
 
 def _after_fork():
-    global _forked, _serialize
-    _serialize = threading.Lock()  # another thread may have held it, and does not exist here
+    global _forked
     with contextlib.suppress(ValueError):  # raised if Numba has started no threads, for us or for anyone
         _forked = bool(numba.threading_layer())
 

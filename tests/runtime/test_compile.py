@@ -49,9 +49,13 @@ def compiled_by(work):
 
 
 def variant(kernel, *arguments):
-    """Which variant a call with these arguments runs."""
-    function, _ = kernel.resolve(*arguments)
-    return {kernel.serial: "serial", kernel.run_parallel: "parallel"}[function]
+    """Which compiled function a call with these arguments runs."""
+    function, arguments = kernel.resolve(*arguments)
+    if function == kernel.run_parallel:
+        return "parallel"
+    machine_code = [overload.entry_point for overload in kernel.serial.overloads.values()]
+    assert function in machine_code
+    return "serial"
 
 
 @pytest.mark.parametrize(("size", "expected"), [(0, "serial"), (GRAIN - 1, "serial"), (GRAIN, "parallel")])
@@ -66,9 +70,9 @@ def test_another_argument_may_choose_the_variant():
 
 
 def test_a_function_may_choose_the_variant():
-    by_function = parallel_kernel(is_large=lambda x, y: x[0] > 5)(double)
-    assert variant(by_function, np.array([6.0]), None) == "parallel"
-    assert variant(by_function, np.array([5.0]), None) == "serial"
+    by_function, y = parallel_kernel(is_large=lambda x, y: x[0] > 5)(double), np.empty(1)
+    assert variant(by_function, np.array([6.0]), y) == "parallel"
+    assert variant(by_function, np.array([5.0]), y) == "serial"
 
 
 def test_kernel_of_one_thread_is_always_serial():

@@ -336,10 +336,37 @@ print(numba.threading_layer())
 """
 
 
+FIRST = """
+import threading
+import numba
+import numpy as np
+from minigrad.kernels.cpu.elementwise import sqrt_forward
+
+x = np.full(20_000_000, 4, np.float32)
+sqrt_forward.parallel.compile((numba.typeof(x), numba.typeof(x)))
+barrier, results = threading.Barrier(3), []
+
+def work():
+    y = np.empty_like(x)
+    barrier.wait()
+    sqrt_forward(x, y)
+    results.append((y == 2).all())
+
+started = [threading.Thread(target=work) for _ in range(3)]
+for thread in started:
+    thread.start()
+for thread in started:
+    thread.join()
+assert results == [True] * 3
+print(numba.threading_layer())
+"""
+
+
 @TWO
+@pytest.mark.parametrize("script", [FIRST, LAYER], ids=["first launches", "many launches"])
 @pytest.mark.parametrize("layer", ["workqueue", "omp"])
-def test_threading_layers_bear_three_python_threads(run_script, layer):
-    result = run_script(LAYER, check=False, NUMBA_THREADING_LAYER=layer)
+def test_threading_layers_bear_three_python_threads(run_script, layer, script):
+    result = run_script(script, check=False, NUMBA_THREADING_LAYER=layer)
     if "No threading layer could be loaded" in result.stderr:
         pytest.skip(f"the layer {layer} is not installed")
     assert (result.returncode, result.stdout.strip()) == (0, layer), result.stderr
