@@ -30,7 +30,8 @@ def extras():
 def run(folder, *options, steps=60):
     """Runs the example in an empty folder; returns what it printed and the numbers it wrote."""
     folder.mkdir()
-    command = [sys.executable, SCRIPT, "--steps", str(steps), "--output", "out", *map(str, options)]
+    fast = ["--learning-rate", "0.5", "--sigma", "0.1"]  # so that few steps show the difference
+    command = [sys.executable, SCRIPT, "--steps", str(steps), "--output", "out", *fast, *map(str, options)]
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     result = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -56,7 +57,7 @@ def test_history_has_every_number(one_thread):
     _, history = one_thread
     configuration = history["configuration"]
     assert configuration == {
-        "steps": 60, "batch": 60, "learning_rate": 0.1, "sigma": 0.05, "seed": 0, "unit": 0, "device": "cpu",
+        "steps": 60, "batch": 60, "learning_rate": 0.5, "sigma": 0.1, "seed": 0, "unit": 0, "device": "cpu",
     }  # fmt: skip
     assert history["versions"]["minigrad"] == mg.__version__
     assert history["versions"]["numpy"] == np.__version__

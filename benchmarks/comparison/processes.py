@@ -19,7 +19,9 @@ from benchmarks.comparison import machine
 Burst = Callable[..., dict]  # what a workload does when its turn comes: a request by keywords, an answer
 
 ROOT = Path(__file__).resolve().parents[2]
-PAUSE = 0.005  # seconds between bursts; a pool of threads goes on spinning for a moment after its work is done
+PAUSE = (
+    0.06  # seconds between bursts: pools of threads go on spinning after their work is done, OpenBLAS for some 20 ms
+)
 
 
 class Worker:

@@ -13,7 +13,7 @@ CHECKED = 20  # steps whose losses must agree
 TOLERANCE = 1e-5  # of losses, parameters and running statistics, against the same in float64
 READ_EVERY = 50  # steps between two looks at the loss
 PREPARED = 64  # batches that lie ready
-SETTLE = 10  # steps at the start of a burst that are not timed
+SETTLE = 30  # steps at the start of a burst that are not timed
 
 
 def prepare(spec: dict) -> tuple[dict, Burst]:
