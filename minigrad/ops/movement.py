@@ -92,9 +92,8 @@ class Take(Op):
     formula = "y[i] = x[index[i]];  dx = 0, dx[index[i]] += dy[i]"
 
     def forward(self, x: np.ndarray, index: np.ndarray, *, shape: Shape) -> np.ndarray:
-        self.matrix_shape = index.size, -1
         self.x_shape = x.shape
-        self.rows = math.prod(x.shape[: x.ndim]) if x.ndim == 0 else x.shape[0]
+        self.rows = x.shape[0]
         y = self.empty(shape, x.dtype)
         if y.size:
             self.kernels.movement.take_rows(x.reshape(self.rows, -1), index, y.reshape(index.size, -1))

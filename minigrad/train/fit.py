@@ -1,6 +1,5 @@
 """fit: train a model."""
 
-import operator
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minigrad.nn import Module
+from minigrad.nn.layers import positive
 from minigrad.ops import cross_entropy
 from minigrad.optim import Optimizer
 from minigrad.train.callbacks import Checkpoints, checked_callbacks
@@ -138,17 +138,6 @@ def fit(
         print(f"minigrad: {run.signals.received.name} after step {run.step}{where}", file=sys.stderr)
         raise leaving(run.signals.received)
     return run.history
-
-
-def positive(name: str, value: Any) -> int:
-    """`value` as an int of at least 1."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, not {value!r}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, not {number}")
-    return number
 
 
 def step_count(epochs: int | None, steps: int | None, per_epoch: int) -> int:
