@@ -143,6 +143,8 @@ class Op:
     retained: "weakref.ref[tensors.Tensor] | None" = None
     recorded: Any = None  # what mg.inspect.record kept of the inputs
     line = ""
+    adds_to: ClassVar[int | None] = None  # the input whose gradient so far backward may find in `total` and add its own to
+    total: np.ndarray | None = None
     order = 0
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -158,6 +160,11 @@ class Op:
     def save(self, *arrays: Any) -> None:
         """Keep arrays for backward; an input or the result that is changed in place before then is an error there."""
         self.saved = arrays
+
+    def take_total(self) -> np.ndarray | None:
+        """In backward: what input `adds_to` has of its gradient so far, to be added to in place and returned, or None."""
+        total, self.total = self.total, None
+        return total
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A new array on the device at work, to be filled by a kernel."""
@@ -250,6 +257,7 @@ class Op:
     def free(self) -> None:
         """Let go of everything; the op cannot be passed again."""
         self.saved = None
+        self.total = None
         self.sources = None
         self.versions = ()
 
@@ -305,8 +313,11 @@ def backward(
         op.kernels = device.kernels
         if recording:
             device.begin(type(op).__name__ + " backward")  # type: ignore[attr-defined]
-        results = op.backward(dy)
         sources = op.sources
+        added_to = offer_total(op, gradients) if op.adds_to is not None else None
+        results = op.backward(dy)
+        if added_to is not None and op.total is not None:  # not taken
+            gradients[added_to], added_to = op.take_total(), None
         if type(results) is not tuple or len(results) != len(sources):  # type: ignore[arg-type]
             raise wrong_count(op, results)
         if recording:
@@ -334,7 +345,8 @@ def backward(
                     gradients[source] = accumulated(gradients.pop(source), dx, device)
                 else:
                     gradients[source] = dx
-                    heapq.heappush(waiting, (-source.order, source))
+                    if source is not added_to:  # which is waiting already
+                        heapq.heappush(waiting, (-source.order, source))
             elif source._hooks:
                 hooked[source] = accumulated(hooked.pop(source), dx, device) if source in hooked else dx
             else:
@@ -343,6 +355,19 @@ def backward(
             del dx
     for leaf, dy in hooked.items():
         give_to_leaf(leaf, run_hooks(leaf._hooks, dy, home), device, False)
+
+
+def offer_total(op: Op, gradients: dict[Op, np.ndarray]) -> Op | None:
+    """Move the gradient that an input has so far to `op.total`, if nothing else refers to it; the op it belongs to."""
+    source = op.sources[op.adds_to]  # type: ignore[index]
+    if not isinstance(source, Op) or source not in gradients:
+        return None
+    total = gradients.pop(source)
+    if not is_ours(total):
+        gradients[source] = total
+        return None
+    op.total = total
+    return source
 
 
 def is_ours(array: np.ndarray) -> bool:

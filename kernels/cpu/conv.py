@@ -245,8 +245,11 @@ def prepare_backward_w(x, dy, window, dw):
 
 
 @inlined
-def reduce_tap(x, dy, dw, stride_h, stride_w, plan, tap, n0, n1, o0, o1, v0, wide, c0, c1):
-    """dw[tap, c0:c1, v0:v0 + wide registers] += sum over images n0:n1 and output rows o0:o1."""
+def reduce_tap(x, dy, dw, stride_h, stride_w, plan, tap, n0, n1, o0, o1, v0, wide, c0, c1, x_ahead, dy_ahead):
+    """dw[tap, c0:c1, v0:v0 + wide registers] += sum over images n0:n1 and output rows o0:o1.
+
+    On the way the cache is asked for what lies x_ahead and dy_ahead bytes further on.
+    """
     _, h, w, c = x.shape
     _, oh, ow, k = dy.shape
     item = np.intp(dy.itemsize)
@@ -264,7 +267,8 @@ def reduce_tap(x, dy, dw, stride_h, stride_w, plan, tap, n0, n1, o0, o1, v0, wid
         tile_cols(
             dy.dtype, wide, a + i * item, n1 - n0, h * w * c * item, oh * ow * k * item,
             hi - lo, stride_h * w * c * item, ow * k * item, columns, stride_w * c * item, b, k * item,
-            target + i * k * item, k * item, min(HEIGHTS[wide], c1 - i), used, 1,
+            target + i * k * item, k * item, min(HEIGHTS[wide], c1 - i), used, 1, x_ahead,
+            dy_ahead,
         )  # fmt: skip
 
 
@@ -281,6 +285,10 @@ def reduce_pixels(x, dy, dw, stride_h, stride_w, plan):
     units = panels * taps * blocks
     images = max(1, REDUCED // (oh * ow))
     rows = max(1, min(oh, REDUCED // ow))
+    if images > 1 or rows == oh:
+        x_ahead, dy_ahead = images * x.strides[0], images * dy.strides[0]
+    else:
+        x_ahead, dy_ahead = rows * stride_h * x.strides[1], rows * dy.strides[1]
     threads = team_size()
     for t in prange(threads):
         u0, u1 = t * units // threads, (t + 1) * units // threads
@@ -295,9 +303,10 @@ def reduce_pixels(x, dy, dw, stride_h, stride_w, plan):
                     p, tap, block = u // (taps * blocks), u // blocks % taps, u % blocks
                     v0 = p * vectors // panels
                     wide = (p + 1) * vectors // panels - v0
+                    first = 1 if tap == u0 // blocks % taps else 0  # of this thread: it fetches the next block
                     reduce_tap(
                         x, dy, dw, stride_h, stride_w, plan[tap], tap, n0, min(n, n0 + images), o0, min(oh, o0 + rows),
-                        v0, wide, block * tall, min(c, (block + 1) * tall),
+                        v0, wide, block * tall, min(c, (block + 1) * tall), first * x_ahead, first * dy_ahead,
                     )  # fmt: skip
 
 

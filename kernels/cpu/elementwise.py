@@ -7,7 +7,8 @@ import numpy as np
 from numba import prange
 
 from minigrad.kernels import formulas
-from minigrad.kernels.cpu.compile import FLAGS, Kernel, inlined, parallel_kernel
+from minigrad.kernels.activations import RELU, SIGMOID
+from minigrad.kernels.cpu.compile import FLAGS, GRAIN, Kernel, inlined, parallel_kernel
 from minigrad.kernels.layout import DIMS
 
 BLOCK = 1 << 12  # elements
@@ -172,6 +173,47 @@ def relu_backward(dy, y, dx):
         du, u, dv = part(dy, block), part(y, block), part(dx, block)
         for i in range(dv.size):
             dv[i] = formulas.relu_grad(du[i], u[i])
+
+
+def activate_is_large(x, *arguments):
+    """Whether there is work for all threads."""
+    return x.size >= GRAIN
+
+
+@parallel_kernel(is_large=activate_is_large)
+def activate(x, activation, y, column):
+    m, c = x.shape
+    rows = max(1, BLOCK // c)
+    for block in prange((m + rows - 1) // rows):
+        for i in range(block * rows, min(m, (block + 1) * rows)):
+            u, v = x[i], y[i, column : column + c]
+            if activation == RELU:
+                for j in range(c):
+                    v[j] = formulas.relu(u[j])
+            elif activation == SIGMOID:
+                for j in range(c):
+                    v[j] = formulas.sigmoid(u[j])
+            else:
+                for j in range(c):
+                    v[j] = u[j]
+
+
+@parallel_kernel(is_large=activate_is_large)
+def activate_backward(dy, y, column, activation, dx):
+    m, c = dx.shape
+    rows = max(1, BLOCK // c)
+    for block in prange((m + rows - 1) // rows):
+        for i in range(block * rows, min(m, (block + 1) * rows)):
+            du, u, dv = dy[i, column : column + c], y[i, column : column + c], dx[i]
+            if activation == RELU:
+                for j in range(c):
+                    dv[j] = formulas.relu_grad(du[j], u[j])
+            elif activation == SIGMOID:
+                for j in range(c):
+                    dv[j] = formulas.sigmoid_grad(du[j], u[j])
+            else:
+                for j in range(c):
+                    dv[j] = du[j]
 
 
 @parallel_kernel()

@@ -1,7 +1,8 @@
-"""Matrix products on the micro-kernels of simd.py: gemm and gemm_batched.
+"""Matrix products on the micro-kernels of simd.py. Contracts: kernels/reference/gemm.py.
 
 Each element of C is one chain of fused multiply-adds in the order of the shared index, starting from zero or from the
-bias: blocks, packing and threads do not change a bit of it.
+bias: blocks, packing and threads do not change a bit of it. Only a small C with many shared indices, as the gradient of
+weights is, is summed up in parts, as many as the shapes say, which are then added in order.
 
 A B reads A where it lies, tile by tile over the whole shared index, while a panel of B streams by from the second-level
 cache; with many rows B is copied into panels first, so that it streams from memory in order. A^T B goes through the rows
@@ -12,8 +13,16 @@ into the same few sets of the cache and would drive each other out.
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu.compile import inlined, parallel_kernel, team_size
-from minigrad.kernels.cpu.simd import HEIGHTS, MAX_VECTORS, copy_row, tile_cols, tile_rows, transpose_tile, vector_lanes
+from minigrad.kernels.cpu.compile import FLAGS, Kernel, inlined, parallel_kernel, team_size
+from minigrad.kernels.cpu.simd import (
+    HEIGHTS,
+    MAX_VECTORS,
+    copy_row,
+    tile_cols,
+    tile_rows,
+    transpose_tile,
+    vector_lanes,
+)
 from minigrad.kernels.cpu.target import REGISTER_BITS
 
 BLOCK = 480  # rows of C that one task computes
@@ -21,11 +30,17 @@ PARALLEL_WORK = 1 << 19  # multiply-adds from which a parallel region pays
 REUSE = 192  # rows of C from which copying B into panels pays: each element copied is used that often
 DEPTH = 384  # shared indices at a time in x^T y: as many rows of both sides as the second-level cache holds
 COPY_STEP = 2048  # bytes between rows of x from which copying a block of it pays
+PART = 2048  # shared indices from which it pays to sum up a small product in parts
+MOST_SUMS = 1 << 20  # elements of all parts together, at most
+NEAR_BYTES = 1 << 15  # of both sides of x^T y, gone through together: what stays in the first-level cache, or at least
+NEAR_ROWS = 128  # so many rows, since C is read and written for every block
 PACK_ROWS = 32  # rows of B that one task copies
 
 
 @inlined
-def tiles_down(dtype, vectors, trans_a, a, a_step, rows, depth, b, b_step, bias, c, c_step, lanes, accumulate):
+def tiles_down(
+    dtype, vectors, trans_a, a, a_step, rows, depth, b, b_step, bias, c, c_step, lanes, accumulate, a_ahead, b_ahead
+):  # fmt: skip
     """One panel of columns, tile by tile from top to bottom: C = A B, plus C, or plus the biases at `bias` unless it is 0.
 
     Addresses and steps are in bytes.
@@ -43,7 +58,7 @@ def tiles_down(dtype, vectors, trans_a, a, a_step, rows, depth, b, b_step, bias,
         if trans_a:
             tile_cols(
                 dtype, vectors, a + i * item, 1, 0, 0, 1, 0, 0, depth, a_step, b, b_step,
-                c + i * c_step, c_step, n, lanes, accumulate,
+                c + i * c_step, c_step, n, lanes, accumulate, a_ahead, b_ahead if i == 0 else 0,
             )  # fmt: skip
         else:
             for r in range(height):
@@ -125,21 +140,9 @@ def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, p0, p1, pane
             keep = 1 if k0 > 0 else accumulate
             biases = bias.ctypes.data + j0 * item if bias.size else 0
             tiles_down(
-                dtype,
-                width,
-                trans_a,
-                first,
-                step,
-                rows,
-                depth,
-                b_first,
-                b_step,
-                biases,
-                target,
-                c.strides[0],
-                last,
-                keep,
-            )
+                dtype, width, trans_a, first, step, rows, depth, b_first, b_step, biases, target, c.strides[0], last,
+                keep, 0, 0,
+            )  # fmt: skip
 
 
 @inlined
@@ -150,6 +153,45 @@ def split(n, dtype):
 
 
 @inlined
+def parts_of(depth, size):
+    """In how many parts a product of `size` elements is summed up over `depth` shared indices."""
+    return max(1, min(32, depth // PART, MOST_SUMS // max(size, 1)))
+
+
+@inlined
+def transposed_part(a, b, k0, k1, c):
+    """C = A[k0:k1]^T B[k0:k1], (k, m) (k, n) -> (m, n)."""
+    item = np.intp(c.itemsize)
+    lanes = vector_lanes(c.dtype)
+    m, n = c.shape
+    a_step, b_step = a.strides[0], b.strides[0]
+    vectors, panels = split(n, c.dtype)
+    step = max(NEAR_ROWS, NEAR_BYTES // ((m + n) * item))
+    for q0 in range(k0, k1, step):
+        depth = min(step, k1 - q0)
+        left, right = a.ctypes.data + q0 * a_step, b.ctypes.data + q0 * b_step
+        a_ahead, b_ahead = depth * a_step, depth * b_step  # the next block is fetched while this one is worked on
+        for p in range(panels):
+            v0 = p * vectors // panels
+            width = (p + 1) * vectors // panels - v0
+            used = min(lanes, n - (v0 + width - 1) * lanes)
+            shift = v0 * lanes * item
+            tiles_down(
+                c.dtype, width, True, left, a_step, m, depth, right + shift, b_step, 0,
+                c.ctypes.data + shift, n * item, used, 1 if q0 > k0 else 0, a_ahead if p == 0 else 0, b_ahead,
+            )  # fmt: skip
+
+
+@inlined
+def add_parts(sums, c, accumulate):
+    """C = the sum of all parts, in order, plus C if accumulate."""
+    for part in range(sums.shape[0]):
+        for i in range(c.shape[0]):
+            for j in range(c.shape[1]):
+                c[i, j] = sums[part, i, j] + (c[i, j] if part or accumulate else 0)
+
+
+@inlined
 def start_rows(bias, c, i0, i1, j0, j1):
     """C[i0:i1, j0:j1] = bias, or zero without one."""
     for i in range(i0, i1):
@@ -157,9 +199,19 @@ def start_rows(bias, c, i0, i1, j0, j1):
             c[i, j] = bias[j] if bias.size else 0
 
 
-@parallel_kernel(is_large=lambda a, b, bias, c, trans_a, trans_b: c.size * a.shape[not trans_a] >= PARALLEL_WORK)
-def gemm(a, b, bias, c, trans_a, trans_b):
-    """C = A B + bias, (m, k) (k, n) (n,) -> (m, n); bias of size 0 for none.
+NO_BIAS = {np.dtype(kind): np.empty(0, kind) for kind in ("float32", "float64")}
+
+
+def prepare_gemm(a, b, bias, c, trans_a, trans_b):
+    return a, b, bias, c, trans_a, trans_b, False
+
+
+def prepare_gemm_add(a, b, c, trans_a, trans_b):
+    return a, b, NO_BIAS[c.dtype], c, trans_a, trans_b, True
+
+
+def multiply(a, b, bias, c, trans_a, trans_b, added):
+    """C = A B + bias, (m, k) (k, n) (n,) -> (m, n); bias of size 0 for none; plus C if `added`.
 
     With trans_a, A comes as (k, m); with trans_b, B comes as (n, k).
     """
@@ -167,6 +219,13 @@ def gemm(a, b, bias, c, trans_a, trans_b):
     k = a.shape[0] if trans_a else a.shape[1]
     lanes = vector_lanes(c.dtype)
     vectors, panels = split(n, c.dtype)
+    parts = parts_of(k, m * n) if trans_a and not trans_b and bias.size == 0 else 1
+    if parts > 1:
+        sums = np.empty((parts, m, n), c.dtype)
+        for part in prange(parts):
+            transposed_part(a, b, part * k // parts, (part + 1) * k // parts, sums[part])
+        add_parts(sums, c, added)
+        return
     packed = trans_b or m >= REUSE
     b_packed = np.empty(vectors * lanes * k if packed else 0, c.dtype)
     if trans_b:
@@ -186,10 +245,20 @@ def gemm(a, b, bias, c, trans_a, trans_b):
         p0 = task % across * panels // across
         p1 = (task % across + 1) * panels // across
         if i0 < i1:
-            accumulate = 1 if k == 0 or (trans_a and bias.size) else 0
-            if accumulate:
+            started = not added and (k == 0 or (trans_a and bias.size > 0))
+            if started:
                 start_rows(bias, c, i0, i1, p0 * vectors // panels * lanes, p1 * vectors // panels * lanes)
+            accumulate = 1 if started or added else 0
             multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, p0, p1, panels, vectors, accumulate)
+
+
+def gemm_is_large(a, b, bias, c, trans_a, *rest):
+    """Whether there is work for all threads."""
+    return c.size * a.shape[not trans_a] >= PARALLEL_WORK
+
+
+gemm = Kernel(multiply, FLAGS, is_large=gemm_is_large, prepare=prepare_gemm)
+gemm_add = Kernel(multiply, FLAGS, is_large=gemm_is_large, prepare=prepare_gemm_add, shares=gemm)
 
 
 @parallel_kernel(is_large=lambda a, b, c, trans_a, trans_b: c.size * a.shape[1 + (not trans_a)] >= PARALLEL_WORK)

@@ -5,12 +5,20 @@ chunk is never so far from its mean that the variance would cancel away: (first 
 combined in float64, in order (Chan, Golub and LeVeque 1983), so neither their number nor the threads change the bits.
 The mean comes apart into a float of x's type and a remainder, so that x - mean keeps its precision when the mean is
 large against the deviation.
+
+The activation after the normalization costs no pass over memory of its own: forward applies it before storing, and
+backward finds the gradient before it on the way, ReLU's from x once more, sigmoid's from y.
 """
 
 import numpy as np
 from numba import prange
 
+from minigrad.kernels import formulas
+from minigrad.kernels.activations import RELU, SIGMOID
 from minigrad.kernels.cpu.compile import inlined, kernel, parallel_kernel
+from minigrad.kernels.cpu.gemm import split
+from minigrad.kernels.cpu.norm_runs import BETA, HIGH, LOW, OFFSET, SCALE, SLOPE, gradient_rows, gradient_sums
+from minigrad.kernels.cpu.simd import vector_lanes
 
 CHUNK = 256  # rows summed in x's own type, at most
 
@@ -45,48 +53,71 @@ def deviation_sums(x, shift, first, second):
 
 
 @inlined
-def gradient_sums(dy, x, shift, first, second):
-    """first = sum of dy, second = sum of dy (x - shift), over the rows."""
-    first[:] = 0
-    second[:] = 0
-    m, c = x.shape
-    i = 0
-    while i + 4 <= m:
-        p, q, r, s = x[i], x[i + 1], x[i + 2], x[i + 3]
-        dp, dq, dr, ds = dy[i], dy[i + 1], dy[i + 2], dy[i + 3]
-        for j in range(c):
-            first[j] += (dp[j] + dq[j]) + (dr[j] + ds[j])
-            t = shift[j]
-            second[j] += (dp[j] * (p[j] - t) + dq[j] * (q[j] - t)) + (dr[j] * (r[j] - t) + ds[j] * (s[j] - t))
-        i += 4
-    while i < m:
-        p, dp = x[i], dy[i]
-        for j in range(c):
-            first[j] += dp[j]
-            second[j] += dp[j] * (p[j] - shift[j])
-        i += 1
+def normalized(x, high, low, scale, beta):
+    """(x - high - low) scale + beta, of one element."""
+    return ((x - high) - low) * scale + beta
 
 
 @inlined
-def normalize_rows(x, high, low, scale, beta, y):
-    """y = (x - high - low) scale + beta, row by row."""
+def normalize_rows(x, high, low, scale, beta, activation, y, column):
+    """y's columns from `column` on = activation of the normalized rows of x."""
+    c = x.shape[1]
     for i in range(x.shape[0]):
-        u, v = x[i], y[i]
-        for j in range(u.size):
-            v[j] = ((u[j] - high[j]) - low[j]) * scale[j] + beta[j]
+        u, v = x[i], y[i, column : column + c]
+        if activation == RELU:
+            for j in range(c):
+                v[j] = formulas.relu(normalized(u[j], high[j], low[j], scale[j], beta[j]))
+        elif activation == SIGMOID:
+            for j in range(c):
+                v[j] = formulas.sigmoid(normalized(u[j], high[j], low[j], scale[j], beta[j]))
+        else:
+            for j in range(c):
+                v[j] = normalized(u[j], high[j], low[j], scale[j], beta[j])
 
 
 @inlined
-def gradient_rows(dy, x, high, a, b, d, dx):
-    """dx = a dy + b (x - high) + d, row by row."""
-    for i in range(x.shape[0]):
-        du, u, dv = dy[i], x[i], dx[i]
-        for j in range(u.size):
-            dv[j] = a[j] * du[j] + (b[j] * (u[j] - high[j]) + d[j])
+def sum_chunk(dy, x, y, column, k0, k1, activation, table, first, second):
+    """first = sum of dz, second = sum of dz (x - mean), over rows k0:k1, with dz the gradient before the activation."""
+    c = x.shape[1]
+    item = np.intp(x.itemsize)
+    lanes = vector_lanes(x.dtype)
+    vectors, panels = split(c, x.dtype)
+    wide_step, x_step = dy.shape[1] * item, c * item
+    for p in range(panels):
+        v0 = p * vectors // panels
+        width = (p + 1) * vectors // panels - v0
+        shift = v0 * lanes * item
+        wide = k0 * wide_step + column * item + shift
+        gradient_sums(
+            x.dtype, width, activation, dy.ctypes.data + wide, x.ctypes.data + k0 * x_step + shift, y.ctypes.data + wide,
+            wide_step, x_step, k1 - k0, table.ctypes.data + shift, x_step, first.ctypes.data + shift,
+            second.ctypes.data + shift, min(lanes, c - (v0 + width - 1) * lanes),
+        )  # fmt: skip
+
+
+@inlined
+def gradient_chunk(dy, x, y, column, k0, k1, activation, table, dx):
+    """dx = scale dz + slope (x - mean) + offset, for rows k0:k1."""
+    c = x.shape[1]
+    item = np.intp(x.itemsize)
+    lanes = vector_lanes(x.dtype)
+    vectors, panels = split(c, x.dtype)
+    wide_step, x_step = dy.shape[1] * item, c * item
+    for p in range(panels):
+        v0 = p * vectors // panels
+        width = (p + 1) * vectors // panels - v0
+        shift = v0 * lanes * item
+        wide = k0 * wide_step + column * item + shift
+        narrow = k0 * x_step + shift
+        gradient_rows(
+            x.dtype, width, activation, dy.ctypes.data + wide, x.ctypes.data + narrow, y.ctypes.data + wide, wide_step,
+            x_step, k1 - k0, table.ctypes.data + shift, x_step, dx.ctypes.data + narrow, 0,
+            min(lanes, c - (v0 + width - 1) * lanes),
+        )  # fmt: skip
 
 
 @parallel_kernel(size_of=0)
-def batch_norm_forward(x, gamma, beta, eps, y, mean, var):
+def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
     m, c = x.shape
     chunk = chunk_size(m, c)
     chunks = (m + chunk - 1) // chunk
@@ -108,52 +139,57 @@ def batch_norm_forward(x, gamma, beta, eps, y, mean, var):
             first = np.float64(sums[0, k, j])
             gap = np.float64(x[k * chunk, j]) + first / n - mean[j]
             var[j] += max(np.float64(sums[1, k, j]) - first * first / n, 0.0) + n * gap * gap
-    high, low, scale = np.empty(c, x.dtype), np.empty(c, x.dtype), np.empty(c, x.dtype)
     for j in range(c):
         var[j] /= m
+    high, low, scale = np.empty(c, x.dtype), np.empty(c, x.dtype), np.empty(c, x.dtype)
+    coefficients(mean, var, gamma, eps, high, low, scale)
+    for k in prange(chunks):
+        part = slice(k * chunk, (k + 1) * chunk)
+        normalize_rows(x[part], high, low, scale, beta, activation, y[part], column)
+
+
+@inlined
+def coefficients(mean, var, gamma, eps, high, low, scale):
+    """The mean in two parts, and gamma / sqrt(var + eps)."""
+    for j in range(mean.size):
         high[j] = mean[j]
         low[j] = mean[j] - np.float64(high[j])
         scale[j] = gamma[j] / np.sqrt(var[j] + eps)
-    for k in prange(chunks):
-        normalize_rows(x[k * chunk : (k + 1) * chunk], high, low, scale, beta, y[k * chunk : (k + 1) * chunk])
 
 
-@parallel_kernel(size_of=0)
-def batch_norm_backward(dy, x, gamma, mean, var, eps, dx, dgamma, dbeta):
+@parallel_kernel(size_of=1)
+def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
     m, c = x.shape
     chunk = chunk_size(m, c)
     chunks = (m + chunk - 1) // chunk
-    high = np.empty(c, x.dtype)
-    for j in range(c):
-        high[j] = mean[j]
+    table = np.zeros((6, c), x.dtype)
+    coefficients(mean, var, gamma, eps, table[HIGH], table[LOW], table[SCALE])
+    table[BETA] = beta
     sums = np.empty((2, chunks, c), x.dtype)
     for k in prange(chunks):
-        part = slice(k * chunk, (k + 1) * chunk)
-        gradient_sums(dy[part], x[part], high, sums[0, k], sums[1, k])
-    a, b, d = np.empty(c, x.dtype), np.empty(c, x.dtype), np.empty(c, x.dtype)
+        k0, k1 = k * chunk, min(m, (k + 1) * chunk)
+        sum_chunk(dy, x, y, column, k0, k1, activation, table, sums[0, k], sums[1, k])
     total, moment = np.zeros(c, np.float64), np.zeros(c, np.float64)
     for k in range(chunks):
         for j in range(c):
             total[j] += sums[0, k, j]
             moment[j] += sums[1, k, j]
     for j in range(c):
-        low = mean[j] - np.float64(high[j])
+        low = mean[j] - np.float64(table[HIGH, j])
         inverse = 1.0 / np.sqrt(var[j] + eps)
         weighted = (moment[j] - low * total[j]) * inverse
         dgamma[j] = weighted
         dbeta[j] = total[j]
         scale = gamma[j] * inverse
         slope = -scale * inverse * weighted / m
-        a[j] = scale
-        b[j] = slope
-        d[j] = -scale * total[j] / m - slope * low
+        table[SLOPE, j] = slope
+        table[OFFSET, j] = -scale * total[j] / m - slope * low
     for k in prange(chunks):
-        part = slice(k * chunk, (k + 1) * chunk)
-        gradient_rows(dy[part], x[part], high, a, b, d, dx[part])
+        gradient_chunk(dy, x, y, column, k * chunk, min(m, (k + 1) * chunk), activation, table, dx)
 
 
 @parallel_kernel(size_of=0)
-def batch_norm_inference(x, gamma, beta, mean, var, eps, y):
+def batch_norm_inference(x, gamma, beta, mean, var, eps, activation, y, column):
     m, c = x.shape
     chunk = chunk_size(m, c)
     low, scale = np.zeros(c, x.dtype), np.empty(c, x.dtype)
@@ -161,22 +197,23 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps, y):
         scale[j] = gamma[j] / np.sqrt(np.float64(var[j]) + eps)
     for k in prange((m + chunk - 1) // chunk):
         part = slice(k * chunk, (k + 1) * chunk)
-        normalize_rows(x[part], mean, low, scale, beta, y[part])
+        normalize_rows(x[part], mean, low, scale, beta, activation, y[part], column)
 
 
-@parallel_kernel(size_of=0)
-def batch_norm_inference_backward(dy, x, gamma, mean, var, eps, dx, dgamma, dbeta):
+@parallel_kernel(size_of=1)
+def batch_norm_inference_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
     m, c = x.shape
     chunk = chunk_size(m, c)
     chunks = (m + chunk - 1) // chunk
     sums = np.empty((2, chunks, c), x.dtype)
-    a, zero = np.empty(c, x.dtype), np.zeros(c, x.dtype)
+    table = np.zeros((6, c), x.dtype)
+    table[HIGH], table[BETA] = mean, beta
     for j in range(c):
-        a[j] = gamma[j] / np.sqrt(np.float64(var[j]) + eps)
+        table[SCALE, j] = gamma[j] / np.sqrt(np.float64(var[j]) + eps)
     for k in prange(chunks):
-        part = slice(k * chunk, (k + 1) * chunk)
-        gradient_sums(dy[part], x[part], mean, sums[0, k], sums[1, k])
-        gradient_rows(dy[part], x[part], mean, a, zero, zero, dx[part])
+        k0, k1 = k * chunk, min(m, (k + 1) * chunk)
+        sum_chunk(dy, x, y, column, k0, k1, activation, table, sums[0, k], sums[1, k])
+        gradient_chunk(dy, x, y, column, k0, k1, activation, table, dx)
     for j in range(c):
         total, moment = 0.0, 0.0
         for k in range(chunks):

@@ -37,9 +37,9 @@ HEIGHTS = (0, *(tile_height(v) for v in range(1, MAX_VECTORS + 1)))
 
 
 def heights(vectors):
-    """The tiles there are for a width, from low to high: a quarter, half and all of the full height."""
+    """The tiles there are for a width, from low to high: a third, two thirds and all of the full height."""
     full = HEIGHTS[vectors]
-    return sorted({-(-full // 4), -(-full // 2), full})
+    return sorted({-(-full // 3), -(-2 * full // 3), full})
 
 
 def index(value):
@@ -106,6 +106,14 @@ class VectorCode:
         first = builder.insert_element(undefined, element, ir.Constant(LANE, 0))
         zeros = ir.Constant(ir.VectorType(LANE, self.lanes), [0] * self.lanes)
         return builder.shuffle_vector(first, undefined, zeros)
+
+    def prefetch(self, address):
+        """Ask for the cache line at `address`, to be read soon; it may lie anywhere."""
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, LANE, LANE, LANE])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        read, near, data = (ir.Constant(LANE, value) for value in (0, 3, 1))
+        self.builder.call(function, [self.builder.inttoptr(address, byte), read, near, data])
 
     def fma(self, a, b, c):
         """a * b + c, rounded once where the target can."""
@@ -229,7 +237,7 @@ def multiply_add(code, vectors, a_addresses, b_row, mask, accumulators):
 ROWS_ARGUMENTS = ["a_rows", "c_rows", "c_shift", "start_rows", "tap_list", "taps", "b", "b_step", "lanes"]
 COLS_ARGUMENTS = [
     *("a", "count_0", "a_step_0", "b_step_0", "count_1", "a_step_1", "b_step_1", "depth", "a_step"),
-    *("b", "b_step", "c", "c_step", "rows", "lanes", "accumulate"),
+    *("b", "b_step", "c", "c_step", "rows", "lanes", "accumulate", "a_ahead", "b_ahead"),
 ]
 
 
@@ -280,11 +288,12 @@ def emit_tile_rows(function, dtype, height, vectors):
 @intrinsic
 def tile_cols(
     typingctx, dtype, vectors, a, count_0, a_step_0, b_step_0, count_1, a_step_1, b_step_1, depth, a_step, b, b_step,
-    c, c_step, rows, lanes, accumulate,
+    c, c_step, rows, lanes, accumulate, a_ahead, b_ahead,
 ):  # fmt: skip
     """C[rows, vectors] (+)= sum of A(k, i) B(k, :) over a nest of three loops, count_0 x count_1 x depth.
 
-    A(k, i) lies i elements after `a`, B(k, :) at `b`, both moved on by their steps, in bytes, with each loop.
+    A(k, i) lies i elements after `a`, B(k, :) at `b`, both moved on by their steps, in bytes, with each loop. On the way
+    the cache is asked for what lies a_ahead and b_ahead bytes further on.
     """
 
     def codegen(context, builder, signature, arguments):
@@ -300,7 +309,7 @@ def emit_tile_cols(function, dtype, height, vectors):
     """The body of `tile_cols`."""
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     code = VectorCode(builder, dtype, REGISTER_BITS)
-    a, n0, a0, b0, n1, a1, b1, depth, a_step, b, b_step, c, c_step, rows, lanes, accumulate = function.args
+    a, n0, a0, b0, n1, a1, b1, depth, a_step, b, b_step, c, c_step, rows, lanes, accumulate, a_ahead, b_ahead = function.args
     inside = [clamp(builder, i, rows) for i in range(height)]
     c_rows = [builder.add(c, builder.mul(i, c_step)) for i in inside]
     within = [builder.mul(i, index(code.bytes)) for i in inside]
@@ -309,6 +318,8 @@ def emit_tile_cols(function, dtype, height, vectors):
     middle = Loop(builder, "middle", outer.values)
     inner = Loop(builder, "k", middle.values)
     *accumulators, a_column, b_row = inner.values
+    code.prefetch(builder.add(a_column, a_ahead))
+    code.prefetch(builder.add(b_row, b_ahead))
     addresses = [builder.add(a_column, offset) for offset in within]
     accumulators = multiply_add(code, vectors, addresses, b_row, mask, accumulators)
     inner.close([*accumulators, builder.add(a_column, a_step), builder.add(b_row, b_step)], depth)

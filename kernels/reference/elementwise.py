@@ -7,6 +7,7 @@
     tanh                 dx = dy (1 - y^2)
     sigmoid              y = 1 / (1 + exp(-x)), by exp(-|x|), which cannot overflow; dx = dy y (1 - y)
     relu                 y = 0 where x <= 0, else x, so that NaN stays; dx = 0 where y <= 0, else dy
+    activate             y's columns from `column` on = f(x), (m, c), f by its number in kernels/activations.py; dx by y
     power                y = x^p for a number p; dx = dy p x^(p - 1), and 0 for p = 0
 
 Where IEEE arithmetic has an answer (exp overflows to infinity, log 0 = -infinity, log -1 = NaN), that is the result.
@@ -14,6 +15,7 @@ Where IEEE arithmetic has an answer (exp overflows to infinity, log 0 = -infinit
 
 import numpy as np
 
+from minigrad.kernels.activations import RELU, SIGMOID
 from minigrad.kernels.layout import positions
 
 defined = np.errstate(all="ignore")
@@ -101,6 +103,25 @@ def relu_forward(x, y):
 
 def relu_backward(dy, y, dx):
     dx[:] = np.where(y <= 0, 0, dy)
+
+
+def activate(x, activation, y, column):
+    z = x.copy()
+    if activation == RELU:
+        relu_forward(x, z)
+    elif activation == SIGMOID:
+        sigmoid_forward(x, z)
+    y[:, column : column + x.shape[1]] = z
+
+
+def activate_backward(dy, y, column, activation, dx):
+    columns = slice(column, column + dx.shape[1])
+    if activation == RELU:
+        relu_backward(dy[:, columns], y[:, columns], dx)
+    elif activation == SIGMOID:
+        sigmoid_backward(dy[:, columns], y[:, columns], dx)
+    else:
+        dx[:] = dy[:, columns]
 
 
 @defined

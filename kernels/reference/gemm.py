@@ -1,6 +1,7 @@
 """Matrix products; float32 computed in float64.
 
     gemm           C = A B + bias, (m, k) (k, n) (n,) -> (m, n); bias of size 0 for none
+    gemm_add       C += A B
     gemm_batched   C[i] = A[i] B[i], (batch, m, k) (batch, k, n) -> (batch, m, n)
 
 With trans_a, A comes as (k, m); with trans_b, B comes as (n, k).
@@ -18,6 +19,11 @@ def _as_factor(x, transposed):
 @np.errstate(all="ignore")
 def gemm(a, b, bias, c, trans_a, trans_b):
     c[:] = _as_factor(a, trans_a) @ _as_factor(b, trans_b) + (bias if bias.size else 0)
+
+
+@np.errstate(all="ignore")
+def gemm_add(a, b, c, trans_a, trans_b):
+    c[:] = c + _as_factor(a, trans_a) @ _as_factor(b, trans_b)
 
 
 @np.errstate(all="ignore")

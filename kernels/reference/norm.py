@@ -1,18 +1,23 @@
-"""Batch normalization (Ioffe and Szegedy, 2015) over the m rows of x (m, c); the other arrays are (c,).
+"""Batch normalization (Ioffe and Szegedy, 2015) over the m rows of x (m, c), and the activation after it.
 
     batch_norm_forward              mean, var = statistics of the rows (var with divisor m)
-                                    y = gamma h + beta, h = (x - mean) / sqrt(var + eps)              (Algorithm 1)
-    batch_norm_backward             dgamma = sum dy h;  dbeta = sum dy
-                                    dx = gamma / sqrt(var + eps) (dy - dbeta / m - h dgamma / m)      (section 3)
+                                    y = f(gamma h + beta), h = (x - mean) / sqrt(var + eps)           (Algorithm 1)
+    batch_norm_backward             dz = dy f'(gamma h + beta);  dgamma = sum dz h;  dbeta = sum dz
+                                    dx = gamma / sqrt(var + eps) (dz - dbeta / m - h dgamma / m)      (section 3)
     batch_norm_inference            y as above, with mean and var given                               (Algorithm 2)
-    batch_norm_inference_backward   dgamma and dbeta as above; dx = dy gamma / sqrt(var + eps)
+    batch_norm_inference_backward   dgamma and dbeta as above; dx = dz gamma / sqrt(var + eps)
     running_update                  running = decay running + (1 - decay) statistic, in which var of m rows counts as
                                     var m / (m - 1), the unbiased estimate; m >= 2
 
+f is given by its number in kernels/activations.py. y and dy may have more columns than x: their c columns from `column`
+on are the ones meant, and of y only those are written. The other arrays are (c,), or (m, c) as x.
 float32 is computed in float64, var from the differences to the mean.
 """
 
 import numpy as np
+
+from minigrad.kernels.activations import RELU, SIGMOID
+from minigrad.kernels.reference import elementwise
 
 defined = np.errstate(all="ignore")
 
@@ -28,33 +33,54 @@ def _normalized(x, mean, var, eps):
     return (_wide(x) - mean) * inverse_std, inverse_std
 
 
+def _put(z, activation, y, column):
+    """The columns of y = activation of z."""
+    if activation == RELU:
+        elementwise.relu_forward(z, z)
+    elif activation == SIGMOID:
+        elementwise.sigmoid_forward(z, z)
+    y[:, column : column + z.shape[1]] = z
+
+
+def _before_activation(dy, y, column, z, activation):
+    """dz, from dy in its columns."""
+    columns = slice(column, column + z.shape[1])
+    dz = _wide(dy[:, columns])
+    if activation == RELU:
+        dz = np.where(z <= 0, 0, dz)
+    elif activation == SIGMOID:
+        values = _wide(y[:, columns])
+        dz = dz * values * (1 - values)
+    return dz
+
+
 @defined
-def batch_norm_forward(x, gamma, beta, eps, y, mean, var):
+def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
     batch_mean = _wide(x).mean(axis=0)
     batch_var = np.square(x - batch_mean).mean(axis=0)
     mean[:], var[:] = batch_mean, batch_var
-    y[:] = gamma * _normalized(x, batch_mean, batch_var, eps)[0] + beta
+    _put(gamma * _normalized(x, batch_mean, batch_var, eps)[0] + beta, activation, y, column)
 
 
 @defined
-def batch_norm_backward(dy, x, gamma, mean, var, eps, dx, dgamma, dbeta):
+def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
     h, inverse_std = _normalized(x, mean, var, eps)
-    dy = _wide(dy)
-    dx[:] = gamma * inverse_std * (dy - dy.mean(axis=0) - h * (dy * h).mean(axis=0))
-    dgamma[:], dbeta[:] = (dy * h).sum(axis=0), dy.sum(axis=0)
+    dz = _before_activation(dy, y, column, gamma * h + beta, activation)
+    dx[:] = gamma * inverse_std * (dz - dz.mean(axis=0) - h * (dz * h).mean(axis=0))
+    dgamma[:], dbeta[:] = (dz * h).sum(axis=0), dz.sum(axis=0)
 
 
 @defined
-def batch_norm_inference(x, gamma, beta, mean, var, eps, y):
-    y[:] = gamma * _normalized(x, mean, var, eps)[0] + beta
+def batch_norm_inference(x, gamma, beta, mean, var, eps, activation, y, column):
+    _put(gamma * _normalized(x, mean, var, eps)[0] + beta, activation, y, column)
 
 
 @defined
-def batch_norm_inference_backward(dy, x, gamma, mean, var, eps, dx, dgamma, dbeta):
+def batch_norm_inference_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
     h, inverse_std = _normalized(x, mean, var, eps)
-    dy = _wide(dy)
-    dx[:] = dy * gamma * inverse_std
-    dgamma[:], dbeta[:] = (dy * h).sum(axis=0), dy.sum(axis=0)
+    dz = _before_activation(dy, y, column, gamma * h + beta, activation)
+    dx[:] = dz * gamma * inverse_std
+    dgamma[:], dbeta[:] = (dz * h).sum(axis=0), dz.sum(axis=0)
 
 
 @defined

@@ -2,7 +2,7 @@
 
 import operator
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from minigrad import ops
 from minigrad.nn import init
 from minigrad.nn.module import Module, Parameter
 from minigrad.random import counter_state
+from minigrad.tape import state
 from minigrad.tensor import Tensor
 
 Initializer = Callable[[tuple[int, ...]], np.ndarray]
@@ -72,8 +73,8 @@ class BatchNorm(Module):
         self.running_var = Tensor(init.ones((features,)))
         self.has_statistics = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalized, scaled and shifted."""
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """Normalized, scaled and shifted, and with "relu" or "sigmoid" activated in the same pass."""
         if self.training:
             self.has_statistics = True
         elif not self.has_statistics:
@@ -84,8 +85,15 @@ class BatchNorm(Module):
             self.has_statistics = True  # one warning is enough
         return ops.batch_norm(
             x, self.gamma, self.beta, self.running_mean, self.running_var,
-            training=self.training, decay=self.decay, eps=self.eps,
+            training=self.training, decay=self.decay, eps=self.eps, activation=activation,
         )  # fmt: skip
+
+    def for_training(self) -> ops.Normalization:
+        """What training normalizes by, for an op that does it together with other work."""
+        if state.recording is not None:
+            state.recording.saw_module(self)  # type: ignore[attr-defined]
+        self.has_statistics = True
+        return ops.Normalization(self.gamma, self.beta, self.running_mean, self.running_var, self.decay, self.eps)
 
     def loaded(self) -> None:
         """The statistics are real now."""
@@ -151,6 +159,44 @@ class Dropout(Module):
         return str(self.p)
 
 
+FUSED = {ReLU: "relu", Sigmoid: "sigmoid"}  # activations that BatchNorm applies on the way
+
+
+def fused_activation(norm: Module, activation: Module) -> str | None:
+    """The activation's name if both modules run as one op: the same bits, with fewer passes over memory.
+
+    Not where each op is looked at (anomaly mode, mg.inspect), or the forward of one of the two was replaced.
+    """
+    name = FUSED.get(type(activation))
+    if name is None or type(norm) is not BatchNorm or state.trace:
+        return None
+    return None if "forward" in vars(norm) or "forward" in vars(activation) else name
+
+
+def run(layers: Sequence[Module], x: Any) -> Any:
+    """Modules one after another, a BatchNorm together with the activation after it."""
+    i = 0
+    while i < len(layers):
+        name = fused_activation(layers[i], layers[i + 1]) if i + 1 < len(layers) else None
+        x = layers[i](x) if name is None else layers[i](x, activation=name)
+        i += 1 if name is None else 2
+    return x
+
+
+def run_branch(branch: Module, x: Any) -> ops.Branch:
+    """A branch up to its last normalization and activation, which are left to `concat_branches`."""
+    if type(branch) is not Sequential or "forward" in vars(branch) or not branch.layers:
+        return ops.Branch(branch(x), None, None)
+    *first, last = branch.layers
+    name = FUSED.get(type(last)) if "forward" not in vars(last) else None
+    if name is None:
+        return ops.Branch(branch(x), None, None)
+    norm = first[-1] if first else None
+    if isinstance(norm, BatchNorm) and norm.training and fused_activation(norm, last):
+        return ops.Branch(run(first[:-1], x), norm.for_training(), name)
+    return ops.Branch(run(first, x), None, name)
+
+
 class Sequential(Module):
     """Modules one after another; `model[i]` is the i-th, and they are named by their numbers."""
 
@@ -162,9 +208,7 @@ class Sequential(Module):
 
     def forward(self, x: Any) -> Any:
         """The last layer's result."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        return run(self.layers, x)
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(number, layer)."""
@@ -190,8 +234,10 @@ class Concat(Module):
         self.branches = list(branches)
 
     def forward(self, x: Tensor) -> Tensor:
-        """All results, concatenated."""
-        return ops.concat([branch(x) for branch in self.branches], axis=-1)
+        """All results, concatenated; the last normalization and activation of a branch write to their place in it."""
+        if state.trace:
+            return ops.concat([branch(x) for branch in self.branches], axis=-1)
+        return ops.concat_branches([run_branch(branch, x) for branch in self.branches])
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(number, branch)."""

@@ -1,6 +1,7 @@
 """The ops: one file per family, each with the Op classes and their public functions."""
 
 from minigrad.ops.arithmetic import add, assign, div, mul, sub
+from minigrad.ops.branches import Branch, concat_branches
 from minigrad.ops.conv import conv2d
 from minigrad.ops.dropout import dropout
 from minigrad.ops.elementwise import exp, log, power, relu, sigmoid, sqrt, tanh
@@ -8,16 +9,19 @@ from minigrad.ops.loss import cross_entropy, log_softmax, softmax
 from minigrad.ops.lrn import local_response_norm
 from minigrad.ops.matmul import linear, matmul
 from minigrad.ops.movement import concat, copied, getitem, reshape, to, transpose
-from minigrad.ops.norm import batch_norm
+from minigrad.ops.norm import Normalization, batch_norm
 from minigrad.ops.pool import avg_pool2d, global_avg_pool, max_pool2d
 from minigrad.ops.reduce import max, mean, sum
 
 __all__ = [
+    "Branch",
+    "Normalization",
     "add",
     "assign",
     "avg_pool2d",
     "batch_norm",
     "concat",
+    "concat_branches",
     "conv2d",
     "copied",
     "cross_entropy",

@@ -23,6 +23,7 @@ class Conv2d(Op):
     formula = (
         "y[p] = b + Σ x[p + t] W[t] over the taps t;  dx[p + t] = Σ dy[p] W[t]ᵀ;  dW[t] = Σ x[p + t]ᵀ dy[p];  db = Σ dy"
     )
+    adds_to = 0
 
     def forward(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, *, window: Window) -> np.ndarray:
         self.save(x if self.needs[1] else None, w if self.needs[0] else None)
@@ -47,14 +48,15 @@ class Conv2d(Op):
         dx = dw = db = None
         if self.needs[0]:
             if self.is_product:
-                dx = product(self, pixels(dy), w.reshape(w.shape[2:]), trans_b=True).reshape(self.x_shape)
+                total = self.take_total()
+                dx = product(self, pixels(dy), w.reshape(w.shape[2:]), trans_b=True, shape=self.x_shape, total=total)
             else:
                 dx = self.empty(self.x_shape, dy.dtype)
                 if dx.size:
                     self.kernels.conv.conv_backward_x(dy, w, self.geometry, dx)
         if self.needs[1]:
             if self.is_product:
-                dw = product(self, pixels(x), pixels(dy), trans_a=True).reshape(self.w_shape)
+                dw = product(self, pixels(x), pixels(dy), trans_a=True, shape=self.w_shape)
             else:
                 dw = self.empty(self.w_shape, dy.dtype)
                 if dw.size:

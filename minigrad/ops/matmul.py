@@ -14,11 +14,25 @@ from minigrad.tensor import Tensor
 NO_BIAS = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}
 
 
-def product(op: Op, a: np.ndarray, b: np.ndarray, trans_a: bool = False, trans_b: bool = False) -> np.ndarray:
-    """A new matrix: A B, either side transposed if said."""
-    y = op.empty((a.shape[1] if trans_a else a.shape[0], b.shape[0] if trans_b else b.shape[1]), a.dtype)
+def product(
+    op: Op,
+    a: np.ndarray,
+    b: np.ndarray,
+    trans_a: bool = False,
+    trans_b: bool = False,
+    *,
+    shape: tuple[int, ...] | None = None,
+    total: np.ndarray | None = None,
+) -> np.ndarray:
+    """A B, either side transposed if said, as a new array, of `shape` if given; or added to `total`, which is returned."""
+    rows, columns = a.shape[1] if trans_a else a.shape[0], b.shape[0] if trans_b else b.shape[1]
+    y = op.empty(shape or (rows, columns), a.dtype) if total is None else total
     if y.size:
-        op.kernels.gemm.gemm(a, b, NO_BIAS[a.dtype], y, trans_a, trans_b)
+        matrix = y if y.ndim == 2 else y.reshape(rows, columns)
+        if total is None:
+            op.kernels.gemm.gemm(a, b, NO_BIAS[a.dtype], matrix, trans_a, trans_b)
+        else:
+            op.kernels.gemm.gemm_add(a, b, matrix, trans_a, trans_b)
     return y
 
 
@@ -31,6 +45,7 @@ class Linear(Op):
     """x W + b."""
 
     formula = "y = x W + b;  dx = dy Wᵀ;  dW = xᵀ dy;  db = Σ dy over the rows"
+    adds_to = 0
 
     def forward(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.ndarray:
         self.save(x if self.needs[1] else None, w if self.needs[0] else None)
@@ -46,9 +61,7 @@ class Linear(Op):
         matrix = as_matrix(dy)
         dx = dw = db = None
         if self.needs[0]:
-            dx = product(self, matrix, w, trans_b=True)
-            if len(self.x_shape) != 2:
-                dx = dx.reshape(self.x_shape)
+            dx = product(self, matrix, w, trans_b=True, shape=self.x_shape, total=self.take_total())
         if self.needs[1]:
             dw = product(self, as_matrix(x), matrix, trans_a=True)
         if self.needs[2]:

@@ -1,16 +1,20 @@
 """Batch Normalization (Ioffe & Szegedy 2015, Algorithms 1 and 2) over the last axis of an array of any rank."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.ops.elementwise import float_tensor
 from minigrad.tape import Op, state
 from minigrad.tensor import Tensor
 
 
+Running = tuple[np.ndarray, np.ndarray] | None  # mean and variance, or None to keep none
+
+
 class BatchNorm(Op):
-    """Normalization by the statistics of the batch."""
+    """Normalization by the statistics of the batch, and the activation after it, if there is one."""
 
     formula = (
         "x̂ = (x - μ) / √(σ² + ε);  y = γ x̂ + β;  dβ = Σ dy;  dγ = Σ dy x̂;  dx = γ / (m √(σ² + ε)) (m dy - dβ - x̂ dγ)"
@@ -22,36 +26,79 @@ class BatchNorm(Op):
         gamma: np.ndarray | None,
         beta: np.ndarray | None,
         *,
-        running: tuple[np.ndarray, np.ndarray] | None,
+        running: Running,
         decay: float,
         eps: float,
+        activation: int = IDENTITY,
     ) -> np.ndarray:
-        c = x.shape[-1]
-        self.eps = eps
-        self.mean, self.var = self.empty((c,), STATISTICS), self.empty((c,), STATISTICS)
+        self.eps, self.activation = eps, activation
         y = self.empty_like(x)
-        scale = ones(c, x.dtype) if gamma is None else gamma
-        shift = zeros(c, x.dtype) if beta is None else beta
-        matrix = x.reshape(-1, c)
-        self.kernels.norm.batch_norm_forward(matrix, scale, shift, eps, y.reshape(-1, c), self.mean, self.var)
-        if running is not None:
-            self.kernels.norm.running_update(self.mean, self.var, len(matrix), decay, *running)
-        self.save(x, gamma)
+        c = x.shape[-1]
+        self.mean, self.var = normalize(
+            self, x, gamma, beta, running, decay, eps, activation, y if y.ndim == 2 else y.reshape(-1, c), 0
+        )
+        self.save(x, gamma, beta if activation == RELU else None, y if activation == SIGMOID else None)
         return y
 
     def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
-        x, gamma = self.saved  # type: ignore[misc]
-        c = x.shape[-1]
-        dx, dgamma, dbeta = self.empty_like(x), self.empty((c,), x.dtype), self.empty((c,), x.dtype)
-        scale = ones(c, x.dtype) if gamma is None else gamma
-        self.kernels.norm.batch_norm_backward(
-            dy.reshape(-1, c), x.reshape(-1, c), scale, self.mean, self.var, self.eps, dx.reshape(-1, c), dgamma, dbeta
+        x, gamma, beta, y = self.saved  # type: ignore[misc]
+        dx, dgamma, dbeta = normalize_backward(
+            self, dy, x, dy if y is None else y, 0, gamma, beta, self.mean, self.var, self.eps, self.activation
         )
         return dx, dgamma if self.needs[1] else None, dbeta if self.needs[2] else None
 
 
+def normalize(
+    op: Op,
+    x: np.ndarray,
+    gamma: np.ndarray | None,
+    beta: np.ndarray | None,
+    running: Running,
+    decay: float,
+    eps: float,
+    activation: int,
+    y: np.ndarray,
+    column: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put x, normalized, into columns of the matrix y; the mean and variance of the batch."""
+    c = x.shape[-1]
+    mean, var = op.empty((c,), STATISTICS), op.empty((c,), STATISTICS)
+    scale = ones(c, x.dtype) if gamma is None else gamma
+    shift = zeros(c, x.dtype) if beta is None else beta
+    matrix = x if x.ndim == 2 else x.reshape(-1, c)
+    op.kernels.norm.batch_norm_forward(matrix, scale, shift, eps, activation, y, column, mean, var)
+    if running is not None:
+        op.kernels.norm.running_update(mean, var, len(matrix), decay, *running)
+    return mean, var
+
+
+def normalize_backward(
+    op: Op,
+    dy: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    column: int,
+    gamma: np.ndarray | None,
+    beta: np.ndarray | None,
+    mean: np.ndarray,
+    var: np.ndarray,
+    eps: float,
+    activation: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dx, dgamma, dbeta) from columns of dy and, for sigmoid, of y."""
+    c = x.shape[-1]
+    dx, dgamma, dbeta = op.empty_like(x), op.empty((c,), x.dtype), op.empty((c,), x.dtype)
+    scale = ones(c, x.dtype) if gamma is None else gamma
+    shift = zeros(c, x.dtype) if beta is None else beta
+    matrices = [a if a.ndim == 2 else a.reshape(-1, a.shape[-1]) for a in (dy, x, y, dx)]
+    op.kernels.norm.batch_norm_backward(
+        *matrices[:3], column, scale, shift, mean, var, eps, activation, matrices[3], dgamma, dbeta
+    )
+    return dx, dgamma, dbeta
+
+
 class BatchNormInference(Op):
-    """Normalization by fixed statistics: a linear map."""
+    """Normalization by fixed statistics, a linear map, and the activation after it, if there is one."""
 
     formula = "y = γ (x - E) / √(Var + ε) + β;  dx = γ dy / √(Var + ε);  dγ = Σ dy x̂;  dβ = Σ dy"
 
@@ -64,29 +111,45 @@ class BatchNormInference(Op):
         var: np.ndarray,
         *,
         eps: float,
+        activation: int = IDENTITY,
     ) -> np.ndarray:
         c = x.shape[-1]
-        self.eps = eps
+        self.eps, self.activation = eps, activation
         y = self.empty_like(x)
         if y.size:
             scale = ones(c, x.dtype) if gamma is None else gamma
             shift = zeros(c, x.dtype) if beta is None else beta
-            self.kernels.norm.batch_norm_inference(x.reshape(-1, c), scale, shift, mean, var, eps, y.reshape(-1, c))
-        self.save(x, gamma, mean, var)
+            self.kernels.norm.batch_norm_inference(
+                x.reshape(-1, c), scale, shift, mean, var, eps, activation, y.reshape(-1, c), 0
+            )
+        self.save(x, gamma, beta if activation == RELU else None, mean, var, y if activation == SIGMOID else None)
         return y
 
     def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
-        x, gamma, mean, var = self.saved  # type: ignore[misc]
+        x, gamma, beta, mean, var, y = self.saved  # type: ignore[misc]
         c = x.shape[-1]
         dx, dgamma, dbeta = self.empty_like(x), self.empty((c,), x.dtype), self.empty((c,), x.dtype)
         if x.size:
             scale = ones(c, x.dtype) if gamma is None else gamma
+            shift = zeros(c, x.dtype) if beta is None else beta
+            matrices = [a.reshape(-1, c) for a in (dy, x, dy if y is None else y)]
             self.kernels.norm.batch_norm_inference_backward(
-                dy.reshape(-1, c), x.reshape(-1, c), scale, mean, var, self.eps, dx.reshape(-1, c), dgamma, dbeta
+                *matrices, 0, scale, shift, mean, var, self.eps, self.activation, dx.reshape(-1, c), dgamma, dbeta
             )
         else:
             dgamma = dbeta = zeros(c, x.dtype)
         return dx, dgamma if self.needs[1] else None, dbeta if self.needs[2] else None, None, None
+
+
+class Normalization(NamedTuple):
+    """The arguments of `batch_norm` in training."""
+
+    gamma: Tensor | None
+    beta: Tensor | None
+    running_mean: Any
+    running_var: Any
+    decay: float
+    eps: float
 
 
 STATISTICS = np.dtype(np.float64)  # one number per feature: exact at no cost
@@ -111,6 +174,9 @@ def constant(value: float, n: int, dtype: np.dtype) -> np.ndarray:
     return CONSTANTS[key]
 
 
+ACTIVATIONS = {None: IDENTITY, "relu": RELU, "sigmoid": SIGMOID}
+
+
 def batch_norm(
     x: Tensor,
     gamma: Tensor | None,
@@ -121,45 +187,72 @@ def batch_norm(
     training: bool,
     decay: float = 0.9,
     eps: float = 1e-5,
+    activation: str | None = None,
 ) -> Tensor:
     """Normalize each feature (the last axis), then scale by gamma and shift by beta (each may be None).
 
     Training: by mean and biased variance over all other axes, m values per feature; running_mean and running_var (arrays
     or Tensors of shape (features,), or None) are updated in place, running = decay * running + (1 - decay) * batch, the
     variance by its unbiased estimate, m / (m - 1) of the biased one. Otherwise: by running_mean and running_var.
+    `activation`, "relu" or "sigmoid", is applied to the result in the same pass over memory, to the same bits.
     Method: Ioffe & Szegedy 2015, Algorithm 1 and section 3.1. Raises ValueError for shapes that do not match and for
     training with m < 2, TypeError for dtypes that differ.
     """
+    norm = Normalization(gamma, beta, running_mean, running_var, decay, eps)
+    running = checked(x, norm)
+    number = activation_number(activation)
+    if not training:
+        if running is None:
+            raise ValueError("batch_norm: without training, running_mean and running_var are needed")
+        given = zip((running_mean, running_var), running, strict=True)
+        fixed = [r.detach() if isinstance(r, Tensor) else Tensor._wrap(array, x._device) for r, array in given]
+        return BatchNormInference.apply(x, gamma, beta, *fixed, eps=eps, activation=number)
+    check_count(x)
+    y = BatchNorm.apply(x, gamma, beta, running=running, decay=float(decay), eps=float(eps), activation=number)
+    mark_changed(norm)
+    return y
+
+
+def activation_number(name: str | None) -> int:
+    """The number kernels know an activation by."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"batch_norm: activation must be None, 'relu' or 'sigmoid', not {name!r}")
+    return ACTIVATIONS[name]
+
+
+def checked(x: Tensor, norm: Normalization) -> Running:
+    """The arrays of the running statistics; raises unless everything fits x."""
     data = float_tensor("batch_norm", x)._data
     if data.ndim < 2:
         raise ValueError(f"batch_norm: x needs a batch axis and features on the last axis, not shape {data.shape}")
-    features = data.shape[-1]
-    if gamma is not None:
-        check_parameter("gamma", gamma, data)
-    if beta is not None:
-        check_parameter("beta", beta, data)
-    mean, var = running_array("running_mean", running_mean, x), running_array("running_var", running_var, x)
-    if not 0 <= decay <= 1 or not eps >= 0:
-        raise ValueError(f"batch_norm: decay must be 0 to 1 and eps at least 0, not {decay} and {eps}")
+    if norm.gamma is not None:
+        check_parameter("gamma", norm.gamma, data)
+    if norm.beta is not None:
+        check_parameter("beta", norm.beta, data)
+    mean = running_array("running_mean", norm.running_mean, x)
+    var = running_array("running_var", norm.running_var, x)
+    if not 0 <= norm.decay <= 1 or not norm.eps >= 0:
+        raise ValueError(f"batch_norm: decay must be 0 to 1 and eps at least 0, not {norm.decay} and {norm.eps}")
     if (mean is None) != (var is None):
         raise ValueError("batch_norm: pass both running_mean and running_var, or neither")
-    if not training:
-        if mean is None or var is None:
-            raise ValueError("batch_norm: without training, running_mean and running_var are needed")
-        given = (running_mean, mean), (running_var, var)
-        fixed = [r.detach() if isinstance(r, Tensor) else Tensor._wrap(array, x._device) for r, array in given]
-        return BatchNormInference.apply(x, gamma, beta, *fixed, eps=eps)
-    if data.size < 2 * features or not data.size:
+    return None if mean is None or var is None else (mean, var)
+
+
+def check_count(x: Tensor) -> None:
+    """Raise unless there are enough values per feature to have a variance."""
+    data = x._data
+    if data.size < 2 * data.shape[-1] or not data.size:
         raise ValueError(
             f"batch_norm: training needs at least 2 values per feature to have a variance, x has shape {data.shape}; "
             "use a larger batch, or drop_last=True to leave out a smaller last batch"
         )
-    running = None if mean is None or var is None else (mean, var)
-    y = BatchNorm.apply(x, gamma, beta, running=running, decay=float(decay), eps=float(eps))
-    for r in (running_mean, running_var):
+
+
+def mark_changed(norm: Normalization) -> None:
+    """Note that the running statistics were changed in place."""
+    for r in (norm.running_mean, norm.running_var):
         if isinstance(r, Tensor):
             r._version[0] += 1
-    return y
 
 
 def check_parameter(name: str, t: Tensor, x: np.ndarray) -> None:

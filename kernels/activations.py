@@ -1,0 +1,3 @@
+"""Activations that other kernels apply on the way, by number."""
+
+IDENTITY, RELU, SIGMOID = 0, 1, 2
