@@ -20,6 +20,7 @@ from minigrad.kernels.cpu.simd import (
     copy_row,
     tile_cols,
     tile_rows,
+    touch,
     transpose_tile,
     vector_lanes,
 )
@@ -34,6 +35,7 @@ PART = 2048  # shared indices from which it pays to sum up a small product in pa
 MOST_SUMS = 1 << 20  # elements of all parts together, at most
 NEAR_BYTES = 1 << 15  # of both sides of x^T y, gone through together: what stays in the first-level cache, or at least
 NEAR_ROWS = 128  # so many rows, since C is read and written for every block
+TOUCHED = 1 << 19  # bytes of C that are read in order before something is added to them: as many as stay in the cache
 PACK_ROWS = 32  # rows of B that one task copies
 
 
@@ -125,6 +127,8 @@ def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, p0, p1, pane
         else:
             step = a.strides[0]
             first = a.ctypes.data + (k0 * step + i0 * item if trans_a else i0 * step)
+        if accumulate and k0 == 0 and c.strides[0] == n * item and rows * n * item <= TOUCHED:
+            touch(c.ctypes.data + i0 * n * item, rows * n * item)
         for p in range(p0, p1):
             v0 = p * vectors // panels
             width = (p + 1) * vectors // panels - v0

@@ -13,6 +13,9 @@ from numba import prange
 
 from minigrad.kernels.cpu.compile import inlined, parallel_kernel
 from minigrad.kernels.cpu.pool_runs import max_run, mean_run, share_run, won_run
+from minigrad.kernels.cpu.simd import touch
+
+TOUCHED = 8  # rows whose windows' pixels are read in order, before they are worked on
 
 
 @inlined
@@ -48,6 +51,15 @@ def whole_windows(window, size, stride, padding, length, windows):
     return min(length - size - start + 1, windows - window)
 
 
+@inlined
+def touch_rows(x, row, count):
+    """Have rows of pixels in the cache, counted through all images."""
+    n, h, w, c = x.shape
+    count = min(count, n * h - row)
+    if count > 0:
+        touch(x.ctypes.data + row * w * c * x.itemsize, count * w * c * x.itemsize)
+
+
 @parallel_kernel(size_of=0)
 def max_pool_forward(x, size, stride, padding, y, winner):
     n, h, w, c = x.shape
@@ -56,6 +68,8 @@ def max_pool_forward(x, size, stride, padding, y, winner):
         image, i = task // oh, task % oh
         top, bottom = covered(i, size[0], stride[0], padding[0], h)
         row_place = (top + padding[0] - i * stride[0]) * size[1]
+        if i % TOUCHED == 0:
+            touch_rows(x, image * h + top, TOUCHED * stride[0] + size[0])
         nan = has_nan(x[image, top:bottom].reshape(-1))
         j = 0
         while j < ow:
@@ -79,6 +93,10 @@ def max_pool_backward(dy, winner, size, stride, padding, dx):
         image, i = task // h, task % h
         top, bottom = covering(i, size[0], stride[0], padding[0], oh)
         row_place = (i + padding[0] - top * stride[0]) * size[1]
+        if i % TOUCHED == 0:
+            rows = TOUCHED // stride[0] + size[0]
+            touch_rows(dy, image * oh + top, rows)
+            touch_rows(winner, image * oh + top, rows)
         j = 0
         while j < w:
             left, right = covering(j, size[1], stride[1], padding[1], ow)

@@ -32,6 +32,7 @@ def tile_height(vectors):
     return min((REGISTERS - vectors - 1) // vectors, 24 // vectors)
 
 
+LINE = 64  # bytes that the cache fetches at a time
 MAX_VECTORS = 3  # registers across a tile; wider ones read more of B for each row of A, and gain nothing
 HEIGHTS = (0, *(tile_height(v) for v in range(1, MAX_VECTORS + 1)))
 
@@ -348,6 +349,25 @@ def copy_row(typingctx, dtype, vectors, source, target, lanes):
         return context.get_dummy_value()
 
     return types.void(dtype, *[types.intp] * 4), codegen
+
+
+@intrinsic
+def touch(typingctx, address, count):
+    """Read one number of every cache line among `count` bytes, in order, for nothing but to have them in the cache.
+
+    Memory comes fastest to who reads it in order. A tile reads crosswise; so a block is touched before it is worked on.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        address, count = arguments
+        first = builder.and_(address, index(-LINE))
+        lines = builder.udiv(builder.sub(builder.add(address, builder.add(count, index(LINE - 1))), first), index(LINE))
+        with cgutils.for_range(builder, lines) as loop:
+            number = builder.inttoptr(builder.add(first, builder.mul(loop.index, index(LINE))), LANE.as_pointer())
+            builder.load_atomic(number, "monotonic", 4)  # the only kind that LLVM keeps though nothing uses it
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), codegen
 
 
 TRANSPOSE_ARGUMENTS = ["source", "source_step", "rows", "columns", "target", "target_step"]
