@@ -1,6 +1,6 @@
 """minigrad beside PyTorch, JAX and hand-written NumPy on this machine, in one run.
 
-    python benchmarks/compare.py                         everything, on 1 and 2 threads: about ten minutes
+    python benchmarks/compare.py                         everything, on 1 and 2 threads: about half an hour
     python benchmarks/compare.py --quick                 the same in short, to see that it runs; the numbers are rough
     python benchmarks/compare.py --only step --threads 1
 
@@ -19,9 +19,10 @@ if (
 ):  # run as a script; at the end of the path, so that an installed minigrad is not hidden by the sources
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.comparison import gemm, machine, start, step, tables
+from benchmarks.comparison import conv, gemm, inception, machine, start, step, tables, where
+from benchmarks.comparison.inception_networks import Network
 
-SECTIONS = ("step", "gemm", "start")
+SECTIONS = ("step", "gemm", "start", "conv", "inception", "where")
 
 
 def section_names(text: str) -> list[str]:
@@ -37,7 +38,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="minigrad beside PyTorch, JAX and NumPy, measured in turn.")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of threads (1 2)")
-    parser.add_argument("--only", type=section_names, default=list(SECTIONS), help="sections, as in step,gemm,start")
+    parser.add_argument("--only", type=section_names, default=list(SECTIONS), help="sections, as in gemm,conv")
     parser.add_argument("--quick", action="store_true", help="few and short rounds: to see that it runs")
     parser.add_argument("--output", type=Path, default=Path("results/compare.json"), help="file for all numbers")
     options = parser.parse_args(argv)
@@ -79,6 +80,19 @@ def main(argv: list[str] | None = None) -> None:
     if "start" in options.only:
         note("imports, first steps, cold compile")
         keep("start", start, start.compare(max(threads), rounds=2 if quick else 7))
+    if "conv" in options.only:
+        length = {"rounds": 3, "seconds": 0.01, "shapes": conv.QUICK} if quick else {"rounds": 11, "seconds": 0.05}
+        for n in threads:
+            note(f"convolutions, {n} threads")
+            keep("conv", conv, conv.compare(n, **length))
+    if "inception" in options.only:
+        for network, length in inception.plan(quick):
+            note(f"training step of Inception, {inception.described(network)}")
+            keep("inception", inception, inception.compare(network, max(threads), **length))
+    if "where" in options.only:
+        for network in [Network(0.25, 128, True)] if quick else [Network(0.25, 128, True), Network(1.0, 50, True)]:
+            note(f"launches of Inception, {inception.described(network)}")
+            keep("where", where, where.measure(network, max(threads), rounds=3 if quick else 9))
     print(tables.target_table(targets))
     print(f"All numbers are in {options.output}.")
 

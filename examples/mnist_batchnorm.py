@@ -13,15 +13,13 @@ Measured results are in the README.
 
 import json
 import math
-import platform
 import time
 from pathlib import Path
 from typing import Annotated
 
-import matplotlib
-import numba
 import numpy as np
 import typer
+from reporting import machine, plt
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,9 +27,6 @@ from rich.table import Table
 
 import minigrad as mg
 from minigrad.data import Loader, load_binary_mnist
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 BATCH = 60
 PERCENTILES = (15, 50, 85)
@@ -119,7 +114,6 @@ def train(batch_norm: bool, data, steps: int, lr: float, sigma: float, seed: int
 
 def draw(histories: dict[bool, dict], path: Path) -> None:
     """The paper's three panels."""
-    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     figure, (curve, *bands) = plt.subplots(1, 3, figsize=(10, 3), width_ratios=(1.3, 1, 1), layout="constrained")
     for batch_norm, style in ((True, "-"), (False, "--")):
         h = histories[batch_norm]
@@ -127,7 +121,7 @@ def draw(histories: dict[bool, dict], path: Path) -> None:
             h["steps"], h["test_accuracy"], style, color="tab:blue" if batch_norm else "black", label=NAMES[batch_norm]
         )
     curve.set(ylim=(0.7, 1), xlabel="training steps", ylabel="test accuracy", title="(a)")
-    curve.legend(loc="lower right", frameon=False)
+    curve.legend(loc="lower right")
     for axes, batch_norm, letter in ((bands[0], False, "b"), (bands[1], True, "c")):
         h = histories[batch_norm]
         low, middle, high = np.array(h["percentiles"]).reshape(-1, 3).T  # none, if it diverged at once
@@ -153,15 +147,6 @@ def table(histories: dict[bool, dict]) -> Table:
         found = dict(zip(h["steps"], h["test_accuracy"], strict=True))
         result.add_row(name, *[f"{found[s]:.3f}" if s in found else "diverged" for s in columns])
     return result
-
-
-def machine() -> dict:
-    """What this ran on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
-    return {"cpu": cpu, "system": platform.system(), "threads": mg.get_num_threads()}
 
 
 def main(
@@ -211,12 +196,7 @@ def main(
             "unit": unit,
             "device": device,
         },
-        "versions": {
-            "minigrad": mg.__version__,
-            "numpy": np.__version__,
-            "numba": numba.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": mg.checkpoint.versions(),
         "machine": machine(),
         "seconds": seconds,
         "networks": {NAMES[batch_norm]: history for batch_norm, history in histories.items()},

@@ -215,9 +215,10 @@ class RecordingFamily:
 
     def __getattr__(self, name: str) -> Any:
         kernel = getattr(self.module, name)
+        recorder, family = self.recorder, self.family  # without self, or this would be a cycle
 
         def launch(*arguments: Any) -> None:
-            self.recorder.launch(self.family, name, kernel, arguments)
+            recorder.launch(family, name, kernel, arguments)
 
         setattr(self, name, launch)
         return launch
@@ -362,6 +363,7 @@ class Captured:
             outputs = self.step(*inner_args, **inner_kwargs)
         finally:
             state.recording = None
+            recorder.kernels = recorder.device.kernels  # without a cycle, which would keep its memory until collected
         plan = Plan(
             launches=recorder.launches,
             checks=recorder.checks,

@@ -300,6 +300,30 @@ def test_clear_forgets_recordings_and_their_memory():
     assert step(np.ones(2)).numpy().dtype == np.float64  # a new start, also for dtypes
 
 
+def pool_of_a_finished_training():
+    model = mg.nn.Linear(100, 50)
+    optimizer = mg.optim.SGD(model.parameters(), lr=0.1)
+
+    @mg.capture
+    def step(x):
+        optimizer.zero_grad()
+        loss = mg.relu(model(x)).sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    step(np.ones((20, 100), np.float32))
+    return weakref.ref(step.plan.pool)
+
+
+def test_memory_of_a_finished_training_is_given_back_without_the_garbage_collector():
+    gc.disable()
+    try:
+        assert pool_of_a_finished_training()() is None
+    finally:
+        gc.enable()
+
+
 def test_memory_is_used_again():
     def step(x):
         for _ in range(50):

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from benchmarks.comparison.machine import first_level_cache
-from benchmarks.comparison.processes import Burst, Worker
+from benchmarks.comparison.processes import Burst, Worker, in_turn
 from benchmarks.comparison.step import forbid_compiling
 from benchmarks.comparison.tables import ratio, spread, table, target
 
@@ -192,7 +192,7 @@ def compare(threads: list[int], *, rounds: int, seconds: float, quick: bool) -> 
         labels = list(workers)
         for i in range(rounds):
             for case, samples in rates.items():
-                for label in labels[i % len(labels) :] + labels[: i % len(labels)]:
+                for label in in_turn(labels, i):
                     if label in samples:
                         samples[label].append(workers[label].burst(case=case, seconds=seconds)["rate"])
     return {"threads": threads, "left_out": left_out, "rates": rates}

@@ -7,6 +7,10 @@ import platform
 import sys
 from pathlib import Path
 
+# glibc gives large blocks back to the system when they are freed and takes page faults when they come anew. A framework
+# that allocates its activations in every step then spends a third of its time on that. These keep all memory.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "10000000000", "MALLOC_TRIM_THRESHOLD_": "10000000000"}
+
 PACKAGES = ("minigrad", "numpy", "numba", "llvmlite", "torch", "jax", "jaxlib")
 
 

@@ -22,16 +22,19 @@ ROOT = Path(__file__).resolve().parents[2]
 PAUSE = (
     0.06  # seconds between bursts: pools of threads go on spinning after their work is done, OpenBLAS for some 20 ms
 )
+SLOW = 5  # times as long as the fastest
+SELDOM = 4  # of so many rounds, a slow contender takes part in the first
 
 
 class Worker:
     """The parent's end of one contender's process.
 
+    `variables` are environment variables besides those that tell the number of threads; None takes one away.
     `answer` is what preparing gave: imports and first step timed, results to compare. It is {"missing": reason} if the
     contender is not installed or does not run here.
     """
 
-    def __init__(self, workload: str, threads: int, variables: dict[str, str] | None = None, **settings):
+    def __init__(self, workload: str, threads: int, variables: dict[str, str | None] | None = None, **settings):
         cores = machine.physical_cores()[:threads]
         spec = {"workload": workload, "threads": threads, "cores": cores, "started": time.monotonic(), **settings}
         # -P keeps the working folder off the path: a minigrad installed from a wheel must not be hidden by sources.
@@ -41,7 +44,7 @@ class Worker:
             [sys.executable, "-P", "-c", code, json.dumps(spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**machine.environment(threads), **(variables or {})},
+            env=environment(threads, variables or {}),
             text=True,
         )
         self.answer = self.receive()
@@ -74,6 +77,22 @@ class Worker:
             self.process.kill()
         self.process.wait()
         self.process.stdout.close()
+
+
+def environment(threads: int, variables: dict[str, str | None]) -> dict[str, str]:
+    """What tells so many threads, with these variables set, or taken away where they are None."""
+    given = {**machine.environment(threads), **variables}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def in_turn(contenders: list, i: int) -> list:
+    """The order of the contenders in round i: each round starts with another one."""
+    return contenders[i % len(contenders) :] + contenders[: i % len(contenders)]
+
+
+def sits_out(seconds: dict[str, float], name: str, i: int) -> bool:
+    """Whether a contender sits out round i: one that takes SLOW times as long as the fastest works in few rounds only."""
+    return i % SELDOM != 0 and seconds[name] > SLOW * min(seconds.values())
 
 
 def work() -> None:

@@ -6,7 +6,7 @@ import time
 
 from benchmarks.comparison import contenders
 from benchmarks.comparison.machine import peak_memory
-from benchmarks.comparison.processes import Burst, Worker
+from benchmarks.comparison.processes import Burst, Worker, in_turn
 from benchmarks.comparison.tables import ratio, spread, table, target
 
 CHECKED = 20  # steps whose losses must agree
@@ -94,7 +94,7 @@ def compare(batch_norm: bool, threads: int, *, rounds: int, steps: int) -> dict:
         samples: dict[str, list[float]] = {w.name: [] for w in workers}
         memory = {}
         for i in range(rounds):
-            for w in workers[i % len(workers) :] + workers[: i % len(workers)]:
+            for w in in_turn(workers, i):
                 result = w.burst(steps=steps)
                 samples[w.name].append(result["seconds"])
                 memory[w.name] = result["peak_memory"]

@@ -1,15 +1,27 @@
 """Medians, ratios, and tables in plain text."""
 
 import statistics
+from collections.abc import Sequence
+
+Samples = Sequence[float | None]  # one number for each round; None where a contender did not take part
 
 
-def ratio(slow: list[float], fast: list[float]) -> float:
-    """How many times longer: the median of the rounds' ratios, in which what slows a whole round down cancels."""
-    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+def ratio(slow: Samples, fast: Samples) -> float:
+    """How many times longer: the median of the rounds' ratios, in which what slows a whole round down cancels.
+
+    Rounds that one of the two sat out are left out.
+    """
+    return statistics.median(s / f for s, f in zip(slow, fast, strict=True) if s is not None and f is not None)
 
 
-def spread(values: list[float]) -> float:
+def median(values: Samples) -> float:
+    """The median over the rounds in which the contender took part."""
+    return statistics.median(v for v in values if v is not None)
+
+
+def spread(values: Samples) -> float:
     """Half the distance of the quartiles as a share of the median: how far to trust the number."""
+    values = [v for v in values if v is not None]
     if len(values) < 2:
         return 0.0
     low, middle, high = statistics.quantiles(values, n=4)

@@ -1,0 +1,51 @@
+"""Convolutions of the small Inception, each pass alone, as `mg.conv2d` launches it: a 1x1 window is a matrix product."""
+
+import numpy as np
+
+from .comparison import conv
+from .measure import Benchmark, use_threads
+
+SHAPES = {conv.name_of(conv.SHAPES[i]): conv.SHAPES[i] for i in (0, 1, 3, 5, 8, 9)}
+
+
+class Conv(Benchmark):
+    """Forward, gradient of the image, gradient of the weights; the results lie ready."""
+
+    params = (list(SHAPES), [1, 2])
+    param_names = ("shape", "threads")
+
+    def setup(self, name, threads):
+        use_threads(threads)
+        x, w, dy = conv.arrays(SHAPES[name])
+        forward, backward_x, (y, dx, _) = conv.recorded(x, w, dy, (True, False))
+        _, backward_w, (_, _, dw) = conv.recorded(x, w, dy, (False, True))
+        if (error := conv.largest_error((y, dx, dw), x, w, dy)) > conv.TOLERANCE:
+            raise RuntimeError(f"relative error {error:.1e}, at most {conv.TOLERANCE:g} was expected")
+        self.works = [conv.launcher(calls) for calls in (forward, backward_x, backward_w)]
+
+    def time_forward(self, name, threads):
+        self.sample(self.works[0])
+
+    def time_backward_x(self, name, threads):
+        self.sample(self.works[1])
+
+    def time_backward_w(self, name, threads):
+        self.sample(self.works[2])
+
+
+class ConvFloat64(Benchmark):
+    """3x3 in float64, for checks."""
+
+    def setup(self):
+        x, w, dy = (a.astype(float) for a in conv.arrays((8, 32, 16, 48, 3)))
+        forward, backward, found = conv.recorded(x, w, dy)
+        expected = conv.by_hand(x, w, dy, len(x))
+        for got, right in zip(found, expected, strict=True):
+            np.testing.assert_allclose(got, right, rtol=1e-10, atol=1e-10)
+        self.forward, self.backward = conv.launcher(forward), conv.launcher(backward)
+
+    def time_forward(self):
+        self.sample(self.forward)
+
+    def time_backward(self):
+        self.sample(self.backward)

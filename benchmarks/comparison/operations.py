@@ -1,0 +1,72 @@
+"""How many floating-point operations a recorded launch makes, and how many bytes: what `where` compares with the limits.
+
+A multiplication and an addition each count once; products with zeros of the padding are counted, whether the kernel makes
+them or not. Kernels that are not listed are judged by the bytes of their arrays alone. The arguments are those of the compiled
+function, after its `prepare` if the kernel has one; tests/benchmarks/test_operations.py notices when they change.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minigrad.capture import Launch
+
+
+def pixels(images: np.ndarray) -> int:
+    """Of all images (n, h, w, c)."""
+    return math.prod(images.shape[:3])
+
+
+def of_gemm(a: np.ndarray, b: np.ndarray, bias: np.ndarray, c: np.ndarray, *transposed: bool) -> int:
+    """Every number of A with a row of B."""
+    return 2 * a.size * c.shape[1]
+
+
+def of_gemm_batched(a: np.ndarray, b: np.ndarray, c: np.ndarray, *transposed: bool) -> int:
+    """Every number of A with a row of its B."""
+    return 2 * a.size * c.shape[2]
+
+
+def of_conv_forward(x: np.ndarray, w: np.ndarray, bias: np.ndarray, y: np.ndarray, *plan: Any) -> int:
+    """Every weight with every output pixel."""
+    return 2 * w.size * pixels(y)
+
+
+def of_conv_backward_x(dy: np.ndarray, w: np.ndarray, bias: np.ndarray, dx: np.ndarray, *plan: Any) -> int:
+    """Every weight with every output pixel."""
+    return 2 * w.size * pixels(dy)
+
+
+def of_conv_backward_w(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, *plan: Any) -> int:
+    """Every weight with every output pixel."""
+    return 2 * dw.size * pixels(dy)
+
+
+OPERATIONS: dict[str, Callable[..., int]] = {
+    "gemm.gemm": of_gemm,
+    "gemm.gemm_batched": of_gemm_batched,
+    "conv.conv_forward": of_conv_forward,
+    "conv.conv_backward_x": of_conv_backward_x,
+    "conv.conv_backward_w": of_conv_backward_w,
+}
+
+
+def operations(launch: Launch) -> int | None:
+    """Floating-point operations of a launch; None if its kernel is judged by bytes."""
+    count = OPERATIONS.get(launch.kernel)
+    return None if count is None else int(count(*launch.arguments))
+
+
+# of kernels that touch only a part of an array they are given
+BYTES: dict[str, Callable[..., int]] = {
+    "movement.strided_read": lambda x, shape, strides, offset, y: 2 * y.nbytes,
+    "movement.strided_write": lambda x, shape, strides, offset, y: 2 * x.nbytes,
+}
+
+
+def bytes_moved(launch: Launch) -> int:
+    """Bytes that a launch reads and writes if it does so once."""
+    count = BYTES.get(launch.kernel)
+    return launch.nbytes if count is None else int(count(*launch.arguments))

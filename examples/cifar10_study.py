@@ -1,0 +1,305 @@
+"""What the CIFAR-10 experiments share: a network and its training as one record, and the training of many in turn.
+
+Everything that decides a trained network's bits is in `Network`, whose defaults are those of Kiefer's study. `train_all`
+trains networks one after another and may be killed at any time: each has a folder with a checkpoint while it is trained,
+and with `result.json` once it is done, which the next start of the same command takes as it is.
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from reporting import machine, write_json
+from rich.console import Console
+
+import minigrad as mg
+from minigrad.data import CIFAR10, BrightnessContrast, Compose, Kiefer, Loader, Scale, load_cifar10
+from minigrad.train.progress import duration
+
+CHECKPOINT_IMAGES = 5_000  # training images between two checkpoints
+PREFETCH = 2
+INFERENCE_BATCH = 250
+
+DataFolder = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of the binary CIFAR-10; else $MINIGRAD_DATA, else it is downloaded."),
+]
+Output = Annotated[Path, typer.Option(help="Folder for results, and for checkpoints to go on from.")]
+Width = Annotated[float, typer.Option(help="Multiplies every number of channels (at least 8).")]
+Images = Annotated[int, typer.Option(min=1, help="Training images, the first of the set.")]
+TestImages = Annotated[int, typer.Option(min=1, help="Test images, the first of the set, to validate on.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Of each network.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images in a training step.")]
+LearningRate = Annotated[float, typer.Option(help="The initial one.")]
+DropEvery = Annotated[
+    int, typer.Option(min=1, help="Epochs, the first time one less, after which it falls to a tenth.")
+]
+Augment = Annotated[bool, typer.Option(help="Zoom, shear and flip the training images at random.")]
+Gamma = Annotated[bool, typer.Option(help="BN with a scale as well as a shift.")]
+BNDecay = Annotated[float, typer.Option(help="Kept share of BN's running averages in a step.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of weights, shuffling, augmentation and dropout.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; by default all.")]
+
+
+def quick_option(**values: Any) -> Any:
+    """The option --quick: these values in place of the other options' defaults."""
+
+    def use(context: typer.Context, on: bool) -> bool:
+        if on:
+            context.default_map = values
+        return on
+
+    text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+    return typer.Option("--quick", callback=use, is_eager=True, help=f"About a minute on two cores: {text}.")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A small Inception and its training by SGD; whatever decides the bits of the trained network.
+
+    `weight_scale` multiplies the initial weights of the convolutions, which are Glorot uniform. `distortion` is by how
+    much brightness and contrast change at random. The learning rate falls to a tenth every `drop_every` epochs, first
+    after one epoch less; or, where `lr_left` is given, exponentially, in every step, to that share of it at the end.
+    """
+
+    batch_norm: bool = True
+    width: float = 1.0
+    activation: str = "relu"
+    gamma: bool = False
+    bn_decay: float = 0.99
+    bn_eps: float = 1e-3
+    dropout: float = 0.0
+    weight_scale: float = 1.0
+    images: int = 50_000
+    test_images: int = 10_000
+    augment: bool = True
+    distortion: float = 0.0
+    epochs: int = 30
+    batch: int = 250
+    lr: float = 0.01
+    drop_every: int = 10
+    lr_left: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    validate_every: int | None = None
+    seed: int = 0
+
+
+def load_data(folder: Path | None, images: int, test_images: int) -> CIFAR10:
+    """The first images of CIFAR-10's training and test set."""
+    try:
+        data = load_cifar10(folder)
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    for kind, wanted, there in (("training", images, data.train_images), ("test", test_images, data.test_images)):
+        if wanted > len(there):
+            raise SystemExit(f"{wanted:,} {kind} images were asked for, and {len(there):,} are there; ask for fewer")
+    counts = images, images, test_images, test_images
+    return CIFAR10(*[array[:count].copy() for array, count in zip(data, counts, strict=True)])
+
+
+def build(network: Network) -> mg.models.Inception:
+    """The network with its initial weights.
+
+    They are drawn layer by layer, so that two networks of one seed, one with BN or Dropout and one without, begin with the
+    same weights.
+    """
+    mg.manual_seed(network.seed)
+    model = mg.models.Inception(
+        width=network.width, batch_norm=network.batch_norm, activation=network.activation, dropout=network.dropout,
+        gamma=network.gamma, decay=network.bn_decay, eps=network.bn_eps,
+    )  # fmt: skip
+    mg.manual_seed(network.seed)
+    weights = {}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim >= 2:
+            scale = network.weight_scale if parameter.ndim == 4 else 1.0
+            weights[name] = np.float32(scale) * mg.nn.init.glorot_uniform(parameter.shape)
+    model.load_state_dict(weights, strict=False)
+    return model
+
+
+def training_loader(network: Network, data: CIFAR10) -> Loader:
+    """Training batches, shuffled and augmented, prepared ahead on a thread."""
+    transforms = [Kiefer(seed=network.seed)] if network.augment else [Scale()]
+    if network.distortion:
+        transforms.append(BrightnessContrast(network.distortion, network.distortion, seed=network.seed))
+    return Loader(
+        data.train_images, data.train_labels, batch_size=network.batch, seed=network.seed,
+        transform=Compose(*transforms), prefetch=PREFETCH,
+    )  # fmt: skip
+
+
+def test_loader(data: CIFAR10) -> Loader:
+    """The test images in their order."""
+    return Loader(
+        data.test_images, data.test_labels, batch_size=INFERENCE_BATCH, shuffle=False, transform=Scale(),
+        prefetch=PREFETCH,
+    )  # fmt: skip
+
+
+def schedule_of(network: Network, optimizer: mg.optim.SGD, steps_per_epoch: int) -> tuple[mg.optim.Schedule, str]:
+    """The learning-rate schedule, and what it goes by."""
+    if network.lr_left is None:
+        return mg.optim.StepSchedule(optimizer, network.drop_every, offset=1), "epoch"
+    return mg.optim.ExponentialSchedule(optimizer, network.lr_left ** (1 / (steps_per_epoch * network.epochs))), "step"
+
+
+def train(network: Network, data: CIFAR10, folder: Path) -> dict[str, Any]:
+    """Train a network, or go on with it from the checkpoint in its folder, and return all that was measured."""
+    model = build(network)
+    loader = training_loader(network, data)
+    optimizer = mg.optim.SGD(model.parameters(), network.lr, network.momentum, weight_decay=network.weight_decay)
+    schedule, by = schedule_of(network, optimizer, len(loader))
+    diverged = None
+    try:
+        history = mg.train.fit(
+            model, optimizer, loader, epochs=network.epochs, schedule=schedule, schedule_by=by,
+            validation=test_loader(data), validate_every=network.validate_every, configuration=asdict(network),
+            checkpoint=mg.train.Checkpoints(folder, every_steps=max(1, CHECKPOINT_IMAGES // network.batch)),
+            resume=True, callbacks=[mg.train.Progress()],
+        )  # fmt: skip
+    except mg.train.DivergedError as error:
+        history = error.history
+        folder_name = f"{Path(__file__).resolve().parent}{os.sep}"  # which says nothing on another machine
+        diverged = {"step": error.step, "message": str(error).replace(folder_name, "")}
+    rows = history.epochs
+    seconds = training_seconds(rows, network.images)
+    best = max(accuracy_curve(history.epochs, history.steps), key=lambda point: point[1], default=(None, None))
+    last = rows[-1] if rows and diverged is None else {}
+    return {
+        "configuration": asdict(network),
+        "parameters": sum(parameter.data.size for parameter in model.parameters()),
+        "diverged": diverged,
+        "best_validation_accuracy": best[1],
+        "best_step": best[0],
+        "training_accuracy": last.get("accuracy"),
+        "validation_accuracy": last.get("validation_accuracy"),
+        "training_seconds": seconds,
+        "images_per_second": seconds and network.images * len(rows) / seconds,
+        "seconds": rows[-1]["seconds"] if rows else None,
+        "versions": mg.checkpoint.versions(),
+        "machine": machine(),
+        "epochs": rows,
+        "steps": history.steps,
+    }
+
+
+def accuracy_curve(epochs: list[dict[str, Any]], steps: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """(step, validation accuracy) of every validation."""
+    return sorted({row["step"]: row["validation_accuracy"] for row in (*epochs, *steps)}.items())
+
+
+def training_seconds(epochs: list[dict[str, Any]], images: int) -> float | None:
+    """Seconds of the training steps of these epochs, the waiting for batches included.
+
+    Validation, checkpoints, and the first step with each shape, which records it and perhaps compiles kernels, are not in
+    it: what they took is reckoned at the speed of the epoch's other steps, or of the other epochs where there are none.
+    """
+    known = [images / row["images_per_second"] for row in epochs if row["images_per_second"]]
+    return sum(known) / len(known) * len(epochs) if known else None
+
+
+def network_folder(output: Path, name: str) -> Path:
+    """Where a network's checkpoint and result are."""
+    return output / "networks" / re.sub(r"[^\w.]+", "-", name)
+
+
+def train_all(
+    networks: Mapping[str, Network], data: CIFAR10, output: Path, keep: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Train the networks in turn, those that are done already excepted, and return their results by name.
+
+    Checkpoints of trained networks are removed; `keep` names the one to keep, "last" or "best", of the networks whose
+    weights are needed. A network that diverges is recorded so. SystemExit if the folder belongs to another configuration.
+    """
+    claim(output, networks, data)
+    console = Console(stderr=True, highlight=False)
+    results = {}
+    todo = {name: n for name, n in networks.items() if not (network_folder(output, name) / "result.json").exists()}
+    waiting = whole = sum(n.images * n.epochs for n in todo.values())
+    began = time.monotonic()
+    for number, (name, network) in enumerate(networks.items(), 1):
+        folder = network_folder(output, name)
+        title = f"network {number} of {len(networks)}: {name}"
+        if name in todo:
+            left = (time.monotonic() - began) / (whole - waiting) * waiting if waiting < whole else None
+            console.print(title if left is None else f"{title} (all: about {duration(left)} left)", style="bold")
+            try:
+                result = train(network, data, folder)
+            except (SystemExit, KeyboardInterrupt):
+                console.print("the same command goes on from here")
+                raise
+            write_json(folder / "result.json", result)
+            waiting -= network.images * network.epochs
+        results[name] = result = json.loads((folder / "result.json").read_text())
+        if result["diverged"]:
+            console.print(f"{title}: diverged, {result['diverged']['message']}")
+        elif name not in todo:
+            console.print(f"{title}: done before")
+        for checkpoint in folder.glob("*.safetensors*"):
+            if checkpoint.name != f"{(keep or {}).get(name)}.safetensors":
+                checkpoint.unlink()
+    return results
+
+
+def claim(output: Path, networks: Mapping[str, Network], data: CIFAR10) -> None:
+    """Write down which networks a folder holds, or raise SystemExit if it holds others by these names."""
+    digest = hashlib.sha256()
+    for array in data:
+        digest.update(array.data)
+    wanted = {name: {**asdict(network), "data": digest.hexdigest()} for name, network in networks.items()}
+    path = output / "configuration.json"
+    there = json.loads(path.read_text()) if path.exists() else {}
+    differences = [
+        f"{name}: {key} {there[name].get(key)!r} there, {value!r} now"
+        for name in wanted
+        if name in there
+        for key, value in wanted[name].items()
+        if there[name].get(key) != value
+    ]
+    if differences:
+        raise SystemExit(
+            f"{output} holds networks of another configuration; take another --output, or remove it:\n  "
+            + "\n  ".join(differences)
+        )
+    if there != {**there, **wanted}:
+        write_json(path, {**there, **wanted})
+
+
+def load_weights(network: Network, output: Path, name: str, which: str) -> mg.models.Inception:
+    """A trained network, with the weights of the checkpoint that `train_all` was told to keep."""
+    model = build(network)
+    mg.checkpoint.load(network_folder(output, name) / f"{which}.safetensors", model=model)
+    return model
+
+
+def class_probabilities(model: mg.nn.Module, data: CIFAR10) -> np.ndarray:
+    """The model's probabilities for the test images, in their order; float64 `(test images, classes)`."""
+    model.eval()
+    with mg.no_grad():
+        logits = [model(mg.tensor(images)).numpy().astype(np.float64) for images, _ in test_loader(data)]
+    return mg.softmax(mg.tensor(np.concatenate(logits))).numpy()
+
+
+def write_results(output: Path, results: Mapping[str, dict[str, Any]], **more: Any) -> None:
+    """Write results.json: every number, with what it was measured by."""
+    content = {"versions": mg.checkpoint.versions(), "machine": machine(), **more, "networks": results}
+    write_json(output / "results.json", content)
+
+
+def percent(result: Mapping[str, Any], key: str, study: float | None = None) -> str:
+    """A result's accuracy in percent, with the study's in brackets where there is one."""
+    value = result[key]
+    words = ["diverged" if result["diverged"] else "-" if value is None else f"{100 * value:.1f}"]
+    if study is not None:
+        words.append(f"({study:g})")
+    return " ".join(words)

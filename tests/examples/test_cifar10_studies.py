@@ -1,0 +1,461 @@
+"""The CIFAR-10 experiments, run for real on a few small images whose colour tells their class."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad.data.cifar10 import FILES, RECORD
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+TIMES = ("seconds", "training_seconds", "images_per_second", "machine")
+SMALL = ["--width", "0.01", "--images", "80", "--test-images", "30", "--epochs", "2", "--bn-decay", "0.5"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not EXAMPLES.exists(), reason="not run from the sources")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts():
+    """The folder of the scripts among those that imports are looked for in, as when one of them is run."""
+    for name in ("matplotlib", "typer", "rich", "safetensors"):
+        pytest.importorskip(name)
+    sys.path.insert(0, str(EXAMPLES))
+    yield
+    sys.path.remove(str(EXAMPLES))
+
+
+@pytest.fixture(scope="module")
+def study(scripts):
+    return importlib.import_module("cifar10_study")
+
+
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory):
+    """A folder in the layout of the binary distribution, 40 images in each file."""
+    folder = tmp_path_factory.mktemp("cifar10")
+    rng = np.random.default_rng(7)
+    colours = rng.integers(30, 226, (10, 3))
+    for name in FILES:
+        records = np.zeros((40, RECORD), np.uint8)
+        records[:, 0] = rng.permutation(40) % 10
+        planes = colours[records[:, 0]][:, :, None] + rng.integers(-30, 30, (40, 3, 1024))
+        records[:, 1:] = planes.reshape(40, -1)
+        (folder / name).write_bytes(records.tobytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(cifar10, scripts):
+    """A function that runs a script in this process; returns (exit code, what it printed)."""
+    import typer
+    from typer.testing import CliRunner
+
+    def run(script, output, *options):
+        app = typer.Typer()
+        app.command()(importlib.import_module(script).main)
+        arguments = ["--data", str(cifar10), "--output", str(output), *SMALL, *map(str, options)]
+        result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1"}, catch_exceptions=False)
+        return result.exit_code, result.output
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(start, tmp_path_factory):
+    """A function that runs a script to its end, once for the same options; returns (folder, results, what it printed)."""
+    known = {}
+
+    def run(script, *options):
+        if (script, options) not in known:
+            output = tmp_path_factory.mktemp(script) / "out"
+            code, printed = start(script, output, *options)
+            assert code == 0, printed
+            known[script, options] = output, json.loads((output / "results.json").read_text()), printed
+        return known[script, options]
+
+    return run
+
+
+def table(output, name="table.md"):
+    """The rows below a Markdown table's head, by their first cell."""
+    lines = [line for line in (output / name).read_text().splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(row) for row in rows}) == 1
+    return {row[0]: row[1:] for row in rows[2:]}
+
+
+def percent(value):
+    return f"{100 * value:.1f}"
+
+
+def shape_of(path):
+    """Height and width of a picture that is not of one colour."""
+    from matplotlib import image
+
+    pixels = image.imread(path)
+    assert pixels[..., :3].std() > 0.01
+    return pixels.shape[:2]
+
+
+def checkpoints(output):
+    return sorted(str(path.relative_to(output / "networks")) for path in output.glob("networks/*/*.safetensors"))
+
+
+def untimed(value):
+    """Results without what another run measures anew."""
+    if isinstance(value, dict):
+        return {key: untimed(inner) for key, inner in value.items() if key not in TIMES}
+    return [untimed(inner) for inner in value] if isinstance(value, list) else value
+
+
+def sweep(finished):
+    """The learning-rate sweep that several tests look at; with the largest rate every network diverges."""
+    return finished("sweep_learning_rate", "--batch", 20, "--lr", 0.01, "--lr", 0.1, "--lr", 1e38)
+
+
+# The main run.
+
+
+def main_run(finished):
+    return finished("cifar10_inception", "--batch", 20, "--lr", 0.05)
+
+
+def test_main_run_leaves_results_table_and_figure_and_says_where(finished):
+    output, _, printed = main_run(finished)
+    assert sorted(p.name for p in output.iterdir()) == [
+        "accuracy.png", "configuration.json", "networks", "results.json", "table.md",
+    ]  # fmt: skip
+    assert printed.splitlines()[-1] == f"results.json, table.md and accuracy.png are in {output}"
+    height, width = shape_of(output / "accuracy.png")
+    assert width > 2 * height  # two panels
+
+
+def test_main_run_records_every_number(finished):
+    _, results, _ = main_run(finished)
+    assert results["versions"]["minigrad"] == mg.__version__
+    assert results["machine"]["cpu"]
+    assert list(results["networks"]) == ["BN", "no BN"]
+    for name, network in results["networks"].items():
+        configuration = network["configuration"]
+        assert configuration["batch_norm"] == (name == "BN")
+        assert (configuration["images"], configuration["batch"], configuration["lr"]) == (80, 20, 0.05)
+        assert [row["step"] for row in network["epochs"]] == [4, 8]
+        accuracies = [row["validation_accuracy"] for row in network["epochs"]]
+        assert network["best_validation_accuracy"] == max(accuracies)
+        assert network["validation_accuracy"] == accuracies[-1]
+        assert network["training_accuracy"] == network["epochs"][-1]["accuracy"]
+        assert 0 < network["training_seconds"] < network["seconds"]
+        assert network["diverged"] is None
+
+
+def test_main_run_tables_the_numbers_of_its_results(finished):
+    output, results, printed = main_run(finished)
+    rows = table(output)
+    assert list(rows) == ["BN", "no BN"]
+    for name, (training, validation, best) in rows.items():
+        network = results["networks"][name]
+        assert training.split()[0] == percent(network["training_accuracy"])
+        assert validation.split()[0] == percent(network["validation_accuracy"])
+        assert best == percent(network["best_validation_accuracy"])
+        assert validation in printed
+    assert (rows["BN"][1].split()[1], rows["no BN"][1].split()[1]) == ("(87)", "(66)")
+
+
+def test_quick_changes_defaults_alone(cifar10, monkeypatch):
+    import typer
+    from typer.testing import CliRunner
+
+    script = importlib.import_module("cifar10_inception")
+    asked = []
+    monkeypatch.setattr(script.study, "train_all", lambda networks, *_: sys.exit(asked.append(networks["BN"])))
+    app = typer.Typer()
+    app.command()(script.main)
+    for options in ((), ("--quick",), ("--epochs", "7", "--quick")):
+        arguments = ["--data", cifar10, "--test-images", 30, "--images", 80, *options]
+        CliRunner().invoke(app, list(map(str, arguments)))
+    full, quick, changed = asked
+    assert (full.width, full.epochs, full.batch, full.lr, full.gamma) == (1.0, 30, 250, 0.01, False)
+    assert quick.epochs < 30
+    assert quick.width < 1
+    assert changed == replace(quick, epochs=7)
+
+
+# Networks and what they are trained by.
+
+
+def test_networks_begin_with_the_same_weights_with_and_without_bn_and_dropout(study):
+    base = study.Network(width=0.01, seed=3)
+    others = [replace(base, batch_norm=False), replace(base, dropout=0.5), replace(base, dropout=0.1, gamma=True)]
+    expected = [p.numpy() for p in study.build(base).parameters() if p.ndim >= 2]
+    for other in others:
+        weights = [p.numpy() for p in study.build(other).parameters() if p.ndim >= 2]
+        assert len(weights) == len(expected) == 9 * 6 + 1
+        assert all(np.array_equal(a, b) for a, b in zip(weights, expected, strict=True))
+
+
+def test_initial_weights_are_glorot_uniform_and_those_of_convolutions_scaled(study):
+    plain = study.build(study.Network(width=0.5)).parameters()
+    scaled = study.build(study.Network(width=0.5, weight_scale=2.0)).parameters()
+    for one, other in zip(plain, scaled, strict=True):
+        if one.ndim >= 2:
+            fans = np.prod(one.shape[:-2]) * (one.shape[-2] + one.shape[-1])
+            limit = np.sqrt(6 / fans)
+            assert 0.9 * limit < np.abs(one.numpy()).max() <= limit * (1 + 1e-6)
+        factor = 2 if one.ndim == 4 else 1
+        assert np.array_equal(other.numpy(), factor * one.numpy())
+
+
+def test_learning_rate_drops_as_in_the_study(study):
+    network = study.Network()
+    optimizer = mg.optim.SGD([mg.tensor(np.zeros(1, np.float32), requires_grad=True)], network.lr)
+    schedule, by = study.schedule_of(network, optimizer, 200)
+    rates = []
+    for _ in range(30):
+        rates.append(optimizer.lr)
+        schedule.step()
+    assert by == "epoch"
+    np.testing.assert_allclose(rates, [1e-2] * 9 + [1e-3] * 10 + [1e-4] * 10 + [1e-5])
+
+
+def test_exponential_schedule_leaves_the_share_asked_for(study):
+    network = study.Network(lr_left=0.2, epochs=3, lr=0.5)
+    optimizer = mg.optim.SGD([mg.tensor(np.zeros(1, np.float32), requires_grad=True)], network.lr)
+    schedule, by = study.schedule_of(network, optimizer, 10)
+    for _ in range(30):
+        schedule.step()
+    assert by == "step"
+    assert optimizer.lr == pytest.approx(0.1)
+
+
+def test_training_images_are_augmented_and_test_images_scaled_alone(study, cifar10):
+    data = study.load_data(cifar10, 80, 30)
+    network = study.Network(images=80, test_images=30, batch=80)
+    plain, _ = study.training_loader(replace(network, augment=False), data).batch(0)
+    augmented, labels = study.training_loader(network, data).batch(0)
+    distorted, _ = study.training_loader(replace(network, distortion=0.2), data).batch(0)
+    assert np.abs(augmented - plain).max() > 0.01
+    assert np.abs(distorted - augmented).max() > 0.01
+    assert sorted(labels) == sorted(data.train_labels)
+    images, labels = study.test_loader(data).batch(0)
+    np.testing.assert_allclose(images, data.test_images / 255, atol=1e-6)
+    assert np.array_equal(labels, data.test_labels)
+
+
+def test_training_seconds_are_those_of_the_steps(study):
+    rows = [{"images_per_second": 50.0}, {"images_per_second": 100.0}]
+    assert study.training_seconds(rows, 200) == 4 + 2
+    assert study.training_seconds([{"images_per_second": None}, *rows], 200) == 3 + 4 + 2
+    assert study.training_seconds([{"images_per_second": None}], 200) is None
+
+
+# The sweeps.
+
+
+def test_learning_rate_sweep_tables_the_best_accuracies(finished):
+    output, results, _ = sweep(finished)
+    rows = table(output)
+    assert list(rows) == ["0.01", "0.1", "1e+38"]
+    for rate in ("0.01", "0.1"):
+        for cell, kind in zip(rows[rate], ("BN", "no BN"), strict=True):
+            network = results["networks"][f"{kind}, learning rate {rate}"]
+            assert cell.split()[0] == percent(network["best_validation_accuracy"])
+    assert rows["0.1"][0].endswith(" (92)")
+    shape_of(output / "accuracy.png")
+
+
+def test_diverging_network_is_recorded_and_the_sweep_goes_on(finished, start, tmp_path):
+    output, results, printed = sweep(finished)
+    for kind in ("BN", "no BN"):
+        diverged = results["networks"][f"{kind}, learning rate 1e+38"]
+        assert 1 <= diverged["diverged"]["step"] <= 3
+        assert "the loss became" in diverged["diverged"]["message"]
+        assert str(EXAMPLES) not in diverged["diverged"]["message"]
+        assert diverged["validation_accuracy"] is None
+    assert [cell.split()[0] for cell in table(output)["1e+38"]] == ["diverged", "diverged"]
+    assert printed.count(": diverged, ") == 2
+    code, _ = start("sweep_learning_rate", tmp_path, "--batch", 20, "--lr", 1e38, "--epochs", 1)
+    assert code == 0
+    assert table(tmp_path).keys() == {"1e+38"}
+
+
+def test_batch_size_sweep_tables_accuracies_and_minutes(finished):
+    output, results, _ = finished("sweep_batch_size", "--batch", 10, "--batch", 50)
+    rows = table(output)
+    assert list(rows) == ["10", "50"]
+    for size, cells in rows.items():
+        networks = [results["networks"][f"{kind}, batch {size}"] for kind in ("BN", "no BN")]
+        assert [n["configuration"]["batch"] for n in networks] == [int(size)] * 2
+        assert [cell.split()[0] for cell in cells[:2]] == [percent(n["best_validation_accuracy"]) for n in networks]
+        assert [cell.split()[0] for cell in cells[2:]] == [f"{n['training_seconds'] / 60:.2f}" for n in networks]
+    assert rows["10"][2].endswith(" (173)")
+    shape_of(output / "accuracy_and_time.png")
+
+
+# Dropout.
+
+
+def test_dropout_comparison_measures_the_weights_of_lowest_validation_loss(finished):
+    output, results, _ = finished("dropout_comparison", "--batch", 20, "--lr", 0.3)
+    lowest = results["lowest_validation_loss"]
+    row = min(results["networks"]["BN"]["epochs"], key=lambda row: row["validation_loss"])
+    assert lowest["epoch"] == row["epoch"]
+    assert lowest["validation_loss"] == pytest.approx(row["validation_loss"], rel=1e-6)
+    assert lowest["validation_accuracy"] == row["validation_accuracy"]
+    rows = table(output)
+    assert list(rows)[:3] == ["no BN", "no BN, Dropout 50 %", "BN"]
+    assert rows[f"BN, lowest validation loss (epoch {row['epoch']})"][0] == percent(row["validation_accuracy"])
+    for name, network in results["networks"].items():
+        assert rows[name][0].split()[0] == percent(network["validation_accuracy"])
+    assert [n["configuration"]["dropout"] for n in results["networks"].values()] == [0, 0.5, 0]
+    assert checkpoints(output) == ["BN/best.safetensors"]
+    shape_of(output / "validation.png")
+
+
+# Acceleration and the ensemble.
+
+
+def acceleration(finished):
+    return finished("inception_acceleration", "--batch", 20, "--lr", 0.02, "--validate-every", 3, "--controls")
+
+
+def test_changes_of_section_4_2_1_go_with_the_faster_networks(finished):
+    _, results, _ = acceleration(finished)
+    networks = {name: network["configuration"] for name, network in results["networks"].items()}
+    inception, baseline, x5, x30 = (networks[n] for n in ("Inception", "BN-Baseline", "BN-x5", "BN-x30"))
+    assert baseline == {**inception, "batch_norm": True}
+    assert (inception["batch_norm"], inception["dropout"]) == (False, 0.4)
+    assert x5 == {
+        **baseline, "lr": pytest.approx(5 * 0.02), "dropout": 0, "weight_decay": pytest.approx(2e-5),
+        "lr_left": pytest.approx(0.3**6), "distortion": 0.1,
+    }  # fmt: skip
+    assert x30 == {**x5, "lr": pytest.approx(30 * 0.02)}
+    assert networks["BN-x5-Sigmoid"] == {**x5, "activation": "sigmoid"}
+    assert networks["Inception-x5"] == {**inception, "lr": pytest.approx(0.1)}
+    for i in range(1, 7):
+        own = {"seed": i, "dropout": networks[f"member {i}"]["dropout"]}
+        own["weight_scale"] = networks[f"member {i}"]["weight_scale"]
+        assert networks[f"member {i}"] == {**x30, **own}
+        assert own["dropout"] or own["weight_scale"] > 1
+
+
+def test_steps_to_the_best_of_inception_are_those_of_the_first_validation_that_good(finished):
+    output, results, _ = acceleration(finished)
+    target = results["networks"]["Inception"]["best_validation_accuracy"]
+    rows = table(output)
+    assert list(rows) == [name for name in results["networks"] if not name.startswith("member")]
+    for name, (rate, steps, best, *_) in rows.items():
+        network = results["networks"][name]
+        measured = {row["step"]: row["validation_accuracy"] for row in network["epochs"] + network["steps"]}
+        assert sorted(measured) == [3, 4, 6, 8]
+        reached = [step for step in sorted(measured) if measured[step] >= target]
+        assert results["steps_to_best_of_inception"][name] == (reached[0] if reached else None)
+        assert steps == (str(reached[0]) if reached else "-")
+        assert best == percent(max(measured.values()))
+        assert float(rate) == pytest.approx(network["configuration"]["lr"])
+    shape_of(output / "accuracy.png")
+
+
+def test_ensemble_is_the_mean_of_its_members_probabilities(finished, study, cifar10):
+    output, results, _ = acceleration(finished)
+    data = study.load_data(cifar10, 80, 30)
+    total = 0
+    for i in range(1, 7):
+        name = f"member {i}"
+        network = study.Network(**results["networks"][name]["configuration"])
+        logits = study.load_weights(network, output, name, "last").eval()(mg.tensor(data.test_images / np.float32(255)))
+        probabilities = np.exp(logits.numpy() - logits.numpy().max(axis=1, keepdims=True))
+        total = total + probabilities / probabilities.sum(axis=1, keepdims=True)
+        assert results["ensemble"]["single"][name] == results["networks"][name]["validation_accuracy"]
+    assert results["ensemble"]["ensemble"] == (total.argmax(axis=1) == data.test_labels).mean()
+    rows = table(output, "ensemble.md")
+    assert rows["ensemble of 6"][0] == percent(results["ensemble"]["ensemble"])
+    assert rows["best single network"][0] == percent(max(results["ensemble"]["single"].values()))
+    assert checkpoints(output) == [f"member-{i}/last.safetensors" for i in range(1, 7)]
+
+
+# Going on, and what is refused.
+
+
+def test_killed_sweep_goes_on_to_the_same_numbers(finished, start, cifar10, tmp_path):
+    options = ["--batch", "20", "--lr", "0.01", "--lr", "0.1", "--lr", "1e38"]
+    script = EXAMPLES / "sweep_learning_rate.py"
+    command = [sys.executable, script, "--data", cifar10, "--output", tmp_path, *SMALL, *options]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    for line in process.stderr:  # the first network is done, and the second has a checkpoint
+        if line.startswith("network 2"):
+            break
+    deadline = time.monotonic() + 60
+    checkpoint = tmp_path / "networks" / "no-BN-learning-rate-0.01" / "last.safetensors"
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.communicate(timeout=60)
+    assert not (tmp_path / "results.json").exists()
+    code, printed = start("sweep_learning_rate", tmp_path, *options)
+    assert code == 0
+    assert "network 1 of 6: BN, learning rate 0.01: done before" in printed
+    expected = sweep(finished)[1]
+    results = json.loads((tmp_path / "results.json").read_text())
+    for network in (*results["networks"].values(), *expected["networks"].values()):
+        if network["diverged"]:
+            del network["diverged"]["message"]  # how far back the cause is looked for depends on the time
+    assert untimed(results) == untimed(expected)
+    assert checkpoints(tmp_path) == []
+
+
+def test_finished_run_trains_nothing_again(finished, start):
+    output, results, _ = main_run(finished)
+    before = {path: path.stat().st_mtime_ns for path in output.glob("networks/*/*")}
+    code, printed = start("cifar10_inception", output, "--batch", 20, "--lr", 0.05)
+    assert code == 0
+    assert printed.count("done before") == 2
+    assert {path: path.stat().st_mtime_ns for path in output.glob("networks/*/*")} == before
+    assert json.loads((output / "results.json").read_text())["networks"] == results["networks"]
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        (("--batch", "20", "--lr", "0.06"), "BN: lr 0.05 there, 0.06 now"),
+        (("--batch", "20", "--lr", "0.05", "--images", "60"), "no BN: images 80 there, 60 now"),
+        (("--batch", "20", "--lr", "0.05", "--seed", "1"), "BN: seed 0 there, 1 now"),
+    ],
+)
+def test_another_configuration_in_the_same_folder_is_refused(finished, start, options, difference):
+    output, _, _ = main_run(finished)
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    code, printed = start("cifar10_inception", output, *options)
+    assert code != 0
+    assert "another --output" in printed
+    assert difference in printed
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_other_images_in_the_same_folder_are_refused(finished, study, cifar10):
+    output, results, _ = main_run(finished)
+    data = study.load_data(cifar10, 80, 30)
+    data.test_images[0, 0, 0] ^= 1
+    network = study.Network(**results["networks"]["BN"]["configuration"])
+    with pytest.raises(SystemExit, match="BN: data"):
+        study.train_all({"BN": network}, data, output)
+
+
+def test_more_images_than_there_are_are_refused(start, tmp_path):
+    code, printed = start("cifar10_inception", tmp_path / "out", "--images", 201)
+    assert code != 0
+    assert "201 training images were asked for, and 200 are there" in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_are_strict_json(scripts, tmp_path):
+    reporting = importlib.import_module("reporting")
+    reporting.write_json(tmp_path / "a.json", {"loss": [float("nan"), 1.5, float("inf")], "n": 3})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"loss": [None, 1.5, None], "n": 3}
