@@ -86,10 +86,12 @@ class Kernel:
 
     `resolve` gives the compiled function a call runs and its arguments, so that a recorded call is repeated without the
     work of choosing and preparing. `prepare` turns the caller's arguments into the compiled function's where they differ.
+    `instead` is (predicate of the caller's arguments, another kernel), which runs where the predicate holds.
     """
 
-    def __init__(self, function, flags, *, size_of=None, is_large=None, prepare=None, shares=None):
+    def __init__(self, function, flags, *, size_of=None, is_large=None, prepare=None, shares=None, instead=None):
         self.function = function
+        self.instead = instead
         self.shares = shares  # another kernel of the same function, whose compiled variants serve this one too
         self.flags = flags
         self.size_of = size_of
@@ -127,6 +129,8 @@ class Kernel:
 
         The function may be the machine code for just these types: it is called without looking at the types again.
         """
+        if self.instead is not None and self.instead[0](*arguments):
+            return self.instead[1].resolve(*arguments)
         if self.prepare is not None:
             arguments = self.prepare(*arguments)
         if self.is_large(arguments):
@@ -149,6 +153,8 @@ class Kernel:
                 self.serial(*arguments)
             else:
                 self.run_parallel(*arguments)
+        elif self.instead is not None and self.instead[0](*arguments):
+            self.instead[1](*arguments)
         else:
             if self.prepare is not None:
                 arguments = self.prepare(*arguments)

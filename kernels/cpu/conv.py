@@ -15,6 +15,7 @@ import functools
 import numpy as np
 from numba import prange
 
+from minigrad.kernels.cpu import winograd
 from minigrad.kernels.cpu.compile import FLAGS, Kernel, inlined, team_size
 from minigrad.kernels.cpu.gemm import split
 from minigrad.kernels.cpu.simd import HEIGHTS, copy_row, tile_cols, tile_rows, transpose_tile, vector_lanes
@@ -214,8 +215,21 @@ def gather_is_large(source, w, bias, target, *rest):
     return target.size * w.shape[0] * w.shape[1] * source.shape[3] >= PARALLEL_WORK
 
 
-conv_forward = Kernel(gather, FLAGS, is_large=gather_is_large, prepare=prepare_forward)
-conv_backward_x = Kernel(gather, FLAGS, is_large=gather_is_large, prepare=prepare_backward_x, shares=conv_forward)
+conv_forward = Kernel(
+    gather,
+    FLAGS,
+    is_large=gather_is_large,
+    prepare=prepare_forward,
+    instead=(lambda x, w, bias, window, y: winograd.pays(x, y, w.shape[:2], window), winograd.winograd_forward),
+)
+conv_backward_x = Kernel(
+    gather,
+    FLAGS,
+    is_large=gather_is_large,
+    prepare=prepare_backward_x,
+    shares=conv_forward,
+    instead=(lambda dy, w, window, dx: winograd.pays(dy, dx, w.shape[:2], window), winograd.winograd_backward_x),
+)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -315,4 +329,5 @@ conv_backward_w = Kernel(
     FLAGS,
     is_large=lambda x, dy, dw, *rest: dy.size * dw.shape[0] * dw.shape[1] * x.shape[3] >= PARALLEL_WORK,
     prepare=prepare_backward_w,
+    instead=(lambda x, dy, window, dw: winograd.pays(x, dy, dw.shape[:2], window), winograd.winograd_backward_w),
 )
