@@ -19,6 +19,7 @@ from minigrad.kernels.cpu import winograd
 from minigrad.kernels.cpu.compile import FLAGS, Kernel, inlined, team_size
 from minigrad.kernels.cpu.gemm import split
 from minigrad.kernels.cpu.simd import HEIGHTS, copy_row, tile_cols, tile_rows, transpose_tile, vector_lanes
+from minigrad.kernels.cpu.target import REGISTER_BITS
 
 CHUNK = 192  # pixels that go through all panels of weights together; a multiple of all tile heights
 TALLEST = max(HEIGHTS)
@@ -95,15 +96,66 @@ def gather_plan(axis, source, target, kernel, window, channels, item):
 
 
 def prepare_forward(x, w, bias, window, y):
+    if pairs_pay(y, window):
+        return prepare_pairs(x, w, bias, window[2:4], y, False)
     plan = gather_plan(forward_axis, x.shape[1:3], y.shape[1:3], w.shape[:2], tuple(window), x.shape[3], x.itemsize)
-    return x, w, bias, y, False, *plan
+    return x, w, bias, y, False, False, *plan
 
 
 def prepare_backward_x(dy, w, window, dx):
+    no_bias = np.empty(0, dy.dtype)
+    if pairs_pay(dx, window):
+        padding = w.shape[0] - 1 - window[2], w.shape[1] - 1 - window[3]
+        return prepare_pairs(dy, w, no_bias, padding, dx, True)
     plan = gather_plan(
         backward_axis, dx.shape[1:3], dy.shape[1:3], w.shape[:2], tuple(window), dy.shape[3], dy.itemsize
     )
-    return dy, w, np.empty(0, dy.dtype), dx, True, *plan
+    return dy, w, no_bias, dx, True, False, *plan
+
+
+def pairs_pay(target, window):
+    """Whether two neighbouring pixels of the target are better computed as one of twice the channels.
+
+    They fill a register that one of them would leave half empty, and share all but two columns of the window.
+    """
+    half = REGISTER_BITS // 8 // target.itemsize // 2
+    return target.shape[3] <= half and target.shape[2] % 2 == 0 and target.size > 0 and window[1] == window[4] == window[5] == 1 == window[0]
+
+
+def prepare_pairs(source, w, bias, padding, target, transposed):
+    n, h, width, k = target.shape
+    window = 1, 2, *map(int, padding), 1, 1
+    pairs = target.reshape(n, h, width // 2, 2 * k)
+    kernel = w.shape[0], w.shape[1] + 1
+    plan = gather_plan(forward_axis, source.shape[1:3], pairs.shape[1:3], kernel, window, source.shape[3], source.itemsize)
+    return source, w, bias, pairs, transposed, True, *plan
+
+
+@inlined
+def pair_weights(w, transposed):
+    """Weights that give two neighbouring pixels at once, by a window one column wider: (kh, kw + 1, c, 2 k).
+
+    With `transposed`, of the window turned round, as the gradient of the image takes it.
+    """
+    kh, kw, c, k = w.shape
+    if transposed:
+        pairs = np.zeros((kh, kw + 1, k, 2 * c), w.dtype)
+        for a in range(kh):
+            for b in range(kw):
+                for i in range(c):
+                    for j in range(k):
+                        value = w[kh - 1 - a, kw - 1 - b, i, j]
+                        pairs[a, b, j, i] = value
+                        pairs[a, b + 1, j, c + i] = value
+        return pairs
+    pairs = np.zeros((kh, kw + 1, c, 2 * k), w.dtype)
+    for a in range(kh):
+        for b in range(kw):
+            for i in range(c):
+                for j in range(k):
+                    pairs[a, b, i, j] = w[a, b, i, j]
+                    pairs[a, b + 1, i, k + j] = w[a, b, i, j]
+    return pairs
 
 
 @inlined
@@ -182,8 +234,12 @@ def gather_rows(source, target, bias, packed, group, positions, taps, depth, pan
                 )  # fmt: skip
 
 
-def gather(source, w, bias, target, transposed, groups, positions, taps):
+def gather(source, weights, biases, target, turned, paired, groups, positions, taps):
     """target[pixel] = bias + sum over the taps of its group of source[pixel, tap] B[tap]."""
+    w, bias, transposed = weights, biases, turned
+    if paired:
+        w, transposed = pair_weights(weights, turned), False
+        bias = np.concatenate((biases, biases))
     k = target.shape[3]
     depth = w.shape[0] * w.shape[1] * source.shape[3]
     lanes = vector_lanes(target.dtype)
