@@ -15,9 +15,18 @@ def modules(package):
     }
 
 
+def kernels_of(module):
+    return {name: value for name, value in vars(module).items() if isinstance(value, Kernel)}
+
+
+INSTEAD = {
+    kernel.instead[1] for module in modules(cpu).values() for kernel in kernels_of(module).values() if kernel.instead
+}  # kernels that other kernels hand some of their calls to, with the same arguments
+
+
 def cpu_functions(module):
     """Kernels of a module; what `prepare` takes is what callers pass."""
-    kernels = {name: value for name, value in vars(module).items() if isinstance(value, Kernel)}
+    kernels = {name: kernel for name, kernel in kernels_of(module).items() if kernel not in INSTEAD}
     return {
         name: kernel.prepare or kernel.__wrapped__
         for name, kernel in kernels.items()
@@ -58,3 +67,13 @@ def test_reference_does_not_use_numba(family):
     source = inspect.getsource(importlib.import_module(f"minigrad.kernels.reference.{family}"))
     assert "numba" not in source
     assert "kernels.cpu" not in source
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [kernel for module in modules(cpu).values() for kernel in kernels_of(module).values() if kernel.instead],
+    ids=lambda kernel: kernel.instead[1].__name__ if hasattr(kernel, "instead") else str(kernel),
+)
+def test_kernel_takes_the_arguments_of_the_one_it_runs_instead_of(kernel):
+    _, other = kernel.instead
+    assert list(inspect.signature(other.prepare).parameters) == list(inspect.signature(kernel.prepare).parameters)
