@@ -241,13 +241,14 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.calls: list[Call] = [(launch.function, launch.arguments) for launch in self.launches]
+        self.found = [(tensor, leaf.array, leaf.requires_grad, leaf.hooks) for tensor, leaf in self.leaves]
 
     def holds(self) -> bool:
-        """Whether everything the step found while recording is still so."""
-        for tensor, (array, requires_grad, hooks, _) in self.leaves:
-            if tensor._data is not array or tensor.requires_grad is not requires_grad:
+        """Whether everything the step found while recording is still so. Short, since it runs before every replay."""
+        for tensor, array, requires_grad, hooks in self.found:
+            if tensor._data is not array or tensor.requires_grad is not requires_grad or (tensor._hooks or hooks) != hooks:
                 return False
-            if (tensor._hooks or NO_HOOKS) != hooks:
+            if hooks and not tensor._hooks:
                 return False
         for module, training in self.modules:
             if module.training is not training:

@@ -17,13 +17,12 @@ from numba import prange
 
 from minigrad.kernels.cpu import winograd
 from minigrad.kernels.cpu.compile import FLAGS, Kernel, inlined, team_size
-from minigrad.kernels.cpu.gemm import split
+from minigrad.kernels.cpu.gemm import PARALLEL_WORK, split
 from minigrad.kernels.cpu.simd import HEIGHTS, copy_row, tile_cols, tile_rows, transpose_tile, vector_lanes
 from minigrad.kernels.cpu.target import REGISTER_BITS
 
 CHUNK = 192  # pixels that go through all panels of weights together; a multiple of all tile heights
 TALLEST = max(HEIGHTS)
-PARALLEL_WORK = 1 << 19  # multiply-adds from which a parallel region pays
 REDUCED = 512  # pixels that the gradient of the weights sums up at a time: both images of them stay in the cache
 
 
