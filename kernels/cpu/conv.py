@@ -118,7 +118,12 @@ def pairs_pay(target, window):
     They fill a register that one of them would leave half empty, and share all but two columns of the window.
     """
     half = REGISTER_BITS // 8 // target.itemsize // 2
-    return target.shape[3] <= half and target.shape[2] % 2 == 0 and target.size > 0 and window[1] == window[4] == window[5] == 1 == window[0]
+    return (
+        target.shape[3] <= half
+        and target.shape[2] % 2 == 0
+        and target.size > 0
+        and window[1] == window[4] == window[5] == 1 == window[0]
+    )
 
 
 def prepare_pairs(source, w, bias, padding, target, transposed):
@@ -126,7 +131,9 @@ def prepare_pairs(source, w, bias, padding, target, transposed):
     window = 1, 2, *map(int, padding), 1, 1
     pairs = target.reshape(n, h, width // 2, 2 * k)
     kernel = w.shape[0], w.shape[1] + 1
-    plan = gather_plan(forward_axis, source.shape[1:3], pairs.shape[1:3], kernel, window, source.shape[3], source.itemsize)
+    plan = gather_plan(
+        forward_axis, source.shape[1:3], pairs.shape[1:3], kernel, window, source.shape[3], source.itemsize
+    )
     return source, w, bias, pairs, transposed, True, *plan
 
 

@@ -163,7 +163,8 @@ def tree(builder, values):
     """The sum of values, neighbours first."""
     while len(values) > 1:
         values = [
-            builder.fadd(values[k], values[k + 1]) if k + 1 < len(values) else values[k] for k in range(0, len(values), 2)
+            builder.fadd(values[k], values[k + 1]) if k + 1 < len(values) else values[k]
+            for k in range(0, len(values), 2)
         ]
     return values[0]
 

@@ -310,7 +310,9 @@ def emit_tile_cols(function, dtype, height, vectors):
     """The body of `tile_cols`."""
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     code = VectorCode(builder, dtype, REGISTER_BITS)
-    a, n0, a0, b0, n1, a1, b1, depth, a_step, b, b_step, c, c_step, rows, lanes, accumulate, a_ahead, b_ahead = function.args
+    a, n0, a0, b0, n1, a1, b1, depth, a_step, b, b_step, c, c_step, rows, lanes, accumulate, a_ahead, b_ahead = (
+        function.args
+    )
     inside = [clamp(builder, i, rows) for i in range(height)]
     c_rows = [builder.add(c, builder.mul(i, c_step)) for i in inside]
     within = [builder.mul(i, index(code.bytes)) for i in inside]

@@ -96,7 +96,7 @@ def find_places(start, step, table):
 
 def convolve(source, w, bias, target, top, left, transposed):
     """target = source convolved with w, whose padding is (top, left); with `transposed`, with w turned round, as for dx."""
-    n, h, width, c = source.shape
+    n, c = source.shape[0], source.shape[3]
     _, oh, ow, k = target.shape
     dtype = target.dtype
     item = np.intp(target.itemsize)

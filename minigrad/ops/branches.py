@@ -60,7 +60,9 @@ class BranchConcat(Op):
         y = dy if y is None else y
         gradients: list[np.ndarray | None] = []
         column = 0
-        branches = zip(arrays[::3], arrays[1::3], arrays[2::3], self.norms, self.activations, self.statistics, strict=True)
+        branches = zip(
+            arrays[::3], arrays[1::3], arrays[2::3], self.norms, self.activations, self.statistics, strict=True
+        )
         for x, gamma, beta, norm, activation, statistics in branches:
             c = x.shape[-1]
             if norm is None or statistics is None:
@@ -69,9 +71,7 @@ class BranchConcat(Op):
                 self.kernels.elementwise.activate_backward(*wide, column, activation, dx.reshape(-1, c))
                 gradients += [dx, None, None]
             else:
-                gradients += normalize_backward(
-                    self, dy, x, y, column, gamma, beta, *statistics, norm[2], activation
-                )
+                gradients += normalize_backward(self, dy, x, y, column, gamma, beta, *statistics, norm[2], activation)
             column += c
         return tuple([dx if needed else None for dx, needed in zip(gradients, self.needs, strict=True)])
 

@@ -9,7 +9,6 @@ from minigrad.ops.elementwise import float_tensor
 from minigrad.tape import Op, state
 from minigrad.tensor import Tensor
 
-
 Running = tuple[np.ndarray, np.ndarray] | None  # mean and variance, or None to keep none
 
 

@@ -84,6 +84,13 @@ def test_elementwise_functions_of_each_width(name):
     assert " passed" in output
 
 
+@pytest.mark.slow
+@each_target
+def test_convolutions_of_each_width(name):
+    files = [str(HERE / file) for file in ("test_conv.py", "test_winograd.py")]
+    assert " passed" in run_tests(*files, "-k", "layers or agree", name=name)
+
+
 PRODUCTS = """
 import hashlib
 import numpy as np

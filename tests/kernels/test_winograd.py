@@ -1,0 +1,152 @@
+"""Convolutions that take another way than tap by tap: Winograd's, and two neighbouring pixels at once."""
+
+import numpy as np
+import pytest
+
+from minigrad.kernels.cpu import conv, threads, winograd
+from minigrad.kernels.cpu.conv import pairs_pay
+from minigrad.kernels.reference import conv as reference
+
+PASSES = ("conv_forward", "conv_backward_x", "conv_backward_w")
+WINOGRAD = [  # (images, height, width, channels, results, (top, left), (bottom, right))
+    (3, 12, 10, 32, 48, (1, 1), (1, 1)),
+    (2, 13, 11, 40, 33, (1, 1), (1, 1)),  # half a tile at the end of both axes, channels that fill no register
+    (7, 9, 8, 65, 17, (0, 0), (0, 0)),
+    (2, 10, 15, 33, 40, (0, 2), (2, 1)),
+    (5, 8, 8, 16, 64, (2, 2), (0, 1)),
+    (70, 1, 3, 32, 32, (1, 1), (1, 1)),
+    (64, 3, 1, 16, 100, (1, 1), (1, 1)),
+]
+PAIRS = [  # and the sides of the window
+    (2, 9, 8, 5, 7, (2, 2), (2, 2), (5, 5)),
+    (3, 6, 4, 24, 8, (1, 1), (1, 1), (3, 3)),
+    (1, 5, 6, 3, 1, (0, 0), (0, 0), (2, 1)),
+    (2, 7, 2, 17, 3, (1, 0), (0, 3), (1, 4)),
+    (1, 16, 16, 8, 8, (2, 2), (2, 2), (5, 5)),
+]
+each_winograd = pytest.mark.parametrize("problem", WINOGRAD, ids=str)
+each_pass = pytest.mark.parametrize("name", PASSES)
+
+
+def sizes(problem):
+    """((x, w, y) shapes, window)."""
+    n, h, w, c, k, (top, left), (bottom, right), *kernel = problem
+    kh, kw = kernel[0] if kernel else (3, 3)
+    shapes = (n, h, w, c), (kh, kw, c, k), (n, h + top + bottom - kh + 1, w + left + right - kw + 1, k)
+    return shapes, (1, 1, top, left, 1, 1)
+
+
+def draw(problem, dtype=np.float32, seed=0):
+    """(x, w, dy, bias, window), the values of a spread that is not the same for all channels."""
+    shapes, window = sizes(problem)
+    rng = np.random.default_rng(seed)
+    x, w, dy = (rng.standard_normal(shape) * rng.uniform(0.2, 3, shape[-1]) for shape in shapes)
+    return x.astype(dtype), w.astype(dtype), dy.astype(dtype), rng.standard_normal(shapes[1][3]).astype(dtype), window
+
+
+def run(kernels, name, x, w, dy, bias, window):
+    """What a pass fills."""
+    inputs = {"conv_forward": (x, w, bias), "conv_backward_x": (dy, w), "conv_backward_w": (x, dy)}[name]
+    result = np.full_like({"conv_forward": dy, "conv_backward_x": x, "conv_backward_w": w}[name], np.nan)
+    getattr(kernels, name)(*inputs, window, result)
+    return result
+
+
+def chosen(name, x, w, dy, bias, window):
+    """Whether the kernel hands this call to the other one."""
+    arguments = {
+        "conv_forward": (x, w, bias, window, dy),
+        "conv_backward_x": (dy, w, window, x),
+        "conv_backward_w": (x, dy, window, w),
+    }[name]
+    return getattr(conv, name).instead[0](*arguments)
+
+
+@each_pass
+@each_winograd
+def test_winograd_agrees_with_the_reference(name, problem):
+    values = draw(problem)
+    expected = run(reference, name, *values)
+    assert chosen(name, *values)
+    wide = [v.astype(np.float64) if isinstance(v, np.ndarray) else v for v in values]
+    exact = run(reference, name, *wide)
+    size = run(
+        reference, name, *[np.abs(v) if isinstance(v, np.ndarray) else v for v in wide]
+    )  # the sum of absolute terms
+    error = np.abs(run(conv, name, *values) - exact) / size.max(axis=(0, 1, 2) if name != "conv_backward_w" else None)
+    assert error.max() < 8 * np.finfo(np.float32).eps
+    np.testing.assert_allclose(expected, exact, rtol=1e-5, atol=1e-5 * size.max())
+
+
+@each_pass
+@each_winograd
+def test_winograd_gives_the_same_bits_with_any_number_of_threads(name, problem):
+    if threads.available_threads() < 2:
+        pytest.skip("there is one core")
+    values = draw(problem, seed=1)
+    before = threads.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2):
+            threads.set_num_threads(count)
+            results.append(run(conv, name, *values).tobytes())
+    finally:
+        threads.set_num_threads(before)
+    assert results[0] == results[1]
+
+
+@each_pass
+def test_winograd_of_zeros_and_ones_is_exact(name):
+    x, w, dy, bias, window = draw(WINOGRAD[0])
+    rng = np.random.default_rng(3)
+    x, w, dy, bias = ((rng.integers(0, 2, a.shape)).astype(np.float32) for a in (x, w, dy, bias))
+    np.testing.assert_array_equal(run(conv, name, x, w, dy, bias, window), run(reference, name, x, w, dy, bias, window))
+
+
+@pytest.mark.parametrize("change", ["float64", "stride", "dilation", "window", "few channels", "few tiles"])
+def test_winograd_is_for_what_it_pays_for(change):
+    def allowed(shape, kernel=(3, 3), window=(1, 1, 1, 1, 1, 1), c=32, k=48, dtype=np.float32):
+        return winograd.pays(np.empty((*shape, c), dtype), np.empty((*shape, k), dtype), kernel, window)
+
+    images = (4, 16, 16)
+    assert allowed(images)
+    refused = {
+        "float64": {"dtype": np.float64},
+        "stride": {"window": (2, 1, 1, 1, 1, 1)},
+        "dilation": {"window": (1, 1, 1, 1, 1, 2)},
+        "window": {"kernel": (3, 5)},
+        "few channels": {"c": 8},
+        "few tiles": {"shape": (1, 8, 8)},
+    }[change]
+    assert not allowed(**{"shape": images, **refused})
+
+
+@each_pass
+@pytest.mark.parametrize("problem", PAIRS, ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda kind: np.dtype(kind).name)
+def test_pairs_of_pixels_agree_with_the_reference(name, problem, dtype):
+    values = draw(problem, dtype)
+    result = {"conv_forward": values[2], "conv_backward_x": values[0], "conv_backward_w": None}[name]
+    few = problem[4] if name == "conv_forward" else problem[3]
+    if (
+        result is not None
+        and few * np.dtype(dtype).itemsize <= 32
+        and result.shape[2] % 2 == 0
+        and conv.REGISTER_BITS == 512
+    ):
+        assert pairs_pay(result, values[-1])
+    expected = run(reference, name, *values)
+    bound = 64 * np.finfo(dtype).eps
+    np.testing.assert_allclose(run(conv, name, *values), expected, rtol=bound, atol=bound * np.abs(expected).max())
+
+
+def test_pairs_are_not_for_strides_or_odd_widths():
+    def allowed(width=8, channels=4, window=(1, 1, 1, 1, 1, 1)):
+        return pairs_pay(np.empty((1, 4, width, channels), np.float32), window)
+
+    half = conv.REGISTER_BITS // 64
+    assert allowed(channels=half)
+    assert not allowed(channels=half + 1)
+    assert not allowed(width=7)
+    assert not allowed(window=(2, 1, 1, 1, 1, 1))
+    assert not allowed(window=(1, 1, 1, 1, 1, 2))
