@@ -316,7 +316,9 @@ def backward(
         if recording:
             device.begin(type(op).__name__ + " backward")  # type: ignore[attr-defined]
         sources = op.sources
-        added_to = offer_total(op, gradients) if op.adds_to is not None else None
+        added_to = None
+        if op.adds_to is not None and sources[op.adds_to] in gradients:  # type: ignore[index]
+            added_to = offer_total(op, gradients)
         results = op.backward(dy)
         if added_to is not None and op.total is not None:  # not taken
             gradients[added_to], added_to = op.take_total(), None
@@ -361,9 +363,7 @@ def backward(
 
 def offer_total(op: Op, gradients: dict[Op, np.ndarray]) -> Op | None:
     """Move the gradient that an input has so far to `op.total`, if nothing else refers to it; the op it belongs to."""
-    source = op.sources[op.adds_to]  # type: ignore[index]
-    if not isinstance(source, Op) or source not in gradients:
-        return None
+    source: Op = op.sources[op.adds_to]  # type: ignore[index, assignment]
     total = gradients.pop(source)
     if not is_ours(total):
         gradients[source] = total

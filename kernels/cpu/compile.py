@@ -153,12 +153,16 @@ class Kernel:
                 self.serial(*arguments)
             else:
                 self.run_parallel(*arguments)
-        elif self.instead is not None and self.instead[0](*arguments):
+            return
+        if self.instead is not None and self.instead[0](*arguments):
             self.instead[1](*arguments)
+            return
+        if self.prepare is not None:
+            arguments = self.prepare(*arguments)
+        if self.is_large(arguments):
+            self.run_parallel(*arguments)
         else:
-            if self.prepare is not None:
-                arguments = self.prepare(*arguments)
-            (self.run_parallel if self.is_large(arguments) else self.serial)(*arguments)
+            self.serial(*arguments)
 
     def __repr__(self):
         return f"<kernel {self.__module__}.{self.__qualname__}>"

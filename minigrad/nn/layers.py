@@ -175,11 +175,16 @@ def fused_activation(norm: Module, activation: Module) -> str | None:
 
 def run(layers: Sequence[Module], x: Any) -> Any:
     """Modules one after another, a BatchNorm together with the activation after it."""
-    i = 0
-    while i < len(layers):
-        name = fused_activation(layers[i], layers[i + 1]) if i + 1 < len(layers) else None
-        x = layers[i](x) if name is None else layers[i](x, activation=name)
-        i += 1 if name is None else 2
+    i, count = 0, len(layers)
+    while i < count:
+        layer = layers[i]
+        i += 1
+        name = fused_activation(layer, layers[i]) if type(layer) is BatchNorm and i < count else None
+        if name is None:
+            x = layer(x)
+        else:
+            x = layer(x, activation=name)
+            i += 1
     return x
 
 
