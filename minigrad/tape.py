@@ -316,18 +316,23 @@ def backward(
         if recording:
             device.begin(type(op).__name__ + " backward")  # type: ignore[attr-defined]
         sources = op.sources
-        added_to = None
-        if op.adds_to is not None and sources[op.adds_to] in gradients:  # type: ignore[index]
-            added_to = offer_total(op, gradients)
+        added_to = spoiled = None
+        if op.adds_to is not None:
+            op.total = None  # a backward that an error ended may have left one
+            if sources[op.adds_to] in gradients:  # type: ignore[index]
+                added_to = offer_total(op, gradients)
+                if anomaly and op.total is not None and has_nan(op.total):
+                    spoiled = op.adds_to
         results = op.backward(dy)
         if added_to is not None and op.total is not None:  # not taken
-            gradients[added_to], added_to = op.take_total(), None
+            gradients[added_to] = op.total
+            op.total = added_to = spoiled = None
         if type(results) is not tuple or len(results) != len(sources):  # type: ignore[arg-type]
             raise wrong_count(op, results)
         if recording:
             device.saw_gradients(op, results, dy)  # type: ignore[attr-defined]
         if anomaly:
-            find_nan(op, results, dy)
+            find_nan(op, results, dy, spoiled)
         if not retain_graph:
             op.free()
         del dy
@@ -447,11 +452,16 @@ def wrong_gradient(name: str, i: int, source: "Op | tensors.Tensor", dx: Any) ->
     )
 
 
-def find_nan(op: Op, results: tuple[Any, ...], dy: np.ndarray) -> None:
-    """Raise AnomalyError if a backward made a NaN out of a gradient and saved arrays without one."""
+def find_nan(op: Op, results: tuple[Any, ...], dy: np.ndarray, spoiled: int | None) -> None:
+    """Raise AnomalyError if a backward made a NaN out of a gradient and saved arrays without one.
+
+    Input `spoiled` is passed over: other ops had left a NaN in the total that its gradient was added to.
+    """
     given = [a for a in (dy, *(op.saved or ())) if isinstance(a, np.ndarray)]
     for i, (source, dx) in enumerate(zip(op.sources, results, strict=True)):  # type: ignore[arg-type]
-        if source is not None and isinstance(dx, np.ndarray) and has_nan(dx) and not any(map(has_nan, given)):
+        if i == spoiled or source is None or not isinstance(dx, np.ndarray):
+            continue
+        if has_nan(dx) and not any(map(has_nan, given)):
             where = f"; the op was called at {op.line}" if op.line else ""
             raise AnomalyError(f"the backward of {type(op).__name__} made a NaN in the gradient of input {i}{where}")
 

@@ -2,7 +2,7 @@
 
 A multiplication and an addition each count once; products with zeros of the padding are counted, whether the kernel makes
 them or not. Kernels that are not listed are judged by the bytes of their arrays alone. The arguments are those of the compiled
-function, after its `prepare` if the kernel has one; tests/benchmarks/test_operations.py notices when they change.
+function, after its `prepare` if the kernel has one; tests/benchmarks/test_where.py notices when they change.
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.capture import Launch
+from minigrad.kernels.activations import IDENTITY, SIGMOID
 
 
 def pixels(images: np.ndarray) -> int:
@@ -46,6 +47,7 @@ def of_conv_backward_w(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, *plan: Any
 
 OPERATIONS: dict[str, Callable[..., int]] = {
     "gemm.gemm": of_gemm,
+    "gemm.gemm_add": of_gemm,
     "gemm.gemm_batched": of_gemm_batched,
     "conv.conv_forward": of_conv_forward,
     "conv.conv_backward_x": of_conv_backward_x,
@@ -59,8 +61,41 @@ def operations(launch: Launch) -> int | None:
     return None if count is None else int(count(*launch.arguments))
 
 
-# of kernels that touch only a part of an array they are given
+def bytes_of(*arrays: np.ndarray) -> int:
+    """Of all these arrays."""
+    return sum(array.nbytes for array in arrays)
+
+
+def of_gemm_add(a: np.ndarray, b: np.ndarray, bias: np.ndarray, c: np.ndarray, *transposed: bool) -> int:
+    """C is read and written."""
+    return bytes_of(a, b, c, c)
+
+
+def of_norm(x: np.ndarray, *rest: Any) -> int:
+    """Of y, which is the only matrix of the rest, as many columns as x has."""
+    return bytes_of(x, x, *[a for a in rest if isinstance(a, np.ndarray) and a.ndim == 1])
+
+
+def of_norm_backward(dy: np.ndarray, x: np.ndarray, y: np.ndarray, column: int, *rest: Any) -> int:
+    """Of dy, as many columns as x has; as many of y where sigmoid needs them."""
+    activation = rest[5]
+    return bytes_of(x, *[a for a in (x, *rest) if isinstance(a, np.ndarray)]) + (activation == SIGMOID) * x.nbytes
+
+
+def of_activate_backward(dy: np.ndarray, y: np.ndarray, column: int, activation: int, dx: np.ndarray) -> int:
+    """Of dy, as many columns as dx has; as many of y where there is an activation."""
+    return bytes_of(dx, dx) + (0 if activation == IDENTITY else dx.nbytes)
+
+
+# of kernels that touch only a part of an array they are given, or read what they write
 BYTES: dict[str, Callable[..., int]] = {
+    "gemm.gemm_add": of_gemm_add,
+    "norm.batch_norm_forward": of_norm,
+    "norm.batch_norm_backward": of_norm_backward,
+    "norm.batch_norm_inference": of_norm,
+    "norm.batch_norm_inference_backward": of_norm_backward,
+    "elementwise.activate": lambda x, activation, y, column: 2 * x.nbytes,
+    "elementwise.activate_backward": of_activate_backward,
     "movement.strided_read": lambda x, shape, strides, offset, y: 2 * y.nbytes,
     "movement.strided_write": lambda x, shape, strides, offset, y: 2 * x.nbytes,
 }

@@ -180,22 +180,27 @@ def activate_is_large(x, *arguments):
     return x.size >= GRAIN
 
 
+# Rows of activate and activate_backward are found by unsigned positions in the flat arrays: a slice for each row would
+# count references, which costs more than a short row, and a signed position might stand for one from the end.
+
+
 @parallel_kernel(is_large=activate_is_large)
 def activate(x, activation, y, column):
     m, c = x.shape
     rows = max(1, BLOCK // c)
     for block in prange((m + rows - 1) // rows):
+        u, v = x.reshape(-1), y.reshape(-1)
         for i in range(block * rows, min(m, (block + 1) * rows)):
-            u, v = x[i], y[i, column : column + c]
+            p, q, n = np.uintp(i * c), np.uintp(i * y.shape[1] + column), np.uintp(c)
             if activation == RELU:
-                for j in range(c):
-                    v[j] = formulas.relu(u[j])
+                for j in range(n):
+                    v[q + j] = formulas.relu(u[p + j])
             elif activation == SIGMOID:
-                for j in range(c):
-                    v[j] = formulas.sigmoid(u[j])
+                for j in range(n):
+                    v[q + j] = formulas.sigmoid(u[p + j])
             else:
-                for j in range(c):
-                    v[j] = u[j]
+                for j in range(n):
+                    v[q + j] = u[p + j]
 
 
 @parallel_kernel(is_large=activate_is_large)
@@ -203,17 +208,18 @@ def activate_backward(dy, y, column, activation, dx):
     m, c = dx.shape
     rows = max(1, BLOCK // c)
     for block in prange((m + rows - 1) // rows):
+        du, u, dv = dy.reshape(-1), y.reshape(-1), dx.reshape(-1)
         for i in range(block * rows, min(m, (block + 1) * rows)):
-            du, u, dv = dy[i, column : column + c], y[i, column : column + c], dx[i]
+            p, q, n = np.uintp(i * c), np.uintp(i * dy.shape[1] + column), np.uintp(c)
             if activation == RELU:
-                for j in range(c):
-                    dv[j] = formulas.relu_grad(du[j], u[j])
+                for j in range(n):
+                    dv[p + j] = formulas.relu_grad(du[q + j], u[q + j])
             elif activation == SIGMOID:
-                for j in range(c):
-                    dv[j] = formulas.sigmoid_grad(du[j], u[j])
+                for j in range(n):
+                    dv[p + j] = formulas.sigmoid_grad(du[q + j], u[q + j])
             else:
-                for j in range(c):
-                    dv[j] = du[j]
+                for j in range(n):
+                    dv[p + j] = du[q + j]
 
 
 @parallel_kernel()

@@ -27,7 +27,9 @@ from minigrad.kernels.cpu.simd import (
 from minigrad.kernels.cpu.target import REGISTER_BITS
 
 BLOCK = 480  # rows of C that one task computes
-PARALLEL_WORK = 1 << 23  # multiply-adds from which a second thread pays, though it has to fetch what the first one wrote
+PARALLEL_WORK = (
+    1 << 23
+)  # multiply-adds from which a second thread pays, though it has to fetch what the first one wrote
 REUSE = 192  # rows of C from which copying B into panels pays: each element copied is used that often
 DEPTH = 384  # shared indices at a time in x^T y: as many rows of both sides as the second-level cache holds
 COPY_STEP = 2048  # bytes between rows of x from which copying a block of it pays

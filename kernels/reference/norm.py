@@ -34,7 +34,8 @@ def _normalized(x, mean, var, eps):
 
 
 def _put(z, activation, y, column):
-    """The columns of y = activation of z."""
+    """The columns of y = activation of z, which is rounded first, as the result of batch norm alone would be."""
+    z = z.astype(y.dtype)
     if activation == RELU:
         elementwise.relu_forward(z, z)
     elif activation == SIGMOID:
@@ -45,13 +46,12 @@ def _put(z, activation, y, column):
 def _before_activation(dy, y, column, z, activation):
     """dz, from dy in its columns."""
     columns = slice(column, column + z.shape[1])
-    dz = _wide(dy[:, columns])
+    dz = dy[:, columns].copy()
     if activation == RELU:
-        dz = np.where(z <= 0, 0, dz)
+        elementwise.relu_backward(dz, z.astype(dy.dtype), dz)
     elif activation == SIGMOID:
-        values = _wide(y[:, columns])
-        dz = dz * values * (1 - values)
-    return dz
+        elementwise.sigmoid_backward(dz, y[:, columns], dz)
+    return _wide(dz)
 
 
 @defined

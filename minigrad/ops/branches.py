@@ -7,6 +7,8 @@ import numpy as np
 
 from minigrad.kernels.activations import RELU, SIGMOID
 from minigrad.ops.elementwise import float_tensor
+from minigrad.ops.matmul import as_matrix
+from minigrad.ops.movement import concat
 from minigrad.ops.norm import (
     Normalization,
     Running,
@@ -19,6 +21,8 @@ from minigrad.ops.norm import (
 )
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
+
+Statistics = tuple[np.ndarray, np.ndarray]  # mean and variance of the batch
 
 
 class Branch(NamedTuple):
@@ -35,24 +39,28 @@ class BranchConcat(Op):
     formula = "y = [f(BN(x0)), f(BN(x1)), ...];  dxi, dγi, dβi as of batch norm, from its slice of dy"
 
     def forward(
-        self, *arrays: np.ndarray | None, norms: list[tuple[Running, float, float] | None], activations: list[int]
+        self, *arrays: Any, norms: list[tuple[Running, float, float] | None], activations: list[int]
     ) -> np.ndarray:
-        self.norms, self.activations = norms, activations
         xs = arrays[::3]
-        first: np.ndarray = xs[0]  # type: ignore[assignment]
-        y = self.empty((*first.shape[:-1], sum(x.shape[-1] for x in xs)), first.dtype)  # type: ignore[union-attr]
-        matrix = y.reshape(-1, y.shape[-1])
-        self.statistics: list[tuple[np.ndarray, np.ndarray] | None] = []
+        y = self.empty((*xs[0].shape[:-1], sum(x.shape[-1] for x in xs)), xs[0].dtype)
+        matrix = as_matrix(y)
+        self.parts: list[tuple[int, int, Statistics | None, float]] = []  # features, activation, statistics, eps
+        saved: list[np.ndarray | None] = []
         column = 0
         for x, gamma, beta, norm, activation in zip(xs, arrays[1::3], arrays[2::3], norms, activations, strict=True):
+            features = x.shape[-1]
             if norm is None:
-                self.kernels.elementwise.activate(x.reshape(-1, x.shape[-1]), activation, matrix, column)  # type: ignore[union-attr]
-                self.statistics.append(None)
+                if x.size:
+                    self.kernels.elementwise.activate(as_matrix(x), activation, matrix, column)
+                self.parts.append((features, activation, None, 0.0))
+                saved += [None, None, None]
             else:
-                self.statistics.append(normalize(self, x, gamma, beta, *norm, activation, matrix, column))  # type: ignore[arg-type]
-            column += x.shape[-1]  # type: ignore[union-attr]
+                statistics = normalize(self, x, gamma, beta, *norm, activation, matrix, column)
+                self.parts.append((features, activation, statistics, norm[2]))
+                saved += [x, gamma, beta if activation == RELU else None]
+            column += features
         from_result = any(a == SIGMOID or (a == RELU and n is None) for a, n in zip(activations, norms, strict=True))
-        self.save(*arrays, y if from_result else None)
+        self.save(*saved, y if from_result else None)
         return y
 
     def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
@@ -60,19 +68,18 @@ class BranchConcat(Op):
         y = dy if y is None else y
         gradients: list[np.ndarray | None] = []
         column = 0
-        branches = zip(
-            arrays[::3], arrays[1::3], arrays[2::3], self.norms, self.activations, self.statistics, strict=True
-        )
-        for x, gamma, beta, norm, activation, statistics in branches:
-            c = x.shape[-1]
-            if norm is None or statistics is None:
-                dx = self.empty_like(x)
-                wide = (a.reshape(-1, a.shape[-1]) for a in (dy, y))
-                self.kernels.elementwise.activate_backward(*wide, column, activation, dx.reshape(-1, c))
+        for x, gamma, beta, part in zip(arrays[::3], arrays[1::3], arrays[2::3], self.parts, strict=True):
+            features, activation, statistics, eps = part
+            if statistics is None:
+                dx = self.empty((*dy.shape[:-1], features), dy.dtype)
+                if dx.size:
+                    self.kernels.elementwise.activate_backward(
+                        as_matrix(dy), as_matrix(y), column, activation, as_matrix(dx)
+                    )
                 gradients += [dx, None, None]
             else:
-                gradients += normalize_backward(self, dy, x, y, column, gamma, beta, *statistics, norm[2], activation)
-            column += c
+                gradients += normalize_backward(self, dy, x, y, column, gamma, beta, *statistics, eps, activation)
+            column += features
         return tuple([dx if needed else None for dx, needed in zip(gradients, self.needs, strict=True)])
 
 
@@ -82,11 +89,15 @@ def concat_branches(branches: Sequence[Branch]) -> Tensor:
     The same bits as by separate ops, without the passes over memory of `concat`. Raises as those ops do.
     """
     xs = [branch.x for branch in branches]
+    if all(norm is None and activation is None for _, norm, activation in branches):
+        return concat(xs)
     norms: list[tuple[Running, float, float] | None] = []
     inputs: list[Tensor | None] = []
     for i, (x, norm, _) in enumerate(branches):
         data = float_tensor("concat", x)._data
-        if data.ndim < 2 or data.shape[:-1] != xs[0].shape[:-1]:
+        if not data.ndim:
+            raise ValueError(f"concat on the last axis: tensor {i} has none")
+        if data.ndim != xs[0].ndim or data.shape[:-1] != xs[0].shape[:-1]:
             raise ValueError(f"concat on the last axis: tensor {i} has shape {x.shape}, tensor 0 has {xs[0].shape}")
         if data.dtype != xs[0].dtype:
             raise TypeError(f"concat: tensor {i} is {x.dtype}, tensor 0 is {xs[0].dtype}")
@@ -98,7 +109,7 @@ def concat_branches(branches: Sequence[Branch]) -> Tensor:
             check_count(x)
             norms.append((running, float(norm.decay), float(norm.eps)))
             inputs += [x, norm.gamma, norm.beta]
-    numbers = [activation_number(branch.activation) for branch in branches]
+    numbers = [activation_number("concat_branches", branch.activation) for branch in branches]
     y = BranchConcat.apply(*inputs, norms=norms, activations=numbers)
     for branch in branches:
         if branch.norm is not None:

@@ -40,6 +40,8 @@ def dropout(x: Tensor, p: float, *, training: bool, seed: Any) -> Tensor:
     if not training or p == 0:
         return x
     device = x._device if state.recording is None else state.recording
+    if state.recording is not None:
+        state.recording.begin("Dropout")  # type: ignore[attr-defined]
     key = device.empty((2,), np.dtype(np.uint64))
     if isinstance(seed, Tensor):
         if state.recording is not None:

@@ -199,7 +199,7 @@ def batch_norm(
     """
     norm = Normalization(gamma, beta, running_mean, running_var, decay, eps)
     running = checked(x, norm)
-    number = activation_number(activation)
+    number = activation_number("batch_norm", activation)
     if not training:
         if running is None:
             raise ValueError("batch_norm: without training, running_mean and running_var are needed")
@@ -212,10 +212,10 @@ def batch_norm(
     return y
 
 
-def activation_number(name: str | None) -> int:
+def activation_number(op: str, name: str | None) -> int:
     """The number kernels know an activation by."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"batch_norm: activation must be None, 'relu' or 'sigmoid', not {name!r}")
+    if not (name is None or isinstance(name, str)) or name not in ACTIVATIONS:
+        raise ValueError(f"{op}: activation must be None, 'relu' or 'sigmoid', not {name!r}")
     return ACTIVATIONS[name]
 
 
