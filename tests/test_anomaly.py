@@ -65,6 +65,30 @@ def test_nan_that_came_in_is_nobodys_fault():
     assert np.isnan(x.grad.numpy()[0])
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_nan_in_the_total_that_a_product_adds_to_is_nobodys_fault(size):
+    x = leaf(np.ones((1, 2, 2, 3)))
+    w = leaf(np.ones((size, size, 3, 3)))
+    with mg.detect_anomaly():
+        h = x * 2.0
+        y = mg.conv2d(h, w, padding="same")
+        other = h * 3.0
+        other.register_hook(lambda grad: grad * np.nan)
+        (y + other).sum().backward()
+    assert np.isnan(x.grad.numpy()).all()
+    assert np.isfinite(w.grad.numpy()).all()
+
+
+def test_nan_that_a_product_adds_to_a_total_is_its_own():
+    x, w = leaf(np.ones((1, 2, 2, 3))), leaf(np.ones((1, 1, 3, 3)))
+    with mg.detect_anomaly():
+        h = x * 2.0
+        y = mg.conv2d(h, w)
+        w.data[...] = [np.inf, -np.inf, 0]
+        with pytest.raises(mg.AnomalyError, match="the backward of Conv2d made a NaN in the gradient of input 0"):
+            (y + h * 3.0).sum().backward()
+
+
 def test_infinity_is_no_anomaly():
     with mg.detect_anomaly():
         y = mg.log(leaf([0.0])) * 2.0

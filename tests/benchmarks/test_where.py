@@ -6,6 +6,7 @@ import pytest
 import minigrad as mg
 from benchmarks.comparison import operations, where
 from minigrad.capture import Launch
+from minigrad.ops import Branch, Normalization, concat_branches
 
 
 def launches(function, *arrays):
@@ -59,6 +60,63 @@ def test_a_model_makes_the_multiply_adds_that_its_layers_have(rng):
             expected += sum(2 * 2 * side * side * m.weight.size for m in convolutions)
     expected += 2 * 2 * model.layers[-1].weight.size
     assert sum(counted(forward)) == expected
+
+
+@pytest.mark.parametrize(
+    "function", [mg.linear, lambda x, w: mg.conv2d(x, w.reshape(1, 1, 10, 3))], ids=["linear", "1x1"]
+)
+def test_a_product_that_adds_to_a_gradient_counts_like_any_and_reads_what_it_writes(function, rng):
+    x, w = rng.standard_normal((2, 3, 4, 10), np.float32), rng.standard_normal((10, 3), np.float32)
+
+    def twice(x, w):
+        h = x * 1.0
+        return function(h, w) + function(h, w)
+
+    found = launches(twice, x, w)
+    assert counted(found) == [2 * 24 * 10 * 3] * 6
+    (added,) = [launch for launch in found if launch.kernel == "gemm.gemm_add"]
+    assert operations.bytes_moved(added) == 24 * 3 * 4 + w.nbytes + 2 * x.nbytes
+
+
+def of_kernel(found, kernel):
+    return [operations.bytes_moved(launch) for launch in found if launch.kernel == kernel]
+
+
+@pytest.mark.parametrize(("activation", "arrays"), [(None, 0), ("relu", 0), ("sigmoid", 1)])
+def test_normalization_is_charged_for_what_it_touches(activation, arrays, rng):
+    x, p = rng.standard_normal((20, 6), np.float32), np.ones(6, np.float32)
+
+    def training(x, gamma, beta):
+        return mg.batch_norm(x, gamma, beta, None, None, training=True, activation=activation)
+
+    def inference(x, gamma, beta):
+        return mg.batch_norm(x, gamma, beta, p, p, training=False, activation=activation)
+
+    for function, name, statistics in (
+        (training, "norm.batch_norm", 2 * 6 * 8),
+        (inference, "norm.batch_norm_inference", 2 * p.nbytes),
+    ):
+        found = launches(function, x, p, p)
+        forward = name + ("_forward" if function is training else "")
+        assert of_kernel(found, forward) == [2 * x.nbytes + 2 * p.nbytes + statistics]
+        expected = (3 + arrays) * x.nbytes + 4 * p.nbytes + statistics
+        assert of_kernel(found, name + "_backward") == [expected]
+
+
+def test_branches_are_charged_for_their_own_columns(rng):
+    x, p = rng.standard_normal((20, 6), np.float32), np.ones(6, np.float32)
+    other, third = rng.standard_normal((20, 50), np.float32), rng.standard_normal((20, 3), np.float32)
+
+    def joined(x, gamma, beta, other, third):
+        norm = Normalization(gamma, beta, None, None, 0.9, 1e-5)
+        return concat_branches([Branch(x, norm, "relu"), Branch(other, None, "sigmoid"), Branch(third, None, None)])
+
+    found = launches(joined, x, p, p, other, third)
+    small = 2 * p.nbytes + 2 * 6 * 8
+    assert of_kernel(found, "norm.batch_norm_forward") == [2 * x.nbytes + small]
+    assert of_kernel(found, "norm.batch_norm_backward") == [3 * x.nbytes + small + 2 * p.nbytes]
+    assert of_kernel(found, "elementwise.activate") == [2 * other.nbytes, 2 * third.nbytes]
+    assert of_kernel(found, "elementwise.activate_backward") == [3 * other.nbytes, 2 * third.nbytes]
 
 
 def test_a_slice_is_not_charged_for_the_whole_array(rng):

@@ -41,13 +41,13 @@ def arrays_of(arguments):
             yield argument
 
 
-def assert_close(actual, expected, ulps):
-    """Equal for integers; for floats within `ulps` roundings of the largest finite number expected."""
+def assert_close(actual, expected, ulps, precision=None):
+    """Equal for integers; for floats within `ulps` roundings, in `precision`, of the largest finite number expected."""
     if expected.dtype.kind != "f":
         np.testing.assert_array_equal(actual, expected)
         return
     finite = np.abs(expected[np.isfinite(expected)])
-    tolerance = ulps * np.finfo(expected.dtype).eps * finite.max(initial=0)
+    tolerance = ulps * np.finfo(precision or expected.dtype).eps * finite.max(initial=0)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
 
 
@@ -56,10 +56,11 @@ def check_kernel(set_threads):
     """A function that runs a kernel and its reference on copies of the arguments and compares every array afterwards.
 
     Inputs are compared as well: a kernel that wrote to one would be found. On 1 and on 2 threads the bits must be the
-    same. `parallel` says which variant the sizes must have led to. What the kernel left in the arguments is returned.
+    same. `parallel` says which variant the sizes must have led to. An array is held to the precision of its dtype, or to
+    `precision` if that is given. What the kernel left in the arguments is returned.
     """
 
-    def check(family, name, *arguments, parallel=False, ulps=4):
+    def check(family, name, *arguments, parallel=False, ulps=4, precision=None):
         kernel = getattr(importlib.import_module(f"minigrad.kernels.cpu.{family}"), name)
         reference = getattr(importlib.import_module(f"minigrad.kernels.reference.{family}"), name)
 
@@ -74,7 +75,7 @@ def check_kernel(set_threads):
 
         assert (kernel.resolve(*copied(list(arguments)))[0] == kernel.run_parallel) == parallel
         for actual, wanted in zip(arrays_of(runs[0]), arrays_of(expected), strict=True):
-            assert_close(actual, wanted, ulps)
+            assert_close(actual, wanted, ulps, precision)
         for one, two in zip(arrays_of(runs[0]), arrays_of(runs[-1]), strict=True):
             assert one.tobytes() == two.tobytes()
         return runs[0]

@@ -11,15 +11,18 @@ import sys
 
 import numpy as np
 
+from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cpu import elementwise, gemm, loss, movement, norm, reduce
 from minigrad.layout import broadcast_layout
 
 PAGE = mmap.PAGESIZE
 LENGTHS = (1, 2, 3, 5, 8, 11, 15, 16, 17, 23, 31, 33, 49, 65, 97, 130)
 LARGE = [(60, 100, 784), (203, 65, 500), (1, 700, 300), (300, 10, 600), (257, 130, 193), (500, 129, 200)]
+PARTED = [(1, 1, 4096), (7, 5, 4099), (33, 17, 5003), (3, 40, 6200)]  # of A^T B: summed up in parts
 UNARY = ("exp", "log", "sqrt", "tanh", "sigmoid", "relu")
 BROADCAST = ((7,), (3, 1), (1, 7), (3, 7), (5, 1, 1), (5, 3, 7), ())
 ROWS_AND_COLUMNS = ((2, 1), (3, 17), (60, 100), (257, 33), (513, 5), (600, 70))
+WIDER = ((0, 0), (3, 0), (0, 5))  # columns of y and dy before those that are meant, and after them
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mprotect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
@@ -44,7 +47,7 @@ class Guarded:
         return placed
 
 
-PLACES = [Guarded(500) for _ in range(6)]
+PLACES = [Guarded(500) for _ in range(10)]
 
 
 def check(kernel, *arguments):
@@ -67,6 +70,11 @@ def check_all(rng, dtype):
     for (m, n, k), trans_a, trans_b in itertools.product(sizes, (False, True), (False, True)):
         a, b = sample(k, m) if trans_a else sample(m, k), sample(n, k) if trans_b else sample(k, n)
         check(gemm.gemm, a, b, sample(n if m % 2 else 0), np.zeros((m, n), dtype), trans_a, trans_b)
+        check(gemm.gemm_add, a, b, sample(m, n), trans_a, trans_b)
+    for m, n, k in PARTED:
+        a, b = sample(k, m), sample(k, n)
+        check(gemm.gemm, a, b, sample(0), sample(m, n), True, False)
+        check(gemm.gemm_add, a, b, sample(m, n), True, False)
     for n in (*range(1, 70), 4095, 4096, 4097, 32768, 33000):
         x = sample(n)
         check(movement.copy, x, np.empty_like(x))
@@ -79,8 +87,15 @@ def check_all(rng, dtype):
         check(elementwise.mul_forward, sample(*left).reshape(-1), sample(*right).reshape(-1), y, *layout)
     for m, c in ROWS_AND_COLUMNS:
         x, v, y, one = sample(m, c), sample(c), np.empty((m, c), dtype), np.empty(1, dtype)
-        check(norm.batch_norm_forward, x, v, v, 1e-5, y, np.empty(c), np.empty(c))
-        check(norm.batch_norm_inference, x, v, v, v, v, 1e-5, y)
+        for (before, after), activation in itertools.product(WIDER, (IDENTITY, RELU, SIGMOID)):
+            wide, mean, var = sample(m, before + c + after), sample(c).astype(np.float64), sample(c).astype(np.float64)
+            check(norm.batch_norm_forward, x, v, v, 1e-5, activation, wide, before, mean, var)
+            check(norm.batch_norm_inference, x, v, v, v, v, 1e-5, activation, wide, before)
+            statistics = {norm.batch_norm_backward: (mean, var), norm.batch_norm_inference_backward: (v, v)}
+            for backward, given in statistics.items():
+                check(backward, wide, x, wide, before, v, v, *given, 1e-5, activation, y, v, v)
+            check(elementwise.activate, x, activation, wide, before)
+            check(elementwise.activate_backward, wide, wide, before, activation, y)
         check(reduce.sum_forward, x[np.newaxis], np.empty((1, c), dtype))
         check(loss.softmax_forward, x, y)
         check(loss.cross_entropy_forward, x, np.zeros(m, np.int64), y, one)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from minigrad.kernels import reference
+from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cpu import elementwise, threads
 from minigrad.kernels.cpu.compile import GRAIN
 from minigrad.layout import broadcast_layout
@@ -204,6 +205,73 @@ def test_arithmetic_of_special_values(set_threads, dtype, name):
     x = specials(dtype)
     _, *layout = broadcast_layout((x.size, 1), (x.size,))
     check(f"{name}_forward", x, x, dtype=dtype, size=x.size**2, extra=layout, ulps=0)
+
+
+# activate: rows of x, in columns of a wider y
+
+ACTIVATIONS = {"identity": IDENTITY, "relu": RELU, "sigmoid": SIGMOID}
+ROWS_AND_COLUMNS = [(1, 1), (3, 7), (1000, 8), (61, 17), (5, 100), (257, 48), (3, BLOCK + 1), (GRAIN // 8 + 1, 8)]
+MARGINS = [(0, 0), (1, 0), (16, 5), (0, 33)]  # columns of y and dy before those that are meant, and after them
+
+each_activation = pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+each_margin = pytest.mark.parametrize("margin", MARGINS, ids=str)
+
+
+def within(array, margin, value):
+    """The array with columns of `value` before and after it."""
+    return np.pad(array, ((0, 0), margin), constant_values=value)
+
+
+def columns(array, margin):
+    return array[:, margin[0] : array.shape[1] - margin[1]]
+
+
+@each_activation
+@each_margin
+def test_activate_matches_reference_and_writes_its_columns_only(check_kernel, rng, dtype, activation, margin):
+    for shape in ROWS_AND_COLUMNS:
+        x = sample(rng, "activate", shape, dtype)
+        y = within(np.full(shape, np.nan, dtype), margin, 7)
+        parallel = x.size >= GRAIN
+        _, _, y, _ = check_kernel("elementwise", "activate", x, activation, y, margin[0], parallel=parallel)
+        assert (np.delete(y, np.s_[margin[0] : y.shape[1] - margin[1]], axis=1) == 7).all()
+
+
+@each_activation
+@each_margin
+def test_activate_backward_matches_reference_from_its_columns_only(check_kernel, rng, dtype, activation, margin):
+    for shape in ROWS_AND_COLUMNS:
+        dy, y = rng.standard_normal(shape).astype(dtype), sample(rng, "activate", shape, dtype)
+        wide_dy, wide_y = within(dy, margin, np.nan), within(y, margin, np.nan)
+        arguments = wide_dy, wide_y, margin[0], activation, np.full(shape, np.inf, dtype)
+        parallel = wide_dy.size >= GRAIN
+        check_kernel("elementwise", "activate_backward", *arguments, parallel=parallel)
+
+
+@pytest.mark.parametrize("name", ["relu", "sigmoid"])
+def test_activate_has_the_bits_of_the_function_alone(rng, dtype, name):
+    for shape in ROWS_AND_COLUMNS:
+        x, dy = sample(rng, name, shape, dtype), rng.standard_normal(shape).astype(dtype)
+        y, expected, dx, expected_dx = (np.empty_like(x) for _ in range(4))
+        elementwise.activate(x, ACTIVATIONS[name], y, 0)
+        getattr(elementwise, f"{name}_forward")(x.reshape(-1), expected.reshape(-1))
+        assert y.tobytes() == expected.tobytes()
+        elementwise.activate_backward(dy, y, 0, ACTIVATIONS[name], dx)
+        getattr(elementwise, f"{name}_backward")(dy.reshape(-1), y.reshape(-1), expected_dx.reshape(-1))
+        assert dx.tobytes() == expected_dx.tobytes()
+
+
+@each_activation
+def test_activate_special_values(dtype, activation):
+    x, y, expected = specials(dtype)[np.newaxis], np.empty((1, 27), dtype), np.empty((1, 27), dtype)
+    elementwise.activate(x, activation, y, 0)
+    reference.elementwise.activate(x, activation, expected, 0)
+    assert ulps_apart(y, expected) <= ULPS
+    dy, saved = (a.reshape(1, -1).copy() for a in np.meshgrid(specials(dtype), y))
+    dx, expected = np.empty_like(dy), np.empty_like(dy)
+    elementwise.activate_backward(dy, saved, 0, activation, dx)
+    reference.elementwise.activate_backward(dy, saved, 0, activation, expected)
+    assert ulps_apart(dx, expected) <= ULPS
 
 
 @pytest.mark.parametrize(("size", "parallel"), [(GRAIN - 1, False), (GRAIN, True)])

@@ -137,6 +137,21 @@ def test_each_element_is_one_chain_of_fused_multiply_adds(rng, trans_a, trans_b,
     np.testing.assert_array_equal(c, expected)
 
 
+@pytest.mark.skipif(not target.HAS_FMA, reason="without fused multiply-add, products are rounded as well")
+@pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="long double is no wider than double here")
+@each_transposition
+def test_chain_of_gemm_add_starts_from_what_is_there(rng, trans_a, trans_b):
+    m, n, k = 23, 70, 400
+    a, b, start = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, k), (k, n), (m, n)))
+    expected = start
+    for i in range(k):
+        product = a[:, i, np.newaxis].astype(np.longdouble) * b[i].astype(np.longdouble)
+        expected = (expected.astype(np.longdouble) + product).astype(np.float32)
+    c = start.copy()
+    gemm.gemm_add(flipped(a, trans_a), flipped(b, trans_b), c, trans_a, trans_b)
+    np.testing.assert_array_equal(c, expected)
+
+
 def test_an_element_does_not_depend_on_the_others(rng, dtype):
     a, b = rng.standard_normal((300, 500)).astype(dtype), rng.standard_normal((500, 300)).astype(dtype)
     whole_c = np.empty((300, 300), dtype)
@@ -179,6 +194,138 @@ def test_zero_times_infinity_is_nan(dtype):
     c = np.empty((2, 20), dtype)
     gemm.gemm(np.zeros((2, 3), dtype), np.full((3, 20), np.inf, dtype), np.empty(0, dtype), c, False, False)
     assert np.isnan(c).all()
+
+
+# gemm_add
+
+
+@each_transposition
+@pytest.mark.parametrize("longest", ["m", "n", "k", "none"])
+def test_adding_at_sizes_around_tiles_and_blocks(rng, dtype, trans_a, trans_b, longest, set_threads):
+    for trial in range(20):
+        set_threads(1 + trial % min(2, threads.available_threads()))
+        m, n, k = (int(rng.choice(LONG if name == longest else LENGTHS)) for name in "mnk")
+        a, b, start = whole(rng, (m, k), dtype), whole(rng, (k, n), dtype), whole(rng, (m, n), dtype)
+        c, memory = guarded((m, n), dtype)
+        c[:] = start
+        gemm.gemm_add(flipped(a, trans_a), flipped(b, trans_b), c, trans_a, trans_b)
+        assert np.array_equal(c, start + a.astype(np.float64) @ b.astype(np.float64)), (m, n, k)
+        assert is_untouched(memory), (m, n, k)
+
+
+@each_transposition
+@pytest.mark.parametrize("shape", [(1025, 3, 300), (3, 1025, 300), (520, 520, 520), (5003, 33, 17), (33, 17, 5003)])
+def test_adding_large_products(check_kernel, rng, dtype, trans_a, trans_b, shape):
+    m, n, k = shape
+    a, b, start = whole(rng, (m, k), dtype), whole(rng, (k, n), dtype), whole(rng, (m, n), dtype)
+    parallel = m * n * k >= gemm.PARALLEL_WORK
+    given = flipped(a, trans_a), flipped(b, trans_b), start, trans_a, trans_b
+    check_kernel("gemm", "gemm_add", *given, parallel=parallel, ulps=0)
+
+
+@each_transposition
+def test_adding_a_sum_over_nothing_leaves_what_is_there(rng, dtype, trans_a, trans_b):
+    start = whole(rng, (4, 3), dtype)
+    c = start.copy()
+    a, b = flipped(np.empty((4, 0), dtype), trans_a), flipped(np.empty((0, 3), dtype), trans_b)
+    gemm.gemm_add(a, b, c, trans_a, trans_b)
+    np.testing.assert_array_equal(c, start)
+
+
+def test_nan_and_infinity_that_are_there_stay(rng, dtype):
+    c = np.ones((37, 53), dtype)
+    c[3, 5], c[36, 52] = np.nan, np.inf
+    gemm.gemm_add(np.ones((37, 70), dtype), np.ones((70, 53), dtype), c, False, False)
+    expected = np.full((37, 53), 71, dtype)
+    expected[3, 5], expected[36, 52] = np.nan, np.inf
+    np.testing.assert_array_equal(c, expected)
+
+
+# A^T B summed up in parts
+
+PARTED = [
+    (1, 1, 2 * gemm.PART),
+    (7, 5, 2 * gemm.PART + 1),
+    (33, 17, 5003),
+    (100, 49, 6200),
+    (17, 100, 9001),
+    (3, 2, 70001),
+]
+each_parted = pytest.mark.parametrize("shape", PARTED, ids=str)
+
+
+@each_parted
+@pytest.mark.parametrize("name", ["gemm", "gemm_add"])
+def test_parts_are_exact_and_stay_inside(rng, dtype, shape, name, set_threads):
+    m, n, k = shape
+    a, b, start = whole(rng, (m, k), dtype), whole(rng, (k, n), dtype), whole(rng, (m, n), dtype)
+    for count in range(1, 1 + min(2, threads.available_threads())):
+        set_threads(count)
+        c, memory = guarded((m, n), dtype)
+        if name == "gemm":
+            gemm.gemm(flipped(a, True), b, np.empty(0, dtype), c, True, False)
+        else:
+            c[:] = start
+            gemm.gemm_add(flipped(a, True), b, c, True, False)
+        assert np.array_equal(c, a.astype(np.float64) @ b.astype(np.float64) + (start if name == "gemm_add" else 0))
+        assert is_untouched(memory)
+
+
+@each_parted
+@pytest.mark.parametrize("name", ["gemm", "gemm_add"])
+def test_parts_are_chains_of_their_own_added_in_order(rng, dtype, shape, name, set_threads):
+    m, n, k = shape
+    a, b, start = (rng.standard_normal(s).astype(dtype) for s in ((k, m), (k, n), (m, n)))
+    count = min(32, k // gemm.PART)
+    assert count > 1
+    expected = start if name == "gemm_add" else np.zeros((m, n), dtype)
+    for part in range(count):
+        rows = slice(part * k // count, (part + 1) * k // count)
+        chain = np.zeros((m, n), dtype)
+        for i in range(rows.start, rows.stop, gemm.PART - 1):  # too short for parts
+            block = slice(i, min(rows.stop, i + gemm.PART - 1))
+            gemm.gemm_add(a[block].copy(), b[block].copy(), chain, True, False)
+        expected = chain if part == 0 and name == "gemm" else expected + chain
+    for number in range(1, 1 + min(2, threads.available_threads())):
+        set_threads(number)
+        c = start.copy()
+        if name == "gemm":
+            gemm.gemm(a, b, np.empty(0, dtype), c, True, False)
+        else:
+            gemm.gemm_add(a, b, c, True, False)
+        assert c.tobytes() == expected.tobytes()
+
+
+def test_rounding_of_parts_is_no_more_than_that_of_one_sum(rng, dtype):
+    m, n, k = 9, 21, 40_000
+    a, b = rng.standard_normal((k, m)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+    c = np.empty((m, n), dtype)
+    gemm.gemm(a, b, np.empty(0, dtype), c, True, False)
+    wide_a, wide_b = a.T.astype(np.longdouble), b.astype(np.longdouble)
+    chain = k // gemm.PART + k / (k // gemm.PART)  # the longest chain of roundings: within a part, then over the parts
+    assert (np.abs(c - wide_a @ wide_b) <= chain * np.finfo(dtype).eps / 2 * (np.abs(wide_a) @ np.abs(wide_b))).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_and_infinity_in_a_part_stay_in_their_row_and_column(rng, dtype, value):
+    a, b = np.abs(rng.standard_normal((5003, 37))).astype(dtype), np.abs(rng.standard_normal((5003, 53))).astype(dtype)
+    a[4000, 20], b[1, 40] = value, value
+    c = np.empty((37, 53), dtype)
+    gemm.gemm(a, b, np.empty(0, dtype), c, True, False)
+    reached = np.zeros(c.shape, bool)
+    reached[20], reached[:, 40] = True, True
+    np.testing.assert_array_equal(np.isfinite(c), ~reached)
+
+
+def test_a_large_product_is_one_chain(rng):
+    m, n, k = 725, 725, 2 * gemm.PART
+    assert m * n > gemm.MOST_SUMS // 2
+    a, b = rng.standard_normal((k, m)).astype(np.float32), rng.standard_normal((k, n)).astype(np.float32)
+    one, other = np.empty((m, n), np.float32), np.zeros((m, n), np.float32)
+    gemm.gemm(a, b, np.empty(0, np.float32), one, True, False)
+    for half in (slice(k // 2), slice(k // 2, k)):
+        gemm.gemm_add(a[half].copy(), b[half].copy(), other, True, False)
+    np.testing.assert_array_equal(one, other)
 
 
 # gemm_batched

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from minigrad.kernels.activations import IDENTITY
 from minigrad.kernels.cpu import norm
 from minigrad.kernels.cpu.compile import GRAIN
 
@@ -50,11 +51,9 @@ def test_forward_matches_reference(check_kernel, data, dtype, shape):
     x, _, gamma, beta = data(*shape)
     (y,) = empty(shape, dtype=dtype)
     mean, var = empty(shape[1], shape[1], dtype=np.float64)
-    arguments = x, gamma, beta, EPS, y, mean, var
-    ulps = (
-        1e10 if dtype == np.float32 else 50
-    )  # the statistics are float64 for float32 data as well, and only so precise
-    *_, y, mean, var = check_kernel("norm", "batch_norm_forward", *arguments, parallel=x.size >= GRAIN, ulps=ulps)
+    arguments = x, gamma, beta, EPS, IDENTITY, y, 0, mean, var
+    checked = {"parallel": x.size >= GRAIN, "ulps": 64, "precision": dtype}  # of the statistics too, which are float64
+    *_, y, _, mean, var = check_kernel("norm", "batch_norm_forward", *arguments, **checked)
     expected_mean, expected_var = statistics(x)
     precision = np.finfo(dtype).eps
     deviation = np.sqrt(expected_var)
@@ -66,10 +65,10 @@ def test_forward_matches_reference(check_kernel, data, dtype, shape):
 
 @pytest.mark.parametrize("shape", SHAPES[1:], ids=str)  # of two rows alone, the gradient is next to nothing
 def test_backward_matches_reference(check_kernel, data, dtype, shape):
-    x, dy, gamma, _ = data(*shape)
+    x, dy, gamma, beta = data(*shape)
     mean, var = statistics(x)
     dx, dgamma, dbeta = empty(shape, shape[1], shape[1], dtype=dtype)
-    arguments = dy, x, gamma, mean, var, EPS, dx, dgamma, dbeta
+    arguments = dy, x, dy, 0, gamma, beta, mean, var, EPS, IDENTITY, dx, dgamma, dbeta
     check_kernel("norm", "batch_norm_backward", *arguments, parallel=x.size >= GRAIN, ulps=64)
 
 
@@ -78,15 +77,16 @@ def test_inference_matches_reference(check_kernel, data, dtype, shape):
     x, _, gamma, beta = data(*shape)
     mean, var = statistics(x, dtype)
     (y,) = empty(shape, dtype=dtype)
-    check_kernel("norm", "batch_norm_inference", x, gamma, beta, mean, var, EPS, y, parallel=x.size >= GRAIN, ulps=8)
+    arguments = x, gamma, beta, mean, var, EPS, IDENTITY, y, 0
+    check_kernel("norm", "batch_norm_inference", *arguments, parallel=x.size >= GRAIN, ulps=8)
 
 
 @each_shape
 def test_inference_backward_matches_reference(check_kernel, data, dtype, shape):
-    x, dy, gamma, _ = data(*shape)
+    x, dy, gamma, beta = data(*shape)
     mean, var = statistics(x, dtype)
     dx, dgamma, dbeta = empty(shape, shape[1], shape[1], dtype=dtype)
-    arguments = dy, x, gamma, mean, var, EPS, dx, dgamma, dbeta
+    arguments = dy, x, dy, 0, gamma, beta, mean, var, EPS, IDENTITY, dx, dgamma, dbeta
     check_kernel("norm", "batch_norm_inference_backward", *arguments, parallel=x.size >= GRAIN, ulps=64)
 
 
@@ -111,8 +111,16 @@ def forward(x, gamma=None, beta=None):
     c = x.shape[1]
     gamma, beta = np.ones(c, x.dtype) if gamma is None else gamma, np.zeros(c, x.dtype) if beta is None else beta
     y, mean, var = np.empty_like(x), np.empty(c), np.empty(c)
-    norm.batch_norm_forward(x, gamma, beta, EPS, y, mean, var)
+    norm.batch_norm_forward(x, gamma, beta, EPS, IDENTITY, y, 0, mean, var)
     return y, mean, var
+
+
+def backward(dy, x, gamma, mean, var):
+    c = x.shape[1]
+    dx, dgamma, dbeta = np.empty_like(x), np.empty(c, x.dtype), np.empty(c, x.dtype)
+    beta = np.zeros(c, x.dtype)
+    norm.batch_norm_backward(dy, x, dy, 0, gamma, beta, mean, var, EPS, IDENTITY, dx, dgamma, dbeta)
+    return dx, dgamma, dbeta
 
 
 @pytest.mark.parametrize("rows", [60, 5000])
@@ -134,8 +142,7 @@ def test_gradient_far_from_zero(rng, rows):
         rng.standard_normal((rows, 33)).astype(np.float32),
     )
     mean, var = statistics(x)
-    dx, dgamma, dbeta = np.empty_like(x), np.empty(33, np.float32), np.empty(33, np.float32)
-    norm.batch_norm_backward(dy, x, np.ones(33, np.float32), mean, var, EPS, dx, dgamma, dbeta)
+    dx, dgamma, _ = backward(dy, x, np.ones(33, np.float32), mean, var)
     h = (x - mean) / np.sqrt(var + EPS)
     wide = dy.astype(np.float64)
     np.testing.assert_allclose(dgamma, (wide * h).sum(axis=0), atol=1e-5 * rows**0.5 * 10)
@@ -184,8 +191,7 @@ def test_nan_and_infinity_reach_their_feature_only(rng, dtype, rows, value):
     for array in (y[:, others], mean[others], var[others]):
         assert np.isfinite(array).all()
 
-    dy, dx, dgamma, dbeta = np.ones_like(x), np.empty_like(x), np.empty(40, dtype), np.empty(40, dtype)
-    norm.batch_norm_backward(dy, x, np.ones(40, dtype), mean, var, EPS, dx, dgamma, dbeta)
+    dx, *_ = backward(np.ones_like(x), x, np.ones(40, dtype), mean, var)
     assert np.isnan(dx[:, 21]).all()
     assert np.isfinite(dx[:, others]).all()
 
@@ -193,8 +199,7 @@ def test_nan_and_infinity_reach_their_feature_only(rng, dtype, rows, value):
 def test_gradient_is_that_of_the_formulas(rng):
     x, dy, gamma = rng.standard_normal((6, 2)), rng.standard_normal((6, 2)), np.array([0.5, 2.0])
     mean, var = statistics(x)
-    dx, dgamma, dbeta = np.empty_like(x), np.empty(2), np.empty(2)
-    norm.batch_norm_backward(dy, x, gamma, mean, var, EPS, dx, dgamma, dbeta)
+    dx, dgamma, dbeta = backward(dy, x, gamma, mean, var)
     # section 3 of Ioffe and Szegedy, line by line
     m, deviation = 6, np.sqrt(var + EPS)
     dh = dy * gamma

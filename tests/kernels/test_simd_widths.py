@@ -70,7 +70,7 @@ def test_matrix_products_of_each_width(name):
     output = run_tests(
         str(HERE / "test_gemm.py"),
         "-k",
-        "every_small or small_sizes or chain or nan or (sizes_around and float32)",
+        "every_small or small_sizes or chain or nan or parts or (sizes_around and float32)",
         name=name,
     )
     assert " passed" in output
@@ -86,9 +86,23 @@ def test_elementwise_functions_of_each_width(name):
 
 @pytest.mark.slow
 @each_target
+<<<<<<< ours
 def test_convolutions_of_each_width(name):
     files = [str(HERE / file) for file in ("test_conv.py", "test_winograd.py")]
     assert " passed" in run_tests(*files, "-k", "layers or agree", name=name)
+=======
+def test_normalization_of_each_width(name):
+    chosen = "activation_to_the_bit or of_the_normalization_to_the_bit or relu or backward_matches"
+    output = run_tests(str(HERE / "test_norm_activations.py"), "-k", chosen, name=name)
+    assert " passed" in output
+
+
+@pytest.mark.slow
+@each_target
+def test_activation_of_rows_of_each_width(name):
+    output = run_tests(str(HERE / "test_elementwise.py"), "-k", "activate", name=name)
+    assert " passed" in output
+>>>>>>> theirs
 
 
 PRODUCTS = """
@@ -99,7 +113,8 @@ from minigrad.kernels.cpu import gemm
 digest = hashlib.sha256()
 rng = np.random.default_rng(0)
 for dtype in (np.float32, np.float64):
-    for m, n, k in ((1, 1, 1), (3, 5, 7), (60, 100, 784), (33, 70, 300), (200, 17, 500), (129, 257, 65), (60, 10, 100)):
+    sizes = (1, 1, 1), (3, 5, 7), (60, 100, 784), (33, 70, 300), (200, 17, 500), (129, 257, 65), (60, 10, 100), (9, 17, 5003)
+    for m, n, k in sizes:
         a, b, bias = (rng.standard_normal(s).astype(dtype) for s in ((m, k), (k, n), (n,)))
         c = np.empty((m, n), dtype)
         for shift in (bias, bias[:0]):
@@ -109,14 +124,37 @@ for dtype in (np.float32, np.float64):
             digest.update(c.tobytes())
             gemm.gemm(a, b.T.copy(), shift, c, False, True)
             digest.update(c.tobytes())
+        gemm.gemm_add(a, b, c, False, False)
+        gemm.gemm_add(a.T.copy(), b, c, True, False)
+        digest.update(c.tobytes())
+print(digest.hexdigest())
+"""
+
+NORMALIZATION = """
+import hashlib
+import numpy as np
+from minigrad.kernels.cpu import norm
+
+digest = hashlib.sha256()
+rng = np.random.default_rng(0)
+for dtype in (np.float32, np.float64):
+    for m, c in ((2, 1), (5, 7), (258, 17), (263, 100), (515, 48), (5, 4001)):
+        x, dy, gamma, beta = (rng.standard_normal(s).astype(dtype) for s in ((m, c), (m, c), c, c))
+        y, dx, mean, var, dgamma, dbeta = *np.empty((2, m, c), dtype), *np.empty((2, c)), *np.empty((2, c), dtype)
+        for activation in range(3):
+            norm.batch_norm_forward(x, gamma, beta, 1e-5, activation, y, 0, mean, var)
+            norm.batch_norm_backward(dy, x, y, 0, gamma, beta, mean, var, 1e-5, activation, dx, dgamma, dbeta)
+            for array in (y, mean, var, dx, dgamma, dbeta):
+                digest.update(array.tobytes())
 print(digest.hexdigest())
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(target.REGISTER_BITS != 512, reason="this CPU's own width is no wider")
-def test_products_have_the_same_bits_with_512_and_256_bits():
-    assert run("-c", PRODUCTS, name="256 bits") == run("-c", PRODUCTS)
+@pytest.mark.parametrize("code", [PRODUCTS, NORMALIZATION], ids=["products", "normalization"])
+def test_bits_are_the_same_with_registers_of_512_and_of_256(code):
+    assert run("-c", code, name="256 bits") == run("-c", code)
 
 
 needs_guard_pages = pytest.mark.skipif(sys.platform != "linux", reason="protects pages by Linux's mprotect")
@@ -137,7 +175,9 @@ def test_guard_pages_notice_one_byte():
 
 @pytest.mark.slow
 def test_bounds_checks_find_nothing():
-    families = [HERE / f"test_{family}.py" for family in ("elementwise", "norm", "reduce", "movement")]
-    chosen = "float32 and (sigmoid or mul or inference_matches or max_matches or strided)"
+    families = [
+        HERE / f"test_{family}.py" for family in ("elementwise", "norm", "norm_activations", "reduce", "movement")
+    ]
+    chosen = "float32 and (sigmoid or mul or inference_matches or max_matches or strided or activate)"
     output = run_tests(*map(str, families), "-k", chosen, NUMBA_BOUNDSCHECK="1")
     assert " passed" in output
