@@ -86,11 +86,13 @@ def test_elementwise_functions_of_each_width(name):
 
 @pytest.mark.slow
 @each_target
-<<<<<<< ours
 def test_convolutions_of_each_width(name):
     files = [str(HERE / file) for file in ("test_conv.py", "test_winograd.py")]
     assert " passed" in run_tests(*files, "-k", "layers or agree", name=name)
-=======
+
+
+@pytest.mark.slow
+@each_target
 def test_normalization_of_each_width(name):
     chosen = "activation_to_the_bit or of_the_normalization_to_the_bit or relu or backward_matches"
     output = run_tests(str(HERE / "test_norm_activations.py"), "-k", chosen, name=name)
@@ -102,7 +104,6 @@ def test_normalization_of_each_width(name):
 def test_activation_of_rows_of_each_width(name):
     output = run_tests(str(HERE / "test_elementwise.py"), "-k", "activate", name=name)
     assert " passed" in output
->>>>>>> theirs
 
 
 PRODUCTS = """
