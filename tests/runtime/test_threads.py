@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cpu import dropout, elementwise, gemm, loss, movement, norm, optim, reduce, threads
 from minigrad.layout import flat_layout
 
@@ -192,13 +193,14 @@ def norm_work(rng, dtype):
         gamma, beta = flat(rng, dtype, c), flat(rng, dtype, c)
         y, dx, dgamma, dbeta = np.empty_like(x), np.empty_like(x), np.empty(c, dtype), np.empty(c, dtype)
         mean, var = np.empty(c), np.empty(c)
-        norm.batch_norm_forward(x, gamma, beta, 1e-5, y, mean, var)
-        yield from (y.copy(), mean, var)
-        norm.batch_norm_backward(dy, x, gamma, mean, var, 1e-5, dx, dgamma, dbeta)
-        yield from (dx.copy(), dgamma.copy(), dbeta.copy())
+        for activation in (IDENTITY, RELU, SIGMOID):
+            norm.batch_norm_forward(x, gamma, beta, 1e-5, activation, y, 0, mean, var)
+            yield from (y.copy(), mean.copy(), var.copy())
+            norm.batch_norm_backward(dy, x, y, 0, gamma, beta, mean, var, 1e-5, activation, dx, dgamma, dbeta)
+            yield from (dx.copy(), dgamma.copy(), dbeta.copy())
         mean, var = mean.astype(dtype), var.astype(dtype)
-        norm.batch_norm_inference(x, gamma, beta, mean, var, 1e-5, y)
-        norm.batch_norm_inference_backward(dy, x, gamma, mean, var, 1e-5, dx, dgamma, dbeta)
+        norm.batch_norm_inference(x, gamma, beta, mean, var, 1e-5, RELU, y, 0)
+        norm.batch_norm_inference_backward(dy, x, y, 0, gamma, beta, mean, var, 1e-5, RELU, dx, dgamma, dbeta)
         yield from (y, dx, dgamma, dbeta)
 
 
