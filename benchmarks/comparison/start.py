@@ -47,7 +47,7 @@ def experiment_seconds(cache: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
         run = subprocess.run(
-            [sys.executable, "-P", str(EXPERIMENT), "--steps", "1", "--output", folder],
+            [sys.executable, str(EXPERIMENT), "--steps", "1", "--output", folder],
             env={**os.environ, "MINIGRAD_CACHE": cache},
             capture_output=True,
             text=True,
