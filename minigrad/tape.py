@@ -319,7 +319,7 @@ def backward(
         added_to = spoiled = None
         if op.adds_to is not None:
             op.total = None  # a backward that an error ended may have left one
-            if sources[op.adds_to] in gradients:  # type: ignore[index]
+            if sources[op.adds_to] in gradients:  # type: ignore[index, operator]
                 added_to = offer_total(op, gradients)
                 if anomaly and op.total is not None and has_nan(op.total):
                     spoiled = op.adds_to
