@@ -143,9 +143,7 @@ class Op:
     retained: "weakref.ref[tensors.Tensor] | None" = None
     recorded: Any = None  # what mg.inspect.record kept of the inputs
     line = ""
-    adds_to: ClassVar[int | None] = (
-        None  # the input whose gradient so far backward may find in `total` and add its own to
-    )
+    adds_to: ClassVar[int | None] = None  # the input whose gradient so far may come in `total`, to be added to
     total: np.ndarray | None = None
     order = 0
     shape: tuple[int, ...]
