@@ -246,13 +246,9 @@ class Plan:
     def holds(self) -> bool:
         """Whether everything the step found while recording is still so. Short, since it runs before every replay."""
         for tensor, array, requires_grad, hooks in self.found:
-            if (
-                tensor._data is not array
-                or tensor.requires_grad is not requires_grad
-                or (tensor._hooks or hooks) != hooks
-            ):
+            if tensor._data is not array or tensor.requires_grad is not requires_grad:
                 return False
-            if hooks and not tensor._hooks:
+            if (tensor._hooks or NO_HOOKS) != hooks:
                 return False
         for module, training in self.modules:
             if module.training is not training:

@@ -6,6 +6,7 @@ import numpy as np
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.ops.elementwise import float_tensor
+from minigrad.ops.matmul import as_matrix
 from minigrad.tape import Op, state
 from minigrad.tensor import Tensor
 
@@ -32,10 +33,7 @@ class BatchNorm(Op):
     ) -> np.ndarray:
         self.eps, self.activation = eps, activation
         y = self.empty_like(x)
-        c = x.shape[-1]
-        self.mean, self.var = normalize(
-            self, x, gamma, beta, running, decay, eps, activation, y if y.ndim == 2 else y.reshape(-1, c), 0
-        )
+        self.mean, self.var = normalize(self, x, gamma, beta, running, decay, eps, activation, as_matrix(y), 0)
         self.save(x, gamma, beta if activation == RELU else None, y if activation == SIGMOID else None)
         return y
 
@@ -62,9 +60,8 @@ def normalize(
     """Put x, normalized, into columns of the matrix y; the mean and variance of the batch."""
     c = x.shape[-1]
     mean, var = op.empty((c,), STATISTICS), op.empty((c,), STATISTICS)
-    scale = ones(c, x.dtype) if gamma is None else gamma
-    shift = zeros(c, x.dtype) if beta is None else beta
-    matrix = x if x.ndim == 2 else x.reshape(-1, c)
+    scale, shift = scale_and_shift(gamma, beta, x)
+    matrix = as_matrix(x)
     op.kernels.norm.batch_norm_forward(matrix, scale, shift, eps, activation, y, column, mean, var)
     if running is not None:
         op.kernels.norm.running_update(mean, var, len(matrix), decay, *running)
@@ -87,9 +84,8 @@ def normalize_backward(
     """(dx, dgamma, dbeta) from columns of dy and, for sigmoid, of y."""
     c = x.shape[-1]
     dx, dgamma, dbeta = op.empty_like(x), op.empty((c,), x.dtype), op.empty((c,), x.dtype)
-    scale = ones(c, x.dtype) if gamma is None else gamma
-    shift = zeros(c, x.dtype) if beta is None else beta
-    matrices = [a if a.ndim == 2 else a.reshape(-1, a.shape[-1]) for a in (dy, x, y, dx)]
+    scale, shift = scale_and_shift(gamma, beta, x)
+    matrices = [as_matrix(a) for a in (dy, x, y, dx)]
     op.kernels.norm.batch_norm_backward(
         *matrices[:3], column, scale, shift, mean, var, eps, activation, matrices[3], dgamma, dbeta
     )
@@ -112,14 +108,12 @@ class BatchNormInference(Op):
         eps: float,
         activation: int = IDENTITY,
     ) -> np.ndarray:
-        c = x.shape[-1]
         self.eps, self.activation = eps, activation
         y = self.empty_like(x)
         if y.size:
-            scale = ones(c, x.dtype) if gamma is None else gamma
-            shift = zeros(c, x.dtype) if beta is None else beta
+            scale, shift = scale_and_shift(gamma, beta, x)
             self.kernels.norm.batch_norm_inference(
-                x.reshape(-1, c), scale, shift, mean, var, eps, activation, y.reshape(-1, c), 0
+                as_matrix(x), scale, shift, mean, var, eps, activation, as_matrix(y), 0
             )
         self.save(x, gamma, beta if activation == RELU else None, mean, var, y if activation == SIGMOID else None)
         return y
@@ -129,11 +123,10 @@ class BatchNormInference(Op):
         c = x.shape[-1]
         dx, dgamma, dbeta = self.empty_like(x), self.empty((c,), x.dtype), self.empty((c,), x.dtype)
         if x.size:
-            scale = ones(c, x.dtype) if gamma is None else gamma
-            shift = zeros(c, x.dtype) if beta is None else beta
-            matrices = [a.reshape(-1, c) for a in (dy, x, dy if y is None else y)]
+            scale, shift = scale_and_shift(gamma, beta, x)
+            matrices = [as_matrix(a) for a in (dy, x, dy if y is None else y)]
             self.kernels.norm.batch_norm_inference_backward(
-                *matrices, 0, scale, shift, mean, var, self.eps, self.activation, dx.reshape(-1, c), dgamma, dbeta
+                *matrices, 0, scale, shift, mean, var, self.eps, self.activation, as_matrix(dx), dgamma, dbeta
             )
         else:
             dgamma = dbeta = zeros(c, x.dtype)
@@ -171,6 +164,12 @@ def constant(value: float, n: int, dtype: np.dtype) -> np.ndarray:
     if key not in CONSTANTS:
         CONSTANTS[key] = np.full(n, value, dtype)
     return CONSTANTS[key]
+
+
+def scale_and_shift(gamma: np.ndarray | None, beta: np.ndarray | None, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """gamma and beta as the kernels take them: ones and zeros where there is none."""
+    c = x.shape[-1]
+    return ones(c, x.dtype) if gamma is None else gamma, zeros(c, x.dtype) if beta is None else beta
 
 
 ACTIVATIONS = {None: IDENTITY, "relu": RELU, "sigmoid": SIGMOID}
