@@ -19,7 +19,7 @@ from numba import prange
 
 from minigrad.kernels.cpu import winograd
 from minigrad.kernels.cpu.compile import FLAGS, Kernel, inlined, team_size
-from minigrad.kernels.cpu.gemm import PARALLEL_WORK, split
+from minigrad.kernels.cpu.gemm import NO_BIAS, PARALLEL_WORK, panel, split
 from minigrad.kernels.cpu.simd import HEIGHTS, copy_row, tile_cols, tile_rows, transpose_tile, vector_lanes
 from minigrad.kernels.cpu.target import REGISTER_BITS
 
@@ -104,7 +104,7 @@ def prepare_forward(x, w, bias, window, y):
 
 
 def prepare_backward_x(dy, w, window, dx):
-    no_bias = np.empty(0, dy.dtype)
+    no_bias = NO_BIAS[dy.dtype]
     if pairs_pay(dx, window):
         padding = w.shape[0] - 1 - window[2], w.shape[1] - 1 - window[3]
         return prepare_pairs(dy, w, no_bias, padding, dx, True)
@@ -140,29 +140,12 @@ def prepare_pairs(source, w, bias, padding, target, transposed):
 
 
 @inlined
-def pair_weights(w, transposed):
-    """Weights that give two neighbouring pixels at once, by a window one column wider: (kh, kw + 1, c, 2 k).
-
-    With `transposed`, of the window turned round, as the gradient of the image takes it.
-    """
+def pair_weights(w):
+    """Weights that give two neighbouring pixels at once, by a window one column wider: (kh, kw + 1, c, 2 k)."""
     kh, kw, c, k = w.shape
-    if transposed:
-        pairs = np.zeros((kh, kw + 1, k, 2 * c), w.dtype)
-        for a in range(kh):
-            for b in range(kw):
-                for i in range(c):
-                    for j in range(k):
-                        value = w[kh - 1 - a, kw - 1 - b, i, j]
-                        pairs[a, b, j, i] = value
-                        pairs[a, b + 1, j, c + i] = value
-        return pairs
     pairs = np.zeros((kh, kw + 1, c, 2 * k), w.dtype)
-    for a in range(kh):
-        for b in range(kw):
-            for i in range(c):
-                for j in range(k):
-                    pairs[a, b, i, j] = w[a, b, i, j]
-                    pairs[a, b + 1, i, k + j] = w[a, b, i, j]
+    pairs[:, :kw, :, :k] = w
+    pairs[:, 1:, :, k:] = w
     return pairs
 
 
@@ -172,8 +155,7 @@ def pack_weights(w, p, panels, vectors, packed):
     kh, kw, c, k = w.shape
     lanes = vector_lanes(w.dtype)
     item = np.intp(w.itemsize)
-    v0 = p * vectors // panels
-    width = (p + 1) * vectors // panels - v0
+    v0, width = panel(p, panels, vectors)
     used = min(lanes, k - (v0 + width - 1) * lanes)
     depth = kh * kw * c
     source = w.ctypes.data + v0 * lanes * item
@@ -188,15 +170,14 @@ def pack_weights_transposed(w, p, panels, vectors, packed):
     kh, kw, c, k = w.shape
     lanes = vector_lanes(w.dtype)
     item = np.intp(w.itemsize)
-    v0 = p * vectors // panels
-    width = (p + 1) * vectors // panels - v0
-    panel = packed.ctypes.data + v0 * lanes * kh * kw * k * item
+    v0, width = panel(p, panels, vectors)
+    begin = packed.ctypes.data + v0 * lanes * kh * kw * k * item
     for tap in range(kh * kw):
         for v in range(width):
             j = (v0 + v) * lanes
             for q in range(0, k, lanes):
                 source = w.ctypes.data + ((tap * c + j) * k + q) * item
-                target = panel + (((kh * kw - 1 - tap) * k + q) * width + v) * lanes * item
+                target = begin + (((kh * kw - 1 - tap) * k + q) * width + v) * lanes * item
                 columns = min(lanes, k - q)
                 transpose_tile(w.dtype, source, k * item, min(lanes, c - j), columns, target, width * lanes * item)
 
@@ -228,8 +209,7 @@ def gather_rows(source, target, bias, packed, group, positions, taps, depth, pan
         a_rows[count : count + TALLEST] = a_rows[count - 1]
         c_rows[count : count + TALLEST] = c_rows[count - 1]
         for p in range(panels):
-            v0 = p * vectors // panels
-            wide = (p + 1) * vectors // panels - v0
+            v0, wide = panel(p, panels, vectors)
             used = min(lanes, k - (v0 + wide - 1) * lanes)
             shift = v0 * lanes * item
             starts[:] = bias.ctypes.data + shift
@@ -246,7 +226,9 @@ def gather(source, weights, biases, target, turned, paired, groups, positions, t
     """target[pixel] = bias + sum over the taps of its group of source[pixel, tap] B[tap]."""
     w, bias, transposed = weights, biases, turned
     if paired:
-        w, transposed = pair_weights(weights, turned), False
+        around = weights[::-1, ::-1].transpose((0, 1, 3, 2))  # as the gradient of the image takes them
+        w = pair_weights(around) if turned else pair_weights(weights)
+        transposed = False
         bias = np.concatenate((biases, biases))
     k = target.shape[3]
     depth = w.shape[0] * w.shape[1] * source.shape[3]
@@ -345,8 +327,8 @@ def reduce_tap(x, dy, dw, stride_h, stride_w, plan, tap, n0, n1, o0, o1, v0, wid
         tile_cols(
             dy.dtype, wide, a + i * item, n1 - n0, h * w * c * item, oh * ow * k * item,
             hi - lo, stride_h * w * c * item, ow * k * item, columns, stride_w * c * item, b, k * item,
-            target + i * k * item, k * item, min(HEIGHTS[wide], c1 - i), used, 1, x_ahead,
-            dy_ahead,
+            target + i * k * item, k * item, min(HEIGHTS[wide], c1 - i), used, 1,
+            x_ahead, dy_ahead,
         )  # fmt: skip
 
 
@@ -379,8 +361,7 @@ def reduce_pixels(x, dy, dw, stride_h, stride_w, plan):
             for o0 in range(0, oh, rows):
                 for u in range(u0, u1):
                     p, tap, block = u // (taps * blocks), u // blocks % taps, u % blocks
-                    v0 = p * vectors // panels
-                    wide = (p + 1) * vectors // panels - v0
+                    v0, wide = panel(p, panels, vectors)
                     first = 1 if tap == u0 // blocks % taps else 0  # of this thread: it fetches the next block
                     reduce_tap(
                         x, dy, dw, stride_h, stride_w, plan[tap], tap, n0, min(n, n0 + images), o0, min(oh, o0 + rows),

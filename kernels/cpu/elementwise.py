@@ -8,7 +8,7 @@ from numba import prange
 
 from minigrad.kernels import formulas
 from minigrad.kernels.activations import RELU, SIGMOID
-from minigrad.kernels.cpu.compile import FLAGS, GRAIN, Kernel, inlined, parallel_kernel
+from minigrad.kernels.cpu.compile import FLAGS, Kernel, inlined, parallel_kernel
 from minigrad.kernels.layout import DIMS
 
 BLOCK = 1 << 12  # elements
@@ -175,16 +175,11 @@ def relu_backward(dy, y, dx):
             dv[i] = formulas.relu_grad(du[i], u[i])
 
 
-def activate_is_large(x, *arguments):
-    """Whether there is work for all threads."""
-    return x.size >= GRAIN
-
-
 # Rows of activate and activate_backward are found by unsigned positions in the flat arrays: a slice for each row would
 # count references, which costs more than a short row, and a signed position might stand for one from the end.
 
 
-@parallel_kernel(is_large=activate_is_large)
+@parallel_kernel(size_of=0)
 def activate(x, activation, y, column):
     m, c = x.shape
     rows = max(1, BLOCK // c)
@@ -203,7 +198,7 @@ def activate(x, activation, y, column):
                     v[q + j] = u[p + j]
 
 
-@parallel_kernel(is_large=activate_is_large)
+@parallel_kernel(size_of=0)
 def activate_backward(dy, y, column, activation, dx):
     m, c = dx.shape
     rows = max(1, BLOCK // c)

@@ -42,6 +42,13 @@ PACK_ROWS = 32  # rows of B that one task copies
 
 
 @inlined
+def panel(p, panels, vectors):
+    """(first register, number of registers) of panel p."""
+    first = p * vectors // panels
+    return first, (p + 1) * vectors // panels - first
+
+
+@inlined
 def tiles_down(
     dtype, vectors, trans_a, a, a_step, rows, depth, b, b_step, bias, c, c_step, lanes, accumulate, a_ahead, b_ahead
 ):  # fmt: skip
@@ -82,8 +89,7 @@ def pack_rows(b, k0, k1, panels, vectors, b_packed):
     for k in range(k0, k1):
         source = b.ctypes.data + k * b.strides[0]
         for p in range(panels):
-            v0 = p * vectors // panels
-            width = (p + 1) * vectors // panels - v0
+            v0, width = panel(p, panels, vectors)
             used = min(lanes, columns - (v0 + width - 1) * lanes)
             target = b_packed.ctypes.data + (v0 * depth + k * width) * lanes * item
             copy_row(dtype, width, source + v0 * lanes * item, target, used)
@@ -96,14 +102,13 @@ def pack_transposed(b, p, panels, vectors, b_packed):
     item = np.intp(b_packed.itemsize)
     lanes = vector_lanes(dtype)
     columns, depth = b.shape
-    v0 = p * vectors // panels
-    width = (p + 1) * vectors // panels - v0
-    panel = b_packed.ctypes.data + v0 * lanes * depth * item
+    v0, width = panel(p, panels, vectors)
+    begin = b_packed.ctypes.data + v0 * lanes * depth * item
     for v in range(width):
         j = (v0 + v) * lanes
         for k in range(0, depth, lanes):
             source = b.ctypes.data + j * b.strides[0] + k * item
-            target = panel + (k * width + v) * lanes * item
+            target = begin + (k * width + v) * lanes * item
             rows = min(lanes, columns - j)
             transpose_tile(dtype, source, b.strides[0], rows, min(lanes, depth - k), target, width * lanes * item)
 
@@ -132,8 +137,7 @@ def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, p0, p1, pane
         if accumulate and k0 == 0 and c.strides[0] == n * item and rows * n * item <= TOUCHED:
             touch(c.ctypes.data + i0 * n * item, rows * n * item)
         for p in range(p0, p1):
-            v0 = p * vectors // panels
-            width = (p + 1) * vectors // panels - v0
+            v0, width = panel(p, panels, vectors)
             j0 = v0 * lanes
             last = min(lanes, n - j0 - (width - 1) * lanes)
             if packed:
@@ -178,8 +182,7 @@ def transposed_part(a, b, k0, k1, c):
         left, right = a.ctypes.data + q0 * a_step, b.ctypes.data + q0 * b_step
         a_ahead, b_ahead = depth * a_step, depth * b_step  # the next block is fetched while this one is worked on
         for p in range(panels):
-            v0 = p * vectors // panels
-            width = (p + 1) * vectors // panels - v0
+            v0, width = panel(p, panels, vectors)
             used = min(lanes, n - (v0 + width - 1) * lanes)
             shift = v0 * lanes * item
             tiles_down(

@@ -16,7 +16,7 @@ from numba import prange
 from minigrad.kernels import formulas
 from minigrad.kernels.activations import RELU, SIGMOID
 from minigrad.kernels.cpu.compile import inlined, kernel, parallel_kernel
-from minigrad.kernels.cpu.gemm import split
+from minigrad.kernels.cpu.gemm import panel, split
 from minigrad.kernels.cpu.norm_runs import BETA, HIGH, LOW, OFFSET, SCALE, SLOPE, gradient_rows, gradient_sums
 from minigrad.kernels.cpu.simd import vector_lanes
 
@@ -84,8 +84,7 @@ def sum_chunk(dy, x, y, column, k0, k1, activation, table, first, second):
     vectors, panels = split(c, x.dtype)
     wide_step, x_step = dy.shape[1] * item, c * item
     for p in range(panels):
-        v0 = p * vectors // panels
-        width = (p + 1) * vectors // panels - v0
+        v0, width = panel(p, panels, vectors)
         shift = v0 * lanes * item
         wide = k0 * wide_step + column * item + shift
         gradient_sums(
@@ -104,8 +103,7 @@ def gradient_chunk(dy, x, y, column, k0, k1, activation, table, dx):
     vectors, panels = split(c, x.dtype)
     wide_step, x_step = dy.shape[1] * item, c * item
     for p in range(panels):
-        v0 = p * vectors // panels
-        width = (p + 1) * vectors // panels - v0
+        v0, width = panel(p, panels, vectors)
         shift = v0 * lanes * item
         wide = k0 * wide_step + column * item + shift
         narrow = k0 * x_step + shift

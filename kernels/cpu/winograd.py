@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 
 from minigrad.kernels.cpu.compile import FLAGS, Kernel, inlined, team_size
-from minigrad.kernels.cpu.gemm import pack_transposed, split, tiles_down
+from minigrad.kernels.cpu.gemm import NO_BIAS, pack_transposed, panel, split, tiles_down
 from minigrad.kernels.cpu.simd import touch, vector_lanes
 from minigrad.kernels.cpu.winograd_runs import (
     transform_outputs,
@@ -119,8 +119,7 @@ def convolve(source, w, bias, target, top, left, transposed):
         for r in prange(rows):
             sources, targets = np.empty(9, np.int64), np.empty(PLACES, np.int64)
             for p in range(panels):
-                v0 = p * vectors // panels
-                wide = (p + 1) * vectors // panels - v0
+                v0, wide = panel(p, panels, vectors)
                 j0 = v0 * lanes
                 find_places(w.ctypes.data + (r * columns + j0) * item, rows * columns * item, sources)
                 first = packed.ctypes.data + (j0 * c + r * wide * lanes) * item
@@ -147,8 +146,7 @@ def convolve(source, w, bias, target, top, left, transposed):
                 transform_pixels(dtype, sources.ctypes.data, targets.ctypes.data, c, 0)
             for place in range(PLACES):
                 for p in range(panels):
-                    v0 = p * vectors // panels
-                    wide = (p + 1) * vectors // panels - v0
+                    v0, wide = panel(p, panels, vectors)
                     j0 = v0 * lanes
                     tiles_down(
                         dtype, wide, False, pixels + place * size * c * item, c * item, count, c,
@@ -168,7 +166,7 @@ def prepare_forward(x, w, bias, window, y):
 
 
 def prepare_backward_x(dy, w, window, dx):
-    return dy, w, np.empty(0, dy.dtype), dx, 2 - int(window[2]), 2 - int(window[3]), True
+    return dy, w, NO_BIAS[dy.dtype], dx, 2 - int(window[2]), 2 - int(window[3]), True
 
 
 winograd_forward = Kernel(convolve, FLAGS, is_large=lambda *arguments: True, prepare=prepare_forward)
@@ -209,8 +207,7 @@ def reduce_tiles(x, dy, dw, top, left):
                 transform_outputs(dtype, sources.ctypes.data, targets.ctypes.data, k, 0)
             for place in range(PLACES):
                 for p in range(panels):
-                    v0 = p * vectors // panels
-                    wide = (p + 1) * vectors // panels - v0
+                    v0, wide = panel(p, panels, vectors)
                     shift = v0 * lanes * item
                     tiles_down(
                         dtype, wide, True, pixels + place * size * c * item, c * item, c, count,
