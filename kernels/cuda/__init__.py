@@ -1,0 +1,31 @@
+"""Kernels for NVIDIA GPUs: numba.cuda. The families are those of kernels/reference, each imported when first used.
+
+language    numba.cuda and what it lacks
+launch      how a kernel is written, compiled and launched
+driver      the GPU, or a simulated one
+simulator   kernels in plain Python
+array       arrays in a GPU's memory
+"""
+
+import importlib
+
+__all__ = [
+    "augment",
+    "conv",
+    "dropout",
+    "elementwise",
+    "gemm",
+    "loss",
+    "lrn",
+    "movement",
+    "norm",
+    "optim",
+    "pool",
+    "reduce",
+]
+
+
+def __getattr__(name):
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

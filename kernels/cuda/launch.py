@@ -1,0 +1,285 @@
+"""How a CUDA kernel is written, compiled and launched.
+
+    @kernel(threads=256)
+    def relu_forward(x: Reals, y: Reals, n: UInt):
+        i = uint32(cuda.blockIdx.x) * uint32(256) + uint32(cuda.threadIdx.x)
+        if i < n:
+            y[i] = formulas.relu(x[i])
+
+    relu_forward[blocks_for(n, 256), 256](x, y, n)
+
+Annotations say what the machine gets: bare pointers and numbers. `Reals` and `Real` are of the type the kernel is compiled
+for, that of the first such array in a call; in the kernel's body that type is called `real`. Names in capitals that a
+kernel reads may be given other values, which are compiled in: `gemm.variant(TRANS_A=True)[grid, block](...)`.
+
+A kernel is compiled to PTX when it is first launched, for the machine's GPU, and kept on disk beside the CPU's kernels;
+the driver makes machine code of it. Launches go to the context's driver: the GPU, or the simulator.
+"""
+
+import functools
+import hashlib
+import inspect
+import os
+import re
+import tempfile
+import typing
+from pathlib import Path
+
+import numpy as np
+from numba import types
+from numba.extending import register_jitable
+
+from minigrad.kernels.cpu.cache import cache_folder, warn_once
+from minigrad.kernels.cpu.compile import progress
+from minigrad.kernels.cuda import language
+
+
+class Parameter:
+    """What a kernel takes in one place: a number, or a pointer to numbers. dtype None is that of the kernel."""
+
+    def __init__(self, dtype, is_pointer):
+        self.dtype = None if dtype is None else np.dtype(dtype)
+        self.is_pointer = is_pointer
+
+    def numba_type(self, real):
+        """As the compiler knows it."""
+        scalar = NUMBA[self.dtype or real]
+        return types.CPointer(scalar) if self.is_pointer else scalar
+
+    def code(self, real):
+        """As the struct module packs it."""
+        return "Q" if self.is_pointer else CODES[self.dtype or real]
+
+
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+CODES = {
+    np.dtype(dtype): code
+    for dtype, code in {
+        np.float32: "f",
+        np.float64: "d",
+        np.int32: "i",
+        np.int64: "q",
+        np.uint8: "B",
+        np.uint32: "I",
+        np.uint64: "Q",
+    }.items()
+}
+NUMBA = {dtype: getattr(types, dtype.name) for dtype in CODES}
+
+Real, Reals = Parameter(None, False), Parameter(None, True)
+Float, Floats = Parameter(np.float32, False), Parameter(np.float32, True)
+Double, Doubles = Parameter(np.float64, False), Parameter(np.float64, True)
+Int, Ints = Parameter(np.int32, False), Parameter(np.int32, True)
+Long, Longs = Parameter(np.int64, False), Parameter(np.int64, True)
+UInt, UInts = Parameter(np.uint32, False), Parameter(np.uint32, True)
+ULong, ULongs = Parameter(np.uint64, False), Parameter(np.uint64, True)
+Bytes = Parameter(np.uint8, True)
+
+
+MOST_TABLES = 1024
+
+
+class Context:
+    """Where launches go: a driver, a stream of its, and `empty(shape, dtype)`, which gives kernels scratch memory."""
+
+    driver: typing.Any = None
+    stream: typing.Any = None
+    empty: typing.Any = None
+
+    def __init__(self):
+        self.tables = {}
+
+    def table(self, *values):
+        """A uint64 array of these numbers on the GPU, for kernels over many arrays; kept, so that it is sent only once."""
+        key = self.driver, values
+        if key not in self.tables:
+            if len(self.tables) >= MOST_TABLES:
+                self.driver.synchronize(self.stream)  # launches to come may still read them
+                self.tables.clear()
+            host = np.array(values, np.uint64)
+            array = self.empty(host.shape, host.dtype)
+            self.driver.to_device(array.pointer, host.ctypes.data, host.nbytes, self.stream)
+            self.tables[key] = array, host
+        return self.tables[key][0]
+
+
+context = Context()
+kernels: list["Kernel"] = []  # all that are defined
+
+
+class Kernel:
+    """One kernel, with its constants; `kernel[grid, block](...)` or `kernel[grid, block, shared_bytes](...)` launches it."""
+
+    def __init__(self, function, threads, min_blocks, constants, types=None, uses_float64=False):
+        self.function = function
+        self.threads, self.min_blocks = threads, min_blocks
+        self.uses_float64 = uses_float64
+        self.constants = constants
+        self.parameters = list(inspect.get_annotations(function).values())
+        if len(self.parameters) != function.__code__.co_argcount:
+            raise TypeError(f"{function.__name__}: every argument of a kernel needs an annotation")
+        self.leading = next((i for i, p in enumerate(self.parameters) if p is Reals), None)
+        self.types = types or ((FLOAT32, FLOAT64) if self.leading is not None else (FLOAT32,))
+        self.variants = {}
+        self.handles = {}
+        functools.update_wrapper(self, function)
+
+    @property
+    def name(self):
+        """family.function, and its constants."""
+        family = self.function.__module__.rpartition(".")[2]
+        values = sorted(self.constants.items())
+        constants = "".join(f",{name}={getattr(value, '__name__', value)}" for name, value in values)
+        return f"{family}.{self.function.__name__}{constants}"
+
+    def variant(self, **constants):
+        """The same kernel with names in capitals standing for other values."""
+        key = tuple(sorted(constants.items()))
+        if key not in self.variants:
+            unknown = [name for name in constants if name not in self.function.__globals__]
+            if unknown:
+                raise TypeError(f"{self.function.__name__} knows no {', '.join(unknown)}")
+            together = {**self.constants, **constants}
+            self.variants[key] = Kernel(
+                self.function, self.threads, self.min_blocks, together, self.types, self.uses_float64
+            )
+        return self.variants[key]
+
+    def specialized(self, real, finished=lambda function: function, replaced=lambda value: value):
+        """The kernel's function for one type, its constants put in."""
+        constants = {**self.constants, "real": NUMBA[real]}
+        return language.rebuilt(self.function, replaced, finished, constants)
+
+    def __getitem__(self, configuration):
+        grid, block, *rest = configuration
+        return functools.partial(self.launch, grid, block, rest[0] if rest else 0)
+
+    def launch(self, grid, block, shared_bytes, *arguments):
+        """Run it on `grid` blocks (an int or up to three) of `block` threads."""
+        real = FLOAT32 if self.leading is None else arguments[self.leading].dtype
+        key = context.driver, real
+        handle = self.handles.get(key)
+        if handle is None:
+            handle = self.handles[key] = context.driver.prepare(self, real)
+        values = [a.pointer if p.is_pointer else a for p, a in zip(self.parameters, arguments, strict=True)]
+        context.driver.launch(handle, three(grid), three(block), shared_bytes, context.stream, values)
+
+    def __repr__(self):
+        return f"<CUDA kernel {self.name}>"
+
+
+def three(size):
+    """A grid or block size along three axes."""
+    if isinstance(size, int):
+        return size, 1, 1
+    return (*size, 1, 1)[:3]
+
+
+def kernel(*, threads, min_blocks=1, types=None, uses_float64=False):
+    """Make a function a CUDA kernel for blocks of at most `threads` threads.
+
+    With `min_blocks` the compiler leaves enough registers for so many blocks on a multiprocessor at once. `types` are
+    those it may be compiled for, by default float32 and float64. `uses_float64` says that a float32 kernel computes in
+    float64 too, on purpose: a few numbers at its end, never its inner loop.
+    """
+
+    def define(function):
+        defined = Kernel(function, threads, min_blocks, {}, types, uses_float64)
+        kernels.append(defined)
+        return defined
+
+    return define
+
+
+def blocks_for(n, size, most=None):
+    """How many blocks of `size` cover n, at least one; `most` limits it, for kernels that go on in a loop."""
+    count = max(1, -(-n // size))
+    return count if most is None else min(count, most)
+
+
+# Compilation
+
+
+def signature(kernel, real):
+    """The Numba types of a kernel's arguments."""
+    return tuple([parameter.numba_type(real) for parameter in kernel.parameters])
+
+
+def compile_ptx(kernel, real, capability):
+    """(PTX, name of the entry) of a kernel, for GPUs of at least that compute capability, say (9, 0)."""
+    function = kernel.specialized(real, register_jitable)
+    with language.target(capability):
+        ptx, _ = language.cuda.compile(
+            function,
+            signature(kernel, real),
+            cc=capability,
+            output="ptx",
+            device=False,
+            abi="numba",
+            launch_bounds=(kernel.threads, kernel.min_blocks),
+        )
+    return ptx, re.search(r"\.entry\s+(\S+?)\s*\(", ptx)[1]
+
+
+def cached_ptx(kernel, real, capability):
+    """compile_ptx, kept on disk."""
+    folder = cache_folder()
+    path = None
+    if folder is not None:
+        key = repr((kernel.name, real.name, capability, kernel.threads, kernel.min_blocks, language.VERSION))
+        digest = hashlib.sha256(key.encode()).hexdigest()[:20]
+        path = folder / f"cuda.{kernel.function.__name__}-{digest}.ptx"
+        try:
+            ptx = path.read_text()
+            if ptx.startswith(checksum(ptx.partition("\n")[2])):
+                return ptx, re.search(r"\.entry\s+(\S+?)\s*\(", ptx)[1]
+            warn_once("read", f"the compiled kernel {path} is damaged; such are compiled again")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            warn_once("read", f"the compiled kernel {path} cannot be read ({error}); such are compiled again")
+    progress.begin(f"cuda.{kernel.name}", signature(kernel, real))
+    ptx, entry = compile_ptx(kernel, real, capability)
+    progress.end(f"cuda.{kernel.name}")
+    if path is not None:
+        keep(path, checksum(ptx) + "\n" + ptx)
+    return ptx, entry
+
+
+def checksum(ptx):
+    """A comment line that says what the rest must be."""
+    return f"// sha256 {hashlib.sha256(ptx.encode()).hexdigest()}"
+
+
+def keep(path, text):
+    """Write a file aside and rename it, so that a reader never sees half of it."""
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+            file.write(text)
+        os.replace(file.name, path)
+    except OSError as error:
+        Path(file.name).unlink(missing_ok=True)
+        warn_once("write", f"compiled kernels are not kept: {error}; set MINIGRAD_CACHE to a folder you can write")
+
+
+class Layout:
+    """How a kernel's arguments lie in memory, one after another, each aligned to its size."""
+
+    def __init__(self, kernel, real):
+        codes = [parameter.code(real) for parameter in kernel.parameters]
+        sizes = [np.dtype(code).itemsize for code in codes]
+        self.offsets = []
+        end = 0
+        for size in sizes:
+            start = -(-end // size) * size
+            self.offsets.append(start)
+            end = start + size
+        self.format = "@" + "".join(codes)
+        self.size = end
+
+
+def final(kernel):
+    """The kernels that are launched: the kernel itself, or the variants of it that its family has defined."""
+    if not kernel.variants:
+        return [kernel]
+    return [last for variant in kernel.variants.values() for last in final(variant)]
