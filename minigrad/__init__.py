@@ -40,6 +40,7 @@ from minigrad.ops import (
     tanh,
     transpose,
 )
+from minigrad.precision import matmul_precision
 from minigrad.random import manual_seed
 from minigrad.tape import AnomalyError, CaptureError, Op, detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from minigrad.tensor import Tensor, tensor
@@ -87,6 +88,7 @@ __all__ = [
     "log_softmax",
     "manual_seed",
     "matmul",
+    "matmul_precision",
     "max",
     "max_pool2d",
     "mean",

@@ -14,14 +14,13 @@ parameters a gradient, or none, as they had. Otherwise the step is recorded anew
 
 import functools
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrad.device import Device, Lease, Pool, get_device
+from minigrad.device import Call, Device, Lease, get_device, is_array
 from minigrad.tape import CaptureError, Op, new_order, state
 from minigrad.tensor import Tensor, as_array
 
@@ -29,8 +28,6 @@ MOST_RECORDINGS = 64  # of one step; more means that something changes with ever
 TIMED_REPLAYS = 5  # the first replays measure every launch, for printing the plan
 ANY = object()  # a gradient that the step replaces without looking at it
 NO_HOOKS: dict[int, Any] = {}
-
-Call = tuple[Callable[..., None], tuple[Any, ...]]
 
 
 class Leaf(NamedTuple):
@@ -57,17 +54,18 @@ class Launch:
 
 def lease_of(array: Any) -> Lease | None:
     """The lease an array's memory is held by, if it is from a pool."""
-    while isinstance(array, np.ndarray):
+    while is_array(array):
         array = array.base
     return array if isinstance(array, Lease) else None
 
 
-class Recorder(Device):
+class Recorder:
     """Stands in for a device while a step is recorded: allocates from a private pool and notes every launch."""
 
     def __init__(self, device: Device) -> None:
-        super().__init__(device.name)
         self.device = device
+        self.pool = device.new_pool()
+        self.op_name = ""
         self.start = new_order()  # ops on the tape from before have a lower order
         self.launches_before = 0
         self.launches: list[Launch] = []
@@ -76,21 +74,25 @@ class Recorder(Device):
         self.leaves: dict[Tensor, Leaf] = {}
         self.modules: dict[Any, bool] = {}
         self.gradients: dict[Tensor, Any] = {}  # what the step found in `.grad`: a Tensor, None, or ANY
+        self.mirrors: list[Any] = []
         self.kernels = RecordingKernels(self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.device, name)
 
     def begin(self, name: str) -> None:
         """The launches to come are those of an op."""
         self.op_name = name
         self.launches_before = len(self.launches)
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """An array from the private pool, however small."""
         return self.pool.empty(tuple(shape), np.dtype(dtype))
 
     def input(self, data: Any) -> Tensor:
         """An input of the step: a tensor whose array is filled anew before every replay."""
         array = self.empty(data.shape, data.dtype)
-        np.copyto(array, data)
+        self.device.write(array, data)
         self.inputs.append(array)
         return Tensor._wrap(array, self.device)
 
@@ -100,7 +102,7 @@ class Recorder(Device):
         function, prepared = kernel.resolve(*aliases) if hasattr(kernel, "resolve") else (kernel, aliases)
         function(*prepared)
         arrays = [a for given in aliases for a in (given if isinstance(given, list) else [given])]
-        self.note(f"{family}.{name}", function, prepared, [a for a in arrays if isinstance(a, np.ndarray)])
+        self.note(f"{family}.{name}", function, prepared, list(filter(is_array, arrays)))
 
     def note(self, name: str, function: Any, arguments: tuple[Any, ...], arrays: list[np.ndarray]) -> None:
         """Put a call on the list."""
@@ -110,12 +112,17 @@ class Recorder(Device):
 
     def check(self, function: Any, *arguments: Any) -> None:
         """Run a check of values; in a replay it comes first if it looks at inputs only."""
-        function(*arguments)
+        self.device.check(function, *arguments)
         blocks = [lease.block for lease in map(lease_of, self.inputs) if lease]
-        arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+        arrays = list(filter(is_array, arguments))
         aliases = tuple(map(self.alias, arguments))
         if all((lease := lease_of(a)) and any(lease.block is block for block in blocks) for a in arrays):
             self.checks.append((function, aliases))
+        elif not self.device.replays_python:
+            raise CaptureError(
+                f"{self.op_name or 'an op'} inside a step captured on {self.name!r} checks values that the step computes, "
+                "which a replay cannot do there; pass them as arguments of the step"
+            )
         else:
             self.note(function.__name__, function, aliases, arrays)
 
@@ -124,8 +131,11 @@ class Recorder(Device):
         lease = lease_of(argument)
         if lease is None or lease.pool is not self.pool:
             return argument
-        offset = argument.__array_interface__["data"][0] - lease.block.__array_interface__["data"][0]
-        return np.ndarray(argument.shape, argument.dtype, lease.block, offset, argument.strides)
+        return self.device.alias(argument, lease.block)
+
+    def mirror(self, array: np.ndarray) -> Any:
+        """What kernels read of an array that Python writes: every replay brings it up to date."""
+        return self.device.mirror_for(self, array)
 
     def owns(self, array: np.ndarray) -> bool:
         """Whether an array lies in the private pool."""
@@ -146,15 +156,15 @@ class Recorder(Device):
 
     def saw_gradients(self, op: Op, results: tuple[Any, ...], dy: np.ndarray) -> None:
         """An op went backward: the gradients that are wanted must have come from kernels as well."""
-        given = [a for a in (dy, *(op.saved or ())) if isinstance(a, np.ndarray)]
+        given = [a for a in (dy, *(op.saved or ())) if is_array(a)]
         for source, dx in zip(op.sources or (), results, strict=True):
-            if source is not None and isinstance(dx, np.ndarray):
+            if source is not None and is_array(dx):
                 self.check_computed(f"{type(op).__name__}.backward", dx, given)
 
     def check_computed(self, what: str, y: np.ndarray, given: list[np.ndarray]) -> None:
         """Raise unless `y` is memory of `given`, or ours and there was a launch that can have filled it."""
         computed = self.owns(y) and (len(self.launches) > self.launches_before or not y.size)
-        if not computed and not any(np.may_share_memory(array, y) for array in given):
+        if not computed and not any(self.device.share_memory(array, y) for array in given):
             raise CaptureError(
                 f"{what} computed its result without minigrad's kernels, so it cannot be repeated; "
                 "allocate with self.empty and compute with self.kernels, or leave this op out of the captured step"
@@ -236,11 +246,14 @@ class Plan:
     changed: list[list[int]]
     modules: list[tuple[Any, bool]]
     gradients: list[tuple[Tensor, Any, Tensor | None]]  # (leaf, its gradient before, its gradient after)
-    pool: Pool
+    mirrors: list[Any]
+    device: Device
+    pool: Any
     replays: int = 0
 
     def __post_init__(self) -> None:
         self.calls: list[Call] = [(launch.function, launch.arguments) for launch in self.launches]
+        self.program = self.device.program(self.calls)
         self.found = [(tensor, leaf.array, leaf.requires_grad, leaf.hooks) for tensor, leaf in self.leaves]
 
     def holds(self) -> bool:
@@ -257,15 +270,17 @@ class Plan:
 
     def replay(self, arrays: list[np.ndarray]) -> Any:
         """Run it on new inputs."""
+        device = self.device
         for target, array in zip(self.inputs, arrays, strict=True):
-            np.copyto(target, array)
+            device.write(target, array)
+        for mirror in self.mirrors:
+            mirror.refresh()
         for check, arguments in self.checks:
-            check(*arguments)
+            device.check(check, *arguments)
         if self.replays < TIMED_REPLAYS:
             self.timed()
         else:
-            for function, arguments in self.calls:
-                function(*arguments)
+            self.program()
         for leaf, _, after in self.gradients:
             leaf._grad = after
             leaf._grad_is_ours = True
@@ -277,9 +292,7 @@ class Plan:
         """Run all launches, measuring each."""
         self.replays += 1
         for launch in self.launches:
-            start = time.perf_counter()
-            launch.function(*launch.arguments)
-            launch.times.append(time.perf_counter() - start)
+            launch.times.append(self.program.timed(launch.function, launch.arguments))
 
     @property
     def nbytes(self) -> int:
@@ -339,7 +352,7 @@ class Captured:
     def check_dtypes(self, named: list[tuple[Any, Any]]) -> None:
         """An argument keeps its dtype: a change is nearly always a mistake, and would double the work in silence."""
         for name, value in named:
-            if isinstance(value, np.ndarray | Tensor):
+            if is_array(value) or isinstance(value, Tensor):
                 dtype = self.dtypes.setdefault(name, value.dtype)
                 if value.dtype != dtype:
                     which = f"argument {name}" if isinstance(name, int) else f"argument {name!r}"
@@ -374,6 +387,8 @@ class Captured:
             changed=[tensor._version for tensor, leaf in recorder.leaves.items() if tensor._version[0] != leaf.version],
             modules=list(recorder.modules.items()),
             gradients=[(leaf, before, leaf._grad) for leaf, before in recorder.gradients.items()],
+            mirrors=recorder.mirrors,
+            device=recorder.device,
             pool=recorder.pool,
         )
         self.plans.setdefault(key, []).append(plan)
@@ -389,7 +404,7 @@ class Captured:
 
 def described(name: Any, value: Any, arrays: list[np.ndarray]) -> Any:
     """What selects a recording, of one argument; its array goes to `arrays`."""
-    if isinstance(value, np.ndarray):
+    if is_array(value):
         arrays.append(value)
         return name, value.shape, value.dtype
     if isinstance(value, Tensor):
@@ -414,14 +429,16 @@ def inner(recorder: Recorder, value: Any) -> Any:
     """What the step gets for an argument."""
     if isinstance(value, Tensor):
         return recorder.input(value._data)
-    if isinstance(value, np.ndarray):
-        return recorder.input(as_array(value))
+    if is_array(value):
+        return recorder.input(as_array(value) if isinstance(value, np.ndarray) else value)
     return value
 
 
 def as_tensor(value: Any, device: Device) -> Any:
     """What the step gets for an argument when it is not recorded."""
-    return Tensor(value, device=device) if isinstance(value, np.ndarray) else value
+    if isinstance(value, np.ndarray):
+        return Tensor(value, device=device)
+    return Tensor._wrap(device.copy(value), device) if is_array(value) else value
 
 
 def device_of(values: list[Any]) -> Device:
@@ -448,7 +465,7 @@ def each_tensor(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 def returned(outputs: Any) -> Any:
     """The outputs as the caller gets them: copies, which the next replay does not write over."""
     if isinstance(outputs, Tensor):
-        return Tensor._wrap(outputs._data.copy(), outputs._device)
+        return Tensor._wrap(outputs._device.copy(outputs._data), outputs._device)
     return each_tensor(outputs, returned)
 
 

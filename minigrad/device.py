@@ -2,11 +2,14 @@
 
 "cpu"         NumPy arrays, Numba kernels (minigrad.kernels.cpu)
 "reference"   NumPy arrays, plain NumPy kernels (minigrad.kernels.reference): slow, nothing compiled, a second opinion
+"cuda"        arrays in a GPU's memory, numba.cuda kernels (minigrad.kernels.cuda); see minigrad.cuda
 """
 
 import functools
 import importlib
 import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,15 +19,29 @@ import numpy as np
 POOLED_BYTES = 1 << 18
 ALIGNMENT = 64
 
+Call = tuple[Callable[..., None], tuple[Any, ...]]  # a launch: a function, and what it is called with
+
 
 class Lease:
     """What owns the memory of a pooled array: when the last array on it is gone, the block returns to its pool."""
 
-    __slots__ = ("__array_interface__", "block", "pool")
+    __slots__ = ("block", "pool")
 
-    def __init__(self, pool: "Pool", block: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    def __init__(self, pool: "Pool", block: Any) -> None:
         self.pool = pool
         self.block = block
+
+    def __del__(self) -> None:
+        self.pool.free.setdefault(self.block.size, []).append(self.block)
+
+
+class ArrayLease(Lease):
+    """A lease that NumPy can make an array of."""
+
+    __slots__ = ("__array_interface__",)
+
+    def __init__(self, pool: "Pool", block: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        super().__init__(pool, block)
         self.__array_interface__ = {
             "shape": shape,
             "typestr": dtype.str,
@@ -32,28 +49,28 @@ class Lease:
             "version": 3,
         }
 
-    def __del__(self) -> None:
-        self.pool.free.setdefault(self.block.size, []).append(self.block)
-
 
 class Pool:
     """Blocks of memory that are handed out again once no array uses them."""
 
     def __init__(self) -> None:
-        self.free: dict[int, list[np.ndarray]] = {}
+        self.free: dict[int, list[Any]] = {}
         self.allocated = 0  # bytes of all blocks ever made and not released
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """An array with whatever the memory holds."""
-        size = bucket(math.prod(shape) * dtype.itemsize)
+        return np.asarray(ArrayLease(self, self.block(math.prod(shape) * dtype.itemsize), shape, dtype))
+
+    def block(self, nbytes: int) -> Any:
+        """A block for so many bytes."""
+        size = bucket(nbytes)
         blocks = self.free.get(size)
         try:
-            block = blocks.pop() if blocks else self.new_block(size)
+            return blocks.pop() if blocks else self.new_block(size)
         except IndexError:  # another thread was faster
-            block = self.new_block(size)
-        return np.asarray(Lease(self, block, shape, dtype))
+            return self.new_block(size)
 
-    def new_block(self, size: int) -> np.ndarray:
+    def new_block(self, size: int) -> Any:
         """`size` fresh bytes, aligned to a cache line; what lies free is given back to the system before giving up."""
         try:
             memory = np.empty(size + ALIGNMENT, np.uint8)
@@ -77,24 +94,99 @@ def bucket(nbytes: int) -> int:
 
 
 class Device:
-    """A home of arrays: `kernels` has the kernel families as attributes; `empty` allocates."""
+    """A home of arrays: `kernels` has the kernel families as attributes; `empty` allocates.
+
+    This one's arrays are NumPy's, in the memory of the host.
+    """
+
+    array_type: Any = np.ndarray
+    replays_python = True  # whether a replay may run Python functions between its launches
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.pool = Pool()
+        self.pool = self.new_pool()
         self.op_name = ""  # the op at work, for recordings
+        self.constants: dict[tuple[float, tuple[int, ...], np.dtype], Any] = {}
 
     @functools.cached_property
     def kernels(self) -> Any:
         """The kernel families of this device, imported when first used."""
         return importlib.import_module(f"minigrad.kernels.{self.name}")
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def new_pool(self) -> Pool:
+        """Memory of this device."""
+        return Pool()
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """A C-contiguous array with whatever its memory holds."""
         size = math.prod(shape)
         if size < POOLED_BYTES // 8 or size * np.dtype(dtype).itemsize < POOLED_BYTES:
             return np.empty(shape, dtype)
         return self.pool.empty(shape, np.dtype(dtype))
+
+    def filled(self, value: float, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """An array of one value, made once and shared: nobody writes into it."""
+        key = value, shape, dtype
+        if key not in self.constants:
+            self.constants[key] = self.from_host(np.full(shape, value, dtype))
+        return self.constants[key]
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """A new array of zeros."""
+        return self.from_host(np.zeros(shape, dtype))
+
+    def from_host(self, array: np.ndarray) -> Any:
+        """An array here of the values of a NumPy array, whose memory it may share."""
+        return array
+
+    def to_host(self, array: Any) -> np.ndarray:
+        """A NumPy array of the values of an array here, whose memory it may share."""
+        return array
+
+    def copy(self, array: Any) -> Any:
+        """A copy of an array here."""
+        return array.copy()
+
+    def write(self, target: Any, values: Any) -> None:
+        """Put the values of a NumPy array, or of an array here, into an array here of the same shape and dtype."""
+        np.copyto(target, values)
+
+    def mirror(self, array: np.ndarray) -> Any:
+        """A NumPy array that Python goes on to write, as kernels may read it at any launch: always up to date."""
+        return array
+
+    def mirror_for(self, recorder: Any, array: np.ndarray) -> Any:
+        """The same for a recording, which notes what its replays have to bring up to date."""
+        return array
+
+    def alias(self, array: Any, block: Any) -> Any:
+        """The same memory without the lease it is on, which is one of `block`."""
+        offset = array.__array_interface__["data"][0] - block.__array_interface__["data"][0]
+        return np.ndarray(array.shape, array.dtype, block, offset, array.strides)
+
+    def stager(self) -> Any:
+        """What brings batches here ahead of the steps that use them; None where they are already."""
+        return None
+
+    def share_memory(self, a: Any, b: Any) -> bool:
+        """Whether two arrays may overlap."""
+        return np.may_share_memory(a, b)
+
+    def as_result(self, op: str, y: Any) -> Any:
+        """What an op's forward returned, as an array of this device; TypeError if it is none."""
+        if isinstance(y, np.generic):  # NumPy makes a scalar of a result without axes
+            return np.asarray(y)
+        raise TypeError(f"{op}.forward must return an array, not {type(y).__name__}")
+
+    def program(self, calls: list[Call]) -> "Program":
+        """Recorded launches, to be repeated."""
+        return Program(self, calls)
+
+    def use_precision(self, precision: str) -> None:
+        """Set how float32 products are computed from now on; see mg.matmul_precision."""
+
+    def synchronize(self) -> None:
+        """Wait until all that was launched is done."""
 
     def check(self, function: Any, *arguments: Any) -> None:
         """Run a check of values, which raises if they are wrong."""
@@ -104,19 +196,65 @@ class Device:
         return f"Device({self.name!r})"
 
 
-DEVICES = {name: Device(name) for name in ("cpu", "reference")}
+class Program:
+    """Recorded launches, a function and its arguments each; calling it runs them all."""
+
+    def __init__(self, device: Device, calls: list[Call]) -> None:
+        self.device = device
+        self.calls = calls
+
+    def __call__(self) -> None:
+        """Run all launches in order."""
+        for function, arguments in self.calls:
+            function(*arguments)
+
+    def timed(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> float:
+        """Run one launch; the seconds it takes."""
+        start = time.perf_counter()
+        function(*arguments)
+        return time.perf_counter() - start
+
+
+DEVICES = {name: Device(name) for name in ("cpu", "reference")}  # and "cuda", once it was asked for
+NAMES = ("cpu", "reference", "cuda", "auto")
 
 
 def get_device(name: "str | Device | None") -> Device:
-    """The device called `name`; None is the CPU. Raises ValueError for a name that is none, RuntimeError for "cuda"."""
+    """The device called `name`; None is the CPU, "auto" the GPU if this machine has one that works, else the CPU.
+
+    Raises ValueError for a name that is none, and RuntimeError, with what mends it, for "cuda" where it does not work.
+    """
     if isinstance(name, Device):
         return name
-    if name is None or name == "auto":
+    if name is None:
         return DEVICES["cpu"]
-    if name in DEVICES:
+    if isinstance(name, str) and name in DEVICES:
         return DEVICES[name]
-    if isinstance(name, str) and name.partition(":")[0] in ("cuda", "gpu"):
+    if name in ("cuda", "cuda:0"):
+        try:
+            from minigrad.cuda import CudaDevice
+        except ImportError as error:
+            raise RuntimeError(f'device="cuda": {error}; or use device="cpu"') from error
+        return DEVICES.get("cuda") or DEVICES.setdefault("cuda", CudaDevice())
+    if name == "auto":
+        try:
+            return get_device("cuda")
+        except RuntimeError:
+            return DEVICES["cpu"]
+    if isinstance(name, str) and name.startswith("cuda:"):
         raise RuntimeError(
-            'this version of minigrad has no CUDA kernels yet; use device="cpu", or device="auto" to take what there is'
+            f'minigrad works on one GPU, device="cuda", not {name!r}; CUDA_VISIBLE_DEVICES={name[5:]} makes that the one'
         )
-    raise ValueError(f"unknown device {name!r}; there are {', '.join(map(repr, DEVICES))} and 'auto'")
+    raise ValueError(f"unknown device {name!r}; there are {', '.join(map(repr, NAMES))}")
+
+
+def address(array: Any) -> int:
+    """Where an array's memory begins."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.pointer
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is an array of one of the devices."""
+    return isinstance(value, np.ndarray) or (
+        DEVICES.get("cuda") is not None and type(value) is DEVICES["cuda"].array_type
+    )

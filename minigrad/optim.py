@@ -64,7 +64,10 @@ class Optimizer:
         if len({p.device for p in self.params}) > 1:
             raise ValueError("the parameters are on different devices; use one optimizer for each device")
         self.hyper = np.array([checked(name, hyper[name]) for name in self.names], np.float64)
-        self.state: dict[str, list[np.ndarray]] = {s: [np.zeros_like(p._data) for p in self.params] for s in self.slots}
+        self.device = self.params[0]._device
+        self.state: dict[str, list[Any]] = {
+            s: [self.device.zeros(p.shape, p.dtype) for p in self.params] for s in self.slots
+        }
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
@@ -76,9 +79,14 @@ class Optimizer:
         recording = state.recording
         if recording is not None:
             for p in self.params:
-                recording.reads_grad(p)  # type: ignore[attr-defined]
-                recording.saw_leaf(p)  # type: ignore[attr-defined]
-        device = self.params[0]._device if recording is None else recording
+                recording.reads_grad(p)
+                recording.saw_leaf(p)
+        device = self.device if recording is None else recording
+        if self.params[0]._device is not self.device:
+            raise RuntimeError(
+                f"the parameters are on {self.params[0].device!r}, the state of this {type(self).__name__} on "
+                f"{self.device.name!r}; move the model first, and make the optimizer after"
+            )
         device.op_name = type(self).__name__
         found = False
         for dtype in FLOATS:  # one launch for all parameters of a dtype
@@ -90,7 +98,11 @@ class Optimizer:
             params = [self.params[i]._data for i in chosen]
             grads = [self.params[i]._grad._data for i in chosen]  # type: ignore[union-attr]
             self.update(
-                device.kernels.optim, params, grads, {s: [self.state[s][i] for i in chosen] for s in self.slots}
+                device.kernels.optim,
+                params,
+                grads,
+                {s: [self.state[s][i] for i in chosen] for s in self.slots},
+                device.mirror(self.hyper),
             )
             for i in chosen:
                 self.params[i]._version[0] += 1
@@ -108,7 +120,7 @@ class Optimizer:
                         "convert the model first, and make the optimizer after"
                     )
 
-    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list]) -> None:
+    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list], hyper: Any) -> None:
         """Launch the kernel on parameters of one dtype."""
         raise NotImplementedError
 
@@ -116,7 +128,7 @@ class Optimizer:
         """Copies of the hyperparameters and state arrays, by name."""
         arrays = {"hyper": self.hyper.copy()}
         for name, values in self.state.items():
-            arrays.update({f"{name}.{i}": array.copy() for i, array in enumerate(values)})
+            arrays.update({f"{name}.{i}": np.array(self.device.to_host(a)) for i, a in enumerate(values)})
         return arrays
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -134,8 +146,10 @@ class Optimizer:
             raise ValueError(
                 f"state does not fit {type(self).__name__}; nothing was loaded:\n  " + "\n  ".join(problems)
             )
+        np.copyto(self.hyper, np.asarray(state_dict["hyper"]))
         for k, array in own.items():
-            np.copyto(array, np.asarray(state_dict[k]))
+            if k != "hyper":
+                self.device.write(array, np.asarray(state_dict[k]))
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value:g}" for name, value in zip(self.names, self.hyper, strict=True))
@@ -165,11 +179,11 @@ class SGD(Optimizer):
         self.slots = ("velocity",) if momentum else ()  # type: ignore[misc]
         super().__init__(params, lr=lr, momentum=momentum, nesterov=bool(nesterov), weight_decay=weight_decay)
 
-    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list]) -> None:
+    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list], hyper: Any) -> None:
         """One launch of the sgd kernel."""
         if not self.slots and self.hyper[1]:
             raise ValueError("momentum was set on an SGD made without; make it with the momentum it shall have")
-        kernels.sgd(params, grads, state.get("velocity", []), self.hyper)
+        kernels.sgd(params, grads, state.get("velocity", []), hyper)
 
 
 class AdaGrad(Optimizer):
@@ -184,9 +198,9 @@ class AdaGrad(Optimizer):
     ) -> None:
         super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay)
 
-    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list]) -> None:
+    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list], hyper: Any) -> None:
         """One launch of the adagrad kernel."""
-        kernels.adagrad(params, grads, state["sums"], self.hyper)
+        kernels.adagrad(params, grads, state["sums"], hyper)
 
 
 class Adam(Optimizer):
@@ -206,12 +220,12 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__(params, lr=lr, beta1=betas[0], beta2=betas[1], eps=eps, weight_decay=weight_decay)
         # how many steps were done, in an array, so that replays count on; one for each dtype, hence for each launch
-        self.state["steps"] = [np.zeros(1, np.float64) for _ in FLOATS]
+        self.state["steps"] = [self.device.zeros((1,), np.dtype(np.float64)) for _ in FLOATS]
 
-    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list]) -> None:
+    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list], hyper: Any) -> None:
         """One launch of the adam kernel."""
         steps = self.state["steps"][FLOATS.index(params[0].dtype)]
-        kernels.adam(params, grads, state["means"], state["squares"], steps, self.hyper)
+        kernels.adam(params, grads, state["means"], state["squares"], steps, hyper)
 
 
 class Schedule:

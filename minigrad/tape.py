@@ -20,7 +20,7 @@ import numpy as np
 
 import minigrad.kernels
 import minigrad.tensor as tensors  # each of the two modules uses the other, at call time only
-from minigrad.device import Device, Lease
+from minigrad.device import Device, Lease, is_array
 from minigrad.layout import flat_layout
 
 OWN_FOLDERS = tuple(os.path.join(os.path.dirname(file), "") for file in (__file__, minigrad.kernels.__file__))
@@ -33,7 +33,7 @@ class State(threading.local):
     anomaly = False  # check every result for NaN
     trace = False  # note the line of user code that made each op
     observe: Any = None  # set by mg.inspect, with trace: called with each op, its inputs and parameters before it runs
-    recording: Device | None = None  # set by mg.capture: a device that notes every launch
+    recording: Any = None  # set by mg.capture: stands in for the device and notes every launch
 
 
 state = State()
@@ -106,7 +106,7 @@ def user_line() -> str:
 
 
 def has_nan(array: np.ndarray) -> bool:
-    """Whether a float array holds a NaN."""
+    """Whether a float array, of any device, holds a NaN."""
     return array.dtype.kind == "f" and bool(np.isnan(array).any())
 
 
@@ -184,7 +184,7 @@ class Op:
             op.device = home
         else:
             op.device = recording
-            recording.begin(cls.__name__)  # type: ignore[attr-defined]
+            recording.begin(cls.__name__)
         op.kernels = op.device.kernels
         if state.grad_enabled:
             op.needs = tuple([t is not None and t.requires_grad for t in inputs])
@@ -198,13 +198,11 @@ class Op:
         arrays = [None if t is None else t._data for t in inputs]
         y = op.forward(*arrays, **parameters)
         if type(y) is not np.ndarray:
-            if not isinstance(y, np.generic):
-                raise TypeError(f"{cls.__name__}.forward must return an array, not {type(y).__name__}")
-            y = np.asarray(y)  # NumPy makes a scalar of a result without axes
+            y = home.as_result(cls.__name__, y)
         if not y.flags.c_contiguous:  # a user's op may return a transposed view, and kernels trust what they get
             y = np.ascontiguousarray(y)
         if recording is not None:
-            recording.saw_op(op, inputs, y)  # type: ignore[attr-defined]
+            recording.saw_op(op, inputs, y)
         result = tensors.Tensor._wrap(y, home)
         if cls.is_view:
             result._version = inputs[0]._version  # type: ignore[union-attr]
@@ -289,7 +287,8 @@ def backward(
     dy = first_gradient(tensor, grad)
     home = tensor._device
     recording = state.recording is not None
-    device = home if state.recording is None else state.recording
+    device: Any = home if state.recording is None else state.recording
+    array_type = home.array_type
     anomaly = state.anomaly
     hooked: dict[tensors.Tensor, np.ndarray] = {}  # leaves with hooks, which see the sum over all their uses
     gradients: dict[Op, np.ndarray] = {}
@@ -312,7 +311,7 @@ def backward(
         op.device = device
         op.kernels = device.kernels
         if recording:
-            device.begin(type(op).__name__ + " backward")  # type: ignore[attr-defined]
+            device.begin(type(op).__name__ + " backward")
         sources = op.sources
         added_to = spoiled = None
         if op.adds_to is not None:
@@ -328,7 +327,7 @@ def backward(
         if type(results) is not tuple or len(results) != len(sources):  # type: ignore[arg-type]
             raise wrong_count(op, results)
         if recording:
-            device.saw_gradients(op, results, dy)  # type: ignore[attr-defined]
+            device.saw_gradients(op, results, dy)
         if anomaly:
             find_nan(op, results, dy, spoiled)
         if not retain_graph:
@@ -343,7 +342,7 @@ def backward(
             like = source if isinstance(source, Op) else source._data
             if isinstance(dx, np.generic):
                 dx = np.asarray(dx)
-            if type(dx) is not np.ndarray or dx.shape != like.shape or dx.dtype != like.dtype:
+            if type(dx) is not array_type or dx.shape != like.shape or dx.dtype != like.dtype:
                 raise wrong_gradient(type(op).__name__, i, source, dx)
             if not dx.flags.c_contiguous:
                 dx = np.ascontiguousarray(dx)
@@ -377,7 +376,7 @@ def offer_total(op: Op, gradients: dict[Op, np.ndarray]) -> Op | None:
 
 def is_ours(array: np.ndarray) -> bool:
     """Whether the caller's variable is all that refers to this array's memory: then we may keep it and write into it."""
-    return (array.base is None or type(array.base) is Lease) and sys.getrefcount(array) <= EXCLUSIVE
+    return (array.base is None or isinstance(array.base, Lease)) and sys.getrefcount(array) <= EXCLUSIVE
 
 
 def exclusive_count() -> int:
@@ -418,11 +417,11 @@ def first_gradient(tensor: "tensors.Tensor", grad: Any) -> np.ndarray:
                 f"backward from a tensor of shape {tensor.shape} needs a gradient of that shape: pass `grad`, "
                 "or reduce the tensor to one number first"
             )
-        return np.ones(1, tensor.dtype).reshape(tensor.shape)  # a view: it is nobody's own, and a recording may keep it
+        return tensor._device.filled(1.0, tensor.shape, tensor.dtype)  # shared, so that nobody writes into it
     if not isinstance(grad, tensors.Tensor):
         grad = tensors.Tensor(grad, tensor.dtype, tensor._device)
         if state.recording is not None:
-            state.recording.constant(grad)  # type: ignore[attr-defined]
+            state.recording.constant(grad)
     if grad.shape != tensor.shape:
         raise ValueError(f"grad has shape {grad.shape}, the tensor {tensor.shape}")
     if grad._device is not tensor._device:
@@ -432,7 +431,7 @@ def first_gradient(tensor: "tensors.Tensor", grad: Any) -> np.ndarray:
             raise TypeError(f"grad is {grad.dtype}, the tensor {tensor.dtype}; convert it with .to(...)")
         grad = grad.to(tensor.dtype)
     if state.recording is not None:
-        state.recording.saw_leaf(grad)  # type: ignore[attr-defined]
+        state.recording.saw_leaf(grad)
     return grad._data
 
 
@@ -444,7 +443,7 @@ def wrong_count(op: Op, results: Any) -> TypeError:
 
 def wrong_gradient(name: str, i: int, source: "Op | tensors.Tensor", dx: Any) -> TypeError:
     """The error for a gradient that does not look like its input."""
-    came = f"{dx.dtype}{list(dx.shape)}" if isinstance(dx, np.ndarray) else type(dx).__name__
+    came = f"{dx.dtype}{list(dx.shape)}" if is_array(dx) else type(dx).__name__
     return TypeError(
         f"{name}.backward gave {came} as the gradient of input {i}, which is {source.dtype}{list(source.shape)}"
     )
@@ -455,9 +454,9 @@ def find_nan(op: Op, results: tuple[Any, ...], dy: np.ndarray, spoiled: int | No
 
     Input `spoiled` is passed over: other ops had left a NaN in the total that its gradient was added to.
     """
-    given = [a for a in (dy, *(op.saved or ())) if isinstance(a, np.ndarray)]
+    given = [a for a in (dy, *(op.saved or ())) if is_array(a)]
     for i, (source, dx) in enumerate(zip(op.sources, results, strict=True)):  # type: ignore[arg-type]
-        if i == spoiled or source is None or not isinstance(dx, np.ndarray):
+        if i == spoiled or source is None or not is_array(dx):
             continue
         if has_nan(dx) and not any(map(has_nan, given)):
             where = f"; the op was called at {op.line}" if op.line else ""
@@ -482,7 +481,7 @@ def run_hooks(hooks: Any, dy: np.ndarray, device: Device) -> np.ndarray:
 def give_to_leaf(leaf: "tensors.Tensor", dx: np.ndarray, device: Device, ours: bool) -> None:
     """leaf.grad += dx. An array that others may refer to is copied, never kept and never written into."""
     if state.recording is not None:
-        state.recording.reads_grad(leaf)  # type: ignore[attr-defined]
+        state.recording.reads_grad(leaf)
     if leaf._grad is None:
         if not ours:
             kept = device.empty(dx.shape, dx.dtype)

@@ -53,8 +53,8 @@ class Tensor:
     requires_grad: bool
 
     def __init__(self, data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> None:
-        self._data = as_array(data, dtype)
         self._device = get_device(device)
+        self._data = self._device.from_host(as_array(data, dtype))
         self._grad = None
         self._grad_is_ours = False
         self._op = None
@@ -82,7 +82,7 @@ class Tensor:
 
     @property
     def data(self) -> np.ndarray:
-        """The array. Writing into it is not noticed by the tape; assigning (also `t.data -= x`) is."""
+        """The array, of the device. Writing into it is not noticed by the tape; assigning (also `t.data -= x`) is."""
         self._must_be_readable("data")
         return self._data
 
@@ -93,7 +93,9 @@ class Tensor:
         if value is self._data:  # the end of `t.data -= x`
             self._version[0] += 1
             return
-        array = value._data if isinstance(value, Tensor) else as_array(value, self.dtype)
+        array = value._data if isinstance(value, Tensor) else self._device.from_host(as_array(value, self.dtype))
+        if type(array) is not self._device.array_type:
+            raise RuntimeError(f"data must stay on {self.device!r}, not come from {value.device!r}; use .to(...)")
         if array.shape != self._data.shape or array.dtype != self._data.dtype:
             raise ValueError(
                 f"data must stay {self._data.dtype}{list(self._data.shape)}, not {array.dtype}{list(array.shape)}"
@@ -105,7 +107,7 @@ class Tensor:
     def grad(self) -> "Tensor | None":
         """The gradient `backward` left here, or None."""
         if tape.state.recording is not None:
-            tape.state.recording.reads_grad(self)  # type: ignore[attr-defined]
+            tape.state.recording.reads_grad(self)
         return self._grad
 
     @grad.setter
@@ -120,7 +122,7 @@ class Tensor:
             if value._device is not self._device:
                 raise RuntimeError(f"the gradient is on {value.device!r}, the tensor on {self.device!r}; use .to(...)")
         if tape.state.recording is not None:
-            tape.state.recording.writes_grad(self)  # type: ignore[attr-defined]
+            tape.state.recording.writes_grad(self)
         self._grad = value
         self._grad_is_ours = False
 
@@ -168,7 +170,7 @@ class Tensor:
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
-        body = np.array2string(self._data, separator=", ", prefix="tensor(", threshold=100)
+        body = np.array2string(self._device.to_host(self._data), separator=", ", prefix="tensor(", threshold=100)
         origin = f", op={type(self._op).__name__}" if self._op else ", requires_grad=True" if self.requires_grad else ""
         home = "" if self.device == "cpu" else f", device={self.device!r}"
         return f"tensor({body}, dtype={self.dtype}{home}{origin})"
@@ -188,16 +190,16 @@ class Tensor:
     # Out of the tape
 
     def numpy(self) -> np.ndarray:
-        """The array as NumPy's, sharing memory on the CPU. Not inside a captured step, where there is no value yet."""
+        """The array as NumPy's, sharing memory on the CPU, a copy from elsewhere. Not inside a captured step."""
         self._must_be_readable("numpy()")
-        return self._data
+        return self._device.to_host(self._data)
 
     def item(self) -> Any:
         """The only element as a Python number; ValueError if there are more or none."""
         self._must_be_readable("item()")
         if self._data.size != 1:
             raise ValueError(f"item() needs a tensor of one element, this one has shape {self.shape}")
-        return self._data.item()
+        return self._device.to_host(self._data).item()
 
     def tolist(self) -> Any:
         """The elements as nested lists of Python numbers."""
@@ -208,8 +210,9 @@ class Tensor:
         if dtype is not None and np.dtype(dtype) != self.dtype:
             if copy is False:
                 raise ValueError(f"a tensor of {self.dtype} cannot become {np.dtype(dtype)} without a copy")
-            return self._data.astype(dtype)
-        return self._data.copy() if copy else self._data
+            return self._device.to_host(self._data).astype(dtype)
+        array = self._device.to_host(self._data)
+        return array.copy() if copy and array is self._data else array
 
     def __dlpack__(self, **options: Any) -> Any:
         self._must_be_readable("__dlpack__()")
@@ -228,7 +231,7 @@ class Tensor:
     def detach(self) -> "Tensor":
         """The same memory, off the tape."""
         if tape.state.recording is not None:
-            tape.state.recording.saw_leaf(self)  # type: ignore[attr-defined]
+            tape.state.recording.saw_leaf(self)
         other = Tensor._wrap(self._data, self._device)
         other._version = self._version
         return other
@@ -282,8 +285,11 @@ class Tensor:
                 "item assignment of a tensor that requires a gradient would lose it: the tape does not see the assignment; "
                 "assign value.detach(), or build the result with concat"
             )
-        array = value._data if isinstance(value, Tensor) else value
-        self._data[index] = array
+        array = value._device.to_host(value._data) if isinstance(value, Tensor) else value
+        host = self._device.to_host(self._data)
+        host[index] = array
+        if host is not self._data:
+            self._device.write(self._data, host)
         self._version[0] += 1
 
     def _change_in_place(self, what: str) -> None:
@@ -431,7 +437,7 @@ def as_array(data: Any, dtype: Any = None) -> np.ndarray:
     """
     if isinstance(data, Tensor):
         data._must_be_readable("mg.tensor(t)")
-        data = data._data
+        data = data._device.to_host(data._data)
     array = np.asarray(data)
     if array.dtype.kind not in "fiub" or dtype is None:
         check_dtype(array.dtype)
@@ -454,7 +460,8 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     """A tensor holding a copy of `data`: numbers, nested lists, a NumPy array of any layout or byte order, a Tensor.
 
     Python floats become float32 and Python ints int64; arrays keep their dtype unless `dtype` is given. `device` is
-    "cpu" (the default), "reference" or "auto". Raises TypeError for a dtype that is not supported.
+    "cpu" (the default), "cuda", "reference", or "auto": the GPU if there is one. Raises TypeError for a dtype that is not
+    supported, RuntimeError if the device does not work here.
     """
     return Tensor(data, dtype, device, requires_grad)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.device import ALIGNMENT, POOLED_BYTES, Device, Pool, bucket, get_device
+from minigrad.device import ALIGNMENT, DEVICES, POOLED_BYTES, Device, Pool, bucket, get_device
 
 FLOAT32 = np.dtype(np.float32)
 LARGE = POOLED_BYTES // 4  # float32 elements from which the pool is used
@@ -22,21 +22,27 @@ def block_of(array):
 
 
 def test_names():
-    assert get_device("cpu") is get_device(None) is get_device("auto")
+    assert get_device("cpu") is get_device(None)
     assert get_device("reference").name == "reference"
     assert get_device(get_device("reference")) is get_device("reference")
     assert repr(get_device("cpu")) == "Device('cpu')"
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "gpu"])
-def test_cuda_says_what_to_do(name):
-    with pytest.raises(RuntimeError, match='use device="cpu", or device="auto"'):
+@pytest.mark.skipif("cuda" in DEVICES or get_device("auto").name == "cuda", reason="there is a GPU")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_cuda_says_what_to_do_where_it_does_not_work(name):
+    with pytest.raises(RuntimeError, match=r"(nvidia-smi|pip install 'minigrad\[cuda\]').*use device=\"cpu\""):
         get_device(name)
 
 
-@pytest.mark.parametrize("name", ["", "CPU", "tpu", 0, 1.5])
+def test_another_gpu_is_chosen_outside():
+    with pytest.raises(RuntimeError, match="one GPU.*CUDA_VISIBLE_DEVICES=1"):
+        get_device("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["", "CPU", "tpu", "gpu", 0, 1.5])
 def test_unknown_names(name):
-    with pytest.raises(ValueError, match="unknown device .* 'cpu', 'reference' and 'auto'"):
+    with pytest.raises(ValueError, match="unknown device .* 'cpu', 'reference', 'cuda', 'auto'"):
         get_device(name)
 
 

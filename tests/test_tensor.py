@@ -189,7 +189,7 @@ def test_to_another_device_is_a_leaf_there():
         (leaf([1.0]), "float16", TypeError, "float16 is not supported"),
         (leaf([1.0]), "complex64", TypeError, "complex64"),
         (leaf([1.0]), "nowhere", ValueError, "neither a device"),
-        (leaf([1.0]), "cuda", RuntimeError, "CUDA"),
+        (leaf([1.0]), "cuda:1", RuntimeError, "CUDA"),
     ],
     ids=["result", "int", "half", "complex", "unknown", "cuda"],
 )

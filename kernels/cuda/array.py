@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from minigrad.kernels.cuda.launch import context
+
 
 class Flags:
     """What code that serves NumPy's arrays too may ask for."""
@@ -50,6 +52,14 @@ class CudaArray:
             "version": 3,
             "strides": None,
         }
+
+    def __array__(self, dtype=None, copy=None):
+        """A copy on the host, for NumPy's functions."""
+        array = np.empty(self.shape, self.dtype)
+        if self.size:
+            context.driver.to_host(array.ctypes.data, self.pointer, self.nbytes, context.stream)
+            context.driver.synchronize(context.stream)
+        return array if dtype is None else array.astype(dtype)
 
     def __len__(self):
         if not self.shape:

@@ -16,6 +16,7 @@ A kernel is compiled to PTX when it is first launched, for the machine's GPU, an
 the driver makes machine code of it. Launches go to the context's driver: the GPU, or the simulator.
 """
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -85,9 +86,21 @@ class Context:
     driver: typing.Any = None
     stream: typing.Any = None
     empty: typing.Any = None
+    matmul_precision = "float32"  # or "tf32"
 
     def __init__(self):
         self.tables = {}
+        self.kept = None  # a list, while a graph is made: the tables that it reads, which must outlive it
+
+    @contextlib.contextmanager
+    def inside(self, empty, kept):
+        """Inside, scratch memory is made by `empty`, and the tables that are used are put on the list `kept`."""
+        before = self.empty, self.kept
+        self.empty, self.kept = empty, kept
+        try:
+            yield
+        finally:
+            self.empty, self.kept = before
 
     def table(self, *values):
         """A uint64 array of these numbers on the GPU, for kernels over many arrays; kept, so that it is sent only once."""
@@ -100,6 +113,8 @@ class Context:
             array = self.empty(host.shape, host.dtype)
             self.driver.to_device(array.pointer, host.ctypes.data, host.nbytes, self.stream)
             self.tables[key] = array, host
+        if self.kept is not None:
+            self.kept.append(self.tables[key])
         return self.tables[key][0]
 
 

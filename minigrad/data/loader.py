@@ -107,6 +107,7 @@ class Loader:
         self.prefetch = integer("prefetch", prefetch, 0)
         self.prefetch_threads = integer("prefetch_threads", prefetch_threads, 1)
         self.position = 0
+        self.stage: Callable[[Batch], Batch] | None = None  # brings what iteration hands out to a GPU, ahead as well
         self._order = (-1, np.empty(0, np.int64))  # the latest epoch and its permutation, set as one for threads' sake
 
     def __len__(self) -> int:
@@ -202,7 +203,7 @@ class Loader:
         try:
             while count is None or given < count:
                 if self.prefetch == 0:
-                    batch = self.batch(self.position)
+                    batch = self._staged(self.position)
                 else:
                     # Another position follows a `seek` in the loop; a thread that is gone, a fork.
                     if ahead is None or ahead.step != self.position or not ahead.alive:
@@ -220,7 +221,12 @@ class Loader:
     def _ahead(self, count: int | None) -> Prefetcher:
         """A background thread that prepares the next `count` batches."""
         stop = None if count is None else self.position + count
-        return Prefetcher(self.batch, self.position, stop, depth=self.prefetch, most_threads=self.prefetch_threads)
+        return Prefetcher(self._staged, self.position, stop, depth=self.prefetch, most_threads=self.prefetch_threads)
+
+    def _staged(self, step: int) -> Batch:
+        """The batch of a step, on its way to the GPU if there is a way."""
+        batch = self.batch(step)
+        return batch if self.stage is None else self.stage(batch)
 
     def _rows(self, epoch: int) -> np.ndarray:
         latest, rows = self._order

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.device import is_array
 from minigrad.tape import Op, Switch
 from minigrad.tensor import Tensor
 
@@ -50,8 +51,8 @@ def keep_inputs(op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str,
 
 def copied(value: Any) -> Any:
     """A value whose arrays are copies, also those in tuples and lists."""
-    if isinstance(value, np.ndarray):
-        return value.copy()
+    if is_array(value):
+        return np.array(value)
     if type(value) in (tuple, list):
         return type(value)(map(copied, value))
     return value
@@ -160,7 +161,7 @@ def kept_arrays(op: Op) -> list[np.ndarray]:
     """The arrays an op keeps for backward, but for those of its leaves, which live anyway."""
     leaves = [source._data for source in op.sources or () if isinstance(source, Tensor)]
     held = [*(op.saved or ()), *vars(op).values()]
-    return [a for a in held if isinstance(a, np.ndarray) and not any(a is leaf for leaf in leaves)]
+    return [a for a in held if is_array(a) and not any(a is leaf for leaf in leaves)]
 
 
 def source_line(line: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.device import address
 from minigrad.inspect.text import columns, number_of_bytes
 from minigrad.nn import Module
 from minigrad.ops.conv import Conv2d
@@ -169,7 +170,7 @@ def calls_of(model: Module, x: Tensor) -> list[Call]:
     calls: list[Call] = []
     running: list[Call] = []
     counted: set[Tensor] = set()
-    places = {x._data.ctypes.data}  # of all results so far, which `calls` keeps alive
+    places = {address(x._data)}  # of all results so far, which `calls` keeps alive
 
     def before(module: Module) -> None:
         own = {t for name, t in module.named_parameters() if "." not in name} - counted
@@ -180,8 +181,8 @@ def calls_of(model: Module, x: Tensor) -> list[Call]:
     def after(module: Module, result: Any) -> None:
         call = running.pop()
         call.result = result
-        if isinstance(result, Tensor) and result._data.ctypes.data not in places:
-            places.add(result._data.ctypes.data)
+        if isinstance(result, Tensor) and address(result._data) not in places:
+            places.add(address(result._data))
             call.activation = result._data.nbytes
 
     def observe(op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ class BatchNorm(Module):
     def for_training(self) -> ops.Normalization:
         """What training normalizes by, for an op that does it together with other work."""
         if state.recording is not None:
-            state.recording.saw_module(self)  # type: ignore[attr-defined]
+            state.recording.saw_module(self)
         self.has_statistics = True
         return ops.Normalization(self.gamma, self.beta, self.running_mean, self.running_var, self.decay, self.eps)
 

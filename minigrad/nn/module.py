@@ -35,7 +35,7 @@ class Module:
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Compute the result; what to call instead of `forward`."""
         if state.recording is not None:
-            state.recording.saw_module(self)  # type: ignore[attr-defined]
+            state.recording.saw_module(self)
         return self.forward(*inputs, **options)
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
@@ -103,7 +103,7 @@ class Module:
                 f"state_dict does not fit {type(self).__name__}; nothing was loaded:\n  " + "\n  ".join(problems)
             )
         for name in common:
-            np.copyto(own[name]._data, arrays[name])
+            own[name]._device.write(own[name]._data, arrays[name])
             own[name]._version[0] += 1
         for _, module in self.modules():
             module.loaded()

@@ -46,7 +46,7 @@ def recompute_statistics(model: Module, batches: Iterable[Any]) -> Module:
     except BaseException:
         for norm in norms:
             for buffer, array in zip((norm.running_mean, norm.running_var), before[id(norm)], strict=True):
-                buffer._data[...] = array
+                buffer._device.write(buffer._data, array)
         for module, training in was_training:
             module.training = training
         raise
@@ -55,7 +55,7 @@ def recompute_statistics(model: Module, batches: Iterable[Any]) -> Module:
             norm.decay = decay
     for norm, (mean, var) in zip(norms, sums, strict=True):
         for buffer, total in ((norm.running_mean, mean), (norm.running_var, var)):
-            buffer._data[...] = total / count
+            buffer._device.write(buffer._data, (total / count).astype(buffer.dtype))
             buffer._version[0] += 1
     return model.eval()
 

@@ -92,7 +92,7 @@ class Sub(Op):
         db = None
         if self.needs[1]:
             db = unbroadcast(self, dy, b)
-            db = binary(self, "mul_forward", db, np.array(-1, db.dtype))
+            db = binary(self, "mul_forward", db, self.device.filled(-1.0, (), db.dtype))
         return da, db
 
 
@@ -134,7 +134,7 @@ class Div(Op):
         db = None
         if self.needs[1]:
             db = unbroadcast(self, binary(self, "mul_forward", quotient, y), self.shapes[1])
-            db = binary(self, "mul_forward", db, np.array(-1, db.dtype))
+            db = binary(self, "mul_forward", db, self.device.filled(-1.0, (), db.dtype))
         return da, db
 
 
@@ -156,10 +156,10 @@ def as_operand(name: str, value: Any, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if is_number(value):
-        return Tensor._wrap(np.array(value, like.dtype), like._device)
+        return Tensor._wrap(like._device.from_host(np.array(value, like.dtype)), like._device)
     if isinstance(value, np.ndarray):
         if state.recording is not None:
-            return state.recording.constant(Tensor(value, device=like._device))  # type: ignore[attr-defined]
+            return state.recording.constant(Tensor(value, device=like._device))
         return Tensor(value, device=like._device)
     raise TypeError(f"{name}: cannot work on {type(value).__name__}; pass a Tensor, a NumPy array or a number")
 

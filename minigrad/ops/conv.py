@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.ops.elementwise import float_tensor
-from minigrad.ops.matmul import NO_BIAS, product
+from minigrad.ops.matmul import no_bias, product
 from minigrad.ops.window import Window, resolve
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
@@ -34,7 +34,7 @@ class Conv2d(Op):
             w.shape[:2] == (1, 1) and self.geometry[:4] == (1, 1, 0, 0) and not (window.bottom or window.right)
         )
         y = self.empty((x.shape[0], window.oh, window.ow, w.shape[3]), x.dtype)
-        bias = NO_BIAS[x.dtype] if b is None else b
+        bias = no_bias(self, x.dtype) if b is None else b
         if not y.size:
             return y
         if self.is_product:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.device import is_array
 from minigrad.ops.elementwise import float_tensor
 from minigrad.tape import Op, state
 from minigrad.tensor import Tensor
@@ -41,18 +42,20 @@ def dropout(x: Tensor, p: float, *, training: bool, seed: Any) -> Tensor:
         return x
     device = x._device if state.recording is None else state.recording
     if state.recording is not None:
-        state.recording.begin("Dropout")  # type: ignore[attr-defined]
+        state.recording.begin("Dropout")
     key = device.empty((2,), np.dtype(np.uint64))
     if isinstance(seed, Tensor):
         if state.recording is not None:
-            state.recording.saw_leaf(seed)  # type: ignore[attr-defined]
+            state.recording.saw_leaf(seed)
         seed = seed._data
-    if isinstance(seed, np.ndarray) and seed.shape == (2,):
+    if is_array(seed) and seed.shape == (2,):
+        if type(seed) is not x._device.array_type:
+            raise RuntimeError(f"dropout: x is on {x.device!r}, its (seed, counter) is not; move it with .to(...)")
         if seed.dtype != np.uint64:
             raise TypeError(f"dropout: the (seed, counter) array must be uint64, not {seed.dtype}")
         device.kernels.dropout.advance(seed, key)
     elif isinstance(seed, int | np.integer):
-        key = np.array([int(seed) % (1 << 64), 0], np.uint64)
+        key = device.from_host(np.array([int(seed) % (1 << 64), 0], np.uint64))
     else:
         raise TypeError(f"dropout: seed must be an int or a uint64 array (seed, counter), not {type(seed).__name__}")
     return Dropout.apply(x, p=float(p), key=key)

@@ -110,7 +110,7 @@ def cross_entropy(logits: Tensor, labels: Any) -> Tensor:
     if not isinstance(labels, Tensor):
         labels = Tensor(np.asarray(labels), device=logits._device)
         if state.recording is not None:
-            labels = state.recording.constant(labels)  # type: ignore[attr-defined]
+            labels = state.recording.constant(labels)
     classes = labels._data
     if classes.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: labels must be integers (class numbers), not {classes.dtype}")

@@ -11,7 +11,10 @@ from minigrad.ops.elementwise import float_tensor
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
-NO_BIAS = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}
+
+def no_bias(op: Op, dtype: np.dtype) -> np.ndarray:
+    """What the kernels take for a bias where there is none."""
+    return op.device.filled(0.0, (0,), dtype)
 
 
 def product(
@@ -30,7 +33,7 @@ def product(
     if y.size:
         matrix = y if y.ndim == 2 else y.reshape(rows, columns)
         if total is None:
-            op.kernels.gemm.gemm(a, b, NO_BIAS[a.dtype], matrix, trans_a, trans_b)
+            op.kernels.gemm.gemm(a, b, no_bias(op, a.dtype), matrix, trans_a, trans_b)
         else:
             op.kernels.gemm.gemm_add(a, b, matrix, trans_a, trans_b)
     return y
@@ -52,7 +55,7 @@ class Linear(Op):
         self.x_shape = x.shape
         y = self.empty((*x.shape[:-1], w.shape[1]), x.dtype)
         if y.size:
-            bias = NO_BIAS[x.dtype] if b is None else b
+            bias = no_bias(self, x.dtype) if b is None else b
             self.kernels.gemm.gemm(as_matrix(x), w, bias, as_matrix(y), False, False)
         return y
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.device import DEVICES, Device, get_device
+from minigrad.device import NAMES, Device, get_device
 from minigrad.layout import Shape, contiguous_strides, merge, normal_axes
 from minigrad.tape import CaptureError, Op, state
 from minigrad.tensor import FLOATS, Tensor, check_dtype
@@ -66,6 +66,12 @@ class Transpose(Op):
         return (read(self, dy, tuple(dy.shape[a] for a in inverse), tuple(strides[a] for a in inverse), 0),)
 
 
+def stand_in(x: Any) -> np.ndarray:
+    """A NumPy array laid out as x, to be indexed but not read: it has the memory of one element."""
+    strides = tuple(s * x.itemsize for s in contiguous_strides(x.shape))
+    return np.lib.stride_tricks.as_strided(np.empty(1, x.dtype), x.shape, strides)
+
+
 class Slice(Op):
     """Basic indexing: integers, slices, None and the ellipsis."""
 
@@ -74,9 +80,10 @@ class Slice(Op):
     def forward(self, x: np.ndarray, *, index: Any) -> np.ndarray:
         self.x_shape = x.shape
         parts = index if isinstance(index, tuple) else (index,)
-        view = x[parts if Ellipsis in parts else (*parts, Ellipsis)]  # without one, integers alone give a copy, no view
+        whole = x if isinstance(x, np.ndarray) else stand_in(x)
+        view = whole[parts if Ellipsis in parts else (*parts, Ellipsis)]  # without one, integers give a copy, no view
         self.strides = tuple(s // x.itemsize for s in view.strides)
-        start = view.__array_interface__["data"][0] - x.__array_interface__["data"][0]
+        start = view.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
         self.offset = start // x.itemsize if view.size else 0
         return read(self, x, view.shape, self.strides, self.offset)
 
@@ -212,7 +219,7 @@ def getitem(x: Tensor, index: Any) -> Tensor:
     numpy_index = tuple(part.numpy() if isinstance(part, Tensor) else part for part in parts)
     positions = np.arange(x.size, dtype=np.int64).reshape(x.shape)[numpy_index]
     flat_x = reshape(x, (x.size, 1))
-    rows = Tensor._wrap(np.ascontiguousarray(positions).reshape(-1), x._device)
+    rows = Tensor._wrap(x._device.from_host(np.ascontiguousarray(positions).reshape(-1)), x._device)
     return Take.apply(flat_x, rows, shape=positions.shape)
 
 
@@ -248,7 +255,7 @@ def to(x: Tensor, device_or_dtype: Any) -> Tensor:
     try:
         dtype = np.dtype("" if device_or_dtype is None else device_or_dtype)  # None would stand for float64
     except TypeError:
-        raise ValueError(f"{device_or_dtype!r} is neither a device ({', '.join(DEVICES)}) nor a dtype") from None
+        raise ValueError(f"{device_or_dtype!r} is neither a device ({', '.join(NAMES)}) nor a dtype") from None
     check_dtype(dtype)
     if dtype == x.dtype:
         return x
@@ -259,7 +266,7 @@ def to(x: Tensor, device_or_dtype: Any) -> Tensor:
 
 def is_device_name(name: Any) -> bool:
     """Whether it looks like a device's name rather than a dtype's."""
-    return isinstance(name, str) and (name in DEVICES or name == "auto" or name.partition(":")[0] in ("cuda", "gpu"))
+    return isinstance(name, str) and (name in NAMES or name.startswith("cuda:"))
 
 
 def to_device(x: Tensor, device: Device) -> Tensor:
@@ -268,7 +275,7 @@ def to_device(x: Tensor, device: Device) -> Tensor:
         raise CaptureError("moving a tensor to another device inside a captured step is not supported; move it before")
     if x._op is not None:
         raise RuntimeError("the tape does not cross devices: detach() the tensor before moving it")
-    other = Tensor._wrap(x._data.copy(), device)
+    other = Tensor._wrap(device.from_host(np.array(x._device.to_host(x._data))), device)
     other.requires_grad = x.requires_grad
     return other
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minigrad.device import is_array
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.ops.elementwise import float_tensor
 from minigrad.ops.matmul import as_matrix
@@ -60,7 +61,7 @@ def normalize(
     """Put x, normalized, into columns of the matrix y; the mean and variance of the batch."""
     c = x.shape[-1]
     mean, var = op.empty((c,), STATISTICS), op.empty((c,), STATISTICS)
-    scale, shift = scale_and_shift(gamma, beta, x)
+    scale, shift = scale_and_shift(op, gamma, beta, x)
     matrix = as_matrix(x)
     op.kernels.norm.batch_norm_forward(matrix, scale, shift, eps, activation, y, column, mean, var)
     if running is not None:
@@ -84,7 +85,7 @@ def normalize_backward(
     """(dx, dgamma, dbeta) from columns of dy and, for sigmoid, of y."""
     c = x.shape[-1]
     dx, dgamma, dbeta = op.empty_like(x), op.empty((c,), x.dtype), op.empty((c,), x.dtype)
-    scale, shift = scale_and_shift(gamma, beta, x)
+    scale, shift = scale_and_shift(op, gamma, beta, x)
     matrices = [as_matrix(a) for a in (dy, x, y, dx)]
     op.kernels.norm.batch_norm_backward(
         *matrices[:3], column, scale, shift, mean, var, eps, activation, matrices[3], dgamma, dbeta
@@ -111,7 +112,7 @@ class BatchNormInference(Op):
         self.eps, self.activation = eps, activation
         y = self.empty_like(x)
         if y.size:
-            scale, shift = scale_and_shift(gamma, beta, x)
+            scale, shift = scale_and_shift(self, gamma, beta, x)
             self.kernels.norm.batch_norm_inference(
                 as_matrix(x), scale, shift, mean, var, eps, activation, as_matrix(y), 0
             )
@@ -123,13 +124,13 @@ class BatchNormInference(Op):
         c = x.shape[-1]
         dx, dgamma, dbeta = self.empty_like(x), self.empty((c,), x.dtype), self.empty((c,), x.dtype)
         if x.size:
-            scale, shift = scale_and_shift(gamma, beta, x)
+            scale, shift = scale_and_shift(self, gamma, beta, x)
             matrices = [as_matrix(a) for a in (dy, x, dy if y is None else y)]
             self.kernels.norm.batch_norm_inference_backward(
                 *matrices, 0, scale, shift, mean, var, self.eps, self.activation, as_matrix(dx), dgamma, dbeta
             )
         else:
-            dgamma = dbeta = zeros(c, x.dtype)
+            dgamma = dbeta = self.device.filled(0.0, (c,), x.dtype)
         return dx, dgamma if self.needs[1] else None, dbeta if self.needs[2] else None, None, None
 
 
@@ -145,31 +146,17 @@ class Normalization(NamedTuple):
 
 
 STATISTICS = np.dtype(np.float64)  # one number per feature: exact at no cost
-CONSTANTS: dict[tuple[float, int, np.dtype], np.ndarray] = {}
 
 
-def ones(n: int, dtype: np.dtype) -> np.ndarray:
-    """n ones, shared and read-only."""
-    return constant(1.0, n, dtype)
-
-
-def zeros(n: int, dtype: np.dtype) -> np.ndarray:
-    """n zeros, shared and read-only."""
-    return constant(0.0, n, dtype)
-
-
-def constant(value: float, n: int, dtype: np.dtype) -> np.ndarray:
-    """n times the same value; made once."""
-    key = (value, n, dtype)
-    if key not in CONSTANTS:
-        CONSTANTS[key] = np.full(n, value, dtype)
-    return CONSTANTS[key]
-
-
-def scale_and_shift(gamma: np.ndarray | None, beta: np.ndarray | None, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def scale_and_shift(
+    op: Op, gamma: np.ndarray | None, beta: np.ndarray | None, x: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """gamma and beta as the kernels take them: ones and zeros where there is none."""
-    c = x.shape[-1]
-    return ones(c, x.dtype) if gamma is None else gamma, zeros(c, x.dtype) if beta is None else beta
+    shape = x.shape[-1:]
+    return (
+        op.device.filled(1.0, shape, x.dtype) if gamma is None else gamma,
+        op.device.filled(0.0, shape, x.dtype) if beta is None else beta,
+    )
 
 
 ACTIVATIONS = {None: IDENTITY, "relu": RELU, "sigmoid": SIGMOID}
@@ -270,10 +257,12 @@ def running_array(name: str, value: Any, x: Tensor) -> np.ndarray | None:
         if value._device is not x._device:
             raise RuntimeError(f"batch_norm: {name} is on {value.device!r}, x on {x.device!r}; move one with .to(...)")
         if state.recording is not None:
-            state.recording.saw_leaf(value)  # type: ignore[attr-defined]
+            state.recording.saw_leaf(value)
         value = value._data
-    if not isinstance(value, np.ndarray) or value.dtype != x._data.dtype:
-        came = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+    if is_array(value) and type(value) is not x._device.array_type:
+        raise RuntimeError(f"batch_norm: {name} is an array of another device than x, which is on {x.device!r}")
+    if not is_array(value) or value.dtype != x._data.dtype:
+        came = value.dtype if is_array(value) else type(value).__name__
         raise TypeError(f"batch_norm: {name} must be an array of {x.dtype}, not {came}")
     if value.ndim != 1 or value.shape[0] != x._data.shape[-1]:
         raise ValueError(f"batch_norm: {name} must have shape ({x.shape[-1]},) to match x {x.shape}, not {value.shape}")

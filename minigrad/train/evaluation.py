@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.capture import Captured, each_tensor
-from minigrad.device import get_device
+from minigrad.device import get_device, is_array
 from minigrad.nn import Module
 from minigrad.ops import cross_entropy
 from minigrad.tape import no_grad
@@ -76,8 +76,8 @@ def pair(batch: Any) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"a batch must be a pair (inputs, targets) of arrays, not {came}")
     inputs, targets = batch
     return (
-        inputs if isinstance(inputs, np.ndarray) else np.asarray(inputs),
-        targets if isinstance(targets, np.ndarray) else np.asarray(targets),
+        inputs if is_array(inputs) else np.asarray(inputs),
+        targets if is_array(targets) else np.asarray(targets),
     )
 
 
@@ -171,7 +171,7 @@ def measured(loss: Tensor, outputs: Any, targets: np.ndarray, metrics: Mapping[s
     if metrics:
         arrays = as_arrays(outputs)
         for name, metric in metrics.items():
-            values[name] = float(metric(arrays, targets))
+            values[name] = float(metric(arrays, np.asarray(targets)))
     return values
 
 
@@ -179,6 +179,7 @@ def on_device(step: Callable[..., Any], device: Any) -> Callable[..., Any]:
     """The step, given tensors on the device for the NumPy arrays it is called with."""
 
     def eager(*arrays: np.ndarray) -> Any:
-        return step(*[Tensor(array, device=device) for array in arrays])
+        own = device.array_type
+        return step(*[Tensor._wrap(a, device) if type(a) is own else Tensor(a, device=device) for a in arrays])
 
     return eager

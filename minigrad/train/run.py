@@ -10,6 +10,7 @@ from typing import Any
 
 from minigrad import checkpoint
 from minigrad.capture import Captured
+from minigrad.data.loader import Loader
 from minigrad.nn import Module
 from minigrad.optim import Optimizer
 from minigrad.tensor import Tensor
@@ -70,7 +71,7 @@ class Run:
         self.validated: tuple[int, dict[str, float]] | None = None
         self.rewind = Rewind(model, optimizer, loss) if diagnose else None
         self.evaluator = None if validation is None else Evaluator(model, loss, metrics, capture)
-        device = optimizer.params[0]._device
+        self.device = device = optimizer.params[0]._device
 
         def train_step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Any]:
             optimizer.zero_grad()
@@ -182,6 +183,9 @@ class Run:
     def train(self) -> None:
         """Train to the target, or until stopped or a signal comes; the state is always one between two steps."""
         self.model.train()
+        staging = self.device.stager() if isinstance(self.loader, Loader) else None
+        if staging is not None:
+            self.loader.stage = staging.stage
         batches = self.loader.steps(max(0, self.target - self.step))
         try:
             while not self.signals.received:
@@ -194,6 +198,8 @@ class Run:
         finally:
             if hasattr(batches, "close"):
                 batches.close()
+            if staging is not None:
+                self.loader.stage = None
         if self.checkpoints is not None and self.checkpoints.saved != self.mark:
             self.checkpoints.save_last(self)
 

@@ -300,7 +300,7 @@ def test_to_another_device_makes_a_leaf_of_its_own():
         ("int64", TypeError, "requires a gradient cannot become int64"),
         ("nowhere", ValueError, "'nowhere' is neither a device"),
         (None, ValueError, "None is neither a device"),
-        ("cuda", RuntimeError, "no CUDA kernels yet"),
+        ("cuda:1", RuntimeError, "works on one GPU"),
     ],
 )
 def test_to_what_is_not_there_is_refused(target, error, message):

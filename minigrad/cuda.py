@@ -1,0 +1,387 @@
+"""The device "cuda": one NVIDIA GPU.
+
+Everything runs on one stream, in the order in which Python asked for it, and Python goes on at once; reading a value
+(`.item()`, `.numpy()`) waits for it. So memory that an array has left may be used again at once, by what comes later on
+the stream. `Stager` brings batches to the GPU on a second stream while the step before is at work.
+
+    MINIGRAD_CUDA=simulator     runs all of it in Python, without a GPU: for tests and for study, on very small arrays
+"""
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minigrad.device import Device, Lease, Pool, Program
+from minigrad.kernels import cuda as kernels
+from minigrad.kernels.cuda.array import CudaArray
+from minigrad.kernels.cuda.driver import Driver, OutOfMemory, SimulatedDriver
+from minigrad.kernels.cuda.launch import context
+from minigrad.precision import matmul_precision
+
+SMALL = 1 << 20  # bytes; integer arrays up to here are remembered on the host too, so that checks need not ask the GPU
+
+
+def open_driver() -> Any:
+    """The GPU, or the simulator if MINIGRAD_CUDA asks for it."""
+    chosen = os.environ.get("MINIGRAD_CUDA", "")
+    if chosen not in ("", "simulator"):
+        raise RuntimeError(f"MINIGRAD_CUDA is {chosen!r}; it may be 'simulator', or not be set")
+    return SimulatedDriver() if chosen else Driver()
+
+
+class Block:
+    """Memory of the GPU, and what is known of its contents."""
+
+    __slots__ = ("driver", "known", "pointer", "size")
+
+    def __init__(self, driver: Any, size: int) -> None:
+        self.driver = driver
+        self.size = size
+        self.pointer = driver.allocate(size)
+        self.known: np.ndarray | None = None  # a copy of what was put at its start
+
+    def __del__(self) -> None:
+        if hasattr(self, "pointer"):
+            self.driver.free(self.pointer)
+
+
+class CudaPool(Pool):
+    """Blocks of the GPU's memory that are handed out again once no array uses them."""
+
+    def __init__(self, driver: Any, others: "Callable[[], None] | None" = None) -> None:
+        super().__init__()
+        self.driver = driver
+        self.release_others = others  # frees what other pools of this GPU do not use
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> CudaArray:
+        """An array with whatever the memory holds."""
+        dtype = np.dtype(dtype)
+        array = CudaArray(0, tuple(shape), dtype, None)
+        block = self.block(array.nbytes)
+        block.known = None
+        array.pointer, array.base = block.pointer, Lease(self, block)
+        return array
+
+    def new_block(self, size: int) -> Block:
+        """Fresh memory; what lies free is given back to the GPU before giving up."""
+        try:
+            block = Block(self.driver, size)
+        except OutOfMemory:
+            self.release()
+            if self.release_others is not None:
+                self.release_others()
+            block = self.last_try(size)
+        self.allocated += size
+        return block
+
+    def last_try(self, size: int) -> Block:
+        """Fresh memory, or an error that says how much there is."""
+        try:
+            return Block(self.driver, size)
+        except OutOfMemory as error:
+            free, total = self.driver.free_memory(), self.driver.memory
+            raise OutOfMemory(
+                f"the GPU is out of memory: {size:,} bytes were asked for, {free:,} of its {total:,} are free, and this "
+                f"pool holds {self.allocated:,}; use a smaller batch, or end what else runs on the GPU (see nvidia-smi)"
+            ) from error
+
+
+class Mirror:
+    """A copy on the GPU of a small NumPy array that Python goes on to write."""
+
+    def __init__(self, device: "CudaDevice", host: np.ndarray) -> None:
+        self.host = host
+        self.sent = b""
+        self.array = device.pool.empty(host.shape, host.dtype)
+        self.device = device
+
+    def refresh(self) -> None:
+        """Send it if it has changed."""
+        now = self.host.tobytes()
+        if now != self.sent:
+            self.device.send(self.array, self.host)
+            self.sent = now
+
+
+class CudaDevice(Device):
+    """One GPU; its arrays are CudaArrays."""
+
+    array_type = CudaArray
+    replays_python = False
+
+    def __init__(self, driver: Any = None) -> None:
+        self.driver = driver or open_driver()
+        self.stream = self.driver.new_stream()
+        self.mirrors: dict[int, Mirror] = {}
+        super().__init__("cuda")
+        context.driver, context.stream, context.empty = self.driver, self.stream, self.empty
+        self.use_precision(matmul_precision.current)
+
+    @property
+    def kernels(self) -> Any:
+        """The kernel families of this device."""
+        return kernels
+
+    def new_pool(self) -> CudaPool:
+        """Memory of this device."""
+        pool = getattr(self, "pool", None)
+        return CudaPool(self.driver, None if pool is None else pool.release)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> CudaArray:
+        """A C-contiguous array with whatever its memory holds."""
+        return self.pool.empty(tuple(shape), dtype)
+
+    def send(self, target: CudaArray, values: np.ndarray) -> None:
+        """Copy from the host, in the order of the stream; `values` may be written again after."""
+        values = np.ascontiguousarray(values)
+        self.driver.to_device(target.pointer, values.ctypes.data, values.nbytes, self.stream)
+
+    def from_host(self, array: np.ndarray) -> CudaArray:
+        """A copy on the GPU."""
+        copy = self.empty(array.shape, array.dtype)
+        self.write(copy, array)
+        return copy
+
+    def to_host(self, array: CudaArray) -> np.ndarray:
+        """A copy in the host's memory, once all that was launched before is done."""
+        return np.asarray(array)
+
+    def copy(self, array: CudaArray) -> CudaArray:
+        """A copy on the GPU."""
+        copy = self.empty(array.shape, array.dtype)
+        self.write(copy, array)
+        return copy
+
+    def write(self, target: CudaArray, values: Any) -> None:
+        """Put the values of a NumPy array, or of an array on the GPU, into an array on the GPU."""
+        if target.shape != values.shape or target.dtype != values.dtype:
+            raise ValueError(f"cannot put {values.dtype}{list(values.shape)} into {target}")
+        block = block_of(target)
+        if isinstance(values, CudaArray):
+            block.known = None
+            if isinstance(values.base, Loan):
+                values.base.ready()
+                block.known = values.base.block.known
+            if target.size:
+                self.driver.on_device(target.pointer, values.pointer, values.nbytes, self.stream)
+            return
+        starts = target.pointer == block.pointer
+        block.known = values.copy() if starts and values.dtype.kind in "iub" and values.nbytes <= SMALL else None
+        if target.size:
+            self.send(target, values)
+
+    def mirror(self, array: np.ndarray) -> CudaArray:
+        """A copy that is brought up to date here, and by a recording before each replay."""
+        return self.mirror_of(array).array
+
+    def mirror_of(self, array: np.ndarray) -> Mirror:
+        """The mirror itself, up to date."""
+        mirror = self.mirrors.get(id(array))
+        if mirror is None or mirror.host is not array:
+            mirror = self.mirrors[id(array)] = Mirror(self, array)
+        mirror.refresh()
+        return mirror
+
+    def mirror_for(self, recorder: Any, array: np.ndarray) -> CudaArray:
+        """The same for a recording, which notes what its replays have to bring up to date."""
+        mirror = self.mirror_of(array)
+        if not any(mirror is noted for noted in recorder.mirrors):
+            recorder.mirrors.append(mirror)
+        return mirror.array
+
+    def program(self, calls: list[Any]) -> "Graph":
+        """A CUDA graph of recorded launches."""
+        return Graph(self, calls)
+
+    def alias(self, array: CudaArray, block: Block) -> CudaArray:
+        """The same memory without the lease it is on."""
+        return CudaArray(array.pointer, array.shape, array.dtype, block)
+
+    def stager(self) -> "Stager":
+        """What brings batches here on a stream of its own."""
+        return Stager(self)
+
+    def share_memory(self, a: CudaArray, b: CudaArray) -> bool:
+        """Whether two arrays overlap."""
+        return a.pointer < b.pointer + b.nbytes and b.pointer < a.pointer + a.nbytes
+
+    def as_result(self, op: str, y: Any) -> CudaArray:
+        """What an op's forward returned."""
+        if type(y) is CudaArray:
+            return y
+        raise TypeError(
+            f"{op}.forward must return an array of the GPU, not {type(y).__name__}; "
+            'compute it by self.kernels, or use device="cpu"'
+        )
+
+    def use_precision(self, precision: str) -> None:
+        """Set how float32 products are computed from now on; see mg.matmul_precision."""
+        context.matmul_precision = precision
+
+    def synchronize(self) -> None:
+        """Wait until all that was launched is done."""
+        self.driver.synchronize(self.stream)
+
+    def check(self, function: Any, *arguments: Any) -> None:
+        """Run a check of values on the host; what was sent from there is known there, anything else is waited for."""
+        function(*[known(a) if isinstance(a, CudaArray) else a for a in arguments])
+
+    def __repr__(self) -> str:
+        return f"Device('cuda'): {self.driver.name}, {self.driver.memory:,} bytes"
+
+
+class Graph(Program):
+    """Recorded launches as one CUDA graph, made when it is first run; keeps the scratch memory that kernels ask for."""
+
+    def __init__(self, device: CudaDevice, calls: list[Any]) -> None:
+        super().__init__(device, calls)
+        self.driver, self.stream = device.driver, device.stream
+        self.scratch = device.new_pool()
+        self.kept: list[Any] = []
+        self.graph: Any = None
+
+    def timed(self, function: Any, arguments: tuple[Any, ...]) -> float:
+        """Seconds that one launch takes on the GPU. This is also what fills the scratch memory's pool."""
+        with context.inside(self.scratch.empty, self.kept):
+            start, end = self.driver.new_event(), self.driver.new_event()
+            self.driver.record(start, self.stream)
+            function(*arguments)
+            self.driver.record(end, self.stream)
+            self.driver.wait_on_host(end)
+            seconds = self.driver.elapsed(start, end)
+            self.driver.free_event(start)
+            self.driver.free_event(end)
+        return seconds
+
+    def __call__(self) -> None:
+        """Launch the graph."""
+        if self.graph is None:
+            self.graph = self.make()
+        self.driver.launch_graph(self.graph, self.stream)
+
+    def make(self) -> Any:
+        """The graph; while it is made nothing runs, and nothing may be allocated."""
+        with context.inside(self.scratch.empty, self.kept):
+            self.driver.begin_graph(self.stream)
+            try:
+                super().__call__()
+            except BaseException:
+                self.driver.free_graph(self.driver.end_graph(self.stream))
+                raise
+            return self.driver.end_graph(self.stream)
+
+    def __del__(self) -> None:
+        if self.graph is not None:
+            self.driver.free_graph(self.graph)
+
+
+def block_of(array: CudaArray) -> Block:
+    """The block that an array's memory is in."""
+    base = array.base
+    while isinstance(base, CudaArray):
+        base = base.base
+    return base.block if isinstance(base, Lease) else base
+
+
+def known(array: CudaArray) -> np.ndarray:
+    """The values of an array, from the host's copy if there is one."""
+    block = block_of(array)
+    copy = block.known
+    if copy is None or array.pointer != block.pointer or copy.size != array.size or copy.dtype != array.dtype:
+        return np.asarray(array)
+    return copy.reshape(array.shape)
+
+
+class Stager:
+    """Brings batches to the GPU while it works on earlier ones: pinned memory, a stream of its own, `depth` batches ahead.
+
+    `stage` may be called in another thread than the steps. Its arrays are lent: when the last of a batch's is gone, the
+    batch's memory is used again, once the GPU is done with it.
+    """
+
+    def __init__(self, device: CudaDevice, depth: int = 2) -> None:
+        self.device, self.driver = device, device.driver
+        self.stream = self.driver.new_stream()
+        self.depth = depth
+        self.places: list[Place] = []
+        self.lock = threading.Lock()
+        self.entered: set[int] = set()
+
+    def stage(self, batch: tuple[np.ndarray, ...]) -> tuple[CudaArray, ...]:
+        """Begin to copy a batch; its arrays are ready for whatever comes later on the device's stream after `ready`."""
+        if threading.get_ident() not in self.entered:
+            self.driver.enter()
+            self.entered.add(threading.get_ident())
+        return tuple([self.place(np.ascontiguousarray(array)).send(array) for array in batch])
+
+    def place(self, array: np.ndarray) -> "Place":
+        """A free place for such an array."""
+        with self.lock:
+            for place in self.places:
+                if place.free and place.nbytes == array.nbytes:
+                    place.free = False
+                    return place
+            place = Place(self, array.nbytes)
+            self.places.append(place)
+            return place
+
+
+class Place:
+    """Memory for one array of a batch, pinned on the host and on the GPU."""
+
+    def __init__(self, stager: Stager, nbytes: int) -> None:
+        driver = stager.driver
+        self.stager, self.nbytes = stager, nbytes
+        self.host = driver.allocate_pinned(max(1, nbytes))
+        self.block = Block(driver, max(1, nbytes))
+        self.sent, self.used = driver.new_event(), driver.new_event()
+        self.was_used = False
+        self.free = False
+
+    def send(self, array: np.ndarray) -> CudaArray:
+        """Copy an array to pinned memory, and begin to copy it on."""
+        stager, driver = self.stager, self.stager.driver
+        if self.was_used:
+            driver.wait_on_host(self.sent)  # the host's memory has been read
+            driver.wait(stager.stream, self.used)  # the GPU's memory is no longer needed
+        np.copyto(host_array(self.host, array), array)
+        if array.nbytes:
+            driver.to_device(self.block.pointer, self.host, array.nbytes, stager.stream)
+        driver.record(self.sent, stager.stream)
+        self.was_used = True
+        self.block.known = array.copy() if array.dtype.kind in "iub" and array.nbytes <= SMALL else None
+        return CudaArray(self.block.pointer, array.shape, array.dtype, Loan(self))
+
+    def __del__(self) -> None:
+        if hasattr(self, "host"):
+            self.stager.driver.free_pinned(self.host)
+
+
+class Loan(Lease):
+    """What owns a staged array: when it is gone, the place is free for another, after what the stream has to do now."""
+
+    __slots__ = ("place",)
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.block = place.block
+
+    def ready(self) -> None:
+        """Let the device's stream wait for the copy."""
+        stager = self.place.stager
+        stager.driver.wait(stager.device.stream, self.place.sent)
+
+    def __del__(self) -> None:
+        place = self.place
+        place.stager.driver.record(place.used, place.stager.device.stream)
+        place.free = True
+
+
+def host_array(address: int, like: np.ndarray) -> np.ndarray:
+    """The host's memory at an address as an array like another."""
+    memory = (ctypes.c_uint8 * max(1, like.nbytes)).from_address(address)
+    return np.ctypeslib.as_array(memory)[: like.nbytes].view(like.dtype).reshape(like.shape)
