@@ -155,7 +155,7 @@ def main(
     sigma: Annotated[float, typer.Option(help="Standard deviation of the initial weights.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Of weights and shuffling.")] = 0,
     unit: Annotated[int, typer.Option(min=0, max=99, help="The sigmoid of panels b and c.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, or reference (plain NumPy, slow).")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, auto, or reference (plain NumPy, slow).")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads; by default all.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for figure1.png and history.json.")] = Path(
         "runs/mnist_batchnorm"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
+from minigrad.device import get_device
 
 
 def main() -> None:
@@ -43,14 +44,25 @@ def info() -> None:
         "kernel cache": f"{folder}: {len(kept)} kernels, {sum(p.stat().st_size for p in kept) / 1e6:.1f} MB"
         if folder
         else "none (see the warning)",
+        "GPU": gpu(),
     }
     for name, value in rows.items():
         print(f"{name:24}{value}")
 
 
-def experiment_step(batch_norm: bool) -> tuple[Any, Any]:
+def gpu() -> str:
+    """What device="cuda" is here, or why there is none."""
+    try:
+        driver = get_device("cuda").driver  # type: ignore[attr-defined]
+    except RuntimeError as error:
+        return f"none ({error})"
+    major, minor = driver.capability
+    return f"{driver.name}, compute capability {major}.{minor}, {driver.memory / 2**30:.0f} GiB"
+
+
+def experiment_step(batch_norm: bool, device: str) -> tuple[Any, Any]:
     """(model, captured training step) of the MNIST experiment."""
-    model = mg.models.MLP(batch_norm=batch_norm)
+    model = mg.models.MLP(batch_norm=batch_norm).to(device)
     optimizer = mg.optim.SGD(model.parameters(), lr=0.5)
 
     def step(images: mg.Tensor, labels: mg.Tensor) -> mg.Tensor:
@@ -60,10 +72,10 @@ def experiment_step(batch_norm: bool) -> tuple[Any, Any]:
         optimizer.step()
         return loss
 
-    return model, mg.capture(step)
+    return model, mg.capture(step, device=device)
 
 
-def warmup() -> None:
+def warmup(device: str = "cpu") -> None:
     """Compile, once for this machine, the kernels that the MNIST experiment needs, and keep them on disk."""
     from minigrad.kernels.cpu.compile import progress
 
@@ -72,20 +84,20 @@ def warmup() -> None:
     images = rng.integers(0, 2, (2_000, 784)).astype(np.float32)
     labels = rng.integers(0, 10, 60)
     for batch_norm in (False, True):
-        model, step = experiment_step(batch_norm)
+        model, step = experiment_step(batch_norm, device)
         step(images[:60], labels)
         with mg.no_grad():
             for rows in (2_000, 60):
                 model.train()
-                model(mg.tensor(images[:rows]))
+                model(mg.tensor(images[:rows], device=device))
                 model.eval()
-                model(mg.tensor(images[:rows]))
+                model(mg.tensor(images[:rows], device=device))
     seconds = time.perf_counter() - start
     print(f"{len(progress.compiled)} kernels compiled, {seconds:.1f} s")
 
 
-def verify() -> None:
-    """Check this installation: ops against plain NumPy, gradients by finite differences, capture against eager."""
+def verify(device: str = "cpu") -> None:
+    """Check a device here: ops against plain NumPy, gradients by finite differences, capture against eager."""
     from minigrad.testing import check_grads
 
     rng = np.random.default_rng(0)
@@ -102,11 +114,11 @@ def verify() -> None:
     failures = 0
     for name, (function, inputs) in cases.items():
         try:
-            check_grads(function, *inputs)
+            check_grads(function, *inputs, device=device)
             for dtype, bound in ((np.float64, 1e-12), (np.float32, 1e-5)):
                 ours, plain = (
-                    function(*[mg.tensor(a, dtype=dtype, device=device) for a in inputs]).numpy()
-                    for device in ("cpu", "reference")
+                    function(*[mg.tensor(a, dtype=dtype, device=home) for a in inputs]).numpy()
+                    for home in (device, "reference")
                 )
                 np.testing.assert_allclose(ours, plain, rtol=bound, atol=bound)
             print(f"ok      {name}")
@@ -117,9 +129,9 @@ def verify() -> None:
     losses = []
     for captured in (False, True):
         mg.manual_seed(0)
-        step = experiment_step(True)[1]
+        step = experiment_step(True, device)[1]
         if not captured:
-            step = lambda *a, run=step.step: run(*map(mg.tensor, a))  # noqa: E731 - the same call, not captured
+            step = lambda *a, run=step.step: run(*[mg.tensor(b, device=device) for b in a])  # noqa: E731
         losses.append([step(images, labels.repeat(9)[:60]).item() for _ in range(5)])
     same = losses[0] == losses[1]
     print(f"{'ok' if same else 'FAILED':8}captured and eager steps give the same bits")
@@ -139,13 +151,15 @@ def data(name: str = "mnist", folder: Path | None = None) -> None:
     print(f"mnist: {len(images):,} training and {len(test_images):,} test images, in order")
 
 
-def bench(steps: int = 500) -> None:
+def bench(steps: int = 500, device: str = "cpu") -> None:
     """Time the training step of the MNIST experiment, captured and eager; comparisons are in benchmarks/compare.py."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 2, (60, 784)).astype(np.float32), rng.integers(0, 10, 60)
+    where = f"{mg.get_num_threads()} threads" if device == "cpu" else device
     for batch_norm in (True, False):
-        step = experiment_step(batch_norm)[1]
-        for name, run in (("captured", step), ("eager", lambda a, b, f=step.step: f(mg.tensor(a), mg.tensor(b)))):
+        step = experiment_step(batch_norm, device)[1]
+        eager = lambda *a, f=step.step: f(*[mg.tensor(b, device=device) for b in a])  # noqa: E731
+        for name, run in (("captured", step), ("eager", eager)):
             for _ in range(20):
                 run(images, labels)
             times = []
@@ -154,6 +168,7 @@ def bench(steps: int = 500) -> None:
                     start = time.perf_counter()
                     for _ in range(max(1, steps // 10)):
                         run(images, labels)
+                    get_device(device).synchronize()
                     times.append((time.perf_counter() - start) / max(1, steps // 10))
             kind = "with BN" if batch_norm else "without BN"
-            print(f"{kind:12}{name:10}{statistics.median(times) * 1e6:8.0f} us a step, {mg.get_num_threads()} threads")
+            print(f"{kind:12}{name:10}{statistics.median(times) * 1e6:8.0f} us a step, {where}")

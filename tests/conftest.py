@@ -1,6 +1,17 @@
 import numpy as np
 import pytest
 
+from minigrad.device import get_device
+
+THERE_IS_A_GPU = get_device("auto").name == "cuda"
+DEVICES = ["cpu", "reference", *([pytest.param("cuda", marks=pytest.mark.gpu)] if THERE_IS_A_GPU else [])]
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("gpu") and not THERE_IS_A_GPU:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
 
 @pytest.fixture
 def rng():
@@ -8,7 +19,7 @@ def rng():
     return np.random.default_rng(2015)
 
 
-@pytest.fixture(scope="session", params=["cpu", "reference"])
+@pytest.fixture(scope="session", params=DEVICES)
 def device(request):
     """The devices at hand; of the session, so that hypothesis may use it."""
     return request.param

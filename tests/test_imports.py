@@ -88,6 +88,9 @@ def modules():
 
 @pytest.mark.parametrize("name", sorted(set(modules())))
 def test_every_module_can_be_imported(name):
+    if "cuda" in name:
+        pytest.importorskip("greenlet")
+        pytest.importorskip("minigrad.kernels.cuda.language", exc_type=ImportError)
     importlib.import_module(name)
 
 

@@ -1,0 +1,370 @@
+"""The device "cuda" on the simulated driver: memory, transfers, recordings as graphs, batches staged ahead."""
+
+import gc
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad.cuda import CudaDevice, Stager, block_of
+from minigrad.device import DEVICES, get_device
+from minigrad.kernels.cuda import launch
+from minigrad.kernels.cuda.array import CudaArray
+from minigrad.kernels.cuda.driver import OutOfMemory, SimulatedDriver
+
+FLOAT32 = np.dtype(np.float32)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A simulated GPU as the device "cuda"."""
+    for name in ("driver", "stream", "empty", "tables", "matmul_precision"):
+        monkeypatch.setattr(launch.context, name, getattr(launch.context, name))
+    launch.context.tables = {}
+    device = CudaDevice(SimulatedDriver(memory=1 << 24))
+    monkeypatch.setitem(DEVICES, "cuda", device)
+    return device
+
+
+@pytest.fixture
+def transfers(gpu, monkeypatch):
+    """The number of bytes of each copy to the host."""
+    copied = []
+    to_host = gpu.driver.to_host
+    monkeypatch.setattr(gpu.driver, "to_host", lambda *a: (copied.append(a[2]), to_host(*a)))
+    return copied
+
+
+def network():
+    mg.manual_seed(3)
+    return mg.nn.Sequential(mg.nn.Linear(5, 4, bias=False), mg.nn.BatchNorm(4), mg.nn.Sigmoid(), mg.nn.Linear(4, 3))
+
+
+def data(rows=6):
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((rows, 5)).astype(np.float32), rng.integers(0, 3, rows)
+
+
+def step_of(model, optimizer):
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = mg.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+# Tensors
+
+
+@pytest.mark.parametrize(
+    "array", [np.float32([[1, 2], [3, 4]]), np.int64([5, 6]), np.bool_([True, False]), np.zeros((0, 3))]
+)
+def test_tensor_goes_there_and_back(gpu, array):
+    t = mg.tensor(array, device="cuda")
+    assert (t.device, t.shape, t.dtype) == ("cuda", array.shape, array.dtype)
+    assert type(t.data) is CudaArray
+    np.testing.assert_array_equal(t.numpy(), array)
+    np.testing.assert_array_equal(t.to("cpu").numpy(), array)
+    np.testing.assert_array_equal(np.asarray(mg.tensor(array).to("cuda")), array)
+
+
+def test_tensor_shows_its_device_and_values(gpu):
+    assert repr(mg.tensor([1.0, 2.5], device="cuda")) == "tensor([1. , 2.5], dtype=float32, device='cuda')"
+
+
+def test_item_assignment(gpu):
+    t = mg.tensor([1.0, 2.0, 3.0], device="cuda")
+    t[1:] = mg.tensor([7.0, 8.0])
+    np.testing.assert_array_equal(t.numpy(), [1, 7, 8])
+
+
+def test_tensors_of_two_devices_do_not_meet(gpu):
+    with pytest.raises(RuntimeError, match="different devices"):
+        mg.add(mg.tensor([1.0]), mg.tensor([1.0], device="cuda"))
+
+
+def test_data_of_another_device_is_refused(gpu):
+    t = mg.tensor([1.0], device="cuda")
+    with pytest.raises(RuntimeError, match="must stay on 'cuda'"):
+        t.data = mg.tensor([2.0])
+
+
+def test_array_interface_for_other_libraries(gpu):
+    array = mg.tensor(np.ones((2, 3), np.float32), device="cuda").data
+    interface = array.__cuda_array_interface__
+    assert (interface["shape"], interface["typestr"], interface["data"]) == ((2, 3), "<f4", (array.pointer, False))
+
+
+# Memory
+
+
+def test_memory_is_used_again(gpu):
+    first = mg.tensor(np.zeros(1000, np.float32), device="cuda")
+    pointer = first.data.pointer
+    del first
+    assert mg.tensor(np.ones(990, np.float32), device="cuda").data.pointer == pointer
+
+
+def test_view_keeps_the_memory(gpu):
+    x = mg.tensor(np.arange(6, dtype=np.float32), device="cuda")
+    view = x.reshape(2, 3)
+    del x
+    gc.collect()
+    mg.tensor(np.zeros(6, np.float32), device="cuda")
+    np.testing.assert_array_equal(view.numpy(), [[0, 1, 2], [3, 4, 5]])
+
+
+def test_free_blocks_are_given_back_before_memory_runs_out(gpu):
+    del_me = [gpu.empty((1 << 20,), FLOAT32) for _ in range(3)]
+    del del_me
+    assert gpu.empty((3 << 20,), FLOAT32).nbytes == 12 << 20
+
+
+def test_out_of_memory_says_how_much_there_is(gpu):
+    kept = gpu.empty((1 << 20,), FLOAT32)
+    with pytest.raises(
+        OutOfMemory, match=r"67,108,864 bytes were asked for, [\d,]+ of its 16,777,216 are free.*smaller batch"
+    ):
+        gpu.empty((1 << 24,), FLOAT32)
+    assert kept.nbytes == 4 << 20
+
+
+# Ops
+
+
+def test_network_agrees_with_the_reference(gpu):
+    x, y = data()
+    losses = {}
+    for device in ("cuda", "reference"):
+        model = network().to(device)
+        loss = mg.cross_entropy(model(mg.tensor(x, device=device)), mg.tensor(y, device=device))
+        loss.backward()
+        losses[device] = [loss.item(), *[p.grad.numpy() for p in model.parameters()]]
+    for got, want in zip(losses["cuda"], losses["reference"], strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("index", [1, slice(None, None, -2), (Ellipsis, None, 2), np.array([2, 0, 2])], ids=str)
+def test_indexing(gpu, index):
+    array = np.arange(15, dtype=np.float32).reshape(5, 3)
+    x = mg.tensor(array, device="cuda", requires_grad=True)
+    y = x[index]
+    np.testing.assert_array_equal(y.numpy(), array[index])
+    y.sum().backward()
+    expected = np.zeros_like(array)
+    np.add.at(expected, index, 1)
+    np.testing.assert_array_equal(x.grad.numpy(), expected)
+
+
+def test_label_out_of_range_is_found_without_asking_the_gpu(gpu, transfers):
+    logits = mg.tensor(np.zeros((2, 3), np.float32), device="cuda")
+    with pytest.raises(ValueError, match="label 3 in row 1"):
+        mg.cross_entropy(logits, mg.tensor([0, 3], device="cuda"))
+    assert transfers == []
+
+
+def test_label_computed_on_the_gpu_is_checked_too(gpu):
+    labels = mg.tensor([0.0, 5.0], device="cuda").to("int64")
+    with pytest.raises(ValueError, match="label 5 in row 1"):
+        mg.cross_entropy(mg.tensor(np.zeros((2, 3), np.float32), device="cuda"), labels)
+
+
+def test_user_op_that_returns_a_numpy_array_is_told(gpu):
+    class Host(mg.Op):
+        def forward(self, x):
+            return np.asarray(x) * 2
+
+    with pytest.raises(TypeError, match=r"Host.forward must return an array of the GPU.*self\.kernels"):
+        Host.apply(mg.tensor([1.0], device="cuda"))
+
+
+# Optimizers
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: mg.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+        lambda p: mg.optim.AdaGrad(p, 0.1),
+        lambda p: mg.optim.Adam(p, 0.01),
+    ],
+    ids=["SGD", "AdaGrad", "Adam"],
+)
+def test_optimizer_agrees_with_the_reference(gpu, make):
+    x, y = data()
+    found = {}
+    for device in ("cuda", "reference"):
+        model = network().to(device)
+        optimizer = make(model.parameters())
+        step = step_of(model, optimizer)
+        for _ in range(2):
+            step(mg.tensor(x, device=device), y)
+        found[device] = {name: np.asarray(v) for name, v in {**model.state_dict(), **optimizer.state_dict()}.items()}
+    for name, want in found["reference"].items():
+        np.testing.assert_allclose(found["cuda"][name], want, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_optimizer_stays_with_the_device_it_was_made_on(gpu):
+    model = network()
+    optimizer = mg.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model.to("cuda")
+    mg.cross_entropy(model(mg.tensor(data()[0], device="cuda")), data()[1]).backward()
+    with pytest.raises(RuntimeError, match="make the optimizer after"):
+        optimizer.step()
+
+
+# Recordings
+
+
+def test_recorded_step_gives_the_bits_of_the_eager_one(gpu):
+    x, y = data()
+    runs = []
+    for wrap in (lambda step: step, mg.capture):
+        model = network().to("cuda")
+        optimizer = mg.optim.SGD(model.parameters(), 0.5, momentum=0.9)
+        step = wrap(step_of(model, optimizer))
+        losses = []
+        for i in range(9):
+            optimizer.lr = 0.5 / (i + 1)  # Python's array, which every replay has to see
+            losses.append(step(mg.tensor(x + i, device="cuda"), mg.tensor(y, device="cuda")).item())
+        runs.append((losses, {name: t.numpy() for name, t in model.state_dict().items()}))
+    assert runs[0][0] == runs[1][0]
+    for name, want in runs[0][1].items():
+        np.testing.assert_array_equal(runs[1][1][name], want, err_msg=name)
+
+
+def test_replay_is_one_graph(gpu):
+    x, y = data()
+    model = network().to("cuda")
+    step = mg.capture(step_of(model, mg.optim.SGD(model.parameters(), 0.1)), device="cuda")
+    for _ in range(7):  # recorded, timed, and from then on a graph
+        step(x, y)
+    graph = step.plan.program.graph
+    assert len(graph) >= len(step.plan.launches)
+    gpu.driver.launches.clear()
+    step(x, y)
+    assert not gpu.driver.launches or sum(gpu.driver.launches.values()) == 0
+    assert "us; " in str(step.plan)
+
+
+def test_recorded_step_checks_its_labels_before_it_runs(gpu, transfers):
+    x, y = data()
+    model = network().to("cuda")
+    step = mg.capture(step_of(model, mg.optim.SGD(model.parameters(), 0.1)), device="cuda")
+    for _ in range(7):
+        step(x, y)
+    before = model[0].weight.numpy()
+    transfers.clear()
+    with pytest.raises(ValueError, match="label 9 in row 2"):
+        step(x, np.where(np.arange(6) == 2, 9, y))
+    assert transfers == []
+    np.testing.assert_array_equal(model[0].weight.numpy(), before)
+
+
+def test_dropout_draws_anew_in_each_replay(gpu):
+    layer = mg.nn.Dropout(0.5).to("cuda")
+    step = mg.capture(lambda x: layer(x), device="cuda")
+    drawn = {step(np.ones(64, np.float32)).numpy().tobytes() for _ in range(8)}
+    assert len(drawn) == 8
+
+
+def test_memory_of_a_recording_is_given_back(gpu):
+    x, y = data()
+
+    def run():
+        model = network().to("cuda")
+        step = mg.capture(step_of(model, mg.optim.SGD(model.parameters(), 0.1)), device="cuda")
+        for _ in range(7):
+            step(x, y)
+
+    run()
+    gc.collect()
+    gpu.pool.release()
+    before = gpu.driver.free_memory()
+    run()
+    gc.collect()
+    gpu.pool.release()
+    assert gpu.driver.free_memory() == before
+
+
+# Batches ahead
+
+
+def test_staged_batches_arrive_whole(gpu):
+    stager = Stager(gpu)
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        x, y = rng.standard_normal((3, 4)).astype(np.float32), rng.integers(0, 9, 3)
+        staged = stager.stage((x, y))
+        np.testing.assert_array_equal(np.asarray(staged[0]), x)
+        np.testing.assert_array_equal(np.asarray(staged[1]), y)
+    assert len(stager.places) <= 4
+
+
+def test_staged_memory_is_not_used_again_while_a_batch_lives(gpu):
+    stager = Stager(gpu)
+    first = stager.stage((np.ones(4, np.float32),))
+    second = stager.stage((np.zeros(4, np.float32),))
+    assert first[0].pointer != second[0].pointer
+    np.testing.assert_array_equal(np.asarray(first[0]), 1)
+
+
+def test_fit_trains_as_on_the_reference(gpu):
+    x, y = data(12)
+    histories = {}
+    for device in ("cuda", "reference"):
+        model = network().to(device)
+        loader = mg.data.Loader(x, y, batch_size=4, seed=1, prefetch=2)
+        histories[device] = mg.train.fit(
+            model, mg.optim.SGD(model.parameters(), 0.1, momentum=0.9), loader, epochs=3, validation=[(x, y)]
+        )
+        assert loader.stage is None
+    for got, want in zip(histories["cuda"].epochs, histories["reference"].epochs, strict=True):
+        for name in ("loss", "accuracy", "validation_loss"):
+            assert got[name] == pytest.approx(want[name], rel=1e-4)
+
+
+def test_checkpoint_goes_from_device_to_device(gpu, tmp_path):
+    model = network().to("cuda")
+    mg.checkpoint.save(tmp_path / "a.safetensors", model=model)
+    other = mg.nn.Sequential(*network().layers)
+    for p in other.parameters():
+        p.data = np.zeros(p.shape, np.float32)
+    mg.checkpoint.load(tmp_path / "a.safetensors", model=other)
+    for (name, a), (_, b) in zip(model.named_parameters(), other.named_parameters(), strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=name)
+
+
+# What is known of contents, and what is studied
+
+
+def test_contents_are_forgotten_with_the_memory(gpu):
+    y = gpu.from_host(np.array([1, 2, 3]))
+    assert block_of(y).known is not None
+    block = block_of(y)
+    del y
+    z = gpu.empty((3,), np.dtype(np.int64))
+    assert block_of(z) is block
+    assert block.known is None
+
+
+def test_inspect_steps_through_a_tape_of_the_gpu(gpu):
+    x, y = data()
+    model = network().to("cuda")
+    with mg.inspect.record():
+        loss = mg.cross_entropy(model(mg.tensor(x, device="cuda")), y)
+    steps = list(mg.inspect.steps(loss))
+    assert all(step.ok for step in steps)
+    assert "CrossEntropy" in str(mg.inspect.table(loss))
+
+
+def test_anomaly_names_the_op(gpu):
+    with mg.detect_anomaly(), pytest.raises(mg.AnomalyError, match="Log made a NaN"):
+        mg.log(mg.tensor([-1.0], device="cuda"))
+
+
+def test_auto_takes_the_gpu(gpu):
+    assert get_device("auto") is gpu
