@@ -22,6 +22,7 @@ from rich.console import Console
 
 import minigrad as mg
 from minigrad.data import CIFAR10, BrightnessContrast, Compose, Kiefer, Loader, Scale, load_cifar10
+from minigrad.device import get_device
 from minigrad.train.progress import duration
 
 CHECKPOINT_IMAGES = 5_000  # training images between two checkpoints
@@ -46,6 +47,19 @@ Augment = Annotated[bool, typer.Option(help="Zoom, shear and flip the training i
 Gamma = Annotated[bool, typer.Option(help="BN with a scale as well as a shift.")]
 BNDecay = Annotated[float, typer.Option(help="Kept share of BN's running averages in a step.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of weights, shuffling, augmentation and dropout.")]
+
+
+def known_device(name: str) -> str:
+    """The name of a device that works here, for the option --device."""
+    try:
+        return get_device(name).name
+    except (RuntimeError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Device = Annotated[
+    str, typer.Option(callback=known_device, help="cpu, cuda, or auto: the GPU if there is one that works.")
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default all.")]
 
 
@@ -91,6 +105,7 @@ class Network:
     weight_decay: float = 0.0
     validate_every: int | None = None
     seed: int = 0
+    device: str = "cpu"
 
 
 def load_data(folder: Path | None, images: int, test_images: int) -> CIFAR10:
@@ -124,7 +139,7 @@ def build(network: Network) -> mg.models.Inception:
             scale = network.weight_scale if parameter.ndim == 4 else 1.0
             weights[name] = np.float32(scale) * mg.nn.init.glorot_uniform(parameter.shape)
     model.load_state_dict(weights, strict=False)
-    return model
+    return model.to(network.device)
 
 
 def training_loader(network: Network, data: CIFAR10) -> Loader:
@@ -286,7 +301,9 @@ def class_probabilities(model: mg.nn.Module, data: CIFAR10) -> np.ndarray:
     """The model's probabilities for the test images, in their order; float64 `(test images, classes)`."""
     model.eval()
     with mg.no_grad():
-        logits = [model(mg.tensor(images)).numpy().astype(np.float64) for images, _ in test_loader(data)]
+        home = model.parameters()[0].device
+        batches = (images for images, _ in test_loader(data))
+        logits = [model(mg.tensor(images, device=home)).numpy().astype(np.float64) for images in batches]
     return mg.softmax(mg.tensor(np.concatenate(logits))).numpy()
 
 

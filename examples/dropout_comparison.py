@@ -72,6 +72,7 @@ def main(
     gamma: study.Gamma = False,
     bn_decay: study.BNDecay = 0.99,
     seed: study.Seed = 0,
+    device: study.Device = "cpu",
     threads: study.Threads = None,
     quick: Annotated[
         bool, study.quick_option(images=1_000, test_images=500, epochs=8, batch=50, lr=0.02, bn_decay=0.9)
@@ -82,7 +83,7 @@ def main(
         mg.set_num_threads(threads)
     base = study.Network(
         width=width, gamma=gamma, bn_decay=bn_decay, images=images, test_images=test_images, augment=augment,
-        epochs=epochs, batch=batch, lr=lr, drop_every=drop_every, seed=seed,
+        epochs=epochs, batch=batch, lr=lr, drop_every=drop_every, seed=seed, device=device,
     )  # fmt: skip
     networks = {
         "no BN": replace(base, batch_norm=False),

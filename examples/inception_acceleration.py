@@ -138,6 +138,7 @@ def main(
     ensemble: Annotated[bool, typer.Option(help="Also train the six networks of section 4.2.3.")] = True,
     controls: Annotated[bool, typer.Option(help="Also Inception at 5 times the rate, and with sigmoids.")] = False,
     seed: study.Seed = 0,
+    device: study.Device = "cpu",
     threads: study.Threads = None,
     quick: Annotated[
         bool,
@@ -153,7 +154,7 @@ def main(
         study.Network(
             batch_norm=False, width=width, gamma=gamma, bn_decay=bn_decay, dropout=dropout, images=images,
             test_images=test_images, augment=augment, distortion=distortion, epochs=epochs, batch=batch, lr=lr,
-            lr_left=lr_left, weight_decay=weight_decay, validate_every=validate_every, seed=seed,
+            lr_left=lr_left, weight_decay=weight_decay, validate_every=validate_every, seed=seed, device=device,
         ),
         controls,
     )  # fmt: skip

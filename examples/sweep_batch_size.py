@@ -82,6 +82,7 @@ def main(
     gamma: study.Gamma = False,
     bn_decay: study.BNDecay = 0.99,
     seed: study.Seed = 0,
+    device: study.Device = "cpu",
     threads: study.Threads = None,
     quick: Annotated[
         bool, study.quick_option(width=0.125, images=1_000, test_images=500, epochs=3, bn_decay=0.9)
@@ -93,7 +94,7 @@ def main(
     sizes = sorted(set(batch))
     base = study.Network(
         width=width, gamma=gamma, bn_decay=bn_decay, images=images, test_images=test_images, augment=augment,
-        epochs=epochs, lr=lr, drop_every=drop_every, seed=seed,
+        epochs=epochs, lr=lr, drop_every=drop_every, seed=seed, device=device,
     )  # fmt: skip
     networks = {
         title(kind, size): replace(base, batch=size, batch_norm=kind == "BN")

@@ -67,6 +67,7 @@ def main(
     gamma: study.Gamma = False,
     bn_decay: study.BNDecay = 0.99,
     seed: study.Seed = 0,
+    device: study.Device = "cpu",
     threads: study.Threads = None,
     quick: Annotated[
         bool, study.quick_option(width=0.125, images=1_000, test_images=500, epochs=2, batch=50, bn_decay=0.9)
@@ -78,7 +79,7 @@ def main(
     rates = sorted(set(lr))
     base = study.Network(
         width=width, gamma=gamma, bn_decay=bn_decay, images=images, test_images=test_images, augment=augment,
-        epochs=epochs, batch=batch, drop_every=drop_every, seed=seed,
+        epochs=epochs, batch=batch, drop_every=drop_every, seed=seed, device=device,
     )  # fmt: skip
     networks = {
         title(kind, rate): replace(base, lr=rate, batch_norm=kind == "BN") for rate in rates for kind in ("BN", "no BN")
