@@ -3,7 +3,8 @@
 The first call with given shapes runs the step as usual, on a device that notes each launch: the compiled function and the
 very arrays it worked on. Those arrays come from a pool of the recording's own, where memory is used again as soon as
 the step has let go of it, so the plan of the memory is that of the recorded run. Later calls copy their inputs into the
-recorded input arrays and launch the list again: no Tensor, no tape, no Python but a loop.
+recorded input arrays and launch the list again: no Tensor, no tape, no Python but a loop. After a few replays, machine code
+takes over from the loop where it can (minigrad.kernels.cpu.replay).
 
 What may change from call to call must therefore live in arrays: the inputs, the parameters, running statistics, the
 optimizer's state and learning rate, the counter of dropout. What Python decided while recording stays decided. A call
@@ -27,7 +28,6 @@ from minigrad.tensor import Tensor, as_array
 MOST_RECORDINGS = 64  # of one step; more means that something changes with every call
 TIMED_REPLAYS = 5  # the first replays measure every launch, for printing the plan
 ANY = object()  # a gradient that the step replaces without looking at it
-NO_HOOKS: dict[int, Any] = {}
 
 
 class Leaf(NamedTuple):
@@ -35,7 +35,7 @@ class Leaf(NamedTuple):
 
     array: np.ndarray
     requires_grad: bool
-    hooks: dict[int, Any]
+    hooks: dict[int, Any] | None
     version: int
 
 
@@ -179,7 +179,7 @@ class Recorder:
                     "step, which would go on using that very one: make it inside, or pass it as an argument, detached"
                 )
         elif tensor not in self.leaves and not self.owns(tensor._data):
-            hooks = dict(tensor._hooks or NO_HOOKS)
+            hooks = dict(tensor._hooks) if tensor._hooks else None
             self.leaves[tensor] = Leaf(tensor._data, tensor.requires_grad, hooks, tensor._version[0])
 
     def saw_module(self, module: Any) -> None:
@@ -252,21 +252,21 @@ class Plan:
     replays: int = 0
 
     def __post_init__(self) -> None:
-        self.calls: list[Call] = [(launch.function, launch.arguments) for launch in self.launches]
-        self.program = self.device.program(self.calls)
+        self.program = self.device.program([(launch.function, launch.arguments) for launch in self.launches])
         self.found = [(tensor, leaf.array, leaf.requires_grad, leaf.hooks) for tensor, leaf in self.leaves]
+        self.awaited = [(leaf, before) for leaf, before, _ in self.gradients if before is not ANY]
 
     def holds(self) -> bool:
         """Whether everything the step found while recording is still so. Short, since it runs before every replay."""
         for tensor, array, requires_grad, hooks in self.found:
             if tensor._data is not array or tensor.requires_grad is not requires_grad:
                 return False
-            if (tensor._hooks or NO_HOOKS) != hooks:
+            if (tensor._hooks or None) != hooks:
                 return False
         for module, training in self.modules:
             if module.training is not training:
                 return False
-        return all(before is ANY or leaf._grad is before for leaf, before, _ in self.gradients)
+        return all(leaf._grad is before for leaf, before in self.awaited)
 
     def replay(self, arrays: list[np.ndarray]) -> Any:
         """Run it on new inputs."""

@@ -268,7 +268,7 @@ class Graph(Program):
         with context.inside(self.scratch.empty, self.kept):
             self.driver.begin_graph(self.stream)
             try:
-                super().__call__()
+                self.run()
             except BaseException:
                 self.driver.free_graph(self.driver.end_graph(self.stream))
                 raise

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.kernels.cpu.replay import joined
+
 # Below this size malloc is faster than our bookkeeping; above it the system hands out fresh pages, which costs a page
 # fault for every 4 KB, on every step, unless we keep the memory.
 POOLED_BYTES = 1 << 18
@@ -197,14 +199,21 @@ class Device:
 
 
 class Program:
-    """Recorded launches, a function and its arguments each; calling it runs them all."""
+    """Recorded launches, a function and its arguments each; calling it runs them all, by machine code where it can."""
 
     def __init__(self, device: Device, calls: list[Call]) -> None:
         self.device = device
         self.calls = calls
+        self.is_joined = False
 
     def __call__(self) -> None:
         """Run all launches in order."""
+        if not self.is_joined:
+            self.calls, self.is_joined = joined(self.calls), True
+        self.run()
+
+    def run(self) -> None:
+        """Run the list."""
         for function, arguments in self.calls:
             function(*arguments)
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from minigrad.device import get_device
+from minigrad.kernels.cpu import cache
 
 THERE_IS_A_GPU = get_device("auto").name == "cuda"
 DEVICES = ["cpu", "reference", *([pytest.param("cuda", marks=pytest.mark.gpu)] if THERE_IS_A_GPU else [])]
@@ -23,3 +24,12 @@ def rng():
 def device(request):
     """The devices at hand; of the session, so that hypothesis may use it."""
     return request.param
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """An empty cache folder: a test's kernels change with its file, which the folder's name does not cover."""
+    monkeypatch.setenv("MINIGRAD_CACHE", str(tmp_path))
+    cache.cache_folder.cache_clear()
+    yield
+    cache.cache_folder.cache_clear()

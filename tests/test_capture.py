@@ -5,6 +5,7 @@ import pytest
 
 import minigrad as mg
 from minigrad.device import Device
+from minigrad.kernels.cpu.replay import Run
 
 OPTIMIZERS = {
     "sgd": lambda params: mg.optim.SGD(params, lr=0.1),
@@ -92,7 +93,7 @@ def test_float64_gives_the_bits_of_eager_steps(device):
 
 def test_large_batches_give_the_bits_of_eager_steps():
     eager, captured = both()
-    assert_same_bits(eager.run([5000] * 4), captured.run([5000] * 4))
+    assert_same_bits(eager.run([5000] * 10), captured.run([5000] * 10))
 
 
 def test_another_shape_records_anew_and_both_are_kept(device):
@@ -248,6 +249,21 @@ def test_replays_compile_nothing():
         training.run([10] * 3)
 
 
+def test_short_kernels_are_replayed_by_machine_code_and_parallel_ones_from_python():
+    plan = Training(True).run([5000] * 7).captured.plan
+    functions = [function for function, arguments in plan.program.calls]
+    runs = [function for function in functions if isinstance(function, Run)]
+    assert 0 < len(runs) < len(functions)
+    joined = {id(function): function.calls for function in runs}
+    unrolled = [call for call in plan.program.calls for call in joined.get(id(call[0]), [call])]
+    assert unrolled == [(launch.function, launch.arguments) for launch in plan.launches]
+
+
+def test_reference_kernels_are_replayed_from_python():
+    plan = Training(True, device="reference").run([10] * 7).captured.plan
+    assert plan.program.calls == [(launch.function, launch.arguments) for launch in plan.launches]
+
+
 def test_memory_of_a_training_step_is_planned(monkeypatch):
     eager, captured = both()
     captured.run([2000])
@@ -290,3 +306,4 @@ def test_times_are_taken_in_the_first_replays_only():
     training = Training(True).run([10] * 20)
     counts = {len(launch.times) for launch in training.captured.plan.launches}
     assert counts == {5}
+    assert len(str(training.captured.plan).splitlines()) == len(training.captured.plan.launches) + 2

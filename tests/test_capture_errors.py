@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad.kernels.cpu.compile import parallel_kernel
 
 X = np.ones((4, 3), np.float32)
 
@@ -307,6 +308,22 @@ def test_error_while_recording_leaves_a_usable_state():
     for value in (1.0, 2.0):
         assert step(X * np.float32(value)).item() == 24 * value
         np.testing.assert_array_equal(w.grad.numpy(), np.full(3, 4 * value))
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_error_of_a_kernel_comes_out_of_every_replay(monkeypatch):
+    def double_positive(x, y):
+        if x[0] < 0:
+            raise ValueError("negative")
+        y[:] = 2 * x
+
+    elementwise = mg.kernels.cpu.elementwise
+    monkeypatch.setattr(elementwise, "tanh_forward", parallel_kernel()(double_positive))
+    step = mg.capture(lambda x: mg.tanh(mg.tanh(x)))
+    for _ in range(10):
+        np.testing.assert_array_equal(step(X).numpy(), 4 * X)
+        with pytest.raises(ValueError, match="negative"):
+            step(-X)
 
 
 def test_error_inside_an_inner_captured_step_ends_the_outer_recording():

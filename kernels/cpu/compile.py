@@ -69,6 +69,7 @@ class Progress:
 
 
 progress = Progress()
+compile_results = {}  # what Numba knows of the compiled functions that `Kernel.resolve` gave out
 
 
 @contextlib.contextmanager
@@ -135,7 +136,10 @@ class Kernel:
             arguments = self.prepare(*arguments)
         if self.is_large(arguments):
             return self.run_parallel, arguments
-        return self.serial.compile(tuple([numba.typeof(a) for a in arguments])), arguments
+        kinds = tuple([numba.typeof(a) for a in arguments])
+        function = self.serial.compile(kinds)
+        compile_results[function] = self.serial.overloads[kinds]
+        return function, arguments
 
     def run_parallel(self, *arguments):
         """Launch the parallel variant."""

@@ -7,7 +7,7 @@ import pytest
 from numba import prange
 
 import minigrad as mg
-from minigrad.kernels.cpu import cache, threads
+from minigrad.kernels.cpu import threads
 from minigrad.kernels.cpu.compile import (
     FLAGS,
     GRAIN,
@@ -21,15 +21,6 @@ from minigrad.kernels.cpu.compile import (
 )
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-
-
-@pytest.fixture
-def own_cache(tmp_path, monkeypatch):
-    """An empty cache folder: these kernels change with this file, which the folder's name does not cover."""
-    monkeypatch.setenv("MINIGRAD_CACHE", str(tmp_path))
-    cache.cache_folder.cache_clear()
-    yield
-    cache.cache_folder.cache_clear()
 
 
 def double(x, y):

@@ -1,0 +1,179 @@
+"""Recorded launches that are made by machine code."""
+
+import gc
+import itertools
+import threading
+import weakref
+
+import numpy as np
+import pytest
+from numba import prange
+
+from minigrad.kernels.cpu.compile import GRAIN, kernel, parallel_kernel
+from minigrad.kernels.cpu.replay import joined
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@parallel_kernel()
+def double(x, y):
+    for i in prange(x.size):
+        y[i] = 2 * x[i]
+
+
+@kernel
+def first_element(x, y):
+    if x[0] < 0:
+        raise ValueError("negative")
+    y[0] = x[0]
+
+
+def launch(calls):
+    for function, arguments in calls:
+        function(*arguments)
+
+
+def test_run_of_kernels_becomes_one_call():
+    arrays = [np.full(3, 1.5), *[np.empty(3) for _ in range(4)]]
+    calls = joined([double.resolve(x, y) for x, y in itertools.pairwise(arrays)])
+    assert len(calls) == 1
+    assert calls[0][1] == ()
+    for start in (1.5, -4.0):
+        arrays[0][:] = start
+        launch(calls)
+        np.testing.assert_array_equal(arrays[-1], np.full(3, 16 * start))
+
+
+NUMBERS = {
+    "true": True,
+    "false": np.False_,
+    "negative": -7,
+    "int8": np.int8(-8),
+    "uint8": np.uint8(255),
+    "uint64": np.uint64(2**64 - 1),
+    "third": 1 / 3,
+    "float32": np.float32(0.1),
+    "infinity": -np.inf,
+    "nan": np.nan,
+    "subnormal": 5e-324,
+    "float32 subnormal": np.float32(1e-45),
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS.values(), ids=NUMBERS)
+def test_numbers_keep_their_bits(number):
+    @kernel
+    def keep(value, y):
+        y[0] = value
+
+    y, replayed = (np.zeros(1, np.asarray(number).dtype) for _ in range(2))
+    launch([keep.resolve(number, y)])
+    launch(joined([keep.resolve(number, replayed)]))
+    assert y.tobytes() == replayed.tobytes() == np.asarray(number).tobytes()
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x,
+        lambda x: x[::2, ::-1, 1:],
+        lambda x: x.transpose(2, 0, 1),
+        lambda x: x[:, :0],
+        lambda x: np.broadcast_to(x[:1], x.shape),
+    ],
+    ids=["contiguous", "steps", "transposed", "empty", "broadcast"],
+)
+def test_arrays_are_found_through_their_shapes_and_strides(view):
+    @kernel
+    def flatten(x, size, y):
+        size[()] = x.nbytes
+        at = 0
+        for i in range(x.shape[0]):
+            for j in range(x.shape[1]):
+                for k in range(x.shape[2]):
+                    y[at] = x[i, j, k]
+                    at += 1
+
+    x = view(np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6))
+    size, y = np.zeros((), np.int64), np.full(x.size, -1.0, np.float32)
+    launch(joined([flatten.resolve(x, size, y)]))
+    np.testing.assert_array_equal(y, x.ravel())
+    assert size == x.nbytes
+
+
+def test_other_functions_stay_calls_of_their_own_in_their_place():
+    small, large = np.ones(2), np.ones(GRAIN)
+    seen = []
+    resolved = [
+        double.resolve(small, small),
+        double.resolve(small, small),
+        (lambda x: seen.append(x[0]), (small,)),
+        double.resolve(large, large),
+        double.resolve(small, small),
+        (lambda: seen.append(small[0]), ()),
+    ]
+    calls = joined(resolved)
+    assert len(calls) == 5
+    assert [calls[1], calls[2], calls[4]] == [resolved[2], resolved[3], resolved[5]]
+    launch(calls)
+    assert seen == [4, 8]
+    assert (large == 2).all()
+
+
+def test_list_without_kernels_stays_as_it_is():
+    calls = [(print, ("text",)), (double.run_parallel, (np.ones(1), np.ones(1)))]
+    assert joined(calls) == calls
+    assert joined([]) == []
+
+
+def test_arguments_that_are_no_constants_of_machine_code_stay_calls():
+    @kernel
+    def add(pair, y):
+        y[0] = pair[0] + pair[1]
+
+    y = np.zeros(1)
+    call = add.resolve((2, 3.5), y)
+    assert joined([call]) == [call]
+    launch([call])
+    assert y[0] == 5.5
+
+
+def test_kernel_that_raises_ends_the_run_with_its_error():
+    x, first, second, third = np.array([-1.0]), *np.zeros((3, 1))
+    calls = joined([double.resolve(x, first), first_element.resolve(x, second), double.resolve(x, third)])
+    assert len(calls) == 1
+    for _ in range(2):
+        with pytest.raises(ValueError, match="negative"):
+            launch(calls)
+        assert (first[0], second[0], third[0]) == (-2, 0, 0)
+    x[0] = 3
+    launch(calls)
+    assert (first[0], second[0], third[0]) == (6, 3, 6)
+
+
+def test_arrays_live_as_long_as_the_calls():
+    arrays = [np.ones(1000) for _ in range(3)]
+    calls = joined([double.resolve(arrays[0], arrays[1]), double.resolve(arrays[1], arrays[2])])
+    references = list(map(weakref.ref, arrays))
+    del arrays
+    gc.collect()
+    launch(calls)
+    assert references[2]()[-1] == 4
+    del calls
+    assert [reference() for reference in references] == [None] * 3
+
+
+def test_other_python_threads_go_on_meanwhile():
+    @kernel
+    def wait(flag, rounds):
+        while flag[0] == 0 and rounds[0] < 2_000_000_000:
+            rounds[0] += 1
+
+    flag, rounds = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    waiting = threading.Thread(target=launch, args=(joined([wait.resolve(flag, rounds)]),))
+    waiting.start()
+    while rounds[0] == 0 and waiting.is_alive():
+        pass
+    flag[0] = 1
+    waiting.join()
+    assert 0 < rounds[0] < 2_000_000_000
