@@ -227,6 +227,11 @@ class LoadedKernel:
         self.pack = struct.Struct(layout.format).pack_into
 
 
+MOST_BLOCKS = 2**31 - 1, 65535, 65535  # of a grid, along its axes
+MOST_THREADS = 1024, 1024, 64  # of a block, along its axes
+MOST_SHARED = 227 * 1024  # bytes of a block, of compute capability 9.0
+
+
 class SimulatedDriver:
     """A GPU in Python: `kernels` run thread by thread, in an order that `order` (a NumPy Generator) shuffles."""
 
@@ -259,6 +264,13 @@ class SimulatedDriver:
         if not 0 < threads <= kernel.threads:
             raise RuntimeError(
                 f"{kernel.name} is compiled for blocks of at most {kernel.threads} threads, not {threads}"
+            )
+        for what, size, most in [("grid", grid, MOST_BLOCKS), ("block", block, MOST_THREADS)]:
+            if any(not 0 < n <= limit for n, limit in zip(size, most, strict=True)):
+                raise RuntimeError(f"{kernel.name}: a {what} is at least 1 and at most {most}, not {size}")
+        if shared_bytes > MOST_SHARED:
+            raise RuntimeError(
+                f"{kernel.name}: a block has at most {MOST_SHARED} bytes of shared memory, not {shared_bytes}"
             )
         arguments = [
             self.memory_at(value, parameter.dtype or real)

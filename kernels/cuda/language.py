@@ -56,7 +56,7 @@ def rebuilt(function, replaced, finished=lambda function: function, constants=No
     def copy(function):
         names = function.__globals__
         used = {
-            name: replaced(constants[name]) if name in constants else meaning(names[name])
+            name: meaning(constants[name] if name in constants else names[name])
             for name in function.__code__.co_names
             if name in names
         }
@@ -115,12 +115,20 @@ def assembly(builder, result, arguments, text, constraints, *, effects):
 # Sixteen bytes at once
 
 
+def four(name, memory, i):
+    """What an instruction over 16 bytes is about, memory[i : i + 4]; raises IndexError where the GPU would."""
+    i = int(i)
+    if not 0 <= i <= memory.size - 4:
+        raise IndexError(f"{name} at {i} to {i + 3} of {memory.size} elements")
+    part = memory.reshape(-1)[i : i + 4]
+    if part.__array_interface__["data"][0] % 16:
+        raise IndexError(f"{name} at {i}, which is not aligned to 16 bytes")
+    return part
+
+
 def load4(memory, i):
     """(memory[i], ..., memory[i + 3]) of float32; i a multiple of 4, counted from where memory is aligned to 16 bytes."""
-    if int(i) % 4:
-        raise IndexError(f"load4 at {i}, which is no multiple of 4")
-    i = int(i)
-    return memory[i], memory[i + 1], memory[i + 2], memory[i + 3]
+    return tuple(four("load4", memory, i))
 
 
 @intrinsic
@@ -144,10 +152,7 @@ def _compiled_load4(memory, i):
 
 def store4(memory, i, a, b, c, d):
     """memory[i : i + 4] = a, b, c, d of float32; i as in load4."""
-    if int(i) % 4:
-        raise IndexError(f"store4 at {i}, which is no multiple of 4")
-    i = int(i)
-    memory[i], memory[i + 1], memory[i + 2], memory[i + 3] = a, b, c, d
+    four("store4", memory, i)[:] = a, b, c, d
 
 
 @intrinsic
@@ -173,6 +178,8 @@ def _compiled_store4(memory, i, a, b, c, d):
 
 def at(pointer, i):
     """The pointer to element i of a pointer's memory."""
+    if not 0 <= int(i) <= pointer.size:
+        raise IndexError(f"at {int(i)} of {pointer.size} elements")
     return pointer[int(i) :]
 
 
@@ -199,10 +206,9 @@ def copy16(shared, i, source, j, size):
     """Begin to copy 16 bytes, source[j : j + 4] to shared[i : i + 4]; with size 0 zeros, and source is not read."""
     from minigrad.kernels.cuda import simulator
 
-    i, j = int(i), int(j)
-    if i % 4 or (size and j % 4):
-        raise IndexError(f"copy16 from {j} to {i}: both must be multiples of 4")
-    simulator.begin_copy(shared[i : i + 4], source[j : j + 4] if size else None)
+    if size not in (0, 16):
+        raise ValueError(f"copy16 copies 16 bytes or, with size 0, none; not {size}")
+    simulator.begin_copy(four("copy16", shared, i), four("copy16", source, j) if size else None)
 
 
 @intrinsic
@@ -278,6 +284,8 @@ overload(copy_wait_but_one)(lambda: lambda: _copy_wait_but_one())
 
 def to_tf32(x):
     """The bits of a float32 rounded to TF32, 10 bits of significand: to the nearest, halves away from zero."""
+    if np.isnan(x):
+        return np.uint32(0x7FFFFFFF)
     return (np.float32(x).view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
 
 

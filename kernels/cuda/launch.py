@@ -42,6 +42,10 @@ class Parameter:
         self.dtype = None if dtype is None else np.dtype(dtype)
         self.is_pointer = is_pointer
 
+    def resolved(self, constants):
+        """The same with what a variant's constants say."""
+        return self
+
     def numba_type(self, real):
         """As the compiler knows it."""
         scalar = NUMBA[self.dtype or real]
@@ -75,6 +79,20 @@ Long, Longs = Parameter(np.int64, False), Parameter(np.int64, True)
 UInt, UInts = Parameter(np.uint32, False), Parameter(np.uint32, True)
 ULong, ULongs = Parameter(np.uint64, False), Parameter(np.uint64, True)
 Bytes = Parameter(np.uint8, True)
+
+
+class Of:
+    """An annotation: a pointer to numbers of the type that a constant of the kernel stands for.
+
+    With `IMAGE = uint8` in the module and `images: Of("IMAGE")`, variant(IMAGE=float32) takes float32 images.
+    """
+
+    def __init__(self, constant):
+        self.constant = constant
+
+    def resolved(self, constants):
+        """The Parameter, by the constants of a variant."""
+        return Parameter(constants[self.constant].name, True)
 
 
 MOST_TABLES = 1024
@@ -130,7 +148,8 @@ class Kernel:
         self.threads, self.min_blocks = threads, min_blocks
         self.uses_float64 = uses_float64
         self.constants = constants
-        self.parameters = list(inspect.get_annotations(function).values())
+        names = {**function.__globals__, **constants}
+        self.parameters = [kind.resolved(names) for kind in inspect.get_annotations(function).values()]
         if len(self.parameters) != function.__code__.co_argcount:
             raise TypeError(f"{function.__name__}: every argument of a kernel needs an annotation")
         self.leading = next((i for i, p in enumerate(self.parameters) if p is Reals), None)
@@ -147,8 +166,8 @@ class Kernel:
         constants = "".join(f",{name}={getattr(value, '__name__', value)}" for name, value in values)
         return f"{family}.{self.function.__name__}{constants}"
 
-    def variant(self, **constants):
-        """The same kernel with names in capitals standing for other values."""
+    def variant(self, *, types=None, **constants):
+        """The same kernel with names in capitals standing for other values; `types` if it is not for all of the kernel's."""
         key = tuple(sorted(constants.items()))
         if key not in self.variants:
             unknown = [name for name in constants if name not in self.function.__globals__]
@@ -156,7 +175,7 @@ class Kernel:
                 raise TypeError(f"{self.function.__name__} knows no {', '.join(unknown)}")
             together = {**self.constants, **constants}
             self.variants[key] = Kernel(
-                self.function, self.threads, self.min_blocks, together, self.types, self.uses_float64
+                self.function, self.threads, self.min_blocks, together, types or self.types, self.uses_float64
             )
         return self.variants[key]
 
@@ -171,6 +190,8 @@ class Kernel:
 
     def launch(self, grid, block, shared_bytes, *arguments):
         """Run it on `grid` blocks (an int or up to three) of `block` threads."""
+        if len(arguments) != len(self.parameters):
+            raise TypeError(f"{self.name} takes {len(self.parameters)} arguments, not {len(arguments)}")
         real = FLOAT32 if self.leading is None else arguments[self.leading].dtype
         key = context.driver, real
         handle = self.handles.get(key)
@@ -245,7 +266,7 @@ def cached_ptx(kernel, real, capability):
         digest = hashlib.sha256(key.encode()).hexdigest()[:20]
         path = folder / f"cuda.{kernel.function.__name__}-{digest}.ptx"
         try:
-            ptx = path.read_text()
+            ptx = path.read_bytes().decode(errors="replace")
             if ptx.startswith(checksum(ptx.partition("\n")[2])):
                 return ptx, re.search(r"\.entry\s+(\S+?)\s*\(", ptx)[1]
             warn_once("read", f"the compiled kernel {path} is damaged; such are compiled again")
@@ -268,12 +289,15 @@ def checksum(ptx):
 
 def keep(path, text):
     """Write a file aside and rename it, so that a reader never sees half of it."""
+    part = None
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+            part = Path(file.name)
+            file.write(text.encode())
+        os.replace(part, path)
     except OSError as error:
-        Path(file.name).unlink(missing_ok=True)
+        if part:
+            part.unlink(missing_ok=True)
         warn_once("write", f"compiled kernels are not kept: {error}; set MINIGRAD_CACHE to a folder you can write")
 
 

@@ -6,6 +6,7 @@
 Of each kernel: registers, bytes of shared memory, bytes spilled (stored and loaded), bytes of stack (local memory).
 """
 
+import collections
 import json
 import pkgutil
 import re
@@ -28,7 +29,11 @@ def cases():
         if module.name in cuda.__all__:
             getattr(cuda, module.name)
     found = [kernel for base in launch.kernels for kernel in launch.final(base)]
-    return {f"{kernel.name}:{real.name}": (kernel, real) for kernel in found for real in kernel.types}
+    named = [(f"{kernel.name}:{real.name}", (kernel, real)) for kernel in found for real in kernel.types]
+    if len(dict(named)) < len(named):  # the cache on disk goes by the names, too
+        twice = [name for name, count in collections.Counter(name for name, _ in named).items() if count > 1]
+        raise RuntimeError(f"there are several kernels named {', '.join(twice)}")
+    return dict(named)
 
 
 def find_ptxas():

@@ -3,12 +3,14 @@
 Every thread of a block is a greenlet, which runs until it waits: for its block (syncthreads) or for its warp (syncwarp,
 shuffles, tensor cores). Between two such points the threads run one after another, in a shuffled order if asked, so a
 missing barrier gives another result, and the same one every time. A barrier that some threads never reach is an error,
-as are memory outside of what was allocated and vector accesses that are not aligned. Memory is filled with garbage
-first. Copies to shared memory (cp.async) happen when they are waited for, no earlier.
+even if those have ended; so are memory outside of what was allocated and vector accesses that are not aligned. Shared
+memory is aligned to what the kernel asked for and no better, so that none is aligned by luck. Memory is filled with
+garbage first. Copies to shared memory (cp.async) happen when they are waited for, no earlier.
 
 What it does not tell: speed, races that the order of threads does not show, and how a GPU contracts or rounds.
 """
 
+import contextvars
 import functools
 import itertools
 import sys
@@ -16,6 +18,8 @@ import sys
 import numpy as np
 from greenlet import getcurrent, greenlet
 from numba import types
+
+from minigrad.kernels.cuda import language
 
 LANES = 32
 GARBAGE = 0xCB  # what every byte of fresh memory holds: huge negative floats and integers
@@ -27,6 +31,7 @@ class Thread(greenlet):
 
     def __init__(self, run, block, number):
         super().__init__(run)
+        self.gr_context = contextvars.copy_context()  # in which NumPy keeps what overflows and the like are to do
         self.block, self.number = block, number
         self.lane, self.warp = number % LANES, number // LANES
         x, y, _ = block.size
@@ -37,7 +42,9 @@ class Thread(greenlet):
 
     def wait(self, kind):
         """Go on when all threads of the block, or of the warp, have come to the same point."""
-        frame = sys._getframe(2)
+        frame = sys._getframe(1)
+        while frame.f_globals is globals() or frame.f_globals is vars(language):  # a kernel's are its own
+            frame = frame.f_back
         self.waits_at = kind, frame.f_code, frame.f_lasti
         self.block.scheduler.switch()
 
@@ -89,24 +96,28 @@ class Block:
                 ready += warp
         if ready or any(thread.waits_at[0] == WARP for thread in living):
             return ready
-        return living if len({thread.waits_at for thread in living}) == 1 else []
+        return living if len({thread.waits_at for thread in living}) == 1 and len(living) == len(self.threads) else []
 
-    def shared_array(self, place, shape, dtype):
+    def shared_array(self, place, shape, dtype, alignment):
         """The block's array for one place in the source."""
         if shape == 0:
             if "dynamic" not in self.shared:
-                self.shared["dynamic"] = garbage(self.shared_bytes, np.uint8)
+                self.shared["dynamic"] = garbage(self.shared_bytes, np.dtype(np.uint8), 16)
             return self.shared["dynamic"].view(dtype)
         if place not in self.shared:
-            self.shared[place] = garbage(shape, dtype)
+            self.shared[place] = garbage(shape, dtype, alignment)
         return self.shared[place]
 
 
-def garbage(shape, dtype):
-    """An array that nobody has written yet."""
-    array = np.empty(shape, dtype)
-    array.view(np.uint8).fill(GARBAGE)
-    return array
+def garbage(shape, dtype, alignment=None):
+    """An array that nobody has written yet, at an address with that alignment and no better."""
+    alignment = alignment or dtype.itemsize
+    count = int(np.prod(shape))
+    memory = np.full(count * dtype.itemsize + 3 * alignment, GARBAGE, np.uint8)
+    start = alignment - memory.ctypes.data % (2 * alignment)
+    if start < 0:
+        start += 2 * alignment
+    return memory[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
 
 
 def numpy_type(dtype):
@@ -121,7 +132,7 @@ class Shared:
     def array(shape, dtype, alignment=None):
         """One array for the block."""
         frame = sys._getframe(1)
-        return getcurrent().block.shared_array((frame.f_code, frame.f_lasti), shape, numpy_type(dtype))
+        return getcurrent().block.shared_array((frame.f_code, frame.f_lasti), shape, numpy_type(dtype), alignment)
 
 
 class Local:
@@ -130,7 +141,7 @@ class Local:
     @staticmethod
     def array(shape, dtype, alignment=None):
         """One array for the thread."""
-        return garbage(shape, numpy_type(dtype))
+        return garbage(shape, numpy_type(dtype), alignment)
 
 
 def exchange(value):
@@ -223,8 +234,6 @@ SCALARS = {kind: getattr(np, kind.name) for kind in (types.float32, types.float6
 
 def launch(kernel, real, grid, block, arguments, shared_bytes=0, order=None):
     """Run a kernel; pointers are flat arrays. `order` (a NumPy Generator) shuffles the threads."""
-    from minigrad.kernels.cuda import language
-
     cuda = Cuda(grid, block)
 
     def replaced(value):

@@ -1,0 +1,361 @@
+"""Pooling over windows of images; see kernels/reference/pool.py.
+
+One thread computes four neighbouring channels of one pixel of the result, read and written 16 bytes at a time; where the
+channels are no multiple of four, and in float64, it computes one channel. Every element of a result has one thread:
+forward passes run over the pixels of its window, backward passes over the windows that cover its pixel, always in the
+same order. Nothing is added in memory, so there are no atomics, and no two runs differ in a bit.
+
+A block is a tile of the result, say 8 rows by 4 columns by 32 channels. The threads of a warp read whole cache lines (32
+channels of float32 are one), and the windows of a tile overlap within it: each line comes from memory once and for the
+other windows from the L1 cache. So a pass moves about what its arrays weigh: forward x, y and winner (a byte for each
+element of y), backward dy, winner and dx.
+
+All arithmetic on places is unsigned: the padding at the top and left is cut off before anything is subtracted.
+"""
+
+import math
+
+from minigrad.kernels.cuda.language import cuda, device_function, int32, load4, real, store4, uint8, uint32
+from minigrad.kernels.cuda.launch import FLOAT32, Of, Reals, UInt, blocks_for, kernel
+
+THREADS = 256
+MOST_BLOCKS = 65535  # along a grid's second axis; its blocks go on with further rows
+LOWEST = -math.inf
+
+WIDTH = 1  # channels of a thread: 1 or 4
+PLACES = (
+    uint8  # what winner is read as: uint8 or int32, one place each, or for four channels uint32, four places of a byte
+)
+UNIT_STRIDE = False  # whether windows are one pixel apart both ways, which saves divisions
+
+
+# One channel or four: numbers, or tuples of four of them. `at` counts ones or fours.
+
+
+@device_function
+def load(memory, at):
+    if WIDTH == 4:
+        return load4(memory, uint32(at * uint32(4)))
+    return memory[at]
+
+
+@device_function
+def store(memory, at, values):
+    if WIDTH == 4:
+        store4(memory, uint32(at * uint32(4)), values[0], values[1], values[2], values[3])
+    else:
+        memory[at] = values
+
+
+@device_function
+def load_places(winner, at):
+    if WIDTH == 4:
+        word, byte = winner[at], uint32(255)
+        return (
+            uint32(word & byte),
+            uint32(word >> uint32(8) & byte),
+            uint32(word >> uint32(16) & byte),
+            uint32(word >> uint32(24)),
+        )
+    return uint32(winner[at])
+
+
+@device_function
+def store_places(winner, at, places):
+    if WIDTH == 4:
+        low = places[0] | places[1] << uint32(8)
+        winner[at] = uint32(low | places[2] << uint32(16) | places[3] << uint32(24))
+    else:
+        winner[at] = PLACES(places)
+
+
+@device_function
+def filled(value):
+    if WIDTH == 4:
+        return value, value, value, value
+    return value
+
+
+@device_function
+def larger_one(value, place, best, winner):
+    """The larger of two numbers with its place: the first of equals, or the first NaN."""
+    if best == best and not value <= best:
+        return value, place
+    return best, winner
+
+
+@device_function
+def larger(values, place, best, winners):
+    if WIDTH == 4:
+        a, i = larger_one(values[0], place, best[0], winners[0])
+        b, j = larger_one(values[1], place, best[1], winners[1])
+        c, k = larger_one(values[2], place, best[2], winners[2])
+        d, l = larger_one(values[3], place, best[3], winners[3])  # noqa: E741 - the fourth of i, j, k, l
+        return (a, b, c, d), (i, j, k, l)
+    return larger_one(values, place, best, winners)
+
+
+@device_function
+def plus(a, b):
+    if WIDTH == 4:
+        return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
+    return a + b
+
+
+@device_function
+def times(values, share):
+    if WIDTH == 4:
+        return values[0] * share, values[1] * share, values[2] * share, values[3] * share
+    return values * share
+
+
+@device_function
+def won_one(value, winner, place):
+    return value if winner == place else real(0)
+
+
+@device_function
+def won(values, winners, place):
+    """The gradients of windows that a pixel won, 0 for others."""
+    if WIDTH == 4:
+        return (
+            won_one(values[0], winners[0], place),
+            won_one(values[1], winners[1], place),
+            won_one(values[2], winners[2], place),
+            won_one(values[3], winners[3], place),
+        )
+    return won_one(values, winners, place)
+
+
+# Who does what
+
+
+@device_function
+def own_place(tiles):
+    """(channels, column, row) of this thread; `tiles` blocks lie side by side along the channels."""
+    block = uint32(cuda.blockIdx.x)
+    column = uint32(block // tiles)
+    channel = uint32(block - column * tiles)
+    return (
+        uint32(channel * uint32(cuda.blockDim.x) + uint32(cuda.threadIdx.x)),
+        uint32(column * uint32(cuda.blockDim.y) + uint32(cuda.threadIdx.y)),
+        uint32(uint32(cuda.blockIdx.y) * uint32(cuda.blockDim.z) + uint32(cuda.threadIdx.z)),
+    )
+
+
+@device_function
+def row_step():
+    """How far it is from a row of this thread to its next."""
+    return uint32(uint32(cuda.gridDim.y) * uint32(cuda.blockDim.z))
+
+
+@device_function
+def covered(window, size, stride, padding, length):
+    """(places of the window before the image, first pixel, last + 1) of what a window covers, on one axis."""
+    start = uint32(window * stride)
+    last = uint32(min(uint32(start + size), uint32(length + padding)) - padding)
+    if start < padding:
+        return uint32(padding - start), uint32(0), last
+    return uint32(0), uint32(start - padding), last
+
+
+@device_function
+def covering(pixel, size, stride, padding, windows):
+    """(first, last + 1) of the windows that cover a pixel, on one axis; the second is no larger if there is none."""
+    if UNIT_STRIDE:
+        stride = uint32(1)
+    place = uint32(pixel + padding)
+    first = uint32(0)
+    if place >= size:
+        first = uint32(uint32(place - size) // stride + uint32(1))
+    return first, min(uint32(place // stride + uint32(1)), windows)
+
+
+@kernel(threads=THREADS, min_blocks=4)
+def max_forward(
+    x: Reals, y: Reals, winner: Of("PLACES"), tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, oh: UInt, ow: UInt,
+    height: UInt, width: UInt, down: UInt, across: UInt, above: UInt, left: UInt,
+):  # fmt: skip
+    k, j, row = own_place(tiles)
+    if k < c and j < ow:
+        columns_before, first_q, last_q = covered(j, width, across, left, w)
+        while row < rows:
+            image = uint32(row // oh)
+            rows_before, r, last_r = covered(uint32(row - image * oh), height, down, above, h)
+            first_at = uint32(uint32(uint32(image * h + r) * w + first_q) * c + k)
+            first_place = uint32(rows_before * width + columns_before)
+            best, winners = filled(real(LOWEST)), filled(first_place)
+            while r < last_r:
+                at, place, q = first_at, first_place, first_q
+                while q < last_q:
+                    best, winners = larger(load(x, at), place, best, winners)
+                    at, place, q = uint32(at + c), uint32(place + uint32(1)), uint32(q + uint32(1))
+                first_at, first_place, r = uint32(first_at + w * c), uint32(first_place + width), uint32(r + uint32(1))
+            at = uint32(uint32(row * ow + j) * c + k)
+            store(y, at, best)
+            store_places(winner, at, winners)
+            row = uint32(row + row_step())
+
+
+@kernel(threads=THREADS, min_blocks=4)
+def max_backward(
+    dy: Reals, winner: Of("PLACES"), dx: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, oh: UInt, ow: UInt,
+    height: UInt, width: UInt, down: UInt, across: UInt, above: UInt, left: UInt,
+):  # fmt: skip
+    k, q, row = own_place(tiles)
+    if k < c and q < w:
+        first_j, last_j = covering(q, width, across, left, ow)
+        while row < rows:
+            image = uint32(row // h)
+            r = uint32(row - image * h)
+            i, last_i = covering(r, height, down, above, oh)
+            total = filled(real(0))
+            while i < last_i:
+                at = uint32(uint32(uint32(image * oh + i) * ow + first_j) * c + k)
+                place = uint32(uint32(r + above - i * down) * width + uint32(q + left - first_j * across))
+                j = first_j
+                while j < last_j:
+                    total = plus(total, won(load(dy, at), load_places(winner, at), place))
+                    at, place, j = uint32(at + c), uint32(place - across), uint32(j + uint32(1))
+                i = uint32(i + uint32(1))
+            store(dx, uint32(uint32(row * w + q) * c + k), total)
+            row = uint32(row + row_step())
+
+
+@kernel(threads=THREADS, min_blocks=4)
+def mean_forward(
+    x: Reals, y: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, oh: UInt, ow: UInt,
+    height: UInt, width: UInt, down: UInt, across: UInt, above: UInt, left: UInt,
+):  # fmt: skip
+    k, j, row = own_place(tiles)
+    if k < c and j < ow:
+        _, first_q, last_q = covered(j, width, across, left, w)
+        while row < rows:
+            image = uint32(row // oh)
+            _, r, last_r = covered(uint32(row - image * oh), height, down, above, h)
+            share = real(1) / real(uint32(uint32(last_r - r) * uint32(last_q - first_q)))
+            first_at = uint32(uint32(uint32(image * h + r) * w + first_q) * c + k)
+            total = filled(real(0))
+            while r < last_r:
+                part = filled(real(0))  # rows are added up by themselves, which rounds less
+                at, q = first_at, first_q
+                while q < last_q:
+                    part = plus(part, load(x, at))
+                    at, q = uint32(at + c), uint32(q + uint32(1))
+                total = plus(total, part)
+                first_at, r = uint32(first_at + w * c), uint32(r + uint32(1))
+            store(y, uint32(uint32(row * ow + j) * c + k), times(total, share))
+            row = uint32(row + row_step())
+
+
+@kernel(threads=THREADS, min_blocks=4)
+def mean_backward(
+    dy: Reals, dx: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, oh: UInt, ow: UInt,
+    height: UInt, width: UInt, down: UInt, across: UInt, above: UInt, left: UInt,
+):  # fmt: skip
+    k, q, row = own_place(tiles)
+    if k < c and q < w:
+        whole = uint32(height * width)
+        share_of_whole = real(1) / real(whole)
+        first_j, last_j = covering(q, width, across, left, ow)
+        while row < rows:
+            image = uint32(row // h)
+            i, last_i = covering(uint32(row - image * h), height, down, above, oh)
+            total = filled(real(0))
+            while i < last_i:
+                _, first_r, last_r = covered(i, height, down, above, h)
+                at = uint32(uint32(uint32(image * oh + i) * ow + first_j) * c + k)
+                j = first_j
+                while j < last_j:
+                    _, first_q, last_q = covered(j, width, across, left, w)
+                    count = uint32(uint32(last_r - first_r) * uint32(last_q - first_q))
+                    share = share_of_whole
+                    if count != whole:  # only windows that reach over an edge cost a division
+                        share = real(1) / real(count)
+                    total = plus(total, times(load(dy, at), share))
+                    at, j = uint32(at + c), uint32(j + uint32(1))
+                i = uint32(i + uint32(1))
+            store(dx, uint32(uint32(row * w + q) * c + k), total)
+            row = uint32(row + row_step())
+
+
+# {(channels of a thread, bytes of a place): kernel}
+MAX_FORWARD = {
+    (1, 1): max_forward.variant(WIDTH=1, PLACES=uint8),
+    (1, 4): max_forward.variant(WIDTH=1, PLACES=int32),
+    (4, 1): max_forward.variant(WIDTH=4, PLACES=uint32, types=(FLOAT32,)),
+}
+# {(channels of a thread, bytes of a place, windows one pixel apart): kernel}
+MAX_BACKWARD = {
+    (1, 1, False): max_backward.variant(WIDTH=1, PLACES=uint8),
+    (1, 4, False): max_backward.variant(WIDTH=1, PLACES=int32),
+    (4, 1, False): max_backward.variant(WIDTH=4, PLACES=uint32, types=(FLOAT32,)),
+    (4, 1, True): max_backward.variant(WIDTH=4, PLACES=uint32, UNIT_STRIDE=True, types=(FLOAT32,)),
+}
+MEAN_FORWARD = {1: mean_forward.variant(WIDTH=1), 4: mean_forward.variant(WIDTH=4, types=(FLOAT32,))}
+MEAN_BACKWARD = {
+    (1, False): mean_backward.variant(WIDTH=1),
+    (4, False): mean_backward.variant(WIDTH=4, types=(FLOAT32,)),
+    (4, True): mean_backward.variant(WIDTH=4, UNIT_STRIDE=True, types=(FLOAT32,)),
+}
+
+
+def width_for(*arrays):
+    """Channels of a thread, 4 where the arrays' last axis and addresses allow it."""
+    fits = all(a.shape[3] % 4 == 0 and a.dtype == FLOAT32 and a.pointer % 16 == 0 for a in arrays)
+    return 4 if fits else 1
+
+
+def power_of_two(n):
+    """The smallest that is no smaller than n."""
+    return 1 << (n - 1).bit_length()
+
+
+def blocks_over(result, groups):
+    """(grid, block, tiles along the channels, rows of all images) for a thread at each group of the result's channels."""
+    n, h, w, _ = result.shape
+    x = min(power_of_two(groups), 8 if groups < result.shape[3] else 16)
+    y = min(power_of_two(w), 32 // x)
+    z = min(power_of_two(n * h), THREADS // (x * y), 64)
+    tiles = blocks_for(groups, x)
+    return (tiles * blocks_for(w, y), blocks_for(n * h, z, MOST_BLOCKS)), (x, y, z), tiles, n * h
+
+
+def launch(kernel, width, arrays, image, windows, size, stride, padding, result):
+    """Launch a kernel over the result; `image` and `windows` are the larger and the smaller array."""
+    groups = result.shape[3] // width
+    grid, block, tiles, rows = blocks_over(result, groups)
+    kernel[grid, block](
+        *arrays, tiles, rows, *image.shape[1:3], groups, *windows.shape[1:3], *size, *stride, *padding
+    )  # fmt: skip
+
+
+def max_pool_forward(x, size, stride, padding, y, winner):
+    if y.size == 0:
+        return
+    width = width_for(x, y) if winner.itemsize == 1 and winner.pointer % 4 == 0 else 1
+    kernel = MAX_FORWARD[width, winner.itemsize]
+    launch(kernel, width, (x, y, winner), x, y, size, stride, padding, y)
+
+
+def max_pool_backward(dy, winner, size, stride, padding, dx):
+    if dx.size == 0:
+        return
+    width = width_for(dy, dx) if winner.itemsize == 1 and winner.pointer % 4 == 0 else 1
+    kernel = MAX_BACKWARD[width, winner.itemsize, width == 4 and tuple(stride) == (1, 1)]
+    launch(kernel, width, (dy, winner, dx), dx, dy, size, stride, padding, dx)
+
+
+def avg_pool_forward(x, size, stride, padding, y):
+    if y.size == 0:
+        return
+    width = width_for(x, y)
+    launch(MEAN_FORWARD[width], width, (x, y), x, y, size, stride, padding, y)
+
+
+def avg_pool_backward(dy, size, stride, padding, dx):
+    if dx.size == 0:
+        return
+    width = width_for(dy, dx)
+    kernel = MEAN_BACKWARD[width, width == 4 and tuple(stride) == (1, 1)]
+    launch(kernel, width, (dy, dx), dx, dy, size, stride, padding, dx)
