@@ -5,6 +5,8 @@ launch      how a kernel is written, compiled and launched
 driver      the GPU, or a simulated one
 simulator   kernels in plain Python
 array       arrays in a GPU's memory
+walk        how kernels find the elements of strided arrays
+units       memory as units of bytes, for kernels that only move it
 """
 
 import importlib

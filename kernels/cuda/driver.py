@@ -272,12 +272,16 @@ class SimulatedDriver:
             raise RuntimeError(
                 f"{kernel.name}: a block has at most {MOST_SHARED} bytes of shared memory, not {shared_bytes}"
             )
-        arguments = [
-            self.memory_at(value, parameter.dtype or real)
-            if parameter.is_pointer
-            else (parameter.dtype or real).type(value)
-            for parameter, value in zip(kernel.parameters, values, strict=True)
-        ]
+        given = iter(values)
+        arguments = []
+        for parameter in kernel.parameters:
+            dtype = parameter.dtype or real
+            if parameter.is_pointer:
+                arguments.append(self.memory_at(next(given), dtype))
+            elif parameter.count is not None:
+                arguments.append(tuple([dtype.type(next(given)) for _ in range(parameter.count)]))
+            else:
+                arguments.append(dtype.type(next(given)))
         self.do(simulator.launch, kernel, real, grid, block, arguments, shared_bytes, self.order)
 
     def memory_at(self, pointer, dtype):

@@ -1,22 +1,456 @@
-"""Functions of every element; see kernels/reference/elementwise.py."""
+"""Functions of one element or of two, and their gradients. Contracts: kernels/reference/elementwise.py.
+
+All of them only move memory: every element is read once and written once, and what counts is that enough bytes are on
+their way at any moment. So a thread reads 16 bytes at a time, and several times before it computes anything. Where
+arrays are large it takes four such vectors (of one array, or two of each of two); where they are small it takes one,
+so that more multiprocessors have something to do. What is left over (up to three elements at the end, or everything
+if an array does not begin at 16 bytes) goes one by one.
+
+unary, binary      y = f(x) and y = f(a, b) of arrays that lie alike; gradients are functions of dy and a saved array
+broadcast          y = f(a, b) through layouts: a thread works out where its elements are (kernels/cuda/walk.py), for
+                   four at once if the innermost axis allows it
+to_columns         activate: as unary, with y's rows farther apart
+from_columns       activate_backward: as binary, with the rows of dy and y farther apart
+power, power_grad  y = x^p, which takes some hundred instructions and is bound by them
+"""
+
+import functools
 
 from minigrad.kernels import formulas
-from minigrad.kernels.cuda.language import cuda, uint32
-from minigrad.kernels.cuda.launch import Reals, UInt, blocks_for, kernel
+from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
+from minigrad.kernels.cuda import movement
+from minigrad.kernels.cuda.language import (
+    at,
+    cuda,
+    device_function,
+    load4,
+    sqrt,
+    store4,
+    uint32,
+)
+from minigrad.kernels.cuda.launch import Axes, Real, Reals, UInt, blocks_for, kernel
+from minigrad.kernels.cuda.units import below
+from minigrad.kernels.cuda.walk import divided, merged, positions, reciprocal, walk
 
 THREADS = 256
+STEP = 4 * THREADS  # elements that a block takes at once, a vector for each thread
+SPAN = 4 * STEP  # elements that a block takes in large arrays
+LARGE = 1 << 21  # elements from where each thread takes several vectors: every multiprocessor has work then
 FORMULA = None  # what a kernel computes, put in by its variants
 
 
+@device_function
+def put(y, i, u):
+    """Write f of four elements to i."""
+    store4(y, i, FORMULA(u[0]), FORMULA(u[1]), FORMULA(u[2]), FORMULA(u[3]))
+
+
+@device_function
+def put2(y, i, u, v):
+    """Write f of four pairs of elements to i."""
+    store4(y, i, FORMULA(u[0], v[0]), FORMULA(u[1], v[1]), FORMULA(u[2], v[2]), FORMULA(u[3], v[3]))
+
+
 @kernel(threads=THREADS)
-def forward(x: Reals, y: Reals, n: UInt):
-    i = uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x)
+def unary(x: Reals, y: Reals, n: UInt, span: UInt, vector_mask: UInt):
+    start = uint32(uint32(cuda.blockIdx.x) * span)
+    x, y = at(x, start), at(y, start)
+    count = min(span, uint32(n - start))
+    vectored = uint32(count & vector_mask)
+    i = uint32(uint32(cuda.threadIdx.x) * uint32(4))
+    if vectored == uint32(SPAN):
+        s, t = load4(x, i), load4(x, i + uint32(STEP))
+        u, v = load4(x, i + uint32(2 * STEP)), load4(x, i + uint32(3 * STEP))
+        put(y, i, s)
+        put(y, i + uint32(STEP), t)
+        put(y, i + uint32(2 * STEP), u)
+        put(y, i + uint32(3 * STEP), v)
+    else:
+        while i < vectored:
+            put(y, i, load4(x, i))
+            i = uint32(i + uint32(STEP))
+        i = uint32(vectored + uint32(cuda.threadIdx.x))
+        while i < count:
+            y[i] = FORMULA(x[i])
+            i = uint32(i + uint32(THREADS))
+
+
+@kernel(threads=THREADS)
+def binary(a: Reals, b: Reals, y: Reals, n: UInt, span: UInt, vector_mask: UInt):
+    start = uint32(uint32(cuda.blockIdx.x) * span)
+    a, b, y = at(a, start), at(b, start), at(y, start)
+    count = min(span, uint32(n - start))
+    vectored = uint32(count & vector_mask)
+    i = uint32(uint32(cuda.threadIdx.x) * uint32(4))
+    if vectored == uint32(SPAN // 2):
+        s, t = load4(a, i), load4(b, i)
+        u, v = load4(a, i + uint32(STEP)), load4(b, i + uint32(STEP))
+        put2(y, i, s, t)
+        put2(y, i + uint32(STEP), u, v)
+    else:
+        while i < vectored:
+            put2(y, i, load4(a, i), load4(b, i))
+            i = uint32(i + uint32(STEP))
+        i = uint32(vectored + uint32(cuda.threadIdx.x))
+        while i < count:
+            y[i] = FORMULA(a[i], b[i])
+            i = uint32(i + uint32(THREADS))
+
+
+@device_function
+def four(x, i, step):
+    """Four neighbours at i, or where step is 0 four times the element at i."""
+    if step == uint32(0):
+        return x[i], x[i], x[i], x[i]
+    return load4(x, i)
+
+
+@kernel(threads=THREADS)
+def broadcast(
+    a: Reals,
+    b: Reals,
+    y: Reals,
+    n: UInt,
+    in_vectors: UInt,
+    rank: UInt,
+    lengths: Axes,
+    multipliers: Axes,
+    shifts: Axes,
+    a_steps: Axes,
+    b_steps: Axes,
+):
+    i = uint32(uint32(cuda.blockIdx.x) * uint32(4 * THREADS) + uint32(cuda.threadIdx.x))
+    if in_vectors:  # n, i and the innermost axis count vectors
+        i = uint32(uint32(cuda.blockIdx.x) * uint32(2 * THREADS) + uint32(cuda.threadIdx.x))
+        if i < n:
+            j = below(uint32(i + uint32(THREADS)), n, i)
+            p, q = positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps)
+            s, t = four(a, p, a_steps[5]), four(b, q, b_steps[5])
+            p, q = positions(j, rank, lengths, multipliers, shifts, a_steps, b_steps)
+            u, v = four(a, p, a_steps[5]), four(b, q, b_steps[5])
+            put2(y, uint32(i * uint32(4)), s, t)
+            put2(y, uint32(j * uint32(4)), u, v)
+    elif i < n:
+        j = below(uint32(i + uint32(THREADS)), n, i)
+        k = below(uint32(i + uint32(2 * THREADS)), n, i)
+        m = below(uint32(i + uint32(3 * THREADS)), n, i)
+        p, q = positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps)
+        ai, bi = a[p], b[q]
+        p, q = positions(j, rank, lengths, multipliers, shifts, a_steps, b_steps)
+        aj, bj = a[p], b[q]
+        p, q = positions(k, rank, lengths, multipliers, shifts, a_steps, b_steps)
+        ak, bk = a[p], b[q]
+        p, q = positions(m, rank, lengths, multipliers, shifts, a_steps, b_steps)
+        am, bm = a[p], b[q]
+        y[i] = FORMULA(ai, bi)
+        y[j] = FORMULA(aj, bj)
+        y[k] = FORMULA(ak, bk)
+        y[m] = FORMULA(am, bm)
+
+
+@device_function
+def in_wide(i, columns, multiplier, shift, width, column):
+    """Where element i of a matrix of `columns` columns lies in one of `width`, from column `column` on."""
+    row = i if columns == uint32(1) else divided(i, multiplier, shift)
+    return uint32(i + row * uint32(width - columns) + column)
+
+
+@kernel(threads=THREADS)
+def to_columns(
+    x: Reals,
+    y: Reals,
+    n: UInt,
+    in_vectors: UInt,
+    columns: UInt,
+    multiplier: UInt,
+    shift: UInt,
+    width: UInt,
+    column: UInt,
+):
+    i = uint32(uint32(cuda.blockIdx.x) * uint32(2 * THREADS) + uint32(cuda.threadIdx.x))
     if i < n:
-        y[i] = FORMULA(x[i])
+        j = below(uint32(i + uint32(THREADS)), n, i)
+        p = in_wide(i, columns, multiplier, shift, width, column)
+        q = in_wide(j, columns, multiplier, shift, width, column)
+        if in_vectors:  # all the numbers count vectors
+            s, t = load4(x, uint32(i * uint32(4))), load4(x, uint32(j * uint32(4)))
+            put(y, uint32(p * uint32(4)), s)
+            put(y, uint32(q * uint32(4)), t)
+        else:
+            u, v = x[i], x[j]
+            y[p] = FORMULA(u)
+            y[q] = FORMULA(v)
 
 
-exp_kernel = forward.variant(FORMULA=formulas.exp)
+@kernel(threads=THREADS)
+def from_columns(
+    dy: Reals,
+    y: Reals,
+    dx: Reals,
+    n: UInt,
+    in_vectors: UInt,
+    columns: UInt,
+    multiplier: UInt,
+    shift: UInt,
+    width: UInt,
+    column: UInt,
+):
+    i = uint32(uint32(cuda.blockIdx.x) * uint32(2 * THREADS) + uint32(cuda.threadIdx.x))
+    if i < n:
+        j = below(uint32(i + uint32(THREADS)), n, i)
+        p = in_wide(i, columns, multiplier, shift, width, column)
+        q = in_wide(j, columns, multiplier, shift, width, column)
+        if in_vectors:  # all the numbers count vectors
+            p, q = uint32(p * uint32(4)), uint32(q * uint32(4))
+            s, t, u, v = load4(dy, p), load4(y, p), load4(dy, q), load4(y, q)
+            put2(dx, uint32(i * uint32(4)), s, t)
+            put2(dx, uint32(j * uint32(4)), u, v)
+        else:
+            first, second = FORMULA(dy[p], y[p]), FORMULA(dy[q], y[q])
+            dx[i] = first
+            dx[j] = second
+
+
+@kernel(threads=THREADS)
+def power(x: Reals, p: Real, y: Reals, n: UInt):
+    i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+    if i < n:
+        y[i] = x[i] ** p
+
+
+@kernel(threads=THREADS)
+def power_grad(dy: Reals, x: Reals, p: Real, q: Real, dx: Reals, n: UInt):
+    i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+    if i < n:
+        dx[i] = dy[i] * p * x[i] ** q
+
+
+# What the kernels compute
+
+
+@device_function
+def add(a, b):
+    return a + b
+
+
+@device_function
+def sub(a, b):
+    return a - b
+
+
+@device_function
+def mul(a, b):
+    return a * b
+
+
+@device_function
+def div(a, b):
+    return a / b
+
+
+@device_function
+def same(x):
+    return x
+
+
+@device_function
+def same_grad(dy, y):
+    return dy
+
+
+@device_function
+def square(x):
+    return x * x
+
+
+@device_function
+def square_grad(dy, x):
+    return dy * (x + x)
+
+
+UNARY = {
+    name: unary.variant(FORMULA=formula)
+    for name, formula in {
+        "exp": formulas.exp,
+        "log": formulas.log,
+        "sqrt": sqrt,
+        "tanh": formulas.tanh,
+        "sigmoid": formulas.sigmoid,
+        "relu": formulas.relu,
+        "square": square,
+    }.items()
+}
+GRADIENTS = {
+    name: binary.variant(FORMULA=formula)
+    for name, formula in {
+        "exp": formulas.exp_grad,
+        "log": formulas.log_grad,
+        "sqrt": formulas.sqrt_grad,
+        "tanh": formulas.tanh_grad,
+        "sigmoid": formulas.sigmoid_grad,
+        "relu": formulas.relu_grad,
+        "square": square_grad,
+    }.items()
+}
+ARITHMETIC = {f: (binary.variant(FORMULA=f), broadcast.variant(FORMULA=f)) for f in (add, sub, mul, div)}
+TO_COLUMNS = {
+    number: to_columns.variant(FORMULA=formula)
+    for number, formula in {IDENTITY: same, RELU: formulas.relu, SIGMOID: formulas.sigmoid}.items()
+}
+FROM_COLUMNS = {
+    number: from_columns.variant(FORMULA=formula)
+    for number, formula in {IDENTITY: same_grad, RELU: formulas.relu_grad, SIGMOID: formulas.sigmoid_grad}.items()
+}
+
+
+def vector_mask(*arrays):
+    """What leaves of a number of elements those that whole vectors hold: none if an array does not begin at 16 bytes."""
+    return 0 if any(array.pointer % 16 for array in arrays) else 0xFFFFFFFC
+
+
+def map_one(kernel, x, y):
+    """y = f(x)."""
+    if y.size:
+        span = SPAN if y.size >= LARGE else STEP
+        kernel[blocks_for(y.size, span), THREADS](x, y, y.size, span, vector_mask(x, y))
+
+
+def map_two(kernel, a, b, y):
+    """y = f(a, b) of arrays of one size."""
+    if y.size:
+        span = SPAN // 2 if y.size >= LARGE else STEP
+        kernel[blocks_for(y.size, span), THREADS](a, b, y, y.size, span, vector_mask(a, b, y))
+
+
+@functools.lru_cache(maxsize=4096)
+def broadcast_plan(shape, a_strides, b_strides, aligned):
+    """(elements in a unit, Walk in units): 4 where vectors can be read and written, else 1; None if all is contiguous."""
+    axes = merged(shape, a_strides, b_strides)
+    if not axes or axes[0][1:] == [1, 1]:
+        return None
+    length, *steps = axes[-1]
+    # of a row of one vector the index cannot be found by `divided`
+    in_vectors = aligned and length % 4 == 0 and length > 4 and all(step in (0, 1) for step in steps)
+    for array, step in enumerate(steps, 1):
+        in_vectors &= step == 0 or all(axis[array] % 4 == 0 for axis in axes[:-1])
+    if in_vectors:
+        axes[-1] = [length // 4, *[4 * step for step in steps]]
+    return 4 if in_vectors else 1, walk(axes)
+
+
+def arithmetic(formula, a, b, y, shape, a_strides, b_strides):
+    """y = formula(a, b) through layouts."""
+    if not y.size:
+        return
+    alike, spread = ARITHMETIC[formula]
+    mask = vector_mask(a, b, y)
+    plan = broadcast_plan(shape, a_strides, b_strides, mask != 0)
+    if plan is None:
+        map_two(alike, a, b, y)
+    else:
+        unit, (rank, lengths, multipliers, shifts, (a_steps, b_steps)) = plan
+        n = y.size // unit
+        grid = blocks_for(n, (2 if unit == 4 else 4) * THREADS)
+        spread[grid, THREADS](a, b, y, n, unit == 4, rank, lengths, multipliers, shifts, a_steps, b_steps)
+
+
+def columns_plan(small, column, *wide):
+    """(units, whether they are vectors, columns, their reciprocal, width, first column), all in units of 4 or 1."""
+    m, columns = small.shape
+    width = wide[0].shape[1]
+    in_vectors = (columns | width | column) % 4 == 0 and vector_mask(small, *wide) != 0
+    unit = 4 if in_vectors else 1
+    columns, width, column = columns // unit, width // unit, column // unit
+    return m * columns, in_vectors, columns, *reciprocal(columns), width, column
+
+
+def add_forward(a, b, y, shape, a_strides, b_strides):
+    arithmetic(add, a, b, y, shape, a_strides, b_strides)
+
+
+def sub_forward(a, b, y, shape, a_strides, b_strides):
+    arithmetic(sub, a, b, y, shape, a_strides, b_strides)
+
+
+def mul_forward(a, b, y, shape, a_strides, b_strides):
+    arithmetic(mul, a, b, y, shape, a_strides, b_strides)
+
+
+def div_forward(a, b, y, shape, a_strides, b_strides):
+    arithmetic(div, a, b, y, shape, a_strides, b_strides)
 
 
 def exp_forward(x, y):
-    exp_kernel[blocks_for(x.size, THREADS), THREADS](x, y, x.size)
+    map_one(UNARY["exp"], x, y)
+
+
+def exp_backward(dy, y, dx):
+    map_two(GRADIENTS["exp"], dy, y, dx)
+
+
+def log_forward(x, y):
+    map_one(UNARY["log"], x, y)
+
+
+def log_backward(dy, x, dx):
+    map_two(GRADIENTS["log"], dy, x, dx)
+
+
+def sqrt_forward(x, y):
+    map_one(UNARY["sqrt"], x, y)
+
+
+def sqrt_backward(dy, y, dx):
+    map_two(GRADIENTS["sqrt"], dy, y, dx)
+
+
+def tanh_forward(x, y):
+    map_one(UNARY["tanh"], x, y)
+
+
+def tanh_backward(dy, y, dx):
+    map_two(GRADIENTS["tanh"], dy, y, dx)
+
+
+def sigmoid_forward(x, y):
+    map_one(UNARY["sigmoid"], x, y)
+
+
+def sigmoid_backward(dy, y, dx):
+    map_two(GRADIENTS["sigmoid"], dy, y, dx)
+
+
+def relu_forward(x, y):
+    map_one(UNARY["relu"], x, y)
+
+
+def relu_backward(dy, y, dx):
+    map_two(GRADIENTS["relu"], dy, y, dx)
+
+
+def activate(x, activation, y, column):
+    if x.size:
+        n, *plan = columns_plan(x, column, y)
+        TO_COLUMNS[activation][blocks_for(n, 2 * THREADS), THREADS](x, y, n, *plan)
+
+
+def activate_backward(dy, y, column, activation, dx):
+    if dx.size:
+        n, *plan = columns_plan(dx, column, dy, y)
+        FROM_COLUMNS[activation][blocks_for(n, 2 * THREADS), THREADS](dy, y, dx, n, *plan)
+
+
+def power_forward(x, p, y):
+    if p == 2:
+        map_one(UNARY["square"], x, y)
+    elif y.size:
+        power[blocks_for(y.size, THREADS), THREADS](x, p, y, y.size)
+
+
+def power_backward(dy, x, p, dx):
+    if p == 0:
+        movement.fill(0.0, dx)
+    elif p == 2:
+        map_two(GRADIENTS["square"], dy, x, dx)
+    elif dx.size:
+        power_grad[blocks_for(dx.size, THREADS), THREADS](dy, x, p, p - 1, dx, dx.size)

@@ -5,8 +5,10 @@ shared.array, syncthreads), takes bare pointers, and finds here
 
     real               the type a kernel is compiled for, float32 or float64: `real(0)`, shared.array(n, real, 16)
     device_function    marks a function that kernels call; it is compiled into each of them
-    load4, store4      16 bytes of float32 in one instruction, at an index that is a multiple of 4
+    load4, store4      four elements in one instruction of 16 bytes (two if they have 8 bytes), at a multiple of 4
     at                 the pointer to element i
+    memory_at, cast    a pointer from an address, or to elements of another type
+    sqrt               the square root, NaN below 0
     copy16, ...        copies from global to shared memory that go on while the thread works (cp.async, sm_80)
     mma_tf32           the product of two small matrices by the 32 threads of a warp, on tensor cores
 
@@ -35,7 +37,8 @@ except ImportError as error:  # also what importlib.metadata raises for a packag
     ) from error
 
 float32, float64 = types.float32, types.float64
-int32, int64, uint8, uint32, uint64 = types.int32, types.int64, types.uint8, types.uint32, types.uint64
+int8, int16, int32, int64 = types.int8, types.int16, types.int32, types.int64
+uint8, uint16, uint32, uint64 = types.uint8, types.uint16, types.uint32, types.uint64
 real = float32  # in a kernel: the type it is compiled for, which Kernel puts in this name's place
 
 
@@ -87,14 +90,16 @@ def target(capability):
         dispatcher.get_current_device = ask
 
 
-VECTOR = ir.VectorType(ir.FloatType(), 4)
 WORD = ir.IntType(32)
 GENERIC, GLOBAL, SHARED = 0, 1, 3  # address spaces
 
 
-def is_memory(kind):
-    """Whether a Numba type is a pointer or an array, of float32."""
-    return isinstance(kind, types.CPointer | types.Array) and kind.dtype == float32
+WIDE = float32, float64, int32, int64, uint32, uint64  # of what four make 16 or 32 bytes
+
+
+def is_memory(kind, dtypes=(float32,)):
+    """Whether a Numba type is a pointer or an array, of one of these types."""
+    return isinstance(kind, types.CPointer | types.Array) and kind.dtype in dtypes
 
 
 def pointer_to(context, builder, kind, value, index):
@@ -127,22 +132,29 @@ def four(name, memory, i):
 
 
 def load4(memory, i):
-    """(memory[i], ..., memory[i + 3]) of float32; i a multiple of 4, counted from where memory is aligned to 16 bytes."""
+    """(memory[i], ..., memory[i + 3]); i a multiple of 4, counted from where memory is aligned to 16 bytes."""
     return tuple(four("load4", memory, i))
+
+
+def vector_pointer(context, builder, kind, memory, i):
+    """(LLVM type of four elements, pointer to those at i)."""
+    vector = ir.VectorType(context.get_data_type(kind.dtype), 4)
+    pointer = pointer_to(context, builder, kind, memory, i)
+    return vector, builder.bitcast(pointer, vector.as_pointer(pointer.type.addrspace))
 
 
 @intrinsic
 def _load4(typing_context, memory, i):
-    if not is_memory(memory):
-        raise TypingError(f"load4 reads float32, not {memory}")
+    if not is_memory(memory, WIDE):
+        raise TypingError(f"load4 reads elements of 4 or 8 bytes, not {memory}")
 
     def generate(context, builder, signature, arguments):
-        pointer = pointer_to(context, builder, signature.args[0], *arguments)
-        vector = builder.load(builder.bitcast(pointer, VECTOR.as_pointer(pointer.type.addrspace)), align=16)
+        _, pointer = vector_pointer(context, builder, signature.args[0], *arguments)
+        vector = builder.load(pointer, align=16)
         parts = [builder.extract_element(vector, WORD(k)) for k in range(4)]
         return context.make_tuple(builder, signature.return_type, parts)
 
-    return types.UniTuple(float32, 4)(memory, i), generate
+    return types.UniTuple(memory.dtype, 4)(memory, i), generate
 
 
 @overload(load4)
@@ -151,21 +163,21 @@ def _compiled_load4(memory, i):
 
 
 def store4(memory, i, a, b, c, d):
-    """memory[i : i + 4] = a, b, c, d of float32; i as in load4."""
+    """memory[i : i + 4] = a, b, c, d, of the type of the memory; i as in load4."""
     four("store4", memory, i)[:] = a, b, c, d
 
 
 @intrinsic
 def _store4(typing_context, memory, i, a, b, c, d):
-    if not is_memory(memory) or {a, b, c, d} != {float32}:
-        raise TypingError(f"store4 writes four float32, not {a}, {b}, {c}, {d} to {memory}")
+    if not is_memory(memory, WIDE) or {a, b, c, d} != {memory.dtype}:
+        raise TypingError(f"store4 writes four elements of the memory's type, not {a}, {b}, {c}, {d} to {memory}")
 
     def generate(context, builder, signature, arguments):
-        pointer = pointer_to(context, builder, signature.args[0], *arguments[:2])
-        vector = ir.Constant(VECTOR, ir.Undefined)
+        kind, pointer = vector_pointer(context, builder, signature.args[0], *arguments[:2])
+        vector = ir.Constant(kind, ir.Undefined)
         for k, value in enumerate(arguments[2:]):
             vector = builder.insert_element(vector, value, WORD(k))
-        builder.store(vector, builder.bitcast(pointer, VECTOR.as_pointer(pointer.type.addrspace)), align=16)
+        builder.store(vector, pointer, align=16)
         return context.get_dummy_value()
 
     return types.void(memory, i, a, b, c, d), generate
@@ -197,6 +209,76 @@ def _at(typing_context, pointer, i):
 @overload(at)
 def _compiled_at(pointer, i):
     return lambda pointer, i: _at(pointer, i)
+
+
+def memory_at(address, dtype):
+    """A pointer to elements of a type, from an address out of a table."""
+    from minigrad.kernels.cuda import launch
+
+    return launch.context.driver.memory_at(int(address), np.dtype(dtype))
+
+
+@intrinsic
+def _memory_at(typing_context, address, dtype):
+    if address != uint64:
+        raise TypingError(f"memory_at takes an address in uint64, not in {address}")
+
+    def generate(context, builder, signature, arguments):
+        kind = context.get_value_type(signature.return_type)
+        pointer = builder.inttoptr(arguments[0], ir.PointerType(kind.pointee, GLOBAL))
+        return builder.addrspacecast(pointer, kind)
+
+    return types.CPointer(dtype.dtype)(address, dtype), generate
+
+
+@overload(memory_at)
+def _compiled_memory_at(address, dtype):
+    return lambda address, dtype: _memory_at(address, dtype)
+
+
+def cast(pointer, dtype):
+    """The pointer to the same memory as elements of another type."""
+    size = np.dtype(dtype).itemsize
+    whole = pointer.nbytes // size * size
+    return pointer.view(np.uint8)[:whole].view(dtype)
+
+
+@intrinsic
+def _cast(typing_context, pointer, dtype):
+    if not isinstance(pointer, types.CPointer):
+        raise TypingError(f"cast takes a pointer, not {pointer}")
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(dtype.dtype)(pointer, dtype), generate
+
+
+@overload(cast)
+def _compiled_cast(pointer, dtype):
+    return lambda pointer, dtype: _cast(pointer, dtype)
+
+
+def sqrt(x):
+    """The square root of a float, rounded to the nearest; NaN below 0."""
+    return np.sqrt(x)
+
+
+@intrinsic
+def _sqrt(typing_context, x):
+    if x not in (float32, float64):
+        raise TypingError(f"sqrt takes a float, not {x}")
+
+    def generate(context, builder, signature, arguments):
+        kind = arguments[0].type
+        return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [kind]), arguments)
+
+    return x(x), generate
+
+
+@overload(sqrt)
+def _compiled_sqrt(x):
+    return lambda x: _sqrt(x)
 
 
 # Copies to shared memory that go on while the thread works (PTX ISA, cp.async)

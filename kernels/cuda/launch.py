@@ -8,9 +8,10 @@
 
     relu_forward[blocks_for(n, 256), 256](x, y, n)
 
-Annotations say what the machine gets: bare pointers and numbers. `Reals` and `Real` are of the type the kernel is compiled
-for, that of the first such array in a call; in the kernel's body that type is called `real`. Names in capitals that a
-kernel reads may be given other values, which are compiled in: `gemm.variant(TRANS_A=True)[grid, block](...)`.
+Annotations say what the machine gets: bare pointers, numbers and tuples of numbers. `Reals` and `Real` are of the type
+the kernel is compiled for, that of the first such array in a call; in the kernel's body that type is called `real`. Names
+in capitals that a kernel reads may be given other values, which are compiled in:
+`gemm.variant(TRANS_A=True)[grid, block](...)`.
 
 A kernel is compiled to PTX when it is first launched, for the machine's GPU, and kept on disk beside the CPU's kernels;
 the driver makes machine code of it. Launches go to the context's driver: the GPU, or the simulator.
@@ -33,14 +34,19 @@ from numba.extending import register_jitable
 from minigrad.kernels.cpu.cache import cache_folder, warn_once
 from minigrad.kernels.cpu.compile import progress
 from minigrad.kernels.cuda import language
+from minigrad.kernels.layout import DIMS
 
 
 class Parameter:
-    """What a kernel takes in one place: a number, or a pointer to numbers. dtype None is that of the kernel."""
+    """What a kernel takes in one place: a number, a pointer to numbers, or a tuple of `count` numbers.
 
-    def __init__(self, dtype, is_pointer):
+    dtype None is that of the kernel.
+    """
+
+    def __init__(self, dtype, is_pointer, count=None):
         self.dtype = None if dtype is None else np.dtype(dtype)
         self.is_pointer = is_pointer
+        self.count = count
 
     def resolved(self, constants):
         """The same with what a variant's constants say."""
@@ -49,11 +55,13 @@ class Parameter:
     def numba_type(self, real):
         """As the compiler knows it."""
         scalar = NUMBA[self.dtype or real]
+        if self.count is not None:
+            return types.UniTuple(scalar, self.count)
         return types.CPointer(scalar) if self.is_pointer else scalar
 
-    def code(self, real):
-        """As the struct module packs it."""
-        return "Q" if self.is_pointer else CODES[self.dtype or real]
+    def codes(self, real):
+        """As the struct module packs it, one letter for each number."""
+        return ("Q" if self.is_pointer else CODES[self.dtype or real]) * (self.count or 1)
 
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -65,6 +73,7 @@ CODES = {
         np.int32: "i",
         np.int64: "q",
         np.uint8: "B",
+        np.uint16: "H",
         np.uint32: "I",
         np.uint64: "Q",
     }.items()
@@ -78,7 +87,9 @@ Int, Ints = Parameter(np.int32, False), Parameter(np.int32, True)
 Long, Longs = Parameter(np.int64, False), Parameter(np.int64, True)
 UInt, UInts = Parameter(np.uint32, False), Parameter(np.uint32, True)
 ULong, ULongs = Parameter(np.uint64, False), Parameter(np.uint64, True)
+UShorts = Parameter(np.uint16, True)
 Bytes = Parameter(np.uint8, True)
+Axes = Parameter(np.uint32, False, DIMS)  # a number for each axis of a layout
 
 
 class Of:
@@ -197,7 +208,12 @@ class Kernel:
         handle = self.handles.get(key)
         if handle is None:
             handle = self.handles[key] = context.driver.prepare(self, real)
-        values = [a.pointer if p.is_pointer else a for p, a in zip(self.parameters, arguments, strict=True)]
+        values = []
+        for parameter, argument in zip(self.parameters, arguments, strict=True):
+            if parameter.count is not None:
+                values += argument
+            else:
+                values.append(argument.pointer if parameter.is_pointer else argument)
         context.driver.launch(handle, three(grid), three(block), shared_bytes, context.stream, values)
 
     def __repr__(self):
@@ -305,7 +321,7 @@ class Layout:
     """How a kernel's arguments lie in memory, one after another, each aligned to its size."""
 
     def __init__(self, kernel, real):
-        codes = [parameter.code(real) for parameter in kernel.parameters]
+        codes = [code for parameter in kernel.parameters for code in parameter.codes(real)]
         sizes = [np.dtype(code).itemsize for code in codes]
         self.offsets = []
         end = 0

@@ -227,8 +227,13 @@ def mma_tf32(c, a, b):
     return tuple(np.float32(total + part) for total, part in zip(c, product.ravel(), strict=True))
 
 
-SCALARS = {kind: getattr(np, kind.name) for kind in (types.float32, types.float64)} | {
-    kind: getattr(np, kind.name) for kind in (types.int32, types.int64, types.uint8, types.uint32, types.uint64)
+SCALARS = {
+    kind: getattr(np, kind.name)
+    for kind in (
+        *(types.float32, types.float64),
+        *(types.int8, types.int16, types.int32, types.int64),
+        *(types.uint8, types.uint16, types.uint32, types.uint64),
+    )
 }
 
 

@@ -36,7 +36,7 @@ class Memory:
         return CudaArray(self.driver.allocate(max(nbytes, 1)), tuple(shape), dtype, None)
 
     def put(self, array):
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         copy = self.empty(array.shape, array.dtype)
         self.driver.to_device(copy.pointer, array.ctypes.data, array.nbytes, None)
         return copy

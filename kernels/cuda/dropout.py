@@ -1,0 +1,111 @@
+"""Dropout by counter-based random numbers. Contract, formulas and source: kernels/reference/dropout.py.
+
+A thread makes the four words of a Philox group for the four elements they serve, which it reads and writes as one
+vector of 16 bytes; two groups at once, so that a second load and a second chain of multiplications are under way. Some
+eighty integer instructions for 32 bytes (float32) leave memory the slower side.
+
+The key is read on the GPU, and `advance` counts there, so a graph of launches replayed makes new masks each time.
+"""
+
+import math
+
+from minigrad.kernels.cuda import movement
+from minigrad.kernels.cuda.language import cuda, device_function, load4, real, store4, uint32, uint64
+from minigrad.kernels.cuda.launch import Real, Reals, UInt, ULongs, blocks_for, kernel
+
+THREADS = 256
+GROUP = 4  # elements that share a Philox counter
+
+
+@device_function
+def round_of(c0, c1, c2, c3, k0, k1):
+    """One of the rounds of Philox 4x32."""
+    a, b = uint64(0xD2511F53) * uint64(c0), uint64(0xCD9E8D57) * uint64(c2)
+    low_a, low_b = uint32(a & uint64(0xFFFFFFFF)), uint32(b & uint64(0xFFFFFFFF))
+    return uint32(b >> uint64(32)) ^ c1 ^ k0, low_b, uint32(a >> uint64(32)) ^ c3 ^ k1, low_a
+
+
+@device_function
+def philox(group, counter, seed):
+    """The four words of Philox 4x32-10 for one group of elements."""
+    c0, c1 = group, uint32(0)
+    c2, c3 = uint32(counter & uint64(0xFFFFFFFF)), uint32(counter >> uint64(32))
+    k0, k1 = uint32(seed & uint64(0xFFFFFFFF)), uint32(seed >> uint64(32))
+    for _ in range(10):
+        c0, c1, c2, c3 = round_of(c0, c1, c2, c3, k0, k1)
+        k0, k1 = uint32(k0 + uint32(0x9E3779B9)), uint32(k1 + uint32(0xBB67AE85))
+    return c0, c1, c2, c3
+
+
+@device_function
+def kept(x, word, last_dropped, scale):
+    """An element, scaled or times 0."""
+    return x * (scale if word > last_dropped else real(0))
+
+
+@device_function
+def put(y, i, x, words, last_dropped, scale):
+    """Write a group of elements."""
+    store4(
+        y,
+        i,
+        kept(x[0], words[0], last_dropped, scale),
+        kept(x[1], words[1], last_dropped, scale),
+        kept(x[2], words[2], last_dropped, scale),
+        kept(x[3], words[3], last_dropped, scale),
+    )
+
+
+@device_function
+def put_some(x, y, start, n, words, last_dropped, scale):
+    """Write those elements of a group that there are, one by one."""
+    if start < n:
+        y[start] = kept(x[start], words[0], last_dropped, scale)
+    if start + uint32(1) < n:
+        y[start + uint32(1)] = kept(x[start + uint32(1)], words[1], last_dropped, scale)
+    if start + uint32(2) < n:
+        y[start + uint32(2)] = kept(x[start + uint32(2)], words[2], last_dropped, scale)
+    if start + uint32(3) < n:
+        y[start + uint32(3)] = kept(x[start + uint32(3)], words[3], last_dropped, scale)
+
+
+@kernel(threads=THREADS)
+def mask(x: Reals, y: Reals, n: UInt, whole: UInt, key: ULongs, last_dropped: UInt, scale: Real):
+    """The first `whole` elements may be read as vectors. Words up to last_dropped mean that the element is dropped."""
+    seed, counter = key[0], key[1]
+    group = uint32(uint32(cuda.blockIdx.x) * uint32(2 * THREADS) + uint32(cuda.threadIdx.x))
+    i = uint32(group * uint32(GROUP))
+    j = uint32(i + uint32(GROUP * THREADS))
+    words, others = philox(group, counter, seed), philox(uint32(group + uint32(THREADS)), counter, seed)
+    if j < whole:
+        u, v = load4(x, i), load4(x, j)
+        put(y, i, u, words, last_dropped, scale)
+        put(y, j, v, others, last_dropped, scale)
+    else:
+        if i < whole:
+            put(y, i, load4(x, i), words, last_dropped, scale)
+        else:
+            put_some(x, y, i, n, words, last_dropped, scale)
+        put_some(x, y, j, n, others, last_dropped, scale)
+
+
+@kernel(threads=1)
+def count_up(state: ULongs, key: ULongs):
+    key[0] = state[0]
+    key[1] = state[1]
+    state[1] = state[1] + uint64(1)
+
+
+def dropout(x, p, key, y):
+    n = y.size
+    threshold = math.ceil(p * 2.0**32)  # the first word that keeps an element
+    if threshold <= 0:
+        movement.copy(x, y)
+    elif n:
+        whole = 0 if (x.pointer | y.pointer) % 16 else n // GROUP * GROUP
+        scale = 1 / (1 - p) if p < 1 else 0.0
+        mask[blocks_for(n, 2 * GROUP * THREADS), THREADS](x, y, n, whole, key, threshold - 1, scale)
+
+
+def advance(state, key):
+    count_up[1, 1](state, key)
