@@ -1,0 +1,411 @@
+"""Softmax, its logarithm and the cross-entropy, over rows. Contracts and formulas: kernels/reference/loss.py.
+
+A row belongs to as many threads of a warp as have four elements of it each: rows of ten classes to four threads, eight
+rows to a warp, so that few lanes idle. Rows of more than LONG elements get a whole block. A thread reads four elements
+at once where rows are of multiples of four, else four that lie `lanes` apart. Maximum, sum and result are three passes,
+of which only the first finds its row in memory; the others have it in the cache. So the traffic is that of a copy.
+
+The sum of a row is compensated (see `sums`), because a confident prediction has a loss far below the rounding of 1: with
+the sum in two parts, s and what s lost, log(s + lost) = log(s) + lost / s to within rounding.
+
+The mean of the losses: the rows of a block are added up in a tree, and the blocks' sums in a second launch; a batch of
+up to ONE_LAUNCH threads needs no second. A label that is no class cannot raise an error here (the op checks labels
+before it launches anything): its row has loss NaN, and gradients NaN, and nothing outside of the array is read.
+"""
+
+import math
+
+from minigrad.kernels import formulas
+from minigrad.kernels.cuda.columns import in_fours
+from minigrad.kernels.cuda.language import cuda, device_function, load4, real, store4, uint32
+from minigrad.kernels.cuda.launch import FLOAT32, Longs, Real, Reals, UInt, blocks_for, context, kernel
+from minigrad.kernels.cuda.sums import add, whole
+
+THREADS = 256
+WARPS = THREADS // 32
+TWO_WARPS = 2 * WARPS
+SHARED = 2 * THREADS
+LONG = 1024
+BLOCKS = 1024  # that give a sum of losses, at most
+ONE_LAUNCH = 4 * THREADS
+EVERYONE = 0xFFFFFFFF
+LOWEST, NAN = -math.inf, math.nan
+FOURS = False
+
+
+# Four elements of a row
+
+
+@device_function
+def first_of_mine():
+    """Where in its row a thread begins; it goes on by four times the row's threads."""
+    if FOURS:
+        return uint32(uint32(cuda.threadIdx.x) * uint32(4))
+    return uint32(cuda.threadIdx.x)
+
+
+@device_function
+def my_step():
+    return uint32(uint32(cuda.blockDim.x) * uint32(4))
+
+
+@device_function
+def nth(k, q):
+    """The place of the q-th of four elements that begin at k."""
+    if FOURS:
+        return uint32(k + q)
+    return uint32(k + q * uint32(cuda.blockDim.x))
+
+
+@device_function
+def read(memory, start, k, n, fill):
+    """Four elements of the row at `start`; `fill` for those beyond its end, of which the first is none."""
+    if FOURS:
+        return load4(memory, uint32(start + k))
+    b, c, d = nth(k, uint32(1)), nth(k, uint32(2)), nth(k, uint32(3))
+    return (
+        memory[uint32(start + k)],
+        memory[uint32(start + b)] if b < n else fill,
+        memory[uint32(start + c)] if c < n else fill,
+        memory[uint32(start + d)] if d < n else fill,
+    )
+
+
+@device_function
+def write(memory, start, k, n, is_row, value):
+    """Put them there, if this is a row."""
+    if FOURS:
+        if is_row:
+            store4(memory, uint32(start + k), value[0], value[1], value[2], value[3])
+    elif is_row:
+        b, c, d = nth(k, uint32(1)), nth(k, uint32(2)), nth(k, uint32(3))
+        memory[uint32(start + k)] = value[0]
+        if b < n:
+            memory[uint32(start + b)] = value[1]
+        if c < n:
+            memory[uint32(start + c)] = value[2]
+        if d < n:
+            memory[uint32(start + d)] = value[3]
+
+
+# Over the threads of a row
+
+
+@device_function
+def larger(a, b):
+    """The larger one; NaN is passed over and makes its row NaN by way of the sum."""
+    return b if b > a else a
+
+
+@device_function
+def row_largest(v):
+    """The largest v of the row's threads, for all of them."""
+    shared = cuda.shared.array(WARPS, real, 16)
+    lanes = uint32(cuda.blockDim.x)
+    offset = uint32(min(lanes, uint32(32)) >> uint32(1))
+    while offset > uint32(0):
+        v = larger(v, cuda.shfl_xor_sync(EVERYONE, v, offset))
+        offset = uint32(offset >> uint32(1))
+    if lanes > uint32(32):  # the block has one row
+        shared[uint32(uint32(cuda.threadIdx.x) >> uint32(5))] = v
+        cuda.syncthreads()
+        for w in range(WARPS):
+            v = larger(v, shared[uint32(w)])
+        cuda.syncthreads()
+    return v
+
+
+@device_function
+def row_sum(total, lost):
+    """The sum of the row's threads' sums, in two parts, for all of them."""
+    shared = cuda.shared.array(TWO_WARPS, real, 16)
+    lanes = uint32(cuda.blockDim.x)
+    offset = uint32(min(lanes, uint32(32)) >> uint32(1))
+    while offset > uint32(0):
+        other = cuda.shfl_xor_sync(EVERYONE, total, offset)
+        both = lost + cuda.shfl_xor_sync(EVERYONE, lost, offset)
+        total, lost = add(total, both, other)
+        offset = uint32(offset >> uint32(1))
+    if lanes > uint32(32):
+        warp = uint32(uint32(cuda.threadIdx.x) >> uint32(5))
+        shared[warp] = total
+        shared[uint32(warp + uint32(WARPS))] = lost
+        cuda.syncthreads()
+        total, lost = real(0), real(0)
+        for w in range(WARPS):
+            total, lost = add(total, lost + shared[uint32(uint32(w) + uint32(WARPS))], shared[uint32(w)])
+        cuda.syncthreads()
+    return total, lost
+
+
+@device_function
+def add_four(total, lost, v):
+    total, lost = add(total, lost, v[0])
+    total, lost = add(total, lost, v[1])
+    total, lost = add(total, lost, v[2])
+    return add(total, lost, v[3])
+
+
+@device_function
+def exp_shifted(v, shift):
+    return (
+        formulas.exp(v[0] - shift),
+        formulas.exp(v[1] - shift),
+        formulas.exp(v[2] - shift),
+        formulas.exp(v[3] - shift),
+    )
+
+
+@device_function
+def shift_and_sum(x, start, n):
+    """(largest element of the row, sum of exp(x - largest) in two parts)."""
+    shift = real(LOWEST)
+    k = first_of_mine()
+    while k < n:
+        v = read(x, start, k, n, real(LOWEST))
+        shift = larger(larger(larger(larger(shift, v[0]), v[1]), v[2]), v[3])
+        k = uint32(k + my_step())
+    shift = row_largest(shift)
+    total, lost = real(0), real(0)
+    k = first_of_mine()
+    while k < n:
+        total, lost = add_four(total, lost, exp_shifted(read(x, start, k, n, real(LOWEST)), shift))
+        k = uint32(k + my_step())
+    total, lost = row_sum(total, lost)
+    return shift, total, lost
+
+
+@device_function
+def put_softmax(x, y, start, n, is_row, shift, total):
+    scale = real(1) / total
+    k = first_of_mine()
+    while k < n:
+        e = exp_shifted(read(x, start, k, n, real(LOWEST)), shift)
+        write(y, start, k, n, is_row, (e[0] * scale, e[1] * scale, e[2] * scale, e[3] * scale))
+        k = uint32(k + my_step())
+
+
+@device_function
+def my_row():
+    return uint32(uint32(cuda.blockIdx.x) * uint32(cuda.blockDim.y) + uint32(cuda.threadIdx.y))
+
+
+@device_function
+def start_of(row, m, n):
+    """Where a row begins; beyond the last row, where that does, so that all threads of a warp go together."""
+    return uint32(min(row, uint32(m - uint32(1))) * n)
+
+
+# Kernels
+
+
+def softmax(x: Reals, y: Reals, m: UInt, n: UInt):
+    row = my_row()
+    start = start_of(row, m, n)
+    shift, total, lost = shift_and_sum(x, start, n)
+    put_softmax(x, y, start, n, row < m, shift, whole(total, lost))
+
+
+def softmax_gradient(dy: Reals, y: Reals, dx: Reals, m: UInt, n: UInt):
+    row = my_row()
+    start = start_of(row, m, n)
+    total, lost = real(0), real(0)
+    k = first_of_mine()
+    while k < n:
+        p, q = read(dy, start, k, n, real(0)), read(y, start, k, n, real(0))
+        total, lost = add_four(total, lost, (p[0] * q[0], p[1] * q[1], p[2] * q[2], p[3] * q[3]))
+        k = uint32(k + my_step())
+    total, lost = row_sum(total, lost)
+    inner = whole(total, lost)
+    k = first_of_mine()
+    while k < n:
+        p, q = read(dy, start, k, n, real(0)), read(y, start, k, n, real(0))
+        value = q[0] * (p[0] - inner), q[1] * (p[1] - inner), q[2] * (p[2] - inner), q[3] * (p[3] - inner)
+        write(dx, start, k, n, row < m, value)
+        k = uint32(k + my_step())
+
+
+def log_softmax(x: Reals, y: Reals, m: UInt, n: UInt):
+    row = my_row()
+    start = start_of(row, m, n)
+    shift, total, lost = shift_and_sum(x, start, n)
+    high, low = formulas.log(total), lost / total
+    k = first_of_mine()
+    while k < n:
+        v = read(x, start, k, n, real(0))
+        value = (
+            ((v[0] - shift) - high) - low,
+            ((v[1] - shift) - high) - low,
+            ((v[2] - shift) - high) - low,
+            ((v[3] - shift) - high) - low,
+        )
+        write(y, start, k, n, row < m, value)
+        k = uint32(k + my_step())
+
+
+def log_softmax_gradient(dy: Reals, y: Reals, dx: Reals, m: UInt, n: UInt):
+    row = my_row()
+    start = start_of(row, m, n)
+    total, lost = real(0), real(0)
+    k = first_of_mine()
+    while k < n:
+        total, lost = add_four(total, lost, read(dy, start, k, n, real(0)))
+        k = uint32(k + my_step())
+    total, lost = row_sum(total, lost)
+    scale = whole(total, lost)
+    k = first_of_mine()
+    while k < n:
+        p, e = read(dy, start, k, n, real(0)), exp_shifted(read(y, start, k, n, real(0)), real(0))
+        value = p[0] - e[0] * scale, p[1] - e[1] * scale, p[2] - e[2] * scale, p[3] - e[3] * scale
+        write(dx, start, k, n, row < m, value)
+        k = uint32(k + my_step())
+
+
+@device_function
+def block_sum(total, lost):
+    """The sum over the THREADS threads of the block; right in the first."""
+    shared = cuda.shared.array(SHARED, real, 16)
+    me = uint32(uint32(cuda.threadIdx.y) * uint32(cuda.blockDim.x) + uint32(cuda.threadIdx.x))
+    shared[me] = total
+    shared[uint32(me + uint32(THREADS))] = lost
+    cuda.syncthreads()
+    half = uint32(THREADS // 2)
+    while half > uint32(0):
+        if me < half:
+            other = uint32(me + half)
+            both = shared[uint32(me + uint32(THREADS))] + shared[uint32(other + uint32(THREADS))]
+            shared[me], shared[uint32(me + uint32(THREADS))] = add(shared[me], both, shared[other])
+        cuda.syncthreads()
+        half = uint32(half >> uint32(1))
+    return whole(shared[me], shared[uint32(me + uint32(THREADS))])
+
+
+def cross_entropy(logits: Reals, labels: Longs, probs: Reals, sums: Reals, m: UInt, n: UInt, divisor: Real):
+    loss_sum, loss_lost = real(0), real(0)
+    first = uint32(uint32(cuda.blockIdx.x) * uint32(cuda.blockDim.y))
+    while first < m:
+        row = uint32(first + uint32(cuda.threadIdx.y))
+        start = start_of(row, m, n)
+        shift, total, lost = shift_and_sum(logits, start, n)
+        put_softmax(logits, probs, start, n, row < m, shift, whole(total, lost))
+        if uint32(cuda.threadIdx.x) == uint32(0) and row < m:
+            label = labels[row]
+            loss = real(NAN)
+            if label >= 0 and label < n:
+                loss = (formulas.log(total) - (logits[uint32(start + uint32(label))] - shift)) + lost / total
+            loss_sum, loss_lost = add(loss_sum, loss_lost, loss)
+        first = uint32(first + uint32(cuda.gridDim.x) * uint32(cuda.blockDim.y))
+    loss_sum = block_sum(loss_sum, loss_lost)
+    if uint32(cuda.threadIdx.x) == uint32(0) and uint32(cuda.threadIdx.y) == uint32(0):
+        sums[uint32(cuda.blockIdx.x)] = loss_sum / divisor
+
+
+@kernel(threads=THREADS)
+def mean(sums: Reals, loss: Reals, n: UInt, divisor: Real):
+    total, lost = real(0), real(0)
+    i = uint32(cuda.threadIdx.x)
+    while i < n:
+        total, lost = add(total, lost, sums[i])
+        i = uint32(i + uint32(THREADS))
+    total = block_sum(total, lost)
+    if uint32(cuda.threadIdx.x) == uint32(0):
+        loss[uint32(0)] = total / divisor
+
+
+@device_function
+def logit_gradient(p, k, label, scale):
+    return (p - real(1)) * scale if k == label else p * scale
+
+
+def cross_entropy_gradient(dy: Reals, probs: Reals, labels: Longs, dx: Reals, m: UInt, n: UInt, divisor: Real):
+    row = my_row()
+    start = start_of(row, m, n)
+    given = labels[min(row, uint32(m - uint32(1)))]
+    label, scale = uint32(0), real(NAN)
+    if given >= 0 and given < n:
+        label, scale = uint32(given), dy[uint32(0)] / divisor
+    k = first_of_mine()
+    while k < n:
+        p = read(probs, start, k, n, real(0))
+        value = (
+            logit_gradient(p[0], k, label, scale),
+            logit_gradient(p[1], nth(k, uint32(1)), label, scale),
+            logit_gradient(p[2], nth(k, uint32(2)), label, scale),
+            logit_gradient(p[3], nth(k, uint32(3)), label, scale),
+        )
+        write(dx, start, k, n, row < m, value)
+        k = uint32(k + my_step())
+
+
+# Which kernel for which rows
+
+
+def by_fours(function):
+    """A kernel's variants {whether elements are read by fours: kernel}."""
+    return {
+        True: kernel(threads=THREADS, types=(FLOAT32,))(function).variant(FOURS=True),
+        False: kernel(threads=THREADS)(function).variant(FOURS=False),
+    }
+
+
+softmax_kernels = by_fours(softmax)
+softmax_gradient_kernels = by_fours(softmax_gradient)
+log_softmax_kernels = by_fours(log_softmax)
+log_softmax_gradient_kernels = by_fours(log_softmax_gradient)
+cross_entropy_kernels = by_fours(cross_entropy)
+cross_entropy_gradient_kernels = by_fours(cross_entropy_gradient)
+
+
+def tile(n):
+    """(threads of a row, rows of a block): powers of two."""
+    if n > LONG:
+        return THREADS, 1
+    lanes = 1
+    while 4 * lanes < n and lanes < 32:
+        lanes *= 2
+    return lanes, THREADS // lanes
+
+
+def launch(kernels, *arrays):
+    """Launch a kernel over the rows of the first array."""
+    m, n = arrays[0].shape
+    if not m * n:
+        return
+    block = tile(n)
+    kernels[in_fours(n, 0, 0, *arrays)][blocks_for(m, block[1]), block](*arrays, m, n)
+
+
+def softmax_forward(x, y):
+    launch(softmax_kernels, x, y)
+
+
+def softmax_backward(dy, y, dx):
+    launch(softmax_gradient_kernels, dy, y, dx)
+
+
+def log_softmax_forward(x, y):
+    launch(log_softmax_kernels, x, y)
+
+
+def log_softmax_backward(dy, y, dx):
+    launch(log_softmax_gradient_kernels, dy, y, dx)
+
+
+def cross_entropy_forward(logits, labels, probs, loss):
+    m, n = logits.shape
+    forward = cross_entropy_kernels[in_fours(n, 0, 0, logits, probs)]
+    block = tile(n)
+    if m * block[0] <= ONE_LAUNCH:
+        forward[1, block](logits, labels, probs, loss, m, n, m)
+        return
+    blocks = blocks_for(m, block[1], BLOCKS)
+    sums = context.empty((blocks,), logits.dtype)
+    forward[blocks, block](logits, labels, probs, sums, m, n, 1)
+    mean[1, THREADS](sums, loss, blocks, m)
+
+
+def cross_entropy_backward(dy, probs, labels, dx):
+    m, n = probs.shape
+    block = tile(n)
+    backward = cross_entropy_gradient_kernels[in_fours(n, 0, 0, probs, dx)]
+    backward[blocks_for(m, block[1]), block](dy, probs, labels, dx, m, n, m)

@@ -1,0 +1,313 @@
+"""Sums and maxima over the middle axis of (outer, reduced, inner). Contracts: kernels/reference/reduce.py.
+
+A block is a tile of threads: `across` beside each other along the inner axis (along the reduced axis, where there is no
+inner one: those are neighbours in memory then), `down` of them along the reduced axis, `deep` along the outer one, so that
+both few long sums and many short ones fill it. A thread takes every `down`-th element, four at a time so that loads
+overlap; the threads of one output then meet in a tree. Where there are few outputs the reduced axis is cut into chunks
+besides, of a length that depends on the shape alone, and a second launch reduces what they gave.
+
+Sums are compensated, in x's type: see `sums`. With an inner axis of multiples of four a thread reads four columns at
+once; a long row is seen as rows of four columns. All of it is bound by reading x once.
+"""
+
+import numpy as np
+
+from minigrad.kernels.cuda.columns import in_fours
+from minigrad.kernels.cuda.language import cuda, device_function, load4, real, store4, uint32
+from minigrad.kernels.cuda.launch import FLOAT32, Longs, Reals, UInt, UInts, blocks_for, context, kernel
+from minigrad.kernels.cuda.sums import add, whole
+
+THREADS = 256
+ACROSS = 64  # threads of a block along the inner axis, at most
+DEEP = 64  # and along the outer one; more are not allowed
+BLOCKS = 1024  # enough to fill a GPU, few enough to be added up quickly
+LEAST = 16  # elements of a thread, at least, if the reduced axis is cut
+LONG_ROW = 2048
+SHARED = 2 * THREADS
+SHARED_FOURS = 8 * THREADS
+FIRST, LAST = True, True  # whether a kernel looks at elements, not at candidates; whether it decides
+
+
+def tile(outer, reduced, columns):
+    """(blocks along the first axis of the grid, panels of columns, block, rows of a chunk, chunks)."""
+    panels = -(-columns // ACROSS)
+    across = -(-columns // panels)
+    down = max(1, min(THREADS // across, -(-reduced // 4)))
+    deep = min(THREADS // (across * down), outer, DEEP)
+    blocks = blocks_for(outer, deep) * panels
+    chunk = max(LEAST * down, -(-reduced * blocks // BLOCKS))
+    chunks = blocks_for(reduced, chunk)
+    return blocks, panels, (across, down, deep), chunk, chunks
+
+
+@device_function
+def my_outer(panels):
+    """The outer index of this thread."""
+    group = uint32(uint32(cuda.blockIdx.x) // panels)
+    return uint32(group * uint32(cuda.blockDim.z) + uint32(cuda.threadIdx.z))
+
+
+@device_function
+def my_column(panels):
+    """Its column, or group of four columns."""
+    panel = uint32(uint32(cuda.blockIdx.x) % panels)
+    return uint32(panel * uint32(cuda.blockDim.x) + uint32(cuda.threadIdx.x))
+
+
+@device_function
+def my_place():
+    """Its number in the block; threads of one output are blockDim.x apart."""
+    return uint32(
+        uint32(cuda.threadIdx.x)
+        + uint32(cuda.blockDim.x) * (uint32(cuda.threadIdx.y) + uint32(cuda.blockDim.y) * uint32(cuda.threadIdx.z))
+    )
+
+
+@kernel(threads=THREADS)
+def sum_columns(x: Reals, y: Reals, outer: UInt, reduced: UInt, inner: UInt, panels: UInt, chunk: UInt):
+    shared = cuda.shared.array(SHARED, real, 16)
+    i, j, down = my_outer(panels), my_column(panels), uint32(cuda.blockDim.y)
+    start = uint32(uint32(cuda.blockIdx.y) * chunk)
+    end = uint32(min(uint32(start + chunk), reduced))
+    total, lost = real(0), real(0)
+    if i < outer and j < inner:
+        r = uint32(start + uint32(cuda.threadIdx.y))
+        k, step = uint32((i * reduced + r) * inner + j), uint32(down * inner)
+        while r + uint32(3) * down < end:
+            a, b = x[k], x[uint32(k + step)]
+            c, d = x[uint32(k + uint32(2) * step)], x[uint32(k + uint32(3) * step)]
+            total, lost = add(total, lost, a)
+            total, lost = add(total, lost, b)
+            total, lost = add(total, lost, c)
+            total, lost = add(total, lost, d)
+            r = uint32(r + uint32(4) * down)
+            k = uint32(k + uint32(4) * step)
+        while r < end:
+            total, lost = add(total, lost, x[k])
+            r = uint32(r + down)
+            k = uint32(k + step)
+    me = my_place()
+    shared[me] = total
+    shared[uint32(me + uint32(THREADS))] = lost
+    cuda.syncthreads()
+    n = down
+    while n > uint32(1):
+        half = uint32((n + uint32(1)) >> uint32(1))
+        if uint32(uint32(cuda.threadIdx.y) + half) < n:
+            other = uint32(me + half * uint32(cuda.blockDim.x))
+            both = shared[uint32(me + uint32(THREADS))] + shared[uint32(other + uint32(THREADS))]
+            shared[me], shared[uint32(me + uint32(THREADS))] = add(shared[me], both, shared[other])
+        cuda.syncthreads()
+        n = half
+    if uint32(cuda.threadIdx.y) == uint32(0) and i < outer and j < inner:
+        k = uint32((i * uint32(cuda.gridDim.y) + uint32(cuda.blockIdx.y)) * inner + j)
+        y[k] = whole(shared[me], shared[uint32(me + uint32(THREADS))])
+
+
+@device_function
+def add_fours(total, lost, v):
+    """`add` for four columns."""
+    a, b = add(total[0], lost[0], v[0]), add(total[1], lost[1], v[1])
+    c, d = add(total[2], lost[2], v[2]), add(total[3], lost[3], v[3])
+    return (a[0], b[0], c[0], d[0]), (a[1], b[1], c[1], d[1])
+
+
+@device_function
+def keep_fours(shared, me, v):
+    shared[me] = v[0]
+    shared[uint32(me + uint32(THREADS))] = v[1]
+    shared[uint32(me + uint32(2 * THREADS))] = v[2]
+    shared[uint32(me + uint32(3 * THREADS))] = v[3]
+
+
+@device_function
+def kept_fours(shared, me):
+    return (
+        shared[me],
+        shared[uint32(me + uint32(THREADS))],
+        shared[uint32(me + uint32(2 * THREADS))],
+        shared[uint32(me + uint32(3 * THREADS))],
+    )
+
+
+@kernel(threads=THREADS, types=(FLOAT32,))
+def sum_fours(x: Reals, y: Reals, outer: UInt, reduced: UInt, inner: UInt, panels: UInt, chunk: UInt):
+    shared = cuda.shared.array(SHARED_FOURS, real, 16)
+    i, j, down = my_outer(panels), uint32(my_column(panels) * uint32(4)), uint32(cuda.blockDim.y)
+    start = uint32(uint32(cuda.blockIdx.y) * chunk)
+    end = uint32(min(uint32(start + chunk), reduced))
+    zero = real(0)
+    total, lost = (zero, zero, zero, zero), (zero, zero, zero, zero)
+    if i < outer and j < inner:
+        r = uint32(start + uint32(cuda.threadIdx.y))
+        k, step = uint32((i * reduced + r) * inner + j), uint32(down * inner)
+        while r + uint32(3) * down < end:
+            a, b = load4(x, k), load4(x, uint32(k + step))
+            c, d = load4(x, uint32(k + uint32(2) * step)), load4(x, uint32(k + uint32(3) * step))
+            total, lost = add_fours(total, lost, a)
+            total, lost = add_fours(total, lost, b)
+            total, lost = add_fours(total, lost, c)
+            total, lost = add_fours(total, lost, d)
+            r = uint32(r + uint32(4) * down)
+            k = uint32(k + uint32(4) * step)
+        while r < end:
+            total, lost = add_fours(total, lost, load4(x, k))
+            r = uint32(r + down)
+            k = uint32(k + step)
+    me = my_place()
+    losses = uint32(me + uint32(4 * THREADS))
+    keep_fours(shared, me, total)
+    keep_fours(shared, losses, lost)
+    cuda.syncthreads()
+    n = down
+    while n > uint32(1):
+        half = uint32((n + uint32(1)) >> uint32(1))
+        if uint32(uint32(cuda.threadIdx.y) + half) < n:
+            other = uint32(half * uint32(cuda.blockDim.x))
+            a, b = kept_fours(shared, losses), kept_fours(shared, uint32(losses + other))
+            both = (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3])
+            c, d = add_fours(kept_fours(shared, me), both, kept_fours(shared, uint32(me + other)))
+            keep_fours(shared, me, c)
+            keep_fours(shared, losses, d)
+        cuda.syncthreads()
+        n = half
+    if uint32(cuda.threadIdx.y) == uint32(0) and i < outer and j < inner:
+        k = uint32((i * uint32(cuda.gridDim.y) + uint32(cuda.blockIdx.y)) * inner + j)
+        a, b = kept_fours(shared, me), kept_fours(shared, losses)
+        store4(y, k, whole(a[0], b[0]), whole(a[1], b[1]), whole(a[2], b[2]), whole(a[3], b[3]))
+
+
+@device_function
+def replaces(v, p, w, q):
+    """Whether w at position q is the maximum rather than v at p: NaN is, and of equals the first."""
+    if v != v:
+        return w != w and q < p
+    return w != w or w > v or (w == v and q < p)
+
+
+@device_function
+def position(candidates, k, r):
+    """Where in x the r-th of those that are compared lies, along the reduced axis."""
+    if FIRST:
+        return r
+    return candidates[k]
+
+
+@kernel(threads=THREADS)
+def max_columns(
+    x: Reals, candidates: UInts, y: Reals, index: Longs, outer: UInt, reduced: UInt, length: UInt, inner: UInt,
+    panels: UInt, chunk: UInt,
+):  # fmt: skip
+    values = cuda.shared.array(THREADS, real, 16)
+    positions = cuda.shared.array(THREADS, uint32, 16)
+    i, j, down = my_outer(panels), my_column(panels), uint32(cuda.blockDim.y)
+    start = uint32(uint32(cuda.blockIdx.y) * chunk)
+    last = uint32(min(uint32(start + chunk), reduced) - uint32(1))
+    is_output = i < outer and j < inner
+    best, largest = uint32(0), real(0)
+    if is_output:
+        first = uint32(i * reduced)  # of those that are compared
+        base = uint32(i * length * inner + j)
+        r = min(uint32(start + uint32(cuda.threadIdx.y)), last)
+        best = position(candidates, uint32((first + r) * inner + j), r)
+        largest = x[uint32(base + best * inner)]
+        while r <= last:  # four at a time; beyond the last, the last again
+            s = min(uint32(r + down), last)
+            t = min(uint32(r + uint32(2) * down), last)
+            u = min(uint32(r + uint32(3) * down), last)
+            a = position(candidates, uint32((first + r) * inner + j), r)
+            b = position(candidates, uint32((first + s) * inner + j), s)
+            c = position(candidates, uint32((first + t) * inner + j), t)
+            d = position(candidates, uint32((first + u) * inner + j), u)
+            va, vb = x[uint32(base + a * inner)], x[uint32(base + b * inner)]
+            vc, vd = x[uint32(base + c * inner)], x[uint32(base + d * inner)]
+            if replaces(largest, best, va, a):
+                largest, best = va, a
+            if replaces(largest, best, vb, b):
+                largest, best = vb, b
+            if replaces(largest, best, vc, c):
+                largest, best = vc, c
+            if replaces(largest, best, vd, d):
+                largest, best = vd, d
+            r = uint32(r + uint32(4) * down)
+    me = my_place()
+    values[me] = largest
+    positions[me] = best
+    cuda.syncthreads()
+    n = down
+    while n > uint32(1):
+        half = uint32((n + uint32(1)) >> uint32(1))
+        if uint32(uint32(cuda.threadIdx.y) + half) < n:
+            other = uint32(me + half * uint32(cuda.blockDim.x))
+            if replaces(values[me], positions[me], values[other], positions[other]):
+                values[me] = values[other]
+                positions[me] = positions[other]
+        cuda.syncthreads()
+        n = half
+    if uint32(cuda.threadIdx.y) == uint32(0) and is_output:
+        if LAST:
+            y[uint32(i * inner + j)] = values[me]
+            index[uint32(i * inner + j)] = positions[me]
+        else:
+            k = uint32((i * uint32(cuda.gridDim.y) + uint32(cuda.blockIdx.y)) * inner + j)
+            candidates[k] = positions[me]
+
+
+max_in_one = max_columns.variant(FIRST=True, LAST=True)
+max_of_chunks = max_columns.variant(FIRST=True, LAST=False)
+max_of_candidates = max_columns.variant(FIRST=False, LAST=True)
+
+
+@kernel(threads=THREADS)
+def put_at_maximum(
+    dy: Reals, index: Longs, dx: Reals, outer: UInt, reduced: UInt, inner: UInt, panels: UInt, chunk: UInt
+):
+    i, j, down = my_outer(panels), my_column(panels), uint32(cuda.blockDim.y)
+    if i < outer and j < inner:
+        best, gradient = uint32(index[uint32(i * inner + j)]), dy[uint32(i * inner + j)]
+        r = uint32(uint32(cuda.blockIdx.y) * chunk)
+        end = uint32(min(uint32(r + chunk), reduced))
+        r = uint32(r + uint32(cuda.threadIdx.y))
+        k, step = uint32((i * reduced + r) * inner + j), uint32(down * inner)
+        while r < end:
+            dx[k] = gradient if r == best else real(0)
+            r = uint32(r + down)
+            k = uint32(k + step)
+
+
+def sum_forward(x, y):
+    outer, reduced, inner = x.shape
+    if not y.size:
+        return
+    fours = in_fours(inner, 0, 0, x, y)
+    if inner == 1 and reduced >= LONG_ROW and in_fours(reduced, 0, 0, x):
+        x, fours = x.reshape(outer, reduced // 4, 4), True
+    columns = x.shape[2] // 4 if fours else inner
+    blocks, panels, block, chunk, chunks = tile(outer, x.shape[1], columns)
+    is_last = chunks * x.shape[2] == inner
+    sums = y if is_last else context.empty((outer, chunks, x.shape[2]), x.dtype)
+    (sum_fours if fours else sum_columns)[(blocks, chunks), block](x, sums, *x.shape, panels, chunk)
+    if not is_last:
+        sum_forward(sums.reshape(outer, -1, inner), y)
+
+
+def max_forward(x, y, index):
+    outer, reduced, inner = x.shape
+    if not y.size:
+        return
+    blocks, panels, block, chunk, chunks = tile(outer, reduced, inner)
+    if chunks == 1:
+        max_in_one[blocks, block](x, index, y, index, outer, reduced, reduced, inner, panels, chunk)
+        return
+    candidates = context.empty((outer, chunks, inner), np.uint32)
+    max_of_chunks[(blocks, chunks), block](x, candidates, y, index, outer, reduced, reduced, inner, panels, chunk)
+    blocks, panels, block, _, _ = tile(outer, chunks, inner)
+    max_of_candidates[blocks, block](x, candidates, y, index, outer, chunks, reduced, inner, panels, chunks)
+
+
+def max_backward(dy, index, dx):
+    outer, reduced, inner = dx.shape
+    if not dx.size:
+        return
+    blocks, panels, block, chunk, chunks = tile(outer, reduced, inner)
+    put_at_maximum[(blocks, chunks), block](dy, index, dx, outer, reduced, inner, panels, chunk)
