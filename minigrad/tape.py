@@ -197,7 +197,7 @@ class Op:
                 state.observe(op, inputs, parameters)
         arrays = [None if t is None else t._data for t in inputs]
         y = op.forward(*arrays, **parameters)
-        if type(y) is not np.ndarray:
+        if type(y) is not home.array_type:
             y = home.as_result(cls.__name__, y)
         if not y.flags.c_contiguous:  # a user's op may return a transposed view, and kernels trust what they get
             y = np.ascontiguousarray(y)
