@@ -141,7 +141,7 @@ def micro_kernel():
         for _ in range(calls):
             tile_rows(
                 c.dtype, vectors, rows, a_rows.ctypes.data, c_rows.ctypes.data, 0, 0, tap_list.ctypes.data, 1,
-                b.ctypes.data, b.strides[0], vector_lanes(c.dtype),
+                b.ctypes.data, b.strides[0], vector_lanes(c.dtype), None,
             )  # fmt: skip
 
     @njit

@@ -13,6 +13,7 @@ import numpy as np
 
 from minigrad.capture import Launch
 from minigrad.kernels.activations import IDENTITY, SIGMOID
+from minigrad.kernels.cpu.norm import ACTIVATION, WIDTH
 
 
 def pixels(images: np.ndarray) -> int:
@@ -82,6 +83,18 @@ def of_norm_backward(dy: np.ndarray, x: np.ndarray, y: np.ndarray, column: int, 
     return bytes_of(x, *[a for a in (x, *rest) if isinstance(a, np.ndarray)]) + (activation == SIGMOID) * x.nbytes
 
 
+def of_norms(size: int, branches: np.ndarray, eps: np.ndarray, y: np.ndarray, *rest: Any) -> int:
+    """Of y, as many columns as all x together have, and of what there is for each of these features."""
+    return 2 * size * y.itemsize + int(branches[:, WIDTH].sum()) * (2 * y.itemsize + 2 * eps.itemsize)
+
+
+def of_norms_backward(size: int, branches: np.ndarray, eps: np.ndarray, dy: np.ndarray, *rest: Any) -> int:
+    """Of dy, as many columns as all x together have; as many of y where sigmoid needs them."""
+    features = branches[:, WIDTH]
+    from_y = int(features[branches[:, ACTIVATION] == SIGMOID].sum()) * len(dy)
+    return (3 * size + from_y) * dy.itemsize + int(features.sum()) * (4 * dy.itemsize + 2 * eps.itemsize)
+
+
 def of_activate_backward(dy: np.ndarray, y: np.ndarray, column: int, activation: int, dx: np.ndarray) -> int:
     """Of dy, as many columns as dx has; as many of y where there is an activation."""
     return bytes_of(dx, dx) + (0 if activation == IDENTITY else dx.nbytes)
@@ -92,6 +105,8 @@ BYTES: dict[str, Callable[..., int]] = {
     "gemm.gemm_add": of_gemm_add,
     "norm.batch_norm_forward": of_norm,
     "norm.batch_norm_backward": of_norm_backward,
+    "norm.batch_norms_forward": of_norms,
+    "norm.batch_norms_backward": of_norms_backward,
     "norm.batch_norm_inference": of_norm,
     "norm.batch_norm_inference_backward": of_norm_backward,
     "elementwise.activate": lambda x, activation, y, column: 2 * x.nbytes,

@@ -218,7 +218,7 @@ def gather_rows(source, target, bias, packed, group, positions, taps, depth, pan
             for r in range(0, count, HEIGHTS[wide]):
                 tile_rows(
                     target.dtype, wide, min(HEIGHTS[wide], count - r), a_rows.ctypes.data + 8 * r, c_rows.ctypes.data + 8 * r,
-                    shift, start, tap_list, tap_count, b, wide * lanes * item, used,
+                    shift, start, tap_list, tap_count, b, wide * lanes * item, used, None,
                 )  # fmt: skip
 
 

@@ -37,7 +37,8 @@ PART = 2048  # shared indices from which it pays to sum up a small product in pa
 MOST_SUMS = 1 << 20  # elements of all parts together, at most
 NEAR_BYTES = 1 << 15  # of both sides of x^T y, gone through together: what stays in the first-level cache, or at least
 NEAR_ROWS = 128  # so many rows, since C is read and written for every block
-TOUCHED = 1 << 19  # bytes of C that are read in order before something is added to them: as many as stay in the cache
+TOUCHED = 1 << 19  # bytes of C that are read in order before a product is written there: as many as stay in the cache
+AHEAD = 2  # tiles from the one at work to the one whose rows of A the cache is asked for
 PACK_ROWS = 32  # rows of B that one task copies
 
 
@@ -76,7 +77,7 @@ def tiles_down(
                 row = i + min(r, n - 1)
                 tables[r] = a + row * a_step
                 tables[height + r] = c + row * c_step
-            tile_rows(dtype, vectors, n, a_rows, c_rows, 0, start, tap, 1, b, b_step, lanes)
+            tile_rows(dtype, vectors, n, a_rows, c_rows, 0, start, tap, 1, b, b_step, lanes, a_ahead)
 
 
 @inlined
@@ -134,7 +135,7 @@ def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, p0, p1, pane
         else:
             step = a.strides[0]
             first = a.ctypes.data + (k0 * step + i0 * item if trans_a else i0 * step)
-        if accumulate and k0 == 0 and c.strides[0] == n * item and rows * n * item <= TOUCHED:
+        if k0 == 0 and c.strides[0] == n * item and rows * n * item <= TOUCHED:
             touch(c.ctypes.data + i0 * n * item, rows * n * item)
         for p in range(p0, p1):
             v0, width = panel(p, panels, vectors)
@@ -151,7 +152,7 @@ def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, p0, p1, pane
             biases = bias.ctypes.data + j0 * item if bias.size else 0
             tiles_down(
                 dtype, width, trans_a, first, step, rows, depth, b_first, b_step, biases, target, c.strides[0], last,
-                keep, 0, 0,
+                keep, AHEAD * HEIGHTS[width] * step if p == p0 and not trans_a else 0, 0,
             )  # fmt: skip
 
 

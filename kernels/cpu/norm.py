@@ -6,6 +6,9 @@ combined in float64, in order (Chan, Golub and LeVeque 1983), so neither their n
 The mean comes apart into a float of x's type and a remainder, so that x - mean keeps its precision when the mean is
 large against the deviation.
 
+Many x that are normalized into columns of one y are gone through together, a block of rows at a time: of a row of y, or of
+dy, that is read and written piece by piece, pass after pass, memory would move much that nobody asked for.
+
 The activation after the normalization costs no pass over memory of its own: forward applies it before storing, and
 backward finds the gradient before it on the way, ReLU's from x once more, sigmoid's from y.
 """
@@ -14,115 +17,200 @@ import numpy as np
 from numba import prange
 
 from minigrad.kernels import formulas
-from minigrad.kernels.activations import RELU, SIGMOID
-from minigrad.kernels.cpu.compile import inlined, kernel, parallel_kernel
+from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
+from minigrad.kernels.cpu.compile import GRAIN, inlined, kernel, parallel_kernel
 from minigrad.kernels.cpu.gemm import panel, split
-from minigrad.kernels.cpu.norm_runs import BETA, HIGH, LOW, OFFSET, SCALE, SLOPE, gradient_rows, gradient_sums
+from minigrad.kernels.cpu.norm_runs import (
+    BETA,
+    DEVIATION,
+    HIGH,
+    LOW,
+    OFFSET,
+    SCALE,
+    SLOPE,
+    column_sums,
+    gradient_rows,
+    normalized_rows,
+)
+from minigrad.kernels.cpu.pointers import array_at, pack
 from minigrad.kernels.cpu.simd import vector_lanes
 
 CHUNK = 256  # rows summed in x's own type, at most
+FEW_ROWS = 8  # of a strip of x that are written before those of the next strip
+WIDTH, START, COLUMN, ACTIVATION = range(4)  # of a branch: its columns, where they start in the sums, and in y and dy
 
 
 @inlined
-def chunk_size(m, c):
-    """Rows of a chunk: few enough that a chunk stays in the first-level cache while its sums do, at least 16."""
-    return max(16, min(CHUNK, (1 << 15) // c))
+def chunk_size(c):
+    """Rows of a chunk, CHUNK or a part of it: few enough to stay in the first-level cache with the sums, at least 16."""
+    chunk = CHUNK
+    while chunk > 16 and chunk * c > 1 << 15:
+        chunk //= 2
+    return chunk
 
 
 @inlined
-def deviation_sums(x, shift, first, second):
-    """first = sum of x - shift, second = sum of its square, over the rows of x."""
-    first[:] = 0
-    second[:] = 0
-    m, c = x.shape
-    i = 0
-    while i + 4 <= m:
-        p, q, r, s = x[i], x[i + 1], x[i + 2], x[i + 3]
-        for j in range(c):
-            a, b, d, e = p[j] - shift[j], q[j] - shift[j], r[j] - shift[j], s[j] - shift[j]
-            first[j] += (a + b) + (d + e)
-            second[j] += (a * a + b * b) + (d * d + e * e)
-        i += 4
-    while i < m:
-        p = x[i]
-        for j in range(c):
-            a = p[j] - shift[j]
-            first[j] += a
-            second[j] += a * a
-        i += 1
+def matrix_at(arrays, b, m, c, like):
+    """Packed array b as (m, c)."""
+    return array_at(arrays, b, 0, m * c, like).reshape((m, c))
 
 
 @inlined
-def normalized(x, high, low, scale, beta):
-    """(x - high - low) scale + beta, of one element."""
-    return ((x - high) - low) * scale + beta
+def column_address(a, i, column):
+    """Where row i of a matrix has a column."""
+    return a.ctypes.data + i * a.strides[0] + column * np.intp(a.itemsize)
 
 
 @inlined
-def normalize_rows(x, high, low, scale, beta, activation, y, column):
-    """y's columns from `column` on = activation of the normalized rows of x."""
-    c = x.shape[1]
-    for i in range(x.shape[0]):
-        u, v = x[i], y[i, column : column + c]
-        if activation == RELU:
-            for j in range(c):
-                v[j] = formulas.relu(normalized(u[j], high[j], low[j], scale[j], beta[j]))
-        elif activation == SIGMOID:
-            for j in range(c):
-                v[j] = formulas.sigmoid(normalized(u[j], high[j], low[j], scale[j], beta[j]))
-        else:
-            for j in range(c):
-                v[j] = normalized(u[j], high[j], low[j], scale[j], beta[j])
+def strip(p, c, dtype):
+    """(first column, registers, elements of the last register that count) of strip p of c columns."""
+    lanes = vector_lanes(dtype)
+    vectors, panels = split(c, dtype)
+    v0, width = panel(p, panels, vectors)
+    return v0 * lanes, width, min(lanes, c - (v0 + width - 1) * lanes)
 
 
 @inlined
 def sum_chunk(dy, x, y, column, k0, k1, activation, table, first, second):
     """first = sum of dz, second = sum of dz (x - mean), over rows k0:k1, with dz the gradient before the activation."""
-    c = x.shape[1]
-    item = np.intp(x.itemsize)
-    lanes = vector_lanes(x.dtype)
-    vectors, panels = split(c, x.dtype)
-    wide_step, x_step = dy.shape[1] * item, c * item
-    for p in range(panels):
-        v0, width = panel(p, panels, vectors)
-        shift = v0 * lanes * item
-        wide = k0 * wide_step + column * item + shift
-        gradient_sums(
-            x.dtype, width, activation, dy.ctypes.data + wide, x.ctypes.data + k0 * x_step + shift, y.ctypes.data + wide,
-            wide_step, x_step, k1 - k0, table.ctypes.data + shift, x_step, first.ctypes.data + shift,
-            second.ctypes.data + shift, min(lanes, c - (v0 + width - 1) * lanes),
+    for p in range(split(x.shape[1], x.dtype)[1]):
+        j, width, lanes = strip(p, x.shape[1], x.dtype)
+        column_sums(
+            x.dtype, width, activation, column_address(dy, k0, column + j), column_address(x, k0, j),
+            column_address(y, k0, column + j), dy.strides[0], x.strides[0], k1 - k0, column_address(table, 0, j),
+            table.strides[0], first[j:].ctypes.data, second[j:].ctypes.data, lanes,
         )  # fmt: skip
+
+
+@inlined
+def rows_at_once(k0, k1, panels):
+    """How many rows of a strip come before the next strip: with several strips few, so that memory is read in order."""
+    return k1 - k0 if panels == 1 else FEW_ROWS
+
+
+@inlined
+def normalize_chunk(x, y, column, k0, k1, activation, table):
+    """y's columns from `column` on = activation of x, normalized, for rows k0:k1."""
+    c = x.shape[1]
+    panels = split(c, x.dtype)[1]
+    rows = rows_at_once(k0, k1, panels)
+    for i in range(k0, k1, rows):
+        for p in range(panels):
+            j, width, lanes = strip(p, c, x.dtype)
+            normalized_rows(
+                x.dtype, width, RELU if activation == RELU else IDENTITY, 0, column_address(x, i, j),
+                column_address(y, i, column + j), y.strides[0], x.strides[0], min(rows, k1 - i),
+                column_address(table, 0, j), table.strides[0], 0, 0, lanes,
+            )  # fmt: skip
+    if activation == SIGMOID:
+        for i in range(k0, k1):
+            v = y[i, column : column + c]
+            for j in range(c):
+                v[j] = formulas.sigmoid(v[j])
 
 
 @inlined
 def gradient_chunk(dy, x, y, column, k0, k1, activation, table, dx):
     """dx = scale dz + slope (x - mean) + offset, for rows k0:k1."""
-    c = x.shape[1]
-    item = np.intp(x.itemsize)
-    lanes = vector_lanes(x.dtype)
-    vectors, panels = split(c, x.dtype)
-    wide_step, x_step = dy.shape[1] * item, c * item
-    for p in range(panels):
-        v0, width = panel(p, panels, vectors)
-        shift = v0 * lanes * item
-        wide = k0 * wide_step + column * item + shift
-        narrow = k0 * x_step + shift
-        gradient_rows(
-            x.dtype, width, activation, dy.ctypes.data + wide, x.ctypes.data + narrow, y.ctypes.data + wide, wide_step,
-            x_step, k1 - k0, table.ctypes.data + shift, x_step, dx.ctypes.data + narrow, 0,
-            min(lanes, c - (v0 + width - 1) * lanes),
-        )  # fmt: skip
+    panels = split(x.shape[1], x.dtype)[1]
+    rows = rows_at_once(k0, k1, panels)
+    for i in range(k0, k1, rows):
+        for p in range(panels):
+            j, width, lanes = strip(p, x.shape[1], x.dtype)
+            gradient_rows(
+                x.dtype, width, activation, column_address(dy, i, column + j), column_address(x, i, j),
+                column_address(y, i, column + j), dy.strides[0], x.strides[0], min(rows, k1 - i),
+                column_address(table, 0, j), table.strides[0], column_address(dx, i, j), 0, lanes,
+            )  # fmt: skip
+
+
+def branch_table(xs, activations, columns):
+    """(elements of all, what there is to know of each branch)."""
+    widths = [x.shape[1] for x in xs]
+    starts = [sum(widths[:b]) for b in range(len(xs))]
+    return sum(x.size for x in xs), np.array([widths, starts, columns, activations], np.int64).T.copy()
+
+
+def prepare_forwards(xs, gammas, betas, eps, activations, y, columns, means, variances):
+    size, branches = branch_table(xs, activations, columns)
+    return size, branches, np.array(eps, np.float64), y, *map(pack, (xs, gammas, betas, means, variances))
+
+
+def is_large(size, *arguments):
+    """Whether there are enough elements for all threads."""
+    return size >= GRAIN
+
+
+@inlined
+def block_rows(branches):
+    """Rows that one task goes through in all branches, so that whole rows of y are in the cache: whole chunks of each."""
+    return chunk_size(branches[:, WIDTH].min())
+
+
+@inlined
+def empty_sums(blocks, branches, like):
+    """Room for both sums of every chunk, (2, chunks, features of all branches)."""
+    chunks = blocks * (block_rows(branches) // chunk_size(branches[:, WIDTH].max()))
+    return np.empty((2, chunks, branches[:, WIDTH].sum()), like.dtype)
+
+
+@inlined
+def coefficient_table(branches, eps, like, gammas, betas, means, variances):
+    """The table of all branches, with slope and offset still to come."""
+    table = np.zeros((6, branches[:, WIDTH].sum()), like.dtype)
+    for b in range(len(branches)):
+        c, start = branches[b, WIDTH], branches[b, START]
+        mean, var = array_at(means, b, 0, c, eps), array_at(variances, b, 0, c, eps)
+        gamma, beta = array_at(gammas, b, 0, c, like), array_at(betas, b, 0, c, like)
+        coefficients(mean, var, gamma, beta, eps[b], table[:, start : start + c])
+    return table
+
+
+@parallel_kernel(is_large=is_large, prepare=prepare_forwards)
+def batch_norms_forward(size, branches, eps, y, xs, gammas, betas, means, variances):
+    m, rows = y.shape[0], block_rows(branches)
+    blocks = (m + rows - 1) // rows
+    sums = empty_sums(blocks, branches, y)
+    for block in prange(blocks):
+        for b in range(len(branches)):
+            c, start = branches[b, WIDTH], branches[b, START]
+            end, chunk, x = start + c, chunk_size(c), matrix_at(xs, b, m, c, y)
+            for i in range(block * rows, min(m, (block + 1) * rows), chunk):
+                first, second = sums[0, i // chunk, start:end], sums[1, i // chunk, start:end]
+                sum_chunk(x, x, x, 0, i, min(m, i + chunk), DEVIATION, x[i : i + 1], first, second)
+    for b in range(len(branches)):
+        c, start = branches[b, WIDTH], branches[b, START]
+        mean, var = array_at(means, b, 0, c, eps), array_at(variances, b, 0, c, eps)
+        statistics(matrix_at(xs, b, m, c, y), sums[:, :, start : start + c], mean, var)
+    table = coefficient_table(branches, eps, y, gammas, betas, means, variances)
+    for block in prange(blocks):
+        for b in range(len(branches)):
+            c, start, column, activation = branches[b]
+            part, x = table[:, start : start + c], matrix_at(xs, b, m, c, y)
+            normalize_chunk(x, y, column, block * rows, min(m, (block + 1) * rows), activation, part)
 
 
 @parallel_kernel(size_of=0)
 def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
     m, c = x.shape
-    chunk = chunk_size(m, c)
+    chunk = chunk_size(c)
     chunks = (m + chunk - 1) // chunk
-    sums = np.empty((2, chunks, c), x.dtype)
+    sums, table = np.empty((2, chunks, c), x.dtype), np.zeros((6, c), x.dtype)
     for k in prange(chunks):
-        rows = x[k * chunk : (k + 1) * chunk]
-        deviation_sums(rows, rows[0], sums[0, k], sums[1, k])
+        k0, k1 = k * chunk, min(m, (k + 1) * chunk)
+        sum_chunk(x, x, x, 0, k0, k1, DEVIATION, x[k0 : k0 + 1], sums[0, k], sums[1, k])
+    statistics(x, sums, mean, var)
+    coefficients(mean, var, gamma, beta, eps, table)
+    for k in prange(chunks):
+        normalize_chunk(x, y, column, k * chunk, min(m, (k + 1) * chunk), activation, table)
+
+
+@inlined
+def statistics(x, sums, mean, var):
+    """The mean and variance of x's columns from the sums of its chunks."""
+    m, c = x.shape
+    chunk = chunk_size(c)
+    chunks = (m + chunk - 1) // chunk
     mean[:] = 0
     for k in range(chunks):
         n = min(chunk, m - k * chunk)
@@ -139,36 +227,75 @@ def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
             var[j] += max(np.float64(sums[1, k, j]) - first * first / n, 0.0) + n * gap * gap
     for j in range(c):
         var[j] /= m
-    high, low, scale = np.empty(c, x.dtype), np.empty(c, x.dtype), np.empty(c, x.dtype)
-    coefficients(mean, var, gamma, eps, high, low, scale)
-    for k in prange(chunks):
-        part = slice(k * chunk, (k + 1) * chunk)
-        normalize_rows(x[part], high, low, scale, beta, activation, y[part], column)
 
 
 @inlined
-def coefficients(mean, var, gamma, eps, high, low, scale):
-    """The mean in two parts, and gamma / sqrt(var + eps)."""
+def coefficients(mean, var, gamma, beta, eps, table):
+    """The table's mean in two parts, scale gamma / sqrt(var + eps), and beta."""
     for j in range(mean.size):
-        high[j] = mean[j]
-        low[j] = mean[j] - np.float64(high[j])
-        scale[j] = gamma[j] / np.sqrt(var[j] + eps)
+        table[HIGH, j] = mean[j]
+        table[LOW, j] = mean[j] - np.float64(table[HIGH, j])
+        table[SCALE, j] = gamma[j] / np.sqrt(var[j] + eps)
+        table[BETA, j] = beta[j]
+
+
+def prepare_backwards(dy, xs, y, columns, gammas, betas, means, variances, eps, activations, dxs, dgammas, dbetas):
+    size, branches = branch_table(xs, activations, columns)
+    packed = map(pack, (xs, gammas, betas, means, variances, dxs, dgammas, dbetas))
+    return size, branches, np.array(eps, np.float64), dy, y, *packed
+
+
+@parallel_kernel(is_large=is_large, prepare=prepare_backwards)
+def batch_norms_backward(
+    size, branches, eps, dy, y, xs, gammas, betas, means, variances, dxs, dgammas, dbetas
+):  # fmt: skip
+    m, rows = y.shape[0], block_rows(branches)
+    blocks = (m + rows - 1) // rows
+    sums = empty_sums(blocks, branches, y)
+    table = coefficient_table(branches, eps, y, gammas, betas, means, variances)
+    for block in prange(blocks):
+        for b in range(len(branches)):
+            c, start, column, activation = branches[b]
+            end, chunk, x = start + c, chunk_size(c), matrix_at(xs, b, m, c, y)
+            for i in range(block * rows, min(m, (block + 1) * rows), chunk):
+                first, second = sums[0, i // chunk, start:end], sums[1, i // chunk, start:end]
+                sum_chunk(dy, x, y, column, i, min(m, i + chunk), activation, table[:, start:end], first, second)
+    for b in range(len(branches)):
+        c, start = branches[b, WIDTH], branches[b, START]
+        chunks = (m + chunk_size(c) - 1) // chunk_size(c)
+        mean, var = array_at(means, b, 0, c, eps), array_at(variances, b, 0, c, eps)
+        gamma = array_at(gammas, b, 0, c, y)
+        dgamma, dbeta = array_at(dgammas, b, 0, c, y), array_at(dbetas, b, 0, c, y)
+        own, part = sums[:, :chunks, start : start + c], table[:, start : start + c]
+        gradient_coefficients(own, m, mean, var, gamma, eps[b], part, dgamma, dbeta)
+    for block in prange(blocks):
+        for b in range(len(branches)):
+            c, start, column, activation = branches[b]
+            part, x, dx = table[:, start : start + c], matrix_at(xs, b, m, c, y), matrix_at(dxs, b, m, c, y)
+            gradient_chunk(dy, x, y, column, block * rows, min(m, (block + 1) * rows), activation, part, dx)
 
 
 @parallel_kernel(size_of=1)
 def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
     m, c = x.shape
-    chunk = chunk_size(m, c)
+    chunk = chunk_size(c)
     chunks = (m + chunk - 1) // chunk
-    table = np.zeros((6, c), x.dtype)
-    coefficients(mean, var, gamma, eps, table[HIGH], table[LOW], table[SCALE])
-    table[BETA] = beta
-    sums = np.empty((2, chunks, c), x.dtype)
+    sums, table = np.empty((2, chunks, c), x.dtype), np.zeros((6, c), x.dtype)
+    coefficients(mean, var, gamma, beta, eps, table)
     for k in prange(chunks):
         k0, k1 = k * chunk, min(m, (k + 1) * chunk)
         sum_chunk(dy, x, y, column, k0, k1, activation, table, sums[0, k], sums[1, k])
+    gradient_coefficients(sums, m, mean, var, gamma, eps, table, dgamma, dbeta)
+    for k in prange(chunks):
+        gradient_chunk(dy, x, y, column, k * chunk, min(m, (k + 1) * chunk), activation, table, dx)
+
+
+@inlined
+def gradient_coefficients(sums, m, mean, var, gamma, eps, table, dgamma, dbeta):
+    """dgamma, dbeta, and the table's slope and offset, from the sums of the chunks."""
+    c = gamma.size
     total, moment = np.zeros(c, np.float64), np.zeros(c, np.float64)
-    for k in range(chunks):
+    for k in range(sums.shape[1]):
         for j in range(c):
             total[j] += sums[0, k, j]
             moment[j] += sums[1, k, j]
@@ -182,26 +309,24 @@ def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activatio
         slope = -scale * inverse * weighted / m
         table[SLOPE, j] = slope
         table[OFFSET, j] = -scale * total[j] / m - slope * low
-    for k in prange(chunks):
-        gradient_chunk(dy, x, y, column, k * chunk, min(m, (k + 1) * chunk), activation, table, dx)
 
 
 @parallel_kernel(size_of=0)
 def batch_norm_inference(x, gamma, beta, mean, var, eps, activation, y, column):
     m, c = x.shape
-    chunk = chunk_size(m, c)
-    low, scale = np.zeros(c, x.dtype), np.empty(c, x.dtype)
+    chunk = chunk_size(c)
+    table = np.zeros((6, c), x.dtype)
+    table[HIGH], table[BETA] = mean, beta
     for j in range(c):
-        scale[j] = gamma[j] / np.sqrt(np.float64(var[j]) + eps)
+        table[SCALE, j] = gamma[j] / np.sqrt(np.float64(var[j]) + eps)
     for k in prange((m + chunk - 1) // chunk):
-        part = slice(k * chunk, (k + 1) * chunk)
-        normalize_rows(x[part], mean, low, scale, beta, activation, y[part], column)
+        normalize_chunk(x, y, column, k * chunk, min(m, (k + 1) * chunk), activation, table)
 
 
 @parallel_kernel(size_of=1)
 def batch_norm_inference_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
     m, c = x.shape
-    chunk = chunk_size(m, c)
+    chunk = chunk_size(c)
     chunks = (m + chunk - 1) // chunk
     sums = np.empty((2, chunks, c), x.dtype)
     table = np.zeros((6, c), x.dtype)

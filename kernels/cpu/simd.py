@@ -17,6 +17,8 @@ The idea of addressing rows through a table is M. Dukhan's indirect convolution 
 K. Goto and R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008).
 """
 
+import functools
+
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -235,7 +237,7 @@ def multiply_add(code, vectors, a_addresses, b_row, mask, accumulators):
     return result
 
 
-ROWS_ARGUMENTS = ["a_rows", "c_rows", "c_shift", "start_rows", "tap_list", "taps", "b", "b_step", "lanes"]
+ROWS_ARGUMENTS = ["a_rows", "c_rows", "c_shift", "start_rows", "tap_list", "taps", "b", "b_step", "lanes", "a_ahead"]
 COLS_ARGUMENTS = [
     *("a", "count_0", "a_step_0", "b_step_0", "count_1", "a_step_1", "b_step_1", "depth", "a_step"),
     *("b", "b_step", "c", "c_step", "rows", "lanes", "accumulate", "a_ahead", "b_ahead"),
@@ -243,28 +245,36 @@ COLS_ARGUMENTS = [
 
 
 @intrinsic
-def tile_rows(typingctx, dtype, vectors, rows, a_rows, c_rows, c_shift, start_rows, tap_list, taps, b, b_step, lanes):
+def tile_rows(
+    typingctx, dtype, vectors, rows, a_rows, c_rows, c_shift, start_rows, tap_list, taps, b, b_step, lanes, a_ahead
+):  # fmt: skip
     """C[rows, vectors] = S[rows, vectors] + sum over taps, and over the k of each tap, of A(tap, i, k) B(tap, k, :).
 
     a_rows, c_rows and start_rows are addresses of int64 tables with the addresses of the rows of A, C and S, as many as
     HEIGHTS[vectors]; from `rows` on they repeat the last. c_shift is added to those of C. S may be C itself, or one row of
     biases for all; start_rows 0 stands for zeros. tap_list is the address of an int64 table (taps, 3): what a tap adds to
-    the addresses of A's rows, the first of its rows of B, and its depth in k. Steps and shifts are in bytes.
+    the addresses of A's rows, the first of its rows of B, and its depth in k. Steps and shifts are in bytes. On the way the
+    cache is asked for what lies a_ahead bytes further on than A, for as many bytes in order as the tile has of A, or for
+    nothing if it is None.
     """
+    follows = not isinstance(a_ahead, types.NoneType)
+    name = "tile_rows_ahead" if follows else "tile_rows"
 
     def codegen(context, builder, signature, arguments):
         _, vectors, rows, *rest = arguments
-        call_tile(builder, emit_tile_rows, "tile_rows", dtype.dtype, vectors, rows, rest, ROWS_ARGUMENTS)
+        rest[-1] = rest[-1] if follows else index(0)
+        emit = functools.partial(emit_tile_rows, follows=follows)
+        call_tile(builder, emit, name, dtype.dtype, vectors, rows, rest, ROWS_ARGUMENTS)
         return context.get_dummy_value()
 
-    return types.void(dtype, *[types.intp] * (2 + len(ROWS_ARGUMENTS))), codegen
+    return types.void(dtype, *[types.intp] * (1 + len(ROWS_ARGUMENTS)), a_ahead), codegen
 
 
-def emit_tile_rows(function, dtype, height, vectors):
+def emit_tile_rows(function, dtype, height, vectors, follows):
     """The body of `tile_rows`."""
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     code = VectorCode(builder, dtype, REGISTER_BITS)
-    a_rows, c_rows, c_shift, start_rows, tap_list, taps, b, b_step, lanes = function.args
+    a_rows, c_rows, c_shift, start_rows, tap_list, taps, b, b_step, lanes, a_ahead = function.args
 
     def entry_of(table, i):
         return builder.load(code.pointer(builder.add(table, index(i * 8)), INDEX))
@@ -276,6 +286,11 @@ def emit_tile_rows(function, dtype, height, vectors):
     a_addresses = [builder.add(entry_of(a_rows, i), a_shift) for i in range(height)]
     over_k = Loop(builder, "k", [*over_taps.values, builder.add(b, b_shift)])
     *accumulators, b_row = over_k.values
+    if follows:
+        column = height * code.bytes  # what a step in k uses up of the tile's memory
+        place = builder.add(builder.add(a_addresses[0], a_ahead), builder.mul(over_k.index, index(column)))
+        for line in range(0, column, LINE):
+            code.prefetch(builder.add(place, index(line)))
     step = builder.mul(over_k.index, index(code.bytes))
     addresses = [builder.add(row, step) for row in a_addresses]
     accumulators = multiply_add(code, vectors, addresses, b_row, mask, accumulators)

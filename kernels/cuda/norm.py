@@ -428,6 +428,22 @@ def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activatio
     )
 
 
+def batch_norms_forward(xs, gammas, betas, eps, activations, y, columns, means, variances):
+    """One after another: a GPU's memory does not care which columns of y are written when."""
+    for x, *before, column, mean, var in zip(
+        xs, gammas, betas, eps, activations, columns, means, variances, strict=True
+    ):
+        batch_norm_forward(x, *before, y, column, mean, var)
+
+
+def batch_norms_backward(dy, xs, y, columns, gammas, betas, means, variances, eps, activations, dxs, dgammas, dbetas):
+    """One after another."""
+    for x, *rest in zip(
+        xs, columns, gammas, betas, means, variances, eps, activations, dxs, dgammas, dbetas, strict=True
+    ):
+        batch_norm_backward(dy, x, y, *rest)
+
+
 def batch_norm_inference(x, gamma, beta, mean, var, eps, activation, y, column):
     m, c = x.shape
     if not x.size:

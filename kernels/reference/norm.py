@@ -4,6 +4,7 @@
                                     y = f(gamma h + beta), h = (x - mean) / sqrt(var + eps)           (Algorithm 1)
     batch_norm_backward             dz = dy f'(gamma h + beta);  dgamma = sum dz h;  dbeta = sum dz
                                     dx = gamma / sqrt(var + eps) (dz - dbeta / m - h dgamma / m)      (section 3)
+    batch_norms_forward, batch_norms_backward   the same for many x, gamma, ..., given as lists, in columns of one y and dy
     batch_norm_inference            y as above, with mean and var given                               (Algorithm 2)
     batch_norm_inference_backward   dgamma and dbeta as above; dx = dz gamma / sqrt(var + eps)
     running_update                  running = decay running + (1 - decay) statistic, in which var of m rows counts as
@@ -68,6 +69,20 @@ def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activatio
     dz = _before_activation(dy, y, column, gamma * h + beta, activation)
     dx[:] = gamma * inverse_std * (dz - dz.mean(axis=0) - h * (dz * h).mean(axis=0))
     dgamma[:], dbeta[:] = (dz * h).sum(axis=0), dz.sum(axis=0)
+
+
+def batch_norms_forward(xs, gammas, betas, eps, activations, y, columns, means, variances):
+    for x, *before, column, mean, var in zip(
+        xs, gammas, betas, eps, activations, columns, means, variances, strict=True
+    ):
+        batch_norm_forward(x, *before, y, column, mean, var)
+
+
+def batch_norms_backward(dy, xs, y, columns, gammas, betas, means, variances, eps, activations, dxs, dgammas, dbetas):
+    for x, *rest in zip(
+        xs, columns, gammas, betas, means, variances, eps, activations, dxs, dgammas, dbetas, strict=True
+    ):
+        batch_norm_backward(dy, x, y, *rest)
 
 
 @defined

@@ -10,19 +10,17 @@ from minigrad.ops.elementwise import float_tensor
 from minigrad.ops.matmul import as_matrix
 from minigrad.ops.movement import concat
 from minigrad.ops.norm import (
+    STATISTICS,
     Normalization,
     Running,
     activation_number,
     check_count,
     checked,
     mark_changed,
-    normalize,
-    normalize_backward,
+    scale_and_shift,
 )
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
-
-Statistics = tuple[np.ndarray, np.ndarray]  # mean and variance of the batch
 
 
 class Branch(NamedTuple):
@@ -44,21 +42,30 @@ class BranchConcat(Op):
         xs = arrays[::3]
         y = self.empty((*xs[0].shape[:-1], sum(x.shape[-1] for x in xs)), xs[0].dtype)
         matrix = as_matrix(y)
-        self.parts: list[tuple[int, int, Statistics | None, float]] = []  # features, activation, statistics, eps
+        self.branches: list[tuple[int, int, int, float | None]] = []  # column, features, activation, eps or no norm
         saved: list[np.ndarray | None] = []
+        normalized, statistics = [], []
         column = 0
         for x, gamma, beta, norm, activation in zip(xs, arrays[1::3], arrays[2::3], norms, activations, strict=True):
-            features = x.shape[-1]
+            c = x.shape[-1]
+            self.branches.append((column, c, activation, None if norm is None else norm[2]))
             if norm is None:
                 if x.size:
                     self.kernels.elementwise.activate(as_matrix(x), activation, matrix, column)
-                self.parts.append((features, activation, None, 0.0))
                 saved += [None, None, None]
             else:
-                statistics = normalize(self, x, gamma, beta, *norm, activation, matrix, column)
-                self.parts.append((features, activation, statistics, norm[2]))
+                normalized.append((as_matrix(x), *scale_and_shift(self, gamma, beta, x), norm[2], activation, column))
+                statistics.append((self.empty((c,), STATISTICS), self.empty((c,), STATISTICS)))
                 saved += [x, gamma, beta if activation == RELU else None]
-            column += features
+            column += c
+        if normalized:
+            *before, columns = map(list, zip(*normalized, strict=True))
+            means, variances = map(list, zip(*statistics, strict=True))
+            self.kernels.norm.batch_norms_forward(*before, matrix, columns, means, variances)
+        for (mean, var), norm in zip(statistics, [norm for norm in norms if norm is not None], strict=True):
+            if norm[0] is not None:
+                self.kernels.norm.running_update(mean, var, len(matrix), norm[1], *norm[0])
+        self.statistics = statistics
         from_result = any(a == SIGMOID or (a == RELU and n is None) for a, n in zip(activations, norms, strict=True))
         self.save(*saved, y if from_result else None)
         return y
@@ -66,20 +73,26 @@ class BranchConcat(Op):
     def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
         *arrays, y = self.saved  # type: ignore[misc]
         y = dy if y is None else y
+        dy_matrix, y_matrix = as_matrix(dy), as_matrix(y)
         gradients: list[np.ndarray | None] = []
-        column = 0
-        for x, gamma, beta, part in zip(arrays[::3], arrays[1::3], arrays[2::3], self.parts, strict=True):
-            features, activation, statistics, eps = part
-            if statistics is None:
-                dx = self.empty((*dy.shape[:-1], features), dy.dtype)
-                if dx.size:
-                    self.kernels.elementwise.activate_backward(
-                        as_matrix(dy), as_matrix(y), column, activation, as_matrix(dx)
-                    )
-                gradients += [dx, None, None]
-            else:
-                gradients += normalize_backward(self, dy, x, y, column, gamma, beta, *statistics, eps, activation)
-            column += features
+        normalized = []
+        statistics = iter(self.statistics)
+        for x, gamma, beta, (column, c, activation, eps) in zip(
+            arrays[::3], arrays[1::3], arrays[2::3], self.branches, strict=True
+        ):
+            dx = self.empty((*dy.shape[:-1], c), dy.dtype)
+            dgamma = dbeta = None
+            if eps is not None:
+                dgamma, dbeta = self.empty((c,), dy.dtype), self.empty((c,), dy.dtype)
+                affine = scale_and_shift(self, gamma, beta, x)
+                given = (*affine, *next(statistics), eps, activation)
+                normalized.append((as_matrix(x), column, *given, as_matrix(dx), dgamma, dbeta))
+            elif dx.size:
+                self.kernels.elementwise.activate_backward(dy_matrix, y_matrix, column, activation, as_matrix(dx))
+            gradients += [dx, dgamma, dbeta]
+        if normalized:
+            xs, *rest = map(list, zip(*normalized, strict=True))
+            self.kernels.norm.batch_norms_backward(dy_matrix, xs, y_matrix, *rest)
         return tuple([dx if needed else None for dx, needed in zip(gradients, self.needs, strict=True)])
 
 

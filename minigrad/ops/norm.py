@@ -33,64 +33,29 @@ class BatchNorm(Op):
         activation: int = IDENTITY,
     ) -> np.ndarray:
         self.eps, self.activation = eps, activation
+        c = x.shape[-1]
         y = self.empty_like(x)
-        self.mean, self.var = normalize(self, x, gamma, beta, running, decay, eps, activation, as_matrix(y), 0)
+        self.mean, self.var = self.empty((c,), STATISTICS), self.empty((c,), STATISTICS)
+        scale, shift = scale_and_shift(self, gamma, beta, x)
+        matrix = as_matrix(x)
+        self.kernels.norm.batch_norm_forward(
+            matrix, scale, shift, eps, activation, as_matrix(y), 0, self.mean, self.var
+        )
+        if running is not None:
+            self.kernels.norm.running_update(self.mean, self.var, len(matrix), decay, *running)
         self.save(x, gamma, beta if activation == RELU else None, y if activation == SIGMOID else None)
         return y
 
     def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
         x, gamma, beta, y = self.saved  # type: ignore[misc]
-        dx, dgamma, dbeta = normalize_backward(
-            self, dy, x, dy if y is None else y, 0, gamma, beta, self.mean, self.var, self.eps, self.activation
+        c = x.shape[-1]
+        dx, dgamma, dbeta = self.empty_like(x), self.empty((c,), x.dtype), self.empty((c,), x.dtype)
+        scale, shift = scale_and_shift(self, gamma, beta, x)
+        dy, x, y, matrix = [as_matrix(a) for a in (dy, x, dy if y is None else y, dx)]
+        self.kernels.norm.batch_norm_backward(
+            dy, x, y, 0, scale, shift, self.mean, self.var, self.eps, self.activation, matrix, dgamma, dbeta
         )
         return dx, dgamma if self.needs[1] else None, dbeta if self.needs[2] else None
-
-
-def normalize(
-    op: Op,
-    x: np.ndarray,
-    gamma: np.ndarray | None,
-    beta: np.ndarray | None,
-    running: Running,
-    decay: float,
-    eps: float,
-    activation: int,
-    y: np.ndarray,
-    column: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Put x, normalized, into columns of the matrix y; the mean and variance of the batch."""
-    c = x.shape[-1]
-    mean, var = op.empty((c,), STATISTICS), op.empty((c,), STATISTICS)
-    scale, shift = scale_and_shift(op, gamma, beta, x)
-    matrix = as_matrix(x)
-    op.kernels.norm.batch_norm_forward(matrix, scale, shift, eps, activation, y, column, mean, var)
-    if running is not None:
-        op.kernels.norm.running_update(mean, var, len(matrix), decay, *running)
-    return mean, var
-
-
-def normalize_backward(
-    op: Op,
-    dy: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    column: int,
-    gamma: np.ndarray | None,
-    beta: np.ndarray | None,
-    mean: np.ndarray,
-    var: np.ndarray,
-    eps: float,
-    activation: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(dx, dgamma, dbeta) from columns of dy and, for sigmoid, of y."""
-    c = x.shape[-1]
-    dx, dgamma, dbeta = op.empty_like(x), op.empty((c,), x.dtype), op.empty((c,), x.dtype)
-    scale, shift = scale_and_shift(op, gamma, beta, x)
-    matrices = [as_matrix(a) for a in (dy, x, y, dx)]
-    op.kernels.norm.batch_norm_backward(
-        *matrices[:3], column, scale, shift, mean, var, eps, activation, matrices[3], dgamma, dbeta
-    )
-    return dx, dgamma, dbeta
 
 
 class BatchNormInference(Op):

@@ -113,8 +113,8 @@ def test_branches_are_charged_for_their_own_columns(rng):
 
     found = launches(joined, x, p, p, other, third)
     small = 2 * p.nbytes + 2 * 6 * 8
-    assert of_kernel(found, "norm.batch_norm_forward") == [2 * x.nbytes + small]
-    assert of_kernel(found, "norm.batch_norm_backward") == [3 * x.nbytes + small + 2 * p.nbytes]
+    assert of_kernel(found, "norm.batch_norms_forward") == [2 * x.nbytes + small]
+    assert of_kernel(found, "norm.batch_norms_backward") == [3 * x.nbytes + small + 2 * p.nbytes]
     assert of_kernel(found, "elementwise.activate") == [2 * other.nbytes, 2 * third.nbytes]
     assert of_kernel(found, "elementwise.activate_backward") == [3 * other.nbytes, 2 * third.nbytes]
 

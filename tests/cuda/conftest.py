@@ -78,9 +78,9 @@ def check_kernel(memory):
         results = []
         for got, want in zip(given, expected, strict=True):
             if isinstance(got, list):
-                got = [memory.get(a) for a in got]
+                got = [memory.get(a) if isinstance(a, CudaArray) else a for a in got]
                 for g, w in zip(got, want, strict=True):
-                    compare(g, w, ulps, scale)
+                    compare(np.asarray(g), np.asarray(w), ulps, scale)
             elif isinstance(got, CudaArray):
                 got = memory.get(got)
                 compare(got, want, ulps, scale)
@@ -92,13 +92,13 @@ def check_kernel(memory):
 
 def copied(argument):
     if isinstance(argument, list):
-        return [a.copy() for a in argument]
+        return [copied(a) for a in argument]
     return argument.copy() if isinstance(argument, np.ndarray) else argument
 
 
 def on_device(memory, argument):
     if isinstance(argument, list):
-        return [memory.put(a) for a in argument]
+        return [on_device(memory, a) for a in argument]
     return memory.put(argument) if isinstance(argument, np.ndarray) else argument
 
 

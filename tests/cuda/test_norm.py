@@ -255,3 +255,25 @@ def test_float64_is_left_to_the_coefficients(kernel):
     assert len(re.findall(r"\b(?:add|sub|mul|fma|div|sqrt|min|max)\S*\.f64\b", ptx)) == 4  # of four channels
     assert "ld.global.v4.f32" in ptx
     assert "st.global.v4.f32" in ptx
+
+
+# Many at once
+
+
+def test_branches_of_one_result_match_the_reference(check_kernel, rng, dtype):
+    m, widths, activations = 37, (3, 8, 5), [RELU, IDENTITY, SIGMOID]
+    columns = [0, 3, 11]
+    xs = [rng.standard_normal((m, c)).astype(dtype) for c in widths]
+    gammas, betas = ([rng.standard_normal(c).astype(dtype) for c in widths] for _ in range(2))
+    room = [[np.zeros(c) for c in widths] for _ in range(2)]
+    y = np.zeros((m, 17), dtype)
+    given = check_kernel(
+        "norm", "batch_norms_forward", xs, gammas, betas, [1e-5] * 3, activations, y, columns, *room, ulps=64
+    )
+    y, means, variances = given[5], given[7], given[8]
+    dy = rng.standard_normal(y.shape).astype(dtype)
+    out = [[np.zeros_like(x) for x in xs], *([np.zeros(c, dtype) for c in widths] for _ in range(2))]
+    check_kernel(
+        "norm", "batch_norms_backward", dy, xs, y, columns, gammas, betas, means, variances, [1e-5] * 3, activations,
+        *out, ulps=64,
+    )  # fmt: skip

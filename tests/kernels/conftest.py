@@ -36,7 +36,7 @@ def arrays_of(arguments):
     """All arrays among the arguments, those in lists too."""
     for argument in arguments:
         if isinstance(argument, list):
-            yield from argument
+            yield from arrays_of(argument)
         elif isinstance(argument, np.ndarray):
             yield argument
 

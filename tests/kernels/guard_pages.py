@@ -62,6 +62,12 @@ def check(kernel, *arguments):
         assert np.array_equal(first, second, equal_nan=True)
 
 
+def in_two_branches(x, gamma, beta, activation, y, column, mean, var):
+    """Normalize x twice into the same columns, as two branches."""
+    twice = [[a, a] for a in (x, gamma, beta, 1e-5, activation)]
+    norm.batch_norms_forward(*twice, y, [column, column], [mean, mean], [var, var])
+
+
 def check_all(rng, dtype):
     def sample(*shape):
         return np.abs(rng.standard_normal(shape)).astype(dtype)
@@ -90,6 +96,7 @@ def check_all(rng, dtype):
         for (before, after), activation in itertools.product(WIDER, (IDENTITY, RELU, SIGMOID)):
             wide, mean, var = sample(m, before + c + after), sample(c).astype(np.float64), sample(c).astype(np.float64)
             check(norm.batch_norm_forward, x, v, v, 1e-5, activation, wide, before, mean, var)
+            check(in_two_branches, x, v, v, activation, wide, before, mean, var)
             check(norm.batch_norm_inference, x, v, v, v, v, 1e-5, activation, wide, before)
             statistics = {norm.batch_norm_backward: (mean, var), norm.batch_norm_inference_backward: (v, v)}
             for backward, given in statistics.items():
