@@ -7,6 +7,13 @@ simulator   kernels in plain Python
 array       arrays in a GPU's memory
 walk        how kernels find the elements of strided arrays
 units       memory as units of bytes, for kernels that only move it
+
+Matrix products and convolutions share
+
+plans         how the host shares out a product
+tiles         what a block does in float32 and float64
+tensor_cores  what it does in TF32
+factors       how it reads its two factors
 """
 
 import importlib

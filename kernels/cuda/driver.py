@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from minigrad.kernels.cuda.launch import Layout, cached_ptx
+from minigrad.kernels.cuda.launch import OLDEST, Layout, cached_ptx
 
 
 class OutOfMemory(RuntimeError):
@@ -41,7 +41,7 @@ class Driver:
         self.multiprocessors = self.attribute(attributes.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
         self.name = self.call("cuDeviceGetName", 128, self.device).decode(errors="replace").rstrip("\0 ")
         self.memory = self.call("cuDeviceTotalMem", self.device)
-        if self.capability < (8, 0):
+        if self.capability < OLDEST:
             raise RuntimeError(
                 f"the GPU {self.name} has compute capability {major}.{minor}; minigrad's kernels need 8.0 (Ampere) or more. "
                 'Use device="cpu"'
@@ -73,7 +73,7 @@ class Driver:
 
     def prepare(self, kernel, real):
         """What `launch` takes: the kernel's machine code, loaded, and how its arguments are laid out."""
-        ptx, entry = cached_ptx(kernel, real, self.capability)
+        ptx, entry = cached_ptx(kernel, real)
         module = self.call("cuModuleLoadData", ptx.encode() + b"\0")
         function = self.call("cuModuleGetFunction", module, entry.encode())
         attribute = self.api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES

@@ -58,11 +58,7 @@ def rebuilt(function, replaced, finished=lambda function: function, constants=No
     @functools.cache
     def copy(function):
         names = function.__globals__
-        used = {
-            name: meaning(constants[name] if name in constants else names[name])
-            for name in function.__code__.co_names
-            if name in names
-        }
+        used = {name: meaning(constants.get(name, names[name])) for name in function.__code__.co_names if name in names}
         used["__builtins__"] = names["__builtins__"]
         used["__name__"] = function.__module__
         new = python_types.FunctionType(function.__code__, used, function.__name__, function.__defaults__)
@@ -75,6 +71,22 @@ def rebuilt(function, replaced, finished=lambda function: function, constants=No
         return replaced(value)
 
     return copy(function)
+
+
+def names_in(function):
+    """The global names that a function and the device functions it calls read."""
+    found, functions = set(), [function]
+    for function in functions:
+        names = function.__globals__
+        used = [name for name in function.__code__.co_names if name in names]
+        found.update(used)
+        functions += [names[name] for name in used if is_new_device_function(names[name], functions)]
+    return found
+
+
+def is_new_device_function(value, functions):
+    """Whether it is a device function and none of those."""
+    return getattr(value, "is_device_function", False) and value not in functions
 
 
 @contextlib.contextmanager
@@ -293,29 +305,51 @@ def copy16(shared, i, source, j, size):
     simulator.begin_copy(four("copy16", shared, i), four("copy16", source, j) if size else None)
 
 
-@intrinsic
-def _copy16(typing_context, shared, i, source, j, size):
-    if not is_memory(shared) or not is_memory(source):
-        raise TypingError(f"copy16 copies float32, not {source} to {shared}")
+def copy4(shared, i, source, j, size):
+    """Begin to copy one float32, source[j] to shared[i]; with size 0 a zero, and source is not read."""
+    from minigrad.kernels.cuda import simulator
 
-    def generate(context, builder, signature, arguments):
-        target = pointer_to(context, builder, signature.args[0], *arguments[:2])
-        origin = pointer_to(context, builder, signature.args[2], *arguments[2:4])
-        if target.type.addrspace != SHARED:
-            target = builder.addrspacecast(target, ir.PointerType(ir.FloatType(), SHARED))
-        if origin.type.addrspace != GLOBAL:
-            origin = builder.addrspacecast(origin, ir.PointerType(ir.FloatType(), GLOBAL))
-        addresses = [builder.ptrtoint(target, WORD), builder.ptrtoint(origin, ir.IntType(64)), arguments[4]]
-        text = "cp.async.cg.shared.global [$0], [$1], 16, $2;"
-        assembly(builder, ir.VoidType(), addresses, text, "r,l,r,~{memory}", effects=True)
-        return context.get_dummy_value()
+    i, j = int(i), int(j)
+    simulator.begin_copy(shared[i : i + 1], source[j : j + 1] if size else None)
 
-    return types.void(shared, i, source, j, uint32), generate
+
+def copy_intrinsic(text):
+    """An intrinsic that begins a copy to shared memory by one instruction."""
+
+    @intrinsic
+    def copy(typing_context, shared, i, source, j, size):
+        if not is_memory(shared) or not is_memory(source):
+            raise TypingError(f"copies are of float32, not {source} to {shared}")
+        return types.void(shared, i, source, j, uint32), functools.partial(generate_copy, text)
+
+    return copy
+
+
+def generate_copy(text, context, builder, signature, arguments):
+    """The instruction, its addresses in the spaces that it wants."""
+    target = pointer_to(context, builder, signature.args[0], *arguments[:2])
+    origin = pointer_to(context, builder, signature.args[2], *arguments[2:4])
+    if target.type.addrspace != SHARED:
+        target = builder.addrspacecast(target, ir.PointerType(ir.FloatType(), SHARED))
+    if origin.type.addrspace != GLOBAL:
+        origin = builder.addrspacecast(origin, ir.PointerType(ir.FloatType(), GLOBAL))
+    addresses = [builder.ptrtoint(target, WORD), builder.ptrtoint(origin, ir.IntType(64)), arguments[4]]
+    assembly(builder, ir.VoidType(), addresses, text, "r,l,r,~{memory}", effects=True)
+    return context.get_dummy_value()
+
+
+_copy16 = copy_intrinsic("cp.async.cg.shared.global [$0], [$1], 16, $2;")
+_copy4 = copy_intrinsic("cp.async.ca.shared.global [$0], [$1], 4, $2;")
 
 
 @overload(copy16)
 def _compiled_copy16(shared, i, source, j, size):
     return lambda shared, i, source, j, size: _copy16(shared, i, source, j, uint32(size))
+
+
+@overload(copy4)
+def _compiled_copy4(shared, i, source, j, size):
+    return lambda shared, i, source, j, size: _copy4(shared, i, source, j, uint32(size))
 
 
 def instruction(text):

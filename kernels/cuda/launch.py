@@ -115,7 +115,7 @@ class Context:
     driver: typing.Any = None
     stream: typing.Any = None
     empty: typing.Any = None
-    matmul_precision = "float32"  # or "tf32"
+    matmul_precision = "float32"  # or "tf32": what matrix products and convolutions of float32 multiply in
 
     def __init__(self):
         self.tables = {}
@@ -181,7 +181,9 @@ class Kernel:
         """The same kernel with names in capitals standing for other values; `types` if it is not for all of the kernel's."""
         key = tuple(sorted(constants.items()))
         if key not in self.variants:
-            unknown = [name for name in constants if name not in self.function.__globals__]
+            named = {p.constant for p in inspect.get_annotations(self.function).values() if isinstance(p, Of)}
+            known = language.names_in(self.function) | named
+            unknown = [name for name in constants if name not in known]
             if unknown:
                 raise TypeError(f"{self.function.__name__} knows no {', '.join(unknown)}")
             together = {**self.constants, **constants}
@@ -257,8 +259,11 @@ def signature(kernel, real):
     return tuple([parameter.numba_type(real) for parameter in kernel.parameters])
 
 
-def compile_ptx(kernel, real, capability):
-    """(PTX, name of the entry) of a kernel, for GPUs of at least that compute capability, say (9, 0)."""
+OLDEST = 8, 0  # the compute capability that PTX is made for; the driver makes of it what is best for a newer GPU
+
+
+def compile_ptx(kernel, real, capability=OLDEST):
+    """(PTX, name of the entry) of a kernel, for GPUs of at least that compute capability."""
     function = kernel.specialized(real, register_jitable)
     with language.target(capability):
         ptx, _ = language.cuda.compile(
@@ -273,7 +278,7 @@ def compile_ptx(kernel, real, capability):
     return ptx, re.search(r"\.entry\s+(\S+?)\s*\(", ptx)[1]
 
 
-def cached_ptx(kernel, real, capability):
+def cached_ptx(kernel, real, capability=OLDEST):
     """compile_ptx, kept on disk."""
     folder = cache_folder()
     path = None

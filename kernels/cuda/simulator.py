@@ -216,15 +216,22 @@ def finish_copies(left):
 
 def mma_tf32(c, a, b):
     """language.mma_tf32."""
-    lane = getcurrent().lane
+    received = exchange((a, b))
+    if len(received) == LANES:  # the first of the warp computes for all
+        received.append(product_of_fragments(received))
+    g, t = divmod(getcurrent().lane, 4)
+    parts = received[LANES][[g, g + 8], 2 * t : 2 * t + 2].ravel()
+    return tuple(np.float32(total + part) for total, part in zip(c, parts, strict=True))
+
+
+def product_of_fragments(fragments):
+    """The 16 x 8 product of what the lanes of a warp hold of two matrices."""
     left, right = np.zeros((16, 8), np.float32), np.zeros((8, 8), np.float32)
-    for i, (x, y) in enumerate(exchange((a, b))):
+    for i, (x, y) in enumerate(fragments):
         g, t = divmod(i, 4)
         left[g, t], left[g + 8, t], left[g, t + 4], left[g + 8, t + 4] = np.array(x, np.uint32).view(np.float32)
         right[t, g], right[t + 4, g] = np.array(y, np.uint32).view(np.float32)
-    g, t = divmod(lane, 4)
-    product = left[[g, g + 8]] @ right[:, [2 * t, 2 * t + 1]]
-    return tuple(np.float32(total + part) for total, part in zip(c, product.ravel(), strict=True))
+    return left @ right
 
 
 SCALARS = {

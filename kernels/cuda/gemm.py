@@ -1,0 +1,121 @@
+"""Matrix products; see kernels/reference/gemm.py, and tiles.py and tensor_cores.py for what a block does.
+
+The factors are read as they lie, transposed or not: A B, A^T B and A B^T have their kernels, which turn a tile on its way
+to shared memory if they must; the rare A^T B^T, and all in float64, goes by that of A^T B, one element at a time. The
+blocks of a launch are numbered along the tiles of C, then along the parts of the depth or the products of a batch;
+neighbours share rows of A. For its ROWS * COLUMNS multiply-adds of a depth a block reads ROWS + COLUMNS numbers, which it
+shares with the other blocks of its row and column by way of the second-level cache.
+"""
+
+from minigrad.kernels.cuda.factors import place_in_matrix
+from minigrad.kernels.cuda.language import at, cuda, uint32, uint64
+from minigrad.kernels.cuda.launch import FLOAT64, Reals, UInt, ULong
+from minigrad.kernels.cuda.plans import (
+    DOUBLE,
+    FLOAT32_TILES,
+    SMALL,
+    SMALL_WORK,
+    TF32_TILES,
+    aligned,
+    kernels_for,
+    plan,
+    run_plan,
+    shared_bytes,
+    uses_tf32,
+)
+from minigrad.kernels.cuda.tensor_cores import product_tf32
+from minigrad.kernels.cuda.tiles import ADDS, HAS_BIAS, WIDE_A, WIDE_B, WIDE_C, product
+
+PRODUCT = product
+MOST_PRODUCTS = 65535  # of a batch in one launch
+
+
+def multiply(
+    a: Reals, b: Reals, bias: Reals, c: Reals, m: UInt, n: UInt, k: UInt,
+    a_line: UInt, a_depth: UInt, a_load: UInt, b_line: UInt, b_depth: UInt, b_load: UInt,
+    across: UInt, part: UInt, a_step: ULong, b_step: ULong, c_step: ULong, flags: UInt,
+):  # fmt: skip
+    """Block (tile, 0, z): a tile of the z-th product of a batch (part 0), or of the z-th part of the depth."""
+    z = uint32(cuda.blockIdx.z)
+    begin = uint32(z * part)
+    end = uint32(min(k, uint32(begin + part))) if part else k
+    plain = (uint32(0), uint32(0))
+    factor_a = (plain, plain, (uint32(0), uint32(0), a_load), (m, end, a_line, a_depth))
+    factor_b = (plain, plain, (uint32(0), uint32(0), b_load), (n, end, b_line, b_depth))
+    PRODUCT(
+        at(a, uint64(z) * a_step), place_in_matrix, factor_a, at(b, uint64(z) * b_step), place_in_matrix, factor_b,
+        bias, c, c_step, m, n, across, begin, end, flags,
+    )  # fmt: skip
+
+
+ORDERS = [{"A_DEEP": a, "B_DEEP": b} for a, b in ((False, False), (True, False), (True, True))]
+KERNELS = (
+    kernels_for(multiply, [*FLOAT32_TILES, SMALL], ORDERS)
+    | kernels_for(multiply, TF32_TILES, ORDERS, PRODUCT=product_tf32)
+    | kernels_for(multiply, [DOUBLE], ORDERS[:1], "float64")
+)
+
+
+def tiles_for(dtype, work):
+    """The tiles to choose from, for so many multiply-adds."""
+    if dtype == FLOAT64:
+        return [DOUBLE]
+    if uses_tf32(work):
+        return TF32_TILES
+    return [SMALL] if work <= SMALL_WORK else FLOAT32_TILES
+
+
+def launcher(a, b, m, n, k, trans_a, trans_b, how, batch=None):
+    """A function launch(bias, c, flags) of the product, or of `batch` products one after another in memory."""
+    tile = how.tile
+    a_deep, b_deep = (not trans_a, trans_b) if (tile, not trans_a, trans_b) in KERNELS else (False, False)
+    found = 0
+    if a_deep == (not trans_a) and aligned(a, m if trans_a else k):
+        found |= WIDE_A
+    if b_deep == trans_b and aligned(b, k if trans_b else n):
+        found |= WIDE_B
+    steps = (0, 0, m * n) if batch is None else (m * k, k * n, m * n)
+    parts, part = (how.parts, how.part) if batch is None else (batch, 0)
+    grid = how.tiles, 1, parts
+    configured = KERNELS[tile, a_deep, b_deep][grid, tile.threads, shared_bytes(tile, a.itemsize, a_deep, b_deep)]
+
+    def launch(bias, c, flags):
+        configured(
+            a, b, bias, c, m, n, k,
+            *((1, m) if trans_a else (k, 1)), tile.step(a_deep, tile.rows),
+            *((k, 1) if trans_b else (1, n)), tile.step(b_deep, tile.columns),
+            how.across, part, *steps, flags | found,
+        )  # fmt: skip
+
+    return launch
+
+
+def run(a, b, bias, c, trans_a, trans_b, flags):
+    m, n = c.shape
+    k = a.shape[0] if trans_a else a.shape[1]
+    if c.size:
+        how = plan(tiles_for(c.dtype, m * n * k), m, n, k)
+        run_plan(launcher(a, b, m, n, k, trans_a, trans_b, how), how, bias, c, n, flags)
+
+
+def gemm(a, b, bias, c, trans_a, trans_b):
+    run(a, b, bias, c, trans_a, trans_b, HAS_BIAS if bias.size else 0)
+
+
+def gemm_add(a, b, c, trans_a, trans_b):
+    run(a, b, c, c, trans_a, trans_b, ADDS)
+
+
+def gemm_batched(a, b, c, trans_a, trans_b):
+    batch, m, n = c.shape
+    k = a.shape[1] if trans_a else a.shape[2]
+    if not c.size:
+        return
+    how = plan(tiles_for(c.dtype, m * n * k), m, n, k)
+    for first in range(0, batch, MOST_PRODUCTS):
+        count = min(batch - first, MOST_PRODUCTS)
+        left, right, result = (
+            x.reshape(-1).part(first * size, (first + count) * size) for x, size in ((a, m * k), (b, k * n), (c, m * n))
+        )
+        flags = WIDE_C if aligned(result, n) else 0
+        launcher(left, right, m, n, k, trans_a, trans_b, how, count)(result, result, flags)

@@ -1,0 +1,178 @@
+import numpy as np
+import pytest
+
+from minigrad.kernels.cuda import gemm, launch, plans
+
+ORDERS = [(a, b) for a in (False, True) for b in (False, True)]
+FLOAT32_TILES = [*plans.FLOAT32_TILES, plans.SMALL]
+SHAPES = [(1, 1, 1), (3, 5, 2), (33, 31, 35), (40, 36, 64)]  # (m, n, k); the rows of the last are whole 16 bytes
+NO_BIAS = np.empty(0, np.float32)
+
+
+def named(tile):
+    return f"{tile.rows}x{tile.columns}"
+
+
+def factors(rng, m, n, k, trans_a, trans_b, dtype=np.float32, batch=()):
+    a = rng.standard_normal((*batch, *((k, m) if trans_a else (m, k)))).astype(dtype)
+    b = rng.standard_normal((*batch, *((n, k) if trans_b else (k, n)))).astype(dtype)
+    return a, b
+
+
+def rounded(x):
+    """To 10 bits, as tensor cores take it."""
+    return ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+@pytest.fixture
+def choose(monkeypatch):
+    """choose(tile, parts): every product is by that tile, its depth in at most so many parts."""
+
+    def choose(tile, parts=1):
+        monkeypatch.setattr(gemm, "plan", lambda _, m, n, k: plans.cut(tile, m, n, k, parts))
+
+    return choose
+
+
+@pytest.mark.parametrize(("trans_a", "trans_b"), ORDERS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gemm_with_bias(check_kernel, rng, dtype, shape, trans_a, trans_b):
+    m, n, k = shape
+    a, b = factors(rng, m, n, k, trans_a, trans_b, dtype)
+    bias = rng.standard_normal(n).astype(dtype)
+    check_kernel("gemm", "gemm", a, b, bias, np.empty((m, n), dtype), trans_a, trans_b)
+
+
+@pytest.mark.parametrize("tile", FLOAT32_TILES, ids=named)
+@pytest.mark.parametrize(("trans_a", "trans_b"), ORDERS[:3])
+@pytest.mark.parametrize("past", [0, 1])
+def test_tile(check_kernel, choose, rng, tile, trans_a, trans_b, past):
+    choose(tile)
+    m, n, k = 4 + past, tile.columns + past, tile.depth + 4 + past
+    a, b = factors(rng, m, n, k, trans_a, trans_b)
+    check_kernel("gemm", "gemm", a, b, NO_BIAS, np.empty((m, n), np.float32), trans_a, trans_b)
+
+
+@pytest.mark.parametrize("tile", FLOAT32_TILES, ids=named)
+def test_second_tile_down(check_kernel, choose, rng, tile):
+    choose(tile)
+    m, n, k = tile.rows + 3, 5, 4
+    a, b = factors(rng, m, n, k, False, False)
+    check_kernel("gemm", "gemm", a, b, NO_BIAS, np.empty((m, n), np.float32), False, False)
+
+
+@pytest.mark.parametrize("tile", plans.TF32_TILES, ids=named)
+@pytest.mark.parametrize(("trans_a", "trans_b"), ORDERS)
+@pytest.mark.parametrize("past", [0, 1])
+def test_tile_on_tensor_cores(check_kernel, choose, rng, tile, trans_a, trans_b, past):
+    choose(tile)
+    m, n, k = 20 + past, 36 + past, 2 * tile.depth + 4 + past
+    a, b = factors(rng, m, n, k, trans_a, trans_b)
+    bias = rng.standard_normal(n).astype(np.float32)
+    check_kernel("gemm", "gemm", rounded(a), rounded(b), bias, np.empty((m, n), np.float32), trans_a, trans_b)
+
+
+def test_second_tile_on_tensor_cores(check_kernel, choose, rng):
+    choose(plans.TF32_TALL)
+    a, b = factors(rng, 132, 68, 4, False, False)
+    check_kernel("gemm", "gemm_add", rounded(a), rounded(b), np.ones((132, 68), np.float32), False, False)
+
+
+def test_tensor_cores_round_to_ten_bits(memory, monkeypatch, rng):
+    monkeypatch.setattr(launch.context, "matmul_precision", "tf32")
+    monkeypatch.setattr(plans, "TF32_WORK", 0)
+    a, b = factors(rng, 4, 8, 8, False, False)
+    c = memory.empty((4, 8), np.float32)
+    gemm.gemm(memory.put(a), memory.put(b), memory.put(NO_BIAS), c, False, False)
+    want = rounded(a).astype(np.float64) @ rounded(b).astype(np.float64)
+    np.testing.assert_allclose(memory.get(c), want, rtol=0, atol=1e-6)
+    assert np.abs(want - a.astype(np.float64) @ b).max() > 1e-5
+
+
+def test_tensor_cores_only_when_asked_for(memory, monkeypatch):
+    monkeypatch.setattr(plans, "TF32_WORK", 0)
+    assert gemm.tiles_for(np.dtype(np.float32), 1) == [plans.SMALL]
+    monkeypatch.setattr(launch.context, "matmul_precision", "tf32")
+    assert gemm.tiles_for(np.dtype(np.float32), 1) == plans.TF32_TILES
+    assert gemm.tiles_for(np.dtype(np.float64), 1) == [plans.DOUBLE]
+
+
+@pytest.mark.parametrize("tile", [*FLOAT32_TILES, plans.TF32_LARGE], ids=named)
+@pytest.mark.parametrize("n", [8, 7])
+def test_gemm_add(check_kernel, choose, rng, tile, n):
+    choose(tile)
+    a, b = factors(rng, 9, n, 5, False, False)
+    c = rng.standard_normal((9, n)).astype(np.float32)
+    check_kernel("gemm", "gemm_add", rounded(a), rounded(b), c, False, False)
+
+
+@pytest.mark.parametrize(("trans_a", "trans_b"), ORDERS)
+def test_gemm_batched(check_kernel, monkeypatch, rng, dtype, trans_a, trans_b):
+    monkeypatch.setattr(gemm, "MOST_PRODUCTS", 2)
+    a, b = factors(rng, 3, 5, 7, trans_a, trans_b, dtype, batch=(3,))
+    check_kernel("gemm", "gemm_batched", a, b, np.empty((3, 3, 5), dtype), trans_a, trans_b)
+
+
+@pytest.mark.parametrize("tile", [plans.SMALL, plans.TF32_TALL], ids=named)
+@pytest.mark.parametrize("name", ["gemm", "gemm_add"])
+@pytest.mark.parametrize(("trans_a", "trans_b"), ORDERS[:3])
+def test_depth_in_parts(check_kernel, choose, rng, memory, tile, name, trans_a, trans_b):
+    choose(tile, parts=3)
+    m, n, k = 6, 9, 2 * tile.depth + 3
+    a, b = (rounded(x) for x in factors(rng, m, n, k, trans_a, trans_b))
+    c = rng.standard_normal((m, n)).astype(np.float32)
+    bias = [rng.standard_normal(n).astype(np.float32)] if name == "gemm" else []
+    check_kernel("gemm", name, a, b, *bias, c, trans_a, trans_b)
+    assert [name.partition(",")[0] for name in memory.driver.launches] == ["gemm.multiply", "plans.sum_parts"]
+
+
+@pytest.mark.parametrize("tile", [plans.SMALL, plans.TF32_LARGE], ids=named)
+def test_memory_off_the_16_bytes(memory, choose, rng, tile):
+    choose(tile)
+    a, b = (rounded(x) for x in factors(rng, 4, 8, 12, False, False))
+    shifted = [memory.put(np.append(np.float32(0), x)).part(1, 1 + x.size).reshape(x.shape) for x in (a, b)]
+    c = memory.put(np.zeros(33, np.float32)).part(1, 33).reshape(4, 8)
+    gemm.gemm(*shifted, memory.put(NO_BIAS), c, False, False)
+    np.testing.assert_allclose(memory.get(c), a @ b, atol=1e-5)
+
+
+def test_no_depth_leaves_the_bias(check_kernel, dtype):
+    empty = np.empty((3, 0), dtype), np.empty((0, 2), dtype)
+    check_kernel("gemm", "gemm", *empty, np.array([1, 2], dtype), np.empty((3, 2), dtype), False, False)
+
+
+def test_empty_result_launches_nothing(memory, dtype):
+    a, b, c = (memory.empty(shape, dtype) for shape in ((0, 4), (4, 2), (0, 2)))
+    gemm.gemm(a, b, memory.empty((0,), dtype), c, False, False)
+    gemm.gemm_batched(*(x.reshape(0, 1, -1) for x in (a, memory.empty((0, 4, 2), dtype), c)), False, False)
+    assert not memory.driver.launches
+
+
+def test_nan_and_infinity_stay_in_their_rows(check_kernel, rng, dtype):
+    a, b = factors(rng, 5, 6, 7, False, False, dtype)
+    a[1, 2], a[3, 4] = np.nan, np.inf
+    check_kernel("gemm", "gemm", a, b, np.empty(0, dtype), np.empty((5, 6), dtype), False, False)
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(60, 100, 784), (784, 100, 60), (192, 96, 256000), (1, 1, 1), (4096, 4096, 4096)]
+)
+def test_parts_cover_the_depth(m, n, k):
+    how = plans.plan(gemm.tiles_for(np.dtype(np.float32), m * n * k), m, n, k)
+    assert (how.parts - 1) * how.part < k <= how.parts * how.part
+    assert how.part % how.tile.depth == 0
+    assert how.parts == 1 or how.tiles * how.parts <= plans.WAVE
+
+
+@pytest.mark.parametrize("tile", [*FLOAT32_TILES, *plans.TF32_TILES], ids=named)
+def test_wide_loads_in_the_machine_code(tile):
+    kernel = gemm.KERNELS[tile, True, False]
+    ptx, _ = launch.compile_ptx(kernel, launch.FLOAT32, (8, 0))
+    if tile in plans.TF32_TILES:
+        per_step = tile.depth // 8 * (tile.height // 16) * (tile.width // 8)
+        assert ptx.count("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32") == per_step
+        assert "cp.async.cg.shared.global" in ptx
+    else:
+        assert ptx.count("ld.global.v4.f32") >= 2
+        assert ptx.count("ld.shared.v4.f32") == 8 * (tile.height + tile.width) // 4
+        assert ptx.count("fma.rn.f32") == 8 * tile.height * tile.width
