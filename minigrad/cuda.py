@@ -10,6 +10,7 @@ the stream. `Stager` brings batches to the GPU on a second stream while the step
 import ctypes
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -94,16 +95,16 @@ class Mirror:
     """A copy on the GPU of a small NumPy array that Python goes on to write."""
 
     def __init__(self, device: "CudaDevice", host: np.ndarray) -> None:
-        self.host = host
+        self.host = weakref.ref(host)
         self.sent = b""
         self.array = device.pool.empty(host.shape, host.dtype)
         self.device = device
 
     def refresh(self) -> None:
         """Send it if it has changed."""
-        now = self.host.tobytes()
-        if now != self.sent:
-            self.device.send(self.array, self.host)
+        host = self.host()
+        if host is not None and (now := host.tobytes()) != self.sent:
+            self.device.send(self.array, host)
             self.sent = now
 
 
@@ -181,8 +182,9 @@ class CudaDevice(Device):
     def mirror_of(self, array: np.ndarray) -> Mirror:
         """The mirror itself, up to date."""
         mirror = self.mirrors.get(id(array))
-        if mirror is None or mirror.host is not array:
+        if mirror is None:
             mirror = self.mirrors[id(array)] = Mirror(self, array)
+            weakref.finalize(array, self.mirrors.pop, id(array))
         mirror.refresh()
         return mirror
 

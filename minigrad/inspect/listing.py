@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.device import address
 from minigrad.inspect.graph import Graph, kept_arrays, short_line, source_line
 from minigrad.inspect.text import columns, number_of_bytes, shortened
 from minigrad.tensor import Tensor
@@ -60,7 +61,7 @@ def table(loss: Tensor, names: Mapping[str, Tensor] | None = None, model: Any = 
     arrays: dict[tuple[int, int], int] = {}
     for op in graph.ops:
         kept = kept_arrays(op)
-        arrays |= {(a.ctypes.data, a.nbytes): a.nbytes for a in kept}
+        arrays |= {(address(a), a.nbytes): a.nbytes for a in kept}
         saved = sum(a.nbytes for a in kept)
         number = graph.numbers[op]
         rows.append(Row(number, type(op).__name__, op.shape, op.dtype, saved, graph.inputs(op), op.line))

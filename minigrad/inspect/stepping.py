@@ -123,19 +123,21 @@ class Steps(Iterator[Step]):
         if type(results) is not tuple or len(results) != len(op.sources or ()):
             raise wrong_count(op, results)
         self._index += 1
-        graph = self._graph
-        step = Step(self._index, graph.numbers[op], type(op).__name__, op.shape, op.formula, op.line, dy)
+        graph, home = self._graph, self._device
+        arrived = home.to_host(dy)
+        step = Step(self._index, graph.numbers[op], type(op).__name__, op.shape, op.formula, op.line, arrived)
         for i, (source, dx) in enumerate(zip(op.sources or (), results, strict=True)):
             if source is None or dx is None:
                 continue
-            if type(dx) is not np.ndarray or dx.shape != source.shape or dx.dtype != source.dtype:
+            if type(dx) is not home.array_type or dx.shape != source.shape or dx.dtype != source.dtype:
                 raise wrong_gradient(step.op, i, source, dx)
             self._arrive(source, dx)
             name = graph.name(source) + (f" {type(source).__name__}" if isinstance(source, Op) else "")
-            check = None
+            gradient, check = home.to_host(dx), None
             if op.recorded is not None:
-                check = directional_check(op, i, dy, dx, np.random.default_rng((self._seed, self._index, i)))
-            step.passed.append(Passed(name, dx, self._parts[source], check))
+                rng = np.random.default_rng((self._seed, self._index, i))
+                check = directional_check(op, i, arrived, gradient, rng)
+            step.passed.append(Passed(name, gradient, self._parts[source], check))
         return step
 
     def _arrive(self, source: Op | Tensor, dx: np.ndarray) -> None:
@@ -153,7 +155,7 @@ class Steps(Iterator[Step]):
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         """A tensor of its own with these values."""
-        return Tensor(array, device=self._device)
+        return Tensor._wrap(self._device.copy(array), self._device)
 
 
 def steps(

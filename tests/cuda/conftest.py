@@ -63,10 +63,11 @@ def check_kernel(memory):
     """check_kernel(family, name, *arguments, ulps=..., scale=...): the CUDA kernel against the reference, on copies.
 
     Arrays go to the GPU and back; all of them are compared after, within `ulps` of their precision times `scale` (by
-    default the largest magnitude of the expected array), integers exactly. Gives the kernel's arrays back.
+    default the largest magnitude of the expected array), integers exactly. `precision` is that of float64 results of
+    float32 work. Gives the kernel's arrays back.
     """
 
-    def check(family, name, *arguments, ulps=16, scale=None):
+    def check(family, name, *arguments, ulps=16, scale=None, precision=np.float64):
         expected = [copied(a) for a in arguments]
         getattr(getattr(reference, family), name)(*expected)
         given = [on_device(memory, a) for a in arguments]
@@ -80,10 +81,10 @@ def check_kernel(memory):
             if isinstance(got, list):
                 got = [memory.get(a) if isinstance(a, CudaArray) else a for a in got]
                 for g, w in zip(got, want, strict=True):
-                    compare(np.asarray(g), np.asarray(w), ulps, scale)
+                    compare(np.asarray(g), np.asarray(w), ulps, scale, precision)
             elif isinstance(got, CudaArray):
                 got = memory.get(got)
-                compare(got, want, ulps, scale)
+                compare(got, want, ulps, scale, precision)
             results.append(got)
         return results
 
@@ -102,16 +103,17 @@ def on_device(memory, argument):
     return memory.put(argument) if isinstance(argument, np.ndarray) else argument
 
 
-def compare(got, want, ulps, scale):
+def compare(got, want, ulps, scale, precision):
     assert got.shape == want.shape
     assert got.dtype == want.dtype
     if got.dtype.kind != "f":
         np.testing.assert_array_equal(got, want)
         return
     finite = np.isfinite(want)
+    eps = max(np.finfo(got.dtype).eps, np.finfo(precision).eps)
     np.testing.assert_array_equal(got[~finite], want[~finite])
     largest = np.abs(want[finite]).max(initial=0) if scale is None else scale
-    np.testing.assert_allclose(got[finite], want[finite], rtol=0, atol=ulps * np.finfo(got.dtype).eps * largest)
+    np.testing.assert_allclose(got[finite], want[finite], rtol=0, atol=ulps * eps * largest)
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])

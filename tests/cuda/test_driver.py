@@ -175,7 +175,7 @@ def test_graph_that_cannot_be_made_ready_is_given_back(api, gpu):
 @pytest.fixture
 def prepared(api, gpu, monkeypatch):
     """A kernel as the driver has loaded it."""
-    monkeypatch.setattr(driver, "cached_ptx", lambda kernel, real, capability: ("// PTX", "entry"))
+    monkeypatch.setattr(driver, "cached_ptx", lambda kernel, real: ("// PTX", "entry"))
     api.results.update(cuModuleLoadData=["module"], cuModuleGetFunction=["function"], cuFuncGetAttribute=[48])
     return gpu.prepare(mixed, FLOAT32)
 

@@ -8,7 +8,7 @@ from minigrad.kernels import formulas
 from minigrad.kernels.cpu import cache
 from minigrad.kernels.cpu.compile import UnexpectedCompile, no_compile
 from minigrad.kernels.cuda import launch, machine_code
-from minigrad.kernels.cuda.language import cuda, device_function, float32, float64, int32, real, uint8, uint32
+from minigrad.kernels.cuda.language import cuda, device_function, float32, float64, real, uint8, uint32
 from minigrad.kernels.cuda.launch import (
     FLOAT32,
     FLOAT64,
@@ -25,7 +25,7 @@ from minigrad.kernels.cuda.launch import (
     blocks_for,
 )  # fmt: skip
 
-SHIFT = 1
+SHIFT, MORE = 1, 0
 FUNCTION = formulas.exp
 PIXEL = uint8
 CAPABILITY = 8, 0
@@ -40,7 +40,7 @@ def small_kernel(function, **options):
 def shifted(x: Reals, y: Reals, by: Real, n: UInt):
     i = uint32(uint32(cuda.blockIdx.x) * uint32(cuda.blockDim.x) + uint32(cuda.threadIdx.x))
     if i < n:
-        y[i] = x[i] + by * real(SHIFT)
+        y[i] = x[i] + by * real(SHIFT + MORE)
 
 
 @small_kernel
@@ -94,7 +94,7 @@ def test_the_same_variant_is_made_once():
 
 
 def test_variant_of_a_variant_has_the_constants_of_both():
-    assert mixed.variant(SHIFT=2).variant(FUNCTION=tripled).constants == {"SHIFT": 2, "FUNCTION": tripled}
+    assert shifted.variant(SHIFT=2).variant(MORE=3).constants == {"SHIFT": 2, "MORE": 3}
 
 
 def test_variant_by_an_unknown_name_is_an_error():
@@ -105,14 +105,14 @@ def test_variant_by_an_unknown_name_is_an_error():
 def test_name_says_family_function_and_constants():
     assert shifted.name == "test_launch.shifted"
     assert of_each.variant(FUNCTION=formulas.tanh).name == "test_launch.of_each,FUNCTION=tanh"
-    assert shifted.variant(SHIFT=2).variant(PIXEL=int32).name == "test_launch.shifted,PIXEL=int32,SHIFT=2"
+    assert shifted.variant(SHIFT=2).variant(MORE=3).name == "test_launch.shifted,MORE=3,SHIFT=2"
 
 
 def test_variants_stand_for_the_kernel_in_the_table():
     kernel = Kernel(shifted.function, 32, 1, {})
     assert launch.final(kernel) == [kernel]
     one, two = kernel.variant(SHIFT=1), kernel.variant(SHIFT=2)
-    deeper = two.variant(PIXEL=int32)
+    deeper = two.variant(MORE=3)
     assert launch.final(kernel) == [one, deeper]
 
 
