@@ -35,19 +35,18 @@ def open_driver() -> Any:
 
 
 class Block:
-    """Memory of the GPU, and what is known of its contents."""
+    """Memory of the GPU, and what is known of its contents.
 
-    __slots__ = ("driver", "known", "pointer", "size")
+    It has no finalizer of its own: where the garbage collector finds a lease and its block together, it would run both,
+    and the lease hands the block on.
+    """
+
+    __slots__ = ("known", "pointer", "size")
 
     def __init__(self, driver: Any, size: int) -> None:
-        self.driver = driver
         self.size = size
         self.pointer = driver.allocate(size)
         self.known: np.ndarray | None = None  # a copy of what was put at its start
-
-    def __del__(self) -> None:
-        if hasattr(self, "pointer"):
-            self.driver.free(self.pointer)
 
 
 class CudaPool(Pool):
@@ -57,6 +56,25 @@ class CudaPool(Pool):
         super().__init__()
         self.driver = driver
         self.release_others = others  # frees what other pools of this GPU do not use
+        self.closed = False
+
+    def __del__(self) -> None:
+        self.closed = True
+        self.release()
+
+    def give_back(self, block: Block) -> None:
+        """Keep a block that no array uses, unless the pool itself is gone."""
+        super().give_back(block)
+        if self.closed:
+            self.release()
+
+    def release(self) -> None:
+        """Give the blocks that no array uses back to the GPU."""
+        while self.free:
+            size, blocks = self.free.popitem()
+            for block in blocks:
+                self.driver.free(block.pointer)
+                self.allocated -= size
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> CudaArray:
         """An array with whatever the memory holds."""
@@ -359,6 +377,8 @@ class Place:
         return CudaArray(self.block.pointer, array.shape, array.dtype, Loan(self))
 
     def __del__(self) -> None:
+        if hasattr(self, "block"):
+            self.stager.driver.free(self.block.pointer)
         if hasattr(self, "host"):
             self.stager.driver.free_pinned(self.host)
 

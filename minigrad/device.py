@@ -34,7 +34,7 @@ class Lease:
         self.block = block
 
     def __del__(self) -> None:
-        self.pool.free.setdefault(self.block.size, []).append(self.block)
+        self.pool.give_back(self.block)
 
 
 class ArrayLease(Lease):
@@ -71,6 +71,10 @@ class Pool:
             return blocks.pop() if blocks else self.new_block(size)
         except IndexError:  # another thread was faster
             return self.new_block(size)
+
+    def give_back(self, block: Any) -> None:
+        """Keep a block that no array uses."""
+        self.free.setdefault(block.size, []).append(block)
 
     def new_block(self, size: int) -> Any:
         """`size` fresh bytes, aligned to a cache line; what lies free is given back to the system before giving up."""

@@ -370,3 +370,31 @@ def test_anomaly_names_the_op(gpu):
 
 def test_auto_takes_the_gpu(gpu):
     assert get_device("auto") is gpu
+
+
+def images_network():
+    mg.manual_seed(2)
+    branches = [
+        mg.nn.Sequential(mg.nn.Conv2d(3, 4, 1, bias=False), mg.nn.BatchNorm(4), mg.nn.ReLU()),
+        mg.nn.Sequential(mg.nn.Conv2d(3, 2, 3, padding=1, bias=False), mg.nn.BatchNorm(2), mg.nn.ReLU()),
+        mg.nn.Sequential(mg.nn.MaxPool2d(3, stride=1, padding=1), mg.nn.Conv2d(3, 2, 1), mg.nn.ReLU()),
+    ]
+    return mg.nn.Sequential(
+        mg.nn.Concat(*branches), mg.nn.MaxPool2d(2), mg.nn.GlobalAvgPool(), mg.nn.Dropout(0.2), mg.nn.Linear(8, 3)
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_images_train_as_on_the_reference(gpu, precision):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 4, 4, 3)).astype(np.float32), np.array([2, 0])
+    found = {}
+    with mg.matmul_precision(precision):
+        assert launch.context.matmul_precision == precision
+        for device in ("cuda", "reference"):
+            model = images_network().to(device)
+            step = mg.capture(step_of(model, mg.optim.SGD(model.parameters(), 0.1, momentum=0.9)), device=device)
+            found[device] = [step(x, y).item() for _ in range(3)] + [t.numpy() for t in model.state_dict().values()]
+    assert launch.context.matmul_precision == "float32"
+    for got, want in zip(found["cuda"], found["reference"], strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-3, atol=1e-4)

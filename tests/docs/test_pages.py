@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from minigrad.data import cifar10
+from minigrad.device import DEVICES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = ("how-autograd-works", "convolution", "batch-normalization", "training")  # those whose code is run
+PAGES = ("how-autograd-works", "convolution", "batch-normalization", "training", "cuda")  # those whose code is run
 ROUGH = {"training": 0.03}  # by how much a number may differ where hundreds of steps have multiplied rounding errors
-NEEDS = {"training": ("safetensors", "PIL")}
+NEEDS = {"training": ("safetensors", "PIL"), "cuda": ("greenlet", "minigrad.kernels.cuda.language")}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[+-]?\d+)?")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -43,10 +44,24 @@ def run_example(folder, monkeypatch):
     runpy.run_path(str(ROOT / "examples" / "see_the_tape.py"), run_name="__main__")
 
 
+def simulate(monkeypatch):
+    """Let the page make the simulator the device "cuda", until the test ends."""
+    from minigrad.kernels.cuda.launch import context
+
+    for name in ("driver", "stream", "empty", "tables"):
+        monkeypatch.setattr(context, name, getattr(context, name))
+    context.tables = {}
+    monkeypatch.setenv("MINIGRAD_CUDA", "simulator")
+    monkeypatch.setitem(DEVICES, "cuda", None)
+    del DEVICES["cuda"]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_python_blocks_print_what_the_page_says(page, tmp_path, monkeypatch, capsys):
     for package in NEEDS.get(page, ()):
-        pytest.importorskip(package)
+        pytest.importorskip(package, exc_type=ImportError)
+    if page == "cuda":
+        simulate(monkeypatch)
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
     ran = 0

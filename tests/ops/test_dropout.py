@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad.device import get_device
 from minigrad.testing import check_grads
 
 
@@ -57,7 +58,7 @@ def test_the_mask_does_not_depend_on_the_shape(device):
 @pytest.mark.parametrize("as_tensor", [False, True])
 def test_a_counter_goes_on_with_each_use(as_tensor, device):
     state = np.array([5, 0], np.uint64)
-    given = mg.tensor(state, device=device) if as_tensor else state
+    given = mg.tensor(state, device=device) if as_tensor else get_device(device).from_host(state)
     masks = [mask(0.5, given, device=device) for _ in range(3)]
     np.testing.assert_array_equal(np.asarray(given), np.array([5, 3], np.uint64))
     for a, b in ((0, 1), (1, 2), (0, 2)):
@@ -65,14 +66,14 @@ def test_a_counter_goes_on_with_each_use(as_tensor, device):
 
 
 def test_a_counter_set_back_repeats_the_mask(device):
-    state = np.array([5, 2], np.uint64)
+    state = mg.tensor(np.array([5, 2], np.uint64), device=device)
     first = mask(0.5, state, device=device)
     state[1] = 2
     np.testing.assert_array_equal(mask(0.5, state, device=device), first)
 
 
 def test_the_gradient_has_the_mask_of_the_forward_pass(device):
-    state = np.array([5, 0], np.uint64)
+    state = mg.tensor(np.array([5, 0], np.uint64), device=device)
     x = mg.tensor(np.ones(1000), device=device, requires_grad=True)
     y = drop(x, 0.3, state)
     drop(x, 0.3, state)  # the counter has moved on before backward
