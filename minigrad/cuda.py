@@ -329,13 +329,9 @@ class Stager:
         self.depth = depth
         self.places: list[Place] = []
         self.lock = threading.Lock()
-        self.entered: set[int] = set()
 
     def stage(self, batch: tuple[np.ndarray, ...]) -> tuple[CudaArray, ...]:
         """Begin to copy a batch; its arrays are ready for whatever comes later on the device's stream after `ready`."""
-        if threading.get_ident() not in self.entered:
-            self.driver.enter()
-            self.entered.add(threading.get_ident())
         return tuple([self.place(np.ascontiguousarray(array)).send(array) for array in batch])
 
     def place(self, array: np.ndarray) -> "Place":

@@ -28,12 +28,13 @@ class Driver:
     def __init__(self, number=0):
         self.api = load_api()
         self.lock = threading.Lock()
+        self.of_thread = threading.local()
+        self.context = None
         self.call("cuInit", 0)
         if not 0 <= number < self.call("cuDeviceGetCount"):
             raise RuntimeError(f"there is no GPU {number} here; `nvidia-smi -L` lists those that the driver sees")
         self.device = self.call("cuDeviceGet", number)
         self.context = self.call("cuDevicePrimaryCtxRetain", self.device)
-        self.call("cuCtxSetCurrent", self.context)
         attributes = self.api.CUdevice_attribute
         major = self.attribute(attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
         minor = self.attribute(attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
@@ -52,7 +53,10 @@ class Driver:
         return self.call("cuDeviceGetAttribute", which, self.device)
 
     def call(self, name, *arguments):
-        """Call a function of the driver's interface; its result, if it has one."""
+        """Call a function of the driver's interface; its result, if it has one. Any thread may, the GPU is made its own."""
+        if self.context is not None and not hasattr(self.of_thread, "entered"):
+            self.of_thread.entered = True
+            self.call("cuCtxSetCurrent", self.context)
         status, *results = getattr(self.api, name)(*arguments)
         if status != self.api.CUresult.CUDA_SUCCESS:
             raise self.error(name, status)
@@ -64,10 +68,6 @@ class Driver:
             return OutOfMemory(f"{name}: the GPU is out of memory")
         what = REMEDIES.get(status.name, "")
         return RuntimeError(f"{name} failed: {status.name}{what}")
-
-    def enter(self):
-        """Make the GPU current in this thread, which other threads than the first must do once."""
-        self.call("cuCtxSetCurrent", self.context)
 
     # Kernels
 
@@ -247,9 +247,6 @@ class SimulatedDriver:
         self.pinned = {}
         self.launches = collections.Counter()  # of each kernel
         self.noting = None  # a list, while a graph is made
-
-    def enter(self):
-        """Nothing is bound to threads."""
 
     def prepare(self, kernel, real):
         return kernel, real

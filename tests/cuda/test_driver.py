@@ -1,5 +1,6 @@
 import ctypes
 import sys
+import threading
 import types
 from typing import NamedTuple
 
@@ -111,6 +112,17 @@ def test_driver_takes_the_gpu_with_that_number(api):
     assert (gpu.name, gpu.capability, gpu.multiprocessors, gpu.memory) == ("Some GPU", (9, 0), 132, 1 << 35)
 
 
+def test_gpu_is_made_current_in_each_thread_that_uses_it(api, gpu):
+    def use():
+        gpu.free(1)
+        gpu.free(2)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert api.calls == [("cuCtxSetCurrent", "context"), ("cuMemFree", 1), ("cuMemFree", 2)]
+
+
 @pytest.mark.parametrize("number", [2, -1])
 def test_gpu_that_is_not_there(api, number):
     with pytest.raises(RuntimeError, match=f"no GPU {number} here; `nvidia-smi -L`"):
@@ -126,7 +138,6 @@ def test_gpu_that_is_too_old(api):
 @pytest.mark.parametrize(
     ("method", "arguments", "results", "value", "call"),
     [
-        ("enter", (), [], None, ("cuCtxSetCurrent", "context")),
         ("allocate", (100,), [4096], 4096, ("cuMemAlloc", 100)),
         ("free", (4096,), [], None, ("cuMemFree", 4096)),
         ("free_memory", (), [5, 10], 5, ("cuMemGetInfo",)),
@@ -276,7 +287,7 @@ def test_calls_fit_the_installed_bindings(api, gpu):
     gpu.api, gpu.device, gpu.context = real, 0, 0
     gpu.multiprocessors = real.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
     calls = [
-        (gpu.attribute, gpu.multiprocessors), (gpu.enter,), (gpu.allocate, 100), (gpu.free, 4096), (gpu.free_memory,),
+        (gpu.attribute, gpu.multiprocessors), (gpu.allocate, 100), (gpu.free, 4096), (gpu.free_memory,),
         (gpu.allocate_pinned, 100), (gpu.free_pinned, 4096), (gpu.to_device, 4096, 8192, 4, 0),
         (gpu.to_host, 8192, 4096, 4, 0), (gpu.on_device, 4096, 8192, 4, 0), (gpu.new_stream,), (gpu.synchronize, 0),
         (gpu.new_event,), (gpu.free_event, 0), (gpu.record, 0, 0), (gpu.wait, 0, 0), (gpu.wait_on_host, 0),
