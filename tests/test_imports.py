@@ -22,6 +22,9 @@ EXTRAS = [
     "hypothesis",
     "mpi4py",
     "PIL",
+    "numba.cuda",
+    "cuda",
+    "greenlet",
 ]
 
 

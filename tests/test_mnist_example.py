@@ -138,3 +138,12 @@ def test_wrong_options_are_refused_and_write_nothing(tmp_path, options, message)
     assert result.returncode != 0
     assert message in result.stderr.lower() + result.stdout.lower()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.gpu
+def test_the_gpu_learns_what_the_cpu_learns(one_thread, tmp_path):
+    _, expected = one_thread
+    _, history = run(tmp_path / "gpu", "--device", "cuda")
+    assert history["configuration"]["device"] == "cuda"
+    for name, network in expected["networks"].items():
+        np.testing.assert_allclose(history["networks"][name]["test_accuracy"], network["test_accuracy"], atol=0.02)

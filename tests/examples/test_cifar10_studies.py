@@ -459,3 +459,14 @@ def test_results_are_strict_json(scripts, tmp_path):
     reporting = importlib.import_module("reporting")
     reporting.write_json(tmp_path / "a.json", {"loss": [float("nan"), 1.5, float("inf")], "n": 3})
     assert json.loads((tmp_path / "a.json").read_text()) == {"loss": [None, 1.5, None], "n": 3}
+
+
+@pytest.mark.gpu
+def test_main_run_trains_on_the_gpu(start, tmp_path):
+    code, output = start("cifar10_inception", tmp_path / "out", "--device", "cuda")
+    assert code == 0, output
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    for network in results["networks"].values():
+        assert network["configuration"]["device"] == "cuda"
+        assert network["diverged"] is None
+        assert network["epochs"][-1]["loss"] < network["epochs"][0]["loss"]
