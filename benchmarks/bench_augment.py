@@ -5,7 +5,7 @@ import numpy as np
 import minigrad as mg
 from minigrad.data import BrightnessContrast, Kiefer, Loader, ShiftCrop
 
-from .measure import Benchmark, empty, kernel_call, use_threads
+from .measure import PLACES, Benchmark, empty
 
 SHAPE = (128, 32, 32, 3)
 
@@ -18,11 +18,11 @@ def pictures(count):
 class Augment(Benchmark):
     """The kernels."""
 
-    params = ([1, 2],)
-    param_names = ("threads",)
+    params = (PLACES,)
+    param_names = ("place",)
 
-    def setup(self, threads):
-        use_threads(threads)
+    def setup(self, place):
+        self.use(place)
         images = pictures(SHAPE[0])
         matrices = Kiefer().matrices(SHAPE, 0, 0)
         shifts, flips = ShiftCrop().shifts(SHAPE[0], 0, 0)
@@ -34,18 +34,18 @@ class Augment(Benchmark):
             "brightness_contrast": (images, brightness, contrast, 1 / 255, empty(*SHAPE)),
             "normalize": (images, shift, gain, empty(*SHAPE)),
         }
-        self.works = {name: kernel_call("augment", name, *given) for name, given in arguments.items()}
+        self.works = {name: self.kernel_call("augment", name, *given) for name, given in arguments.items()}
 
-    def time_affine(self, threads):
+    def time_affine(self, place):
         self.sample(self.works["affine"])
 
-    def time_shift_crop(self, threads):
+    def time_shift_crop(self, place):
         self.sample(self.works["shift_crop"])
 
-    def time_brightness_contrast(self, threads):
+    def time_brightness_contrast(self, place):
         self.sample(self.works["brightness_contrast"])
 
-    def time_normalize(self, threads):
+    def time_normalize(self, place):
         self.sample(self.works["normalize"])
 
 

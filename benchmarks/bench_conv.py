@@ -3,33 +3,33 @@
 import numpy as np
 
 from .comparison import conv
-from .measure import Benchmark, use_threads
+from .measure import PLACES, Benchmark
 
-SHAPES = {conv.name_of(conv.SHAPES[i]): conv.SHAPES[i] for i in (0, 1, 3, 5, 8, 9)}
+SHAPES = {conv.name_of(conv.SHAPES[i]): conv.SHAPES[i] for i in (9, 0, 1, 3, 5, 8)}
 
 
 class Conv(Benchmark):
     """Forward, gradient of the image, gradient of the weights; the results lie ready."""
 
-    params = (list(SHAPES), [1, 2])
-    param_names = ("shape", "threads")
+    params = (list(SHAPES), PLACES)
+    param_names = ("shape", "place")
 
-    def setup(self, name, threads):
-        use_threads(threads)
+    def setup(self, name, place):
+        device = self.use(place)
         x, w, dy = conv.arrays(SHAPES[name])
-        forward, backward_x, (y, dx, _) = conv.recorded(x, w, dy, (True, False))
-        _, backward_w, (_, _, dw) = conv.recorded(x, w, dy, (False, True))
+        forward, backward_x, (y, dx, _) = conv.recorded(x, w, dy, (True, False), device)
+        _, backward_w, (_, _, dw) = conv.recorded(x, w, dy, (False, True), device)
         if (error := conv.largest_error((y, dx, dw), x, w, dy)) > conv.TOLERANCE:
             raise RuntimeError(f"relative error {error:.1e}, at most {conv.TOLERANCE:g} was expected")
         self.works = [conv.launcher(calls) for calls in (forward, backward_x, backward_w)]
 
-    def time_forward(self, name, threads):
+    def time_forward(self, name, place):
         self.sample(self.works[0])
 
-    def time_backward_x(self, name, threads):
+    def time_backward_x(self, name, place):
         self.sample(self.works[1])
 
-    def time_backward_w(self, name, threads):
+    def time_backward_w(self, name, place):
         self.sample(self.works[2])
 
 

@@ -2,18 +2,19 @@
 
 import numpy as np
 
-from .measure import Benchmark, empty, kernel_call, normal
+from .measure import DEVICES, Benchmark, empty, normal
 
 
 class Dropout(Benchmark):
     """Forward; backward is the same kernel."""
 
-    params = ([6_000, 1 << 20],)
-    param_names = ("elements",)
+    params = ([6_000, 1 << 20], DEVICES)
+    param_names = ("elements", "device")
 
-    def setup(self, n):
+    def setup(self, n, device):
+        self.use(device)
         key = np.array([1, 2], np.uint64)
-        self.work = kernel_call("dropout", "dropout", normal(n), 0.5, key, empty(n))
+        self.work = self.kernel_call("dropout", "dropout", normal(n), 0.5, key, empty(n))
 
-    def time_forward(self, n):
+    def time_forward(self, n, device):
         self.sample(self.work)

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from minigrad.kernels import reference
 from minigrad.layout import broadcast_layout
 
-from .measure import Benchmark, empty, kernel_call, normal
+from .measure import DEVICES, Benchmark, empty, normal
 
 SIZES = [6_000, 1 << 20]
 
@@ -12,58 +13,61 @@ SIZES = [6_000, 1 << 20]
 class Unary(Benchmark):
     """y = f(x), and dx from dy and what the forward kernel saved."""
 
-    params = (["exp", "log", "sqrt", "tanh", "sigmoid", "relu"], SIZES)
-    param_names = ("function", "elements")
+    params = (["exp", "log", "sqrt", "tanh", "sigmoid", "relu"], SIZES, DEVICES)
+    param_names = ("function", "elements", "device")
 
-    def setup(self, function, n):
+    def setup(self, function, n, device):
+        self.use(device)
         x = normal(n)
         if function in ("log", "sqrt"):
             x = np.abs(x) + np.float32(0.1)
-        self.forward = kernel_call("elementwise", f"{function}_forward", x, empty(n))
+        self.forward = self.kernel_call("elementwise", f"{function}_forward", x, empty(n))
         saved = empty(n)
         if function == "log":
             saved = x
         else:
-            kernel_call("elementwise", f"{function}_forward", x, saved)()
-        self.backward = kernel_call("elementwise", f"{function}_backward", normal(n), saved, empty(n))
+            getattr(reference.elementwise, f"{function}_forward")(x, saved)
+        self.backward = self.kernel_call("elementwise", f"{function}_backward", normal(n), saved, empty(n))
 
-    def time_forward(self, function, n):
+    def time_forward(self, function, n, device):
         self.sample(self.forward)
 
-    def time_backward(self, function, n):
+    def time_backward(self, function, n, device):
         self.sample(self.backward)
 
 
 class Power(Benchmark):
     """x^p, for 2 and for another number."""
 
-    params = ([2.0, 2.5], SIZES)
-    param_names = ("p", "elements")
+    params = ([2.0, 2.5], SIZES, DEVICES)
+    param_names = ("p", "elements", "device")
 
-    def setup(self, p, n):
+    def setup(self, p, n, device):
+        self.use(device)
         x = np.abs(normal(n)) + np.float32(0.1)
-        self.forward = kernel_call("elementwise", "power_forward", x, p, empty(n))
-        self.backward = kernel_call("elementwise", "power_backward", normal(n), x, p, empty(n))
+        self.forward = self.kernel_call("elementwise", "power_forward", x, p, empty(n))
+        self.backward = self.kernel_call("elementwise", "power_backward", normal(n), x, p, empty(n))
 
-    def time_forward(self, p, n):
+    def time_forward(self, p, n, device):
         self.sample(self.forward)
 
-    def time_backward(self, p, n):
+    def time_backward(self, p, n, device):
         self.sample(self.backward)
 
 
 class Binary(Benchmark):
     """a op b of equal shapes, a matrix and a row, a matrix and a column."""
 
-    params = (["add", "sub", "mul", "div"], ["equal", "row", "column"])
-    param_names = ("function", "b")
+    params = (["add", "sub", "mul", "div"], ["equal", "row", "column"], DEVICES)
+    param_names = ("function", "b", "device")
 
-    def setup(self, function, b_is):
+    def setup(self, function, b_is, device):
+        self.use(device)
         a = (1024, 1024)
         b = {"equal": a, "row": (1024,), "column": (1024, 1)}[b_is]
         _, *layout = broadcast_layout(a, b)
         x, y = normal(*a).ravel(), np.abs(normal(*b)).ravel() + np.float32(0.1)
-        self.work = kernel_call("elementwise", f"{function}_forward", x, y, empty(1 << 20), *layout)
+        self.work = self.kernel_call("elementwise", f"{function}_forward", x, y, empty(1 << 20), *layout)
 
-    def time_forward(self, function, b_is):
+    def time_forward(self, function, b_is, device):
         self.sample(self.work)

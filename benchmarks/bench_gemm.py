@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .measure import Benchmark, empty, kernel_call, normal, use_threads
+from .measure import PLACES, Benchmark, empty, normal
 
 # name: m, k, n, and whether A and B are stored transposed
 CASES = {
@@ -20,17 +20,17 @@ CASES = {
 class Gemm(Benchmark):
     """C = A B + bias."""
 
-    params = (list(CASES), [1, 2])
-    param_names = ("product", "threads")
+    params = (list(CASES), PLACES)
+    param_names = ("product", "place")
 
-    def setup(self, case, threads):
-        use_threads(threads)
+    def setup(self, case, place):
+        self.use(place)
         m, k, n, trans_a, trans_b = CASES[case]
         a = normal(k, m) if trans_a else normal(m, k)
         b = normal(n, k) if trans_b else normal(k, n)
-        self.work = kernel_call("gemm", "gemm", a, b, normal(n), empty(m, n), trans_a, trans_b)
+        self.work = self.kernel_call("gemm", "gemm", a, b, normal(n), empty(m, n), trans_a, trans_b)
 
-    def time_gemm(self, case, threads):
+    def time_gemm(self, case, place):
         self.sample(self.work)
 
 
@@ -39,7 +39,7 @@ class GemmFloat64(Benchmark):
 
     def setup(self):
         a, b = normal(512, 512).astype(float), normal(512, 512).astype(float)
-        self.work = kernel_call("gemm", "gemm", a, b, np.empty(0), np.zeros((512, 512)), False, False)
+        self.work = self.kernel_call("gemm", "gemm", a, b, np.empty(0), np.zeros((512, 512)), False, False)
 
     def time_512x512x512(self):
         self.sample(self.work)
@@ -49,7 +49,7 @@ class GemmBatched(Benchmark):
     """Many small products."""
 
     def setup(self):
-        self.work = kernel_call(
+        self.work = self.kernel_call(
             "gemm", "gemm_batched", normal(64, 32, 64), normal(64, 64, 32), empty(64, 32, 32), False, False
         )
 

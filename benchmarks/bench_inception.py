@@ -7,18 +7,18 @@ import numpy as np
 import minigrad as mg
 
 from .comparison import inception_networks as networks
-from .measure import Benchmark
+from .measure import DEVICES, Benchmark
 
 MODES = {"captured": True, "eager": False}
 CHECKED = 2
 STEPS = 5
 
 
-def training(mode, batch_norm, dtype=np.float32):
+def training(mode, batch_norm, device="cpu", dtype=np.float32):
     """A network in training, on all threads, and its batches."""
     network = networks.Network(0.25, 32, batch_norm)
     arrays = {name: array.astype(dtype) for name, array in networks.initial_arrays(network).items()}
-    contender = networks.minigrad_step(network, arrays, mg.get_num_threads(), captured=MODES[mode])
+    contender = networks.minigrad_step(network, arrays, mg.get_num_threads(), captured=MODES[mode], device=device)
     return contender, [(images.astype(dtype), labels) for images, labels in networks.batches(network, 4)]
 
 
@@ -30,25 +30,26 @@ def first_losses(contender, data):
 class Step(Benchmark):
     """Forward, backward and SGD with momentum, with the batch handed over as NumPy arrays."""
 
-    params = (list(MODES), [True, False])
-    param_names = ("mode", "batch_norm")
+    params = (list(MODES), [True, False], DEVICES)
+    param_names = ("mode", "batch_norm", "device")
 
-    def setup(self, mode, batch_norm):
-        contender, data = training(mode, batch_norm)
-        expected = first_losses(*training("eager", batch_norm, np.float64))
+    def setup(self, mode, batch_norm, device):
+        self.use(device)
+        contender, data = training(mode, batch_norm, device)
+        expected = first_losses(*training("eager", batch_norm, dtype=np.float64))
         np.testing.assert_allclose(first_losses(contender, data), expected, rtol=1e-3)
         batches = itertools.cycle(data)
         self.work = lambda: contender.step(*next(batches))
 
-    def time_step(self, mode, batch_norm):
+    def time_step(self, mode, batch_norm, device):
         self.sample(self.work)
 
 
 class Memory:
     """Peak resident memory of a process that trains for a few steps, Python, NumPy and Numba included."""
 
-    params = Step.params
-    param_names = Step.param_names
+    params = Step.params[:2]
+    param_names = Step.param_names[:2]
 
     def peakmem_training(self, mode, batch_norm):
         contender, data = training(mode, batch_norm)

@@ -2,16 +2,19 @@
 
 import numpy as np
 
-from .measure import Benchmark, empty, kernel_call, normal
+from minigrad.kernels import reference
+
+from .measure import DEVICES, Benchmark, empty, normal
 
 
 class Loss(Benchmark):
     """Forward and backward over rows."""
 
-    params = (["softmax", "log_softmax", "cross_entropy"], ["60x10", "10000x10", "1024x1000"])
-    param_names = ("loss", "rows x classes")
+    params = (["softmax", "log_softmax", "cross_entropy"], ["60x10", "10000x10", "1024x1000"], DEVICES)
+    param_names = ("loss", "rows x classes", "device")
 
-    def setup(self, loss, shape):
+    def setup(self, loss, shape, device):
+        self.use(device)
         m, n = map(int, shape.split("x"))
         x, y = normal(m, n), empty(m, n)
         if loss == "cross_entropy":
@@ -19,12 +22,12 @@ class Loss(Benchmark):
             forward, backward = (x, labels, y, empty(1)), (normal(1), y, labels, empty(m, n))
         else:
             forward, backward = (x, y), (normal(m, n), y, empty(m, n))
-        self.forward = kernel_call("loss", f"{loss}_forward", *forward)
-        self.forward()  # fills y for the other direction
-        self.backward = kernel_call("loss", f"{loss}_backward", *backward)
+        self.forward = self.kernel_call("loss", f"{loss}_forward", *forward)
+        getattr(reference.loss, f"{loss}_forward")(*forward)  # fills y for the other direction
+        self.backward = self.kernel_call("loss", f"{loss}_backward", *backward)
 
-    def time_forward(self, loss, shape):
+    def time_forward(self, loss, shape, device):
         self.sample(self.forward)
 
-    def time_backward(self, loss, shape):
+    def time_backward(self, loss, shape, device):
         self.sample(self.backward)

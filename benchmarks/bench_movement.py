@@ -4,7 +4,7 @@ import numpy as np
 
 from minigrad.kernels.layout import DIMS
 
-from .measure import Benchmark, empty, kernel_call, normal
+from .measure import DEVICES, Benchmark, empty, normal
 
 SIDE = 1024
 
@@ -22,38 +22,44 @@ def lengths(*values):
 class Movement(Benchmark):
     """Reading and writing every element once."""
 
-    def setup(self):
+    params = (DEVICES,)
+    param_names = ("device",)
+
+    def setup(self, device):
+        self.use(device)
         n = SIDE * SIDE
         x, matrix = normal(n), normal(SIDE, SIDE)
         half = lengths(SIDE, SIDE // 2), layout(SIDE, 2)
         index = np.random.default_rng(0).integers(0, SIDE, SIDE)
         self.works = {
-            "fill": kernel_call("movement", "fill", 1.5, empty(n)),
-            "copy": kernel_call("movement", "copy", x, empty(n)),
-            "transpose": kernel_call("movement", "strided_read", x, lengths(SIDE, SIDE), layout(1, SIDE), 0, empty(n)),
-            "slice": kernel_call("movement", "strided_read", x, *half, 1, empty(n // 2)),
-            "scatter": kernel_call("movement", "strided_write", normal(n // 2), *half, 1, empty(n)),
-            "take": kernel_call("movement", "take_rows", matrix, index, empty(SIDE, SIDE)),
-            "take_backward": kernel_call("movement", "take_rows_backward", matrix, index, empty(SIDE, SIDE)),
+            "fill": self.kernel_call("movement", "fill", 1.5, empty(n)),
+            "copy": self.kernel_call("movement", "copy", x, empty(n)),
+            "transpose": self.kernel_call(
+                "movement", "strided_read", x, lengths(SIDE, SIDE), layout(1, SIDE), 0, empty(n)
+            ),
+            "slice": self.kernel_call("movement", "strided_read", x, *half, 1, empty(n // 2)),
+            "scatter": self.kernel_call("movement", "strided_write", normal(n // 2), *half, 1, empty(n)),
+            "take": self.kernel_call("movement", "take_rows", matrix, index, empty(SIDE, SIDE)),
+            "take_backward": self.kernel_call("movement", "take_rows_backward", matrix, index, empty(SIDE, SIDE)),
         }
 
-    def time_fill(self):
+    def time_fill(self, device):
         self.sample(self.works["fill"])
 
-    def time_copy(self):
+    def time_copy(self, device):
         self.sample(self.works["copy"])
 
-    def time_transpose(self):
+    def time_transpose(self, device):
         self.sample(self.works["transpose"])
 
-    def time_every_second_column(self):
+    def time_every_second_column(self, device):
         self.sample(self.works["slice"])
 
-    def time_into_every_second_column(self):
+    def time_into_every_second_column(self, device):
         self.sample(self.works["scatter"])
 
-    def time_take_rows(self):
+    def time_take_rows(self, device):
         self.sample(self.works["take"])
 
-    def time_take_rows_backward(self):
+    def time_take_rows_backward(self, device):
         self.sample(self.works["take_backward"])

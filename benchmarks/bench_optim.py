@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .measure import Benchmark, empty, kernel_call, normal
+from .measure import DEVICES, Benchmark, empty, normal
 
 NETWORKS = {
     "mnist": [(784, 100), (100,), (100,), (100, 100), (100,), (100,), (100, 100), (100,), (100,), (100, 10), (10,)],
@@ -14,10 +14,11 @@ RATE = 1e-7  # so small that thousands of repetitions leave the numbers ordinary
 class Optim(Benchmark):
     """All parameters in one launch."""
 
-    params = (["sgd", "sgd_momentum", "adagrad", "adam"], list(NETWORKS))
-    param_names = ("optimizer", "network")
+    params = (["sgd", "sgd_momentum", "adagrad", "adam"], list(NETWORKS), DEVICES)
+    param_names = ("optimizer", "network", "device")
 
-    def setup(self, optimizer, network):
+    def setup(self, optimizer, network, device):
+        self.use(device)
         shapes = NETWORKS[network]
         params, grads = [normal(*s) for s in shapes], [normal(*s) for s in shapes]
         first, second = [empty(*s) for s in shapes], [empty(*s) for s in shapes]
@@ -27,7 +28,7 @@ class Optim(Benchmark):
             "adagrad": (first, np.array([RATE, 1e-10, 1e-4])),
             "adam": (first, second, np.zeros(1), np.array([RATE, 0.9, 0.999, 1e-8, 1e-4])),
         }[optimizer]
-        self.work = kernel_call("optim", optimizer.partition("_")[0], params, grads, *arguments)
+        self.work = self.kernel_call("optim", optimizer.partition("_")[0], params, grads, *arguments)
 
-    def time_step(self, optimizer, network):
+    def time_step(self, optimizer, network, device):
         self.sample(self.work)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .measure import Benchmark, empty, kernel_call, normal
+from .measure import DEVICES, Benchmark, empty, normal
 
 # name: outer, reduced and inner lengths
 SHAPES = {
@@ -16,21 +16,22 @@ SHAPES = {
 class Reduce(Benchmark):
     """The middle axis goes."""
 
-    params = (list(SHAPES),)
-    param_names = ("shape",)
+    params = (list(SHAPES), DEVICES)
+    param_names = ("shape", "device")
 
-    def setup(self, shape):
+    def setup(self, shape, device):
+        self.use(device)
         outer, reduced, inner = SHAPES[shape]
         x, y, index = normal(outer, reduced, inner), empty(outer, inner), np.zeros((outer, inner), np.int64)
-        self.sum = kernel_call("reduce", "sum_forward", x, y)
-        self.max = kernel_call("reduce", "max_forward", x, y, index)
-        self.max_backward = kernel_call("reduce", "max_backward", y, index, empty(outer, reduced, inner))
+        self.sum = self.kernel_call("reduce", "sum_forward", x, y)
+        self.max = self.kernel_call("reduce", "max_forward", x, y, index)
+        self.max_backward = self.kernel_call("reduce", "max_backward", y, index, empty(outer, reduced, inner))
 
-    def time_sum(self, shape):
+    def time_sum(self, shape, device):
         self.sample(self.sum)
 
-    def time_max(self, shape):
+    def time_max(self, shape, device):
         self.sample(self.max)
 
-    def time_max_backward(self, shape):
+    def time_max_backward(self, shape, device):
         self.sample(self.max_backward)

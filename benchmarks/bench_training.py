@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from .comparison import contenders
-from .measure import Benchmark
+from .measure import DEVICES, Benchmark
 
 CHECKED = 5
 STEPS = 200
@@ -15,13 +15,14 @@ MODES = {"captured": contenders.minigrad_captured, "eager": contenders.minigrad_
 class Step(Benchmark):
     """Forward, backward and SGD, with the batch handed over as NumPy arrays; the loss is read after the sample."""
 
-    params = (["captured", "eager"], [True, False])
-    param_names = ("mode", "batch_norm")
+    params = (["captured", "eager"], [True, False], DEVICES)
+    param_names = ("mode", "batch_norm", "device")
 
-    def setup(self, mode, batch_norm):
+    def setup(self, mode, batch_norm, device):
+        self.use(device)
         parameters = contenders.initial_parameters(batch_norm)
         data = contenders.batches(32)
-        contender = MODES[mode](parameters)
+        contender = MODES[mode](parameters, device)
         expected = contenders.numpy_by_hand(parameters, float)
         losses = [contender.loss(contender.step(*batch)) for batch in data[:CHECKED]]
         np.testing.assert_allclose(
@@ -30,15 +31,15 @@ class Step(Benchmark):
         batches = itertools.cycle(data)
         self.work = lambda: contender.step(*next(batches))
 
-    def time_step(self, mode, batch_norm):
+    def time_step(self, mode, batch_norm, device):
         self.sample(self.work)
 
 
 class Memory:
     """Peak resident memory of a process that trains for 200 steps, Python, NumPy and Numba included."""
 
-    params = Step.params
-    param_names = Step.param_names
+    params = Step.params[:2]
+    param_names = Step.param_names[:2]
 
     def peakmem_training(self, mode, batch_norm):
         contender = MODES[mode](contenders.initial_parameters(batch_norm))

@@ -3,6 +3,7 @@
     python benchmarks/compare.py                         everything, on 1 and 2 threads: about half an hour
     python benchmarks/compare.py --quick                 the same in short, to see that it runs; the numbers are rough
     python benchmarks/compare.py --only step --threads 1
+    python benchmarks/compare.py --device cuda           the GPU, beside PyTorch on the same: ten minutes
 
 Contenders that are not installed are left out, with a line that says so. README.md in this folder tells how it is measured
 and how to read the tables.
@@ -19,29 +20,27 @@ if (
 ):  # run as a script; at the end of the path, so that an installed minigrad is not hidden by the sources
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.comparison import conv, gemm, inception, machine, start, step, tables, where
+from benchmarks.comparison import conv, gemm, gpu, inception, machine, start, step, tables, where
 from benchmarks.comparison.inception_networks import Network
+from minigrad.device import Device, get_device
 
-SECTIONS = ("step", "gemm", "start", "conv", "inception", "where")
-
-
-def section_names(text: str) -> list[str]:
-    """The sections of a comma-separated list."""
-    names = text.split(",")
-    unknown = [name for name in names if name not in SECTIONS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"unknown section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
-    return names
+SECTIONS = {"cpu": ("step", "gemm", "start", "conv", "inception", "where"), "cuda": gpu.SECTIONS}
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="minigrad beside PyTorch, JAX and NumPy, measured in turn.")
+    parser.add_argument("--device", choices=SECTIONS, default="cpu", help="what is measured (cpu)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of threads (1 2)")
-    parser.add_argument("--only", type=section_names, default=list(SECTIONS), help="sections, as in gemm,conv")
+    parser.add_argument("--only", type=lambda text: text.split(","), help="sections, as in gemm,conv")
     parser.add_argument("--quick", action="store_true", help="few and short rounds: to see that it runs")
     parser.add_argument("--output", type=Path, default=Path("results/compare.json"), help="file for all numbers")
     options = parser.parse_args(argv)
+    sections = SECTIONS[options.device]
+    options.only = options.only or list(sections)
+    unknown = [name for name in options.only if name not in sections]
+    if unknown:
+        parser.error(f"unknown section {unknown[0]!r}; with --device {options.device} there are {', '.join(sections)}")
     if min(options.threads) < 1:
         parser.error(f"--threads must be at least 1, not {min(options.threads)}")
     return options
@@ -51,15 +50,11 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print the tables and keep every number."""
     options = arguments(argv)
     quick = options.quick
+    if options.device == "cuda":
+        gpu_here()
     targets: list[dict] = []
     results = {"machine": machine.describe(), "quick": quick, "targets": targets}
     print(describe(results["machine"]))
-    cores = results["machine"]["physical_cores"]
-    threads = [n for n in options.threads if n <= cores]
-    for n in sorted(set(options.threads) - set(threads)):
-        print(f"Left out: {n} threads (there are {cores} cores for this process)\n")
-    if not threads:
-        sys.exit("no number of threads is left to measure")
 
     def keep(section: str, module, result: dict) -> None:
         print(module.report(result), flush=True)
@@ -68,6 +63,34 @@ def main(argv: list[str] | None = None) -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(results, indent=1) + "\n")
 
+    if options.device == "cuda":
+        gpu.run(gpu_here(), options.only, quick, results, keep, note)
+    else:
+        on_cpu(options, quick, results["machine"]["physical_cores"], keep)
+    print(tables.target_table(targets))
+    print(f"All numbers are in {options.output}.")
+    if failed := results.get("failed"):
+        sys.exit("\n".join(["", "Failed:", *failed]))
+
+
+def gpu_here() -> Device:
+    """The GPU; without one, or with the simulator in its place, which has no speed, the end, and why."""
+    try:
+        device = get_device("cuda")
+    except RuntimeError as error:
+        sys.exit(str(error))
+    if device.driver.is_simulated:
+        sys.exit("MINIGRAD_CUDA=simulator: there is no speed to compare")
+    return device
+
+
+def on_cpu(options: argparse.Namespace, quick: bool, cores: int, keep: gpu.Keep) -> None:
+    """Measure the sections that are asked for, with each number of threads that this machine has cores for."""
+    threads = [n for n in options.threads if n <= cores]
+    for n in sorted(set(options.threads) - set(threads)):
+        print(f"Left out: {n} threads (there are {cores} cores for this process)\n")
+    if not threads:
+        sys.exit("no number of threads is left to measure")
     if "step" in options.only:
         length = {"rounds": 3, "steps": 50} if quick else {"rounds": 40, "steps": 200}
         for n, batch_norm in itertools.product(threads, (True, False)):
@@ -93,8 +116,6 @@ def main(argv: list[str] | None = None) -> None:
         for network in [Network(0.25, 128, True)] if quick else [Network(0.25, 128, True), Network(1.0, 50, True)]:
             note(f"launches of Inception, {inception.described(network)}")
             keep("where", where, where.measure(network, max(threads), rounds=3 if quick else 9))
-    print(tables.target_table(targets))
-    print(f"All numbers are in {options.output}.")
 
 
 def note(what: str) -> None:

@@ -10,20 +10,27 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
-from minigrad.kernels import cpu, reference
+from minigrad.device import Device, get_device, is_array
+from minigrad.kernels import reference
 
 SAMPLE = 0.02  # seconds that one sample repeats the work for, at least
+
+
+DEVICES = ["cpu", "cuda"]  # a parameter; where there is no GPU, asv reports "cuda" as skipped
+PLACES = ["cpu, 1 thread", "cpu, 2 threads", "cuda"]  # the same where the number of threads matters
 
 
 class Benchmark:
     """Base of the benchmarks: `sample` times a piece of work that may take less than a microsecond.
 
     asv prepares anew before every call that it times, and so would time single calls, just after preparing. A sample here
-    repeats the work itself; the clock that asv reads goes on by the time of one repetition.
+    repeats the work itself; the clock that asv reads goes on by the time of one repetition. All of the repetitions are
+    done when the clock is read, on the GPU too; how long the GPU itself takes for one is what compare.py measures.
     """
 
     clock = 0.0
     repeats = 1
+    device = get_device("cpu")
 
     def timer(self) -> float:
         """The clock that asv reads."""
@@ -31,35 +38,61 @@ class Benchmark:
 
     def sample(self, work: Callable[[], Any]) -> None:
         """Repeat `work`, in which nothing may be compiled, for SAMPLE seconds or more."""
+        wait = self.device.synchronize
         with mg.no_compile():
-            while (seconds := repeated(work, self.repeats)) < SAMPLE:
+            while (seconds := repeated(work, self.repeats, wait)) < SAMPLE:
                 self.repeats = math.ceil(self.repeats * min(100, max(2, 1.2 * SAMPLE / seconds)))
         self.clock += seconds / self.repeats
 
+    def use(self, place: str) -> Device:
+        """Work on "cpu", "cuda" or one of PLACES from now on; skips the benchmark where this machine has no such place."""
+        name, _, threads = place.partition(", ")
+        if threads:
+            use_threads(int(threads.split()[0]))
+        try:
+            self.device = get_device(name)
+        except RuntimeError as error:
+            raise NotImplementedError(str(error)) from error
+        return self.device
 
-def repeated(work: Callable[[], Any], count: int) -> float:
-    """Seconds that `count` calls take together."""
+    def kernel_call(self, family: str, name: str, *arguments: Any) -> Callable[[], None]:
+        """A call of a kernel of the device, compiled, after it left in all its arguments what the reference kernel leaves.
+
+        Arrays are given as NumPy's; the call works on copies of them, on the device.
+        """
+        kernel = getattr(getattr(self.device.kernels, family), name)
+        ours, theirs = self.put(arguments), copy.deepcopy(arguments)
+        kernel(*ours)
+        getattr(getattr(reference, family), name)(*theirs)
+        for i, (got, expected) in enumerate(zip(arrays(ours), arrays(theirs), strict=True)):
+            scale = float(np.abs(expected).max(initial=0))
+            np.testing.assert_allclose(
+                self.device.to_host(got), expected, rtol=1e-4, atol=1e-5 * scale, err_msg=f"{family}.{name}, array {i}"
+            )
+        return functools.partial(kernel, *self.put(arguments))
+
+    def put(self, argument: Any) -> Any:
+        """Copies on the device of NumPy arrays, also in lists and tuples; anything else as it is."""
+        if isinstance(argument, np.ndarray):
+            return self.device.from_host(argument.copy())
+        if isinstance(argument, list | tuple):
+            return type(argument)([self.put(a) for a in argument])
+        return argument
+
+
+def repeated(work: Callable[[], Any], count: int, wait: Callable[[], None]) -> float:
+    """Seconds that `count` calls take together until they are done."""
+    wait()
     start = time.perf_counter()
     for _ in range(count):
         work()
+    wait()
     return time.perf_counter() - start
 
 
-def kernel_call(family: str, name: str, *arguments: Any) -> Callable[[], None]:
-    """A call of a CPU kernel, compiled, after it has left in all its arguments what the reference kernel leaves."""
-    kernel = getattr(getattr(cpu, family), name)
-    ours, theirs = copy.deepcopy(arguments), copy.deepcopy(arguments)
-    kernel(*ours)
-    getattr(getattr(reference, family), name)(*theirs)
-    for i, (got, expected) in enumerate(zip(arrays(ours), arrays(theirs), strict=True)):
-        scale = float(np.abs(expected).max(initial=0))
-        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * scale, err_msg=f"{family}.{name}, array {i}")
-    return functools.partial(kernel, *arguments)
-
-
-def arrays(arguments: Any) -> list[np.ndarray]:
-    """All arrays among arguments, also those in lists."""
-    if isinstance(arguments, np.ndarray):
+def arrays(arguments: Any) -> list[Any]:
+    """All arrays among arguments, also those in lists and tuples."""
+    if is_array(arguments):
         return [arguments]
     if isinstance(arguments, list | tuple):
         return [array for argument in arguments for array in arrays(argument)]

@@ -62,11 +62,11 @@ def batches(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-def minigrad_model(parameters: Parameters) -> Any:
+def minigrad_model(parameters: Parameters, device: str) -> Any:
     """The model, its optimizer, and a function that gives its state."""
     import minigrad as mg
 
-    model = mg.models.MLP(batch_norm="gamma0" in parameters)
+    model = mg.models.MLP(WIDTHS[0], WIDTHS[1:-1], WIDTHS[-1], batch_norm="gamma0" in parameters)
     linears = [layer for layer in model if isinstance(layer, mg.nn.Linear)]
     norms = [layer for layer in model if isinstance(layer, mg.nn.BatchNorm)]
     tensors = {f"w{i}": layer.weight for i, layer in enumerate(linears)}
@@ -77,18 +77,20 @@ def minigrad_model(parameters: Parameters) -> Any:
         tensors[name].data = value.copy()
     for i, layer in enumerate(norms):
         tensors |= {f"mean{i}": layer.running_mean, f"var{i}": layer.running_var}
+    model.to(device)
     optimizer = mg.optim.SGD(model.parameters(), lr=LEARNING_RATE)
     return model, optimizer, lambda: {name: t.numpy().copy() for name, t in tensors.items()}
 
 
-def minigrad_eager(parameters: Parameters) -> Contender:
+def minigrad_eager(parameters: Parameters, device: str = "cpu") -> Contender:
     """minigrad as it runs line by line."""
     import minigrad as mg
 
-    model, optimizer, state = minigrad_model(parameters)
+    model, optimizer, state = minigrad_model(parameters, device)
 
-    def step(x: np.ndarray, labels: np.ndarray) -> Any:
-        loss = mg.cross_entropy(model(mg.tensor(x)), labels)
+    def step(x: Any, labels: Any) -> Any:
+        images = x if isinstance(x, mg.Tensor) else mg.tensor(x, device=device)
+        loss = mg.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -97,13 +99,13 @@ def minigrad_eager(parameters: Parameters) -> Contender:
     return Contender(step, lambda loss: loss.item(), state)
 
 
-def minigrad_captured(parameters: Parameters) -> Contender:
+def minigrad_captured(parameters: Parameters, device: str = "cpu") -> Contender:
     """minigrad with the step recorded and replayed."""
     import minigrad as mg
 
-    model, optimizer, state = minigrad_model(parameters)
+    model, optimizer, state = minigrad_model(parameters, device)
 
-    @mg.capture
+    @mg.capture(device=device)
     def step(x: Any, labels: Any) -> Any:
         loss = mg.cross_entropy(model(x), labels)
         optimizer.zero_grad()
@@ -114,7 +116,7 @@ def minigrad_captured(parameters: Parameters) -> Contender:
     return Contender(step, lambda loss: loss.item(), state)
 
 
-def torch_model(parameters: Parameters, threads: int) -> Any:
+def torch_model(parameters: Parameters, threads: int, device: str) -> Any:
     """The model, its optimizer, and a function that gives its state."""
     import torch
     from torch import nn
@@ -124,11 +126,11 @@ def torch_model(parameters: Parameters, threads: int) -> Any:
     layers, tensors = [], {}
     for i in range(LAST + 1):
         with_norm = batch_norm and i != LAST
-        linear = nn.Linear(WIDTHS[i], WIDTHS[i + 1], bias=not with_norm)
+        linear = nn.Linear(WIDTHS[i], WIDTHS[i + 1], bias=not with_norm, device=device)
         layers.append(linear)
         tensors[f"w{i}"] = linear.weight
         if with_norm:
-            norm = nn.BatchNorm1d(WIDTHS[i + 1], eps=EPS, momentum=1 - DECAY)
+            norm = nn.BatchNorm1d(WIDTHS[i + 1], eps=EPS, momentum=1 - DECAY, device=device)
             layers.append(norm)
             tensors |= {f"gamma{i}": norm.weight, f"beta{i}": norm.bias}
             tensors |= {f"mean{i}": norm.running_mean, f"var{i}": norm.running_var}
@@ -141,18 +143,25 @@ def torch_model(parameters: Parameters, threads: int) -> Any:
             tensors[name].copy_(torch.from_numpy(value.T.copy()))
     model = nn.Sequential(*layers)
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    return model, optimizer, lambda: {name: t.detach().numpy().T.copy() for name, t in tensors.items()}
+    return model, optimizer, lambda: {name: t.detach().cpu().numpy().T.copy() for name, t in tensors.items()}
 
 
-def torch_eager(parameters: Parameters, threads: int) -> Contender:
+def on_device(array: Any, device: str) -> Any:
+    """A NumPy array as a tensor on PyTorch's device; a tensor as it is."""
+    import torch
+
+    return array if isinstance(array, torch.Tensor) else torch.from_numpy(array).to(device)
+
+
+def torch_eager(parameters: Parameters, threads: int, device: str = "cpu") -> Contender:
     """PyTorch as it runs line by line."""
     import torch
-    from torch.nn.functional import cross_entropy
 
-    model, optimizer, state = torch_model(parameters, threads)
+    model, optimizer, state = torch_model(parameters, threads, device)
+    cross_entropy = torch.nn.functional.cross_entropy
 
-    def step(x: np.ndarray, labels: np.ndarray) -> Any:
-        loss = cross_entropy(model(torch.from_numpy(x)), torch.from_numpy(labels))
+    def step(x: Any, labels: Any) -> Any:
+        loss = cross_entropy(model(on_device(x, device)), on_device(labels, device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -161,16 +170,16 @@ def torch_eager(parameters: Parameters, threads: int) -> Contender:
     return Contender(step, lambda loss: loss.item(), state)
 
 
-def torch_compiled(parameters: Parameters, threads: int) -> Contender:
+def torch_compiled(parameters: Parameters, threads: int, device: str = "cpu") -> Contender:
     """PyTorch with forward and backward compiled together; compiling the optimizer's step too makes no difference."""
     import torch
-    from torch.nn.functional import cross_entropy
 
-    model, optimizer, state = torch_model(parameters, threads)
+    model, optimizer, state = torch_model(parameters, threads, device)
+    cross_entropy = torch.nn.functional.cross_entropy
     compute_loss = torch.compile(lambda x, labels: cross_entropy(model(x), labels))
 
-    def step(x: np.ndarray, labels: np.ndarray) -> Any:
-        loss = compute_loss(torch.from_numpy(x), torch.from_numpy(labels))
+    def step(x: Any, labels: Any) -> Any:
+        loss = compute_loss(on_device(x, device), on_device(labels, device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -4,6 +4,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -85,16 +86,19 @@ def largest_error(found: Results, x: np.ndarray, w: np.ndarray, dy: np.ndarray) 
     return worst
 
 
-def recorded(x: np.ndarray, w: np.ndarray, dy: np.ndarray, needs: tuple[bool, bool] = (True, True)):
+def recorded(
+    x: np.ndarray, w: np.ndarray, dy: np.ndarray, needs: tuple[bool, bool] = (True, True), device: Any = "cpu"
+):
     """(kernel launches of forward, those of backward, (y, dx, dw)); `needs` tells which of dx and dw are wanted.
 
     They are what `mg.conv2d` launches in a captured step, on arrays that are there already: a product for a 1x1 window.
     """
     import minigrad as mg
 
-    image, weight = mg.tensor(x, requires_grad=needs[0]), mg.tensor(w, requires_grad=needs[1])
+    image = mg.tensor(x, device=device, requires_grad=needs[0])
+    weight = mg.tensor(w, device=device, requires_grad=needs[1])
 
-    @mg.capture
+    @mg.capture(device=device)
     def step(dy):
         image.grad = weight.grad = None
         y = mg.conv2d(image, weight, padding="same")

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.comparison.contenders import on_device
+
 # channels of: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection; None halves the image
 MODULES: dict[str, tuple[int, ...] | None] = {
     "3a": (64, 96, 128, 16, 32, 32),
@@ -110,7 +112,7 @@ def batches(network: Network, count: int) -> list[tuple[np.ndarray, np.ndarray]]
     return [(rng.random(shape, np.float32), rng.integers(0, CLASSES, network.batch)) for _ in range(count)]
 
 
-def minigrad_model(network: Network, arrays: Arrays) -> Any:
+def minigrad_model(network: Network, arrays: Arrays, device: str) -> Any:
     """The model in the arrays' precision, its optimizer, and its tensors by name."""
     import minigrad as mg
 
@@ -126,15 +128,16 @@ def minigrad_model(network: Network, arrays: Arrays) -> Any:
         if tensor.shape != arrays[name].shape:
             raise RuntimeError(f"mg.models.Inception has {tensor.shape} where {name} {arrays[name].shape} was expected")
         tensor.data = arrays[name].copy()
+    model.to(device)
     return model, mg.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM), tensors
 
 
-def minigrad_step(network: Network, arrays: Arrays, threads: int, *, captured: bool) -> Contender:
+def minigrad_step(network: Network, arrays: Arrays, threads: int, *, captured: bool, device: str = "cpu") -> Contender:
     """minigrad as it runs line by line, or with the step recorded and replayed."""
     import minigrad as mg
 
     mg.set_num_threads(threads)
-    model, optimizer, tensors = minigrad_model(network, arrays)
+    model, optimizer, tensors = minigrad_model(network, arrays, device)
 
     def step(x: Any, labels: Any) -> Any:
         optimizer.zero_grad()
@@ -144,11 +147,15 @@ def minigrad_step(network: Network, arrays: Arrays, threads: int, *, captured: b
         return loss
 
     count = sum(p.size for p in model.parameters())
-    train = mg.capture(step) if captured else lambda x, labels: step(mg.tensor(x), labels)
+
+    def eager(x: Any, labels: Any) -> Any:
+        return step(x if isinstance(x, mg.Tensor) else mg.tensor(x, device=device), labels)
+
+    train = mg.capture(step, device=device) if captured else eager
     return Contender(train, lambda loss: loss.item(), lambda name: tensors[name].numpy(), count)
 
 
-def torch_model(network: Network, arrays: Arrays, layout: Any) -> Any:
+def torch_model(network: Network, arrays: Arrays, layout: Any, device: str) -> Any:
     """The model, its optimizer, and its tensors by name."""
     import torch
     from torch import nn
@@ -162,13 +169,14 @@ def torch_model(network: Network, arrays: Arrays, layout: Any) -> Any:
             return torch.cat([branch(x) for branch in self.branches], dim=1)
 
     tensors: dict[str, Any] = {}
+    dtype = getattr(torch, arrays["dense weight"].dtype.name)
 
     def unit(name: str, inputs: int, outputs: int, size: int) -> list[Any]:
-        conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+        conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False, device=device, dtype=dtype)
         tensors[f"{name} weight"] = conv.weight
         if not network.batch_norm:
             return [conv, nn.ReLU(inplace=True)]
-        norm = nn.BatchNorm2d(outputs, eps=EPS, momentum=1 - DECAY)
+        norm = nn.BatchNorm2d(outputs, eps=EPS, momentum=1 - DECAY, device=device, dtype=dtype)
         kinds = {"gamma": norm.weight, "beta": norm.bias, "mean": norm.running_mean, "var": norm.running_var}
         tensors.update({f"{name} {kind}": tensor for kind, tensor in kinds.items()})
         return [conv, norm, nn.ReLU(inplace=True)]
@@ -193,7 +201,7 @@ def torch_model(network: Network, arrays: Arrays, layout: Any) -> Any:
             )
         )
         channels = one + three + five + pool
-    dense = nn.Linear(channels, CLASSES)
+    dense = nn.Linear(channels, CLASSES, device=device, dtype=dtype)
     tensors |= {"dense weight": dense.weight, "dense bias": dense.bias}
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), dense)
     model = model.to(memory_format=layout)
@@ -214,7 +222,13 @@ def from_torch(axes: int) -> tuple[int, ...]:
 
 
 def torch_step(
-    network: Network, arrays: Arrays, threads: int, *, channels_last: bool = True, compiled: bool = False
+    network: Network,
+    arrays: Arrays,
+    threads: int,
+    *,
+    channels_last: bool = True,
+    compiled: bool = False,
+    device: str = "cpu",
 ) -> Contender:
     """PyTorch as it runs line by line, or with forward, loss and their backward compiled."""
     import torch
@@ -222,7 +236,7 @@ def torch_step(
 
     torch.set_num_threads(threads)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    model, optimizer, tensors = torch_model(network, arrays, layout)
+    model, optimizer, tensors = torch_model(network, arrays, layout, device)
 
     def compute_loss(x: Any, labels: Any) -> Any:
         return cross_entropy(model(x), labels)
@@ -230,16 +244,16 @@ def torch_step(
     if compiled:
         compute_loss = torch.compile(compute_loss)
 
-    def step(x: np.ndarray, labels: np.ndarray) -> Any:
-        images = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    def step(x: Any, labels: Any) -> Any:
+        images = on_device(x, device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
         optimizer.zero_grad()
-        loss = compute_loss(images, torch.from_numpy(labels))
+        loss = compute_loss(images, on_device(labels, device))
         loss.backward()
         optimizer.step()
         return loss
 
     def value(name: str) -> np.ndarray:
-        array = tensors[name].detach().numpy()
+        array = tensors[name].detach().cpu().numpy()
         return array.transpose(from_torch(array.ndim))
 
     return Contender(step, lambda loss: loss.item(), value, sum(p.numel() for p in model.parameters()))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.capture import Launch
+from minigrad.device import is_array
 from minigrad.kernels.activations import IDENTITY, SIGMOID
 from minigrad.kernels.cpu.norm import ACTIVATION, WIDTH
 
@@ -56,9 +57,17 @@ OPERATIONS: dict[str, Callable[..., int]] = {
 }
 
 
-def operations(launch: Launch) -> int | None:
+# of the GPU's kernels where they take other arguments
+OPERATIONS_ON_GPU: dict[str, Callable[..., int]] = {
+    "conv.conv_forward": lambda x, w, bias, window, y: 2 * w.size * pixels(y),
+    "conv.conv_backward_x": lambda dy, w, window, dx: 2 * w.size * pixels(dy),
+    "conv.conv_backward_w": lambda x, dy, window, dw: 2 * dw.size * pixels(dy),
+}
+
+
+def operations(launch: Launch, on_gpu: bool = False) -> int | None:
     """Floating-point operations of a launch; None if its kernel is judged by bytes."""
-    count = OPERATIONS.get(launch.kernel)
+    count = (on_gpu and OPERATIONS_ON_GPU.get(launch.kernel)) or OPERATIONS.get(launch.kernel)
     return None if count is None else int(count(*launch.arguments))
 
 
@@ -74,13 +83,13 @@ def of_gemm_add(a: np.ndarray, b: np.ndarray, bias: np.ndarray, c: np.ndarray, *
 
 def of_norm(x: np.ndarray, *rest: Any) -> int:
     """Of y, which is the only matrix of the rest, as many columns as x has."""
-    return bytes_of(x, x, *[a for a in rest if isinstance(a, np.ndarray) and a.ndim == 1])
+    return bytes_of(x, x, *[a for a in rest if is_array(a) and a.ndim == 1])
 
 
 def of_norm_backward(dy: np.ndarray, x: np.ndarray, y: np.ndarray, column: int, *rest: Any) -> int:
     """Of dy, as many columns as x has; as many of y where sigmoid needs them."""
     activation = rest[5]
-    return bytes_of(x, *[a for a in (x, *rest) if isinstance(a, np.ndarray)]) + (activation == SIGMOID) * x.nbytes
+    return bytes_of(x, *[a for a in (x, *rest) if is_array(a)]) + (activation == SIGMOID) * x.nbytes
 
 
 def of_norms(size: int, branches: np.ndarray, eps: np.ndarray, y: np.ndarray, *rest: Any) -> int:

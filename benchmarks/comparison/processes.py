@@ -87,7 +87,8 @@ def environment(threads: int, variables: dict[str, str | None]) -> dict[str, str
 
 def in_turn(contenders: list, i: int) -> list:
     """The order of the contenders in round i: each round starts with another one."""
-    return contenders[i % len(contenders) :] + contenders[: i % len(contenders)]
+    first = i % max(1, len(contenders))
+    return contenders[first:] + contenders[:first]
 
 
 def sits_out(seconds: dict[str, float], name: str, i: int) -> bool:

@@ -64,7 +64,7 @@ def large_copy(count: int) -> tuple[Callable[[], None], int]:
     return lambda: copy(x, y), x.nbytes + y.nbytes
 
 
-def summary(launches: list, limits: dict[str, float]) -> list[dict]:
+def summary(launches: list, limits: dict[str, float], on_gpu: bool = False) -> list[dict]:
     """The launches of each kernel by each op together, the longest first.
 
     `launches` are those of a plan, with times; `limits` are operations and bytes per second. `operations` is None where
@@ -75,7 +75,7 @@ def summary(launches: list, limits: dict[str, float]) -> list[dict]:
         key = launch.kernel, launch.op
         empty = {"kernel": launch.kernel, "op": launch.op, "launches": 0, "seconds": 0.0, "bytes": 0, "least": 0.0}
         row = rows.setdefault(key, {**empty, "operations": None})
-        count, moved = operations(launch), bytes_moved(launch)
+        count, moved = operations(launch, on_gpu), bytes_moved(launch)
         row["launches"] += 1
         row["seconds"] += statistics.median(launch.times)
         row["bytes"] += moved
@@ -96,6 +96,24 @@ def report(result: dict) -> str:
     """The table, and the limits."""
     kernels, limits = result["kernels"], result["limits"]
     total = sum(row["seconds"] for row in kernels)
+    counted = sum(row["operations"] or 0 for row in kernels)
+    least = sum(row["least"] for row in kernels)
+    alone = counted / limits["operations"]
+    return "\n".join(
+        [
+            kernel_table(f"Where the time goes: {title(result)}", kernels),
+            f"Limits: {limits['operations'] / 1e9:.0f} GFLOP/s (micro-kernel in L1, times threads), "
+            f"{limits['bytes'] / 1e9:.1f} GB/s (copying, read and written).",
+            f"The step takes {result['step'] * 1e3:.1f} ms, its launches {total * 1e3:.1f} ms, their limits "
+            f"{least * 1e3:.1f} ms. {counted / 1e9:.1f} GFLOP alone would take {alone * 1e3:.1f} ms: "
+            f"{result['batch'] / alone:.0f} images/s.\n",
+        ]
+    )
+
+
+def kernel_table(name: str, kernels: list[dict]) -> str:
+    """The rows of `summary`."""
+    total = sum(row["seconds"] for row in kernels)
     rows = [
         [
             row["kernel"],
@@ -109,20 +127,8 @@ def report(result: dict) -> str:
         ]
         for row in kernels
     ]
-    counted = sum(row["operations"] or 0 for row in kernels)
-    least = sum(row["least"] for row in kernels)
-    alone = counted / limits["operations"]
     header = ["kernel", "op", "launches", "ms", "share", "GFLOP/s", "GB/s", "of the limit"]
-    return "\n".join(
-        [
-            table(f"Where the time goes: {title(result)}", header, rows),
-            f"Limits: {limits['operations'] / 1e9:.0f} GFLOP/s (micro-kernel in L1, times threads), "
-            f"{limits['bytes'] / 1e9:.1f} GB/s (copying, read and written).",
-            f"The step takes {result['step'] * 1e3:.1f} ms, its launches {total * 1e3:.1f} ms, their limits "
-            f"{least * 1e3:.1f} ms. {counted / 1e9:.1f} GFLOP alone would take {alone * 1e3:.1f} ms: "
-            f"{result['batch'] / alone:.0f} images/s.\n",
-        ]
-    )
+    return table(name, header, rows)
 
 
 def targets(result: dict) -> list[dict]:
