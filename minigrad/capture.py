@@ -99,7 +99,7 @@ class Recorder:
     def launch(self, family: str, name: str, kernel: Any, arguments: tuple[Any, ...]) -> None:
         """Run a kernel and note it."""
         aliases = tuple([list(map(self.alias, a)) if isinstance(a, list) else self.alias(a) for a in arguments])
-        function, prepared = kernel.resolve(*aliases) if hasattr(kernel, "resolve") else (kernel, aliases)
+        function, prepared = self.device.resolve(kernel, aliases)
         function(*prepared)
         arrays = [a for given in aliases for a in (given if isinstance(given, list) else [given])]
         self.note(f"{family}.{name}", function, prepared, list(filter(is_array, arrays)))

@@ -8,6 +8,8 @@ the stream. `Stager` brings batches to the GPU on a second stream while the step
 """
 
 import ctypes
+import functools
+import gc
 import os
 import threading
 import weakref
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.device import Device, Lease, Pool, Program
+from minigrad.device import Call, Device, Lease, Pool, Program
 from minigrad.kernels import cuda as kernels
 from minigrad.kernels.cuda.array import CudaArray
 from minigrad.kernels.cuda.driver import Driver, OutOfMemory, SimulatedDriver
@@ -181,10 +183,9 @@ class CudaDevice(Device):
             raise ValueError(f"cannot put {values.dtype}{list(values.shape)} into {target}")
         block = block_of(target)
         if isinstance(values, CudaArray):
-            block.known = None
             if isinstance(values.base, Loan):
                 values.base.ready()
-                block.known = values.base.block.known
+            block.known = host_copy(values) if target.pointer == block.pointer else None
             if target.size:
                 self.driver.on_device(target.pointer, values.pointer, values.nbytes, self.stream)
             return
@@ -213,7 +214,11 @@ class CudaDevice(Device):
             recorder.mirrors.append(mirror)
         return mirror.array
 
-    def program(self, calls: list[Any]) -> "Graph":
+    def resolve(self, kernel: Any, arguments: tuple[Any, ...]) -> Call:
+        """The launch, in the precision that is set now."""
+        return functools.partial(launch_in, matmul_precision.current, kernel), arguments
+
+    def program(self, calls: list[Call]) -> "Graph":
         """A CUDA graph of recorded launches."""
         return Graph(self, calls)
 
@@ -257,7 +262,7 @@ class CudaDevice(Device):
 class Graph(Program):
     """Recorded launches as one CUDA graph, made when it is first run; keeps the scratch memory that kernels ask for."""
 
-    def __init__(self, device: CudaDevice, calls: list[Any]) -> None:
+    def __init__(self, device: CudaDevice, calls: list[Call]) -> None:
         super().__init__(device, calls)
         self.driver, self.stream = device.driver, device.stream
         self.scratch = device.new_pool()
@@ -284,7 +289,17 @@ class Graph(Program):
         self.driver.launch_graph(self.graph, self.stream)
 
     def make(self) -> Any:
-        """The graph; while it is made nothing runs, and nothing may be allocated."""
+        """The graph; while it is made nothing runs, and nothing may be allocated, or freed by the garbage collector."""
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return self.noted()
+        finally:
+            if collects:
+                gc.enable()
+
+    def noted(self) -> Any:
+        """The graph of the launches, noted one by one."""
         with context.inside(self.scratch.empty, self.kept):
             self.driver.begin_graph(self.stream)
             try:
@@ -307,13 +322,28 @@ def block_of(array: CudaArray) -> Block:
     return base.block if isinstance(base, Lease) else base
 
 
-def known(array: CudaArray) -> np.ndarray:
-    """The values of an array, from the host's copy if there is one."""
+def host_copy(array: CudaArray) -> np.ndarray | None:
+    """The host's copy of an array's values, if there is one."""
     block = block_of(array)
     copy = block.known
     if copy is None or array.pointer != block.pointer or copy.size != array.size or copy.dtype != array.dtype:
-        return np.asarray(array)
+        return None
     return copy.reshape(array.shape)
+
+
+def known(array: CudaArray) -> np.ndarray:
+    """The values of an array, from the host's copy if there is one."""
+    copy = host_copy(array)
+    return np.asarray(array) if copy is None else copy
+
+
+def launch_in(precision: str, kernel: Any, *arguments: Any) -> None:
+    """Launch a kernel in a precision of matrix products."""
+    before, context.matmul_precision = context.matmul_precision, precision
+    try:
+        kernel(*arguments)
+    finally:
+        context.matmul_precision = before
 
 
 class Stager:

@@ -184,6 +184,10 @@ class Device:
             return np.asarray(y)
         raise TypeError(f"{op}.forward must return an array, not {type(y).__name__}")
 
+    def resolve(self, kernel: Any, arguments: tuple[Any, ...]) -> Call:
+        """What a launch of a kernel runs, now and whenever it is repeated."""
+        return kernel.resolve(*arguments) if hasattr(kernel, "resolve") else (kernel, arguments)
+
     def program(self, calls: list[Call]) -> "Program":
         """Recorded launches, to be repeated."""
         return Program(self, calls)

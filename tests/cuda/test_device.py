@@ -264,6 +264,34 @@ def test_recorded_step_checks_its_labels_before_it_runs(gpu, transfers):
     np.testing.assert_array_equal(model[0].weight.numpy(), before)
 
 
+def test_labels_on_the_gpu_are_known_to_the_checks_of_a_recording(gpu, transfers):
+    x, y = (mg.tensor(a, device="cuda") for a in data())
+    model = network().to("cuda")
+    step = mg.capture(step_of(model, mg.optim.SGD(model.parameters(), 0.1)))
+    for _ in range(7):
+        step(x, y)
+    assert transfers == []
+    with pytest.raises(ValueError, match="label 3 in row 0"):
+        step(x, mg.tensor(np.full(6, 3), device="cuda"))
+
+
+def test_recorded_step_keeps_the_precision_it_was_recorded_with(gpu, monkeypatch):
+    seen = []
+    gemm = gpu.kernels.gemm.gemm
+    monkeypatch.setattr(
+        gpu.kernels.gemm, "gemm", lambda *a: (seen.append(launch.context.matmul_precision), gemm(*a))[1]
+    )
+    x = np.ones((2, 5), np.float32)
+    layer = mg.nn.Linear(5, 4).to("cuda")
+    step = mg.capture(lambda x: layer(x), device="cuda")
+    with mg.matmul_precision("tf32"):
+        step(x)
+    for _ in range(7):
+        step(x)
+    assert set(seen) == {"tf32"}
+    assert launch.context.matmul_precision == "float32"
+
+
 def test_dropout_draws_anew_in_each_replay(gpu):
     layer = mg.nn.Dropout(0.5).to("cuda")
     step = mg.capture(lambda x: layer(x), device="cuda")
