@@ -7,25 +7,22 @@ the stream. `Stager` brings batches to the GPU on a second stream while the step
     MINIGRAD_CUDA=simulator     runs all of it in Python, without a GPU: for tests and for study, on very small arrays
 """
 
-import ctypes
 import functools
 import gc
 import os
-import threading
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from minigrad.device import Call, Device, Lease, Pool, Program
+from minigrad.cuda_memory import Block, CudaPool, block_of, host_copy, known, remembered
+from minigrad.device import Call, Device, Program
 from minigrad.kernels import cuda as kernels
 from minigrad.kernels.cuda.array import CudaArray
-from minigrad.kernels.cuda.driver import Driver, OutOfMemory, SimulatedDriver
+from minigrad.kernels.cuda.driver import Driver, SimulatedDriver
 from minigrad.kernels.cuda.launch import context
 from minigrad.precision import matmul_precision
-
-SMALL = 1 << 20  # bytes; integer arrays up to here are remembered on the host too, so that checks need not ask the GPU
+from minigrad.staging import Loan, Stager
 
 
 def open_driver() -> Any:
@@ -34,81 +31,6 @@ def open_driver() -> Any:
     if chosen not in ("", "simulator"):
         raise RuntimeError(f"MINIGRAD_CUDA is {chosen!r}; it may be 'simulator', or not be set")
     return SimulatedDriver() if chosen else Driver()
-
-
-class Block:
-    """Memory of the GPU, and what is known of its contents.
-
-    It has no finalizer of its own: where the garbage collector finds a lease and its block together, it would run both,
-    and the lease hands the block on.
-    """
-
-    __slots__ = ("known", "pointer", "size")
-
-    def __init__(self, driver: Any, size: int) -> None:
-        self.size = size
-        self.pointer = driver.allocate(size)
-        self.known: np.ndarray | None = None  # a copy of what was put at its start
-
-
-class CudaPool(Pool):
-    """Blocks of the GPU's memory that are handed out again once no array uses them."""
-
-    def __init__(self, driver: Any, others: "Callable[[], None] | None" = None) -> None:
-        super().__init__()
-        self.driver = driver
-        self.release_others = others  # frees what other pools of this GPU do not use
-        self.closed = False
-
-    def __del__(self) -> None:
-        self.closed = True
-        self.release()
-
-    def give_back(self, block: Block) -> None:
-        """Keep a block that no array uses, unless the pool itself is gone."""
-        super().give_back(block)
-        if self.closed:
-            self.release()
-
-    def release(self) -> None:
-        """Give the blocks that no array uses back to the GPU."""
-        while self.free:
-            size, blocks = self.free.popitem()
-            for block in blocks:
-                self.driver.free(block.pointer)
-                self.allocated -= size
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> CudaArray:
-        """An array with whatever the memory holds."""
-        dtype = np.dtype(dtype)
-        array = CudaArray(0, tuple(shape), dtype, None)
-        block = self.block(array.nbytes)
-        block.known = None
-        array.pointer, array.base = block.pointer, Lease(self, block)
-        return array
-
-    def new_block(self, size: int) -> Block:
-        """Fresh memory; what lies free is given back to the GPU before giving up."""
-        try:
-            block = Block(self.driver, size)
-        except OutOfMemory:
-            self.release()
-            if self.release_others is not None:
-                self.release_others()
-            block = self.last_try(size)
-        self.allocated += size
-        return block
-
-    def last_try(self, size: int) -> Block:
-        """Fresh memory, or an error that says how much there is."""
-        try:
-            return Block(self.driver, size)
-        except OutOfMemory as error:
-            free, total = self.driver.free_memory(), self.driver.memory
-            raise OutOfMemory(
-                f"the GPU is out of memory: {size:,} bytes were asked for, {free:,} of its {total:,} are free, and this "
-                f"pool holds {self.allocated:,}; use a smaller batch, or end what else runs on the GPU (see nvidia-smi)"
-            ) from error
 
 
 class Mirror:
@@ -189,8 +111,7 @@ class CudaDevice(Device):
             if target.size:
                 self.driver.on_device(target.pointer, values.pointer, values.nbytes, self.stream)
             return
-        starts = target.pointer == block.pointer
-        block.known = values.copy() if starts and values.dtype.kind in "iub" and values.nbytes <= SMALL else None
+        block.known = remembered(values) if target.pointer == block.pointer else None
         if target.size:
             self.send(target, values)
 
@@ -226,7 +147,7 @@ class CudaDevice(Device):
         """The same memory without the lease it is on."""
         return CudaArray(array.pointer, array.shape, array.dtype, block)
 
-    def stager(self) -> "Stager":
+    def stager(self) -> Stager:
         """What brings batches here on a stream of its own."""
         return Stager(self)
 
@@ -314,29 +235,6 @@ class Graph(Program):
             self.driver.free_graph(self.graph)
 
 
-def block_of(array: CudaArray) -> Block:
-    """The block that an array's memory is in."""
-    base = array.base
-    while isinstance(base, CudaArray):
-        base = base.base
-    return base.block if isinstance(base, Lease) else base
-
-
-def host_copy(array: CudaArray) -> np.ndarray | None:
-    """The host's copy of an array's values, if there is one."""
-    block = block_of(array)
-    copy = block.known
-    if copy is None or array.pointer != block.pointer or copy.size != array.size or copy.dtype != array.dtype:
-        return None
-    return copy.reshape(array.shape)
-
-
-def known(array: CudaArray) -> np.ndarray:
-    """The values of an array, from the host's copy if there is one."""
-    copy = host_copy(array)
-    return np.asarray(array) if copy is None else copy
-
-
 def launch_in(precision: str, kernel: Any, *arguments: Any) -> None:
     """Launch a kernel in a precision of matrix products."""
     before, context.matmul_precision = context.matmul_precision, precision
@@ -344,92 +242,3 @@ def launch_in(precision: str, kernel: Any, *arguments: Any) -> None:
         kernel(*arguments)
     finally:
         context.matmul_precision = before
-
-
-class Stager:
-    """Brings batches to the GPU while it works on earlier ones: pinned memory, a stream of its own, `depth` batches ahead.
-
-    `stage` may be called in another thread than the steps. Its arrays are lent: when the last of a batch's is gone, the
-    batch's memory is used again, once the GPU is done with it.
-    """
-
-    def __init__(self, device: CudaDevice, depth: int = 2) -> None:
-        self.device, self.driver = device, device.driver
-        self.stream = self.driver.new_stream()
-        self.depth = depth
-        self.places: list[Place] = []
-        self.lock = threading.Lock()
-
-    def stage(self, batch: tuple[np.ndarray, ...]) -> tuple[CudaArray, ...]:
-        """Begin to copy a batch; its arrays are ready for whatever comes later on the device's stream after `ready`."""
-        return tuple([self.place(np.ascontiguousarray(array)).send(array) for array in batch])
-
-    def place(self, array: np.ndarray) -> "Place":
-        """A free place for such an array."""
-        with self.lock:
-            for place in self.places:
-                if place.free and place.nbytes == array.nbytes:
-                    place.free = False
-                    return place
-            place = Place(self, array.nbytes)
-            self.places.append(place)
-            return place
-
-
-class Place:
-    """Memory for one array of a batch, pinned on the host and on the GPU."""
-
-    def __init__(self, stager: Stager, nbytes: int) -> None:
-        driver = stager.driver
-        self.stager, self.nbytes = stager, nbytes
-        self.host = driver.allocate_pinned(max(1, nbytes))
-        self.block = Block(driver, max(1, nbytes))
-        self.sent, self.used = driver.new_event(), driver.new_event()
-        self.was_used = False
-        self.free = False
-
-    def send(self, array: np.ndarray) -> CudaArray:
-        """Copy an array to pinned memory, and begin to copy it on."""
-        stager, driver = self.stager, self.stager.driver
-        if self.was_used:
-            driver.wait_on_host(self.sent)  # the host's memory has been read
-            driver.wait(stager.stream, self.used)  # the GPU's memory is no longer needed
-        np.copyto(host_array(self.host, array), array)
-        if array.nbytes:
-            driver.to_device(self.block.pointer, self.host, array.nbytes, stager.stream)
-        driver.record(self.sent, stager.stream)
-        self.was_used = True
-        self.block.known = array.copy() if array.dtype.kind in "iub" and array.nbytes <= SMALL else None
-        return CudaArray(self.block.pointer, array.shape, array.dtype, Loan(self))
-
-    def __del__(self) -> None:
-        if hasattr(self, "block"):
-            self.stager.driver.free(self.block.pointer)
-        if hasattr(self, "host"):
-            self.stager.driver.free_pinned(self.host)
-
-
-class Loan(Lease):
-    """What owns a staged array: when it is gone, the place is free for another, after what the stream has to do now."""
-
-    __slots__ = ("place",)
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.block = place.block
-
-    def ready(self) -> None:
-        """Let the device's stream wait for the copy."""
-        stager = self.place.stager
-        stager.driver.wait(stager.device.stream, self.place.sent)
-
-    def __del__(self) -> None:
-        place = self.place
-        place.stager.driver.record(place.used, place.stager.device.stream)
-        place.free = True
-
-
-def host_array(address: int, like: np.ndarray) -> np.ndarray:
-    """The host's memory at an address as an array like another."""
-    memory = (ctypes.c_uint8 * max(1, like.nbytes)).from_address(address)
-    return np.ctypeslib.as_array(memory)[: like.nbytes].view(like.dtype).reshape(like.shape)
