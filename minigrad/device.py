@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.kernels.cpu.replay import joined
-
 # Below this size malloc is faster than our bookkeeping; above it the system hands out fresh pages, which costs a page
 # fault for every 4 KB, on every step, unless we keep the memory.
 POOLED_BYTES = 1 << 18
@@ -217,6 +215,8 @@ class Program:
     def __call__(self) -> None:
         """Run all launches in order."""
         if not self.is_joined:
+            from minigrad.kernels.cpu.replay import joined
+
             self.calls, self.is_joined = joined(self.calls), True
         self.run()
 
