@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from minigrad.cuda_memory import Block, CudaPool, block_of, host_copy, known, remembered
+from minigrad.cuda_staging import Loan, Stager
 from minigrad.device import Call, Device, Program
 from minigrad.kernels import cuda as kernels
 from minigrad.kernels.cuda.array import CudaArray
 from minigrad.kernels.cuda.driver import Driver, SimulatedDriver
 from minigrad.kernels.cuda.launch import context
 from minigrad.precision import matmul_precision
-from minigrad.staging import Loan, Stager
 
 
 def open_driver() -> Any:

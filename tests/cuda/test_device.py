@@ -8,11 +8,11 @@ import pytest
 import minigrad as mg
 from minigrad.cuda import CudaDevice
 from minigrad.cuda_memory import block_of
+from minigrad.cuda_staging import Stager
 from minigrad.device import DEVICES, get_device
 from minigrad.kernels.cuda import launch
 from minigrad.kernels.cuda.array import CudaArray
 from minigrad.kernels.cuda.driver import OutOfMemory, SimulatedDriver
-from minigrad.staging import Stager
 
 FLOAT32 = np.dtype(np.float32)
 
