@@ -30,9 +30,9 @@ def classes():
     return found
 
 
-def measurements(benchmark):
+def measurements(asv_class):
     """Names of its methods that asv calls."""
-    return [name for name in dir(benchmark) if name.startswith(MEASUREMENTS)]
+    return [name for name in dir(asv_class) if name.startswith(MEASUREMENTS)]
 
 
 @pytest.fixture
@@ -44,15 +44,15 @@ def shortest_samples(monkeypatch):
     mg.set_num_threads(before)
 
 
-@pytest.mark.parametrize("benchmark", classes())
-def test_benchmark_runs_with_its_first_parameters(benchmark, shortest_samples):
-    if benchmark.__name__ in LEFT_OUT:
-        pytest.skip(LEFT_OUT[benchmark.__name__])
-    parameters = [values[0] for values in getattr(benchmark, "params", ())]
-    made = benchmark()
+@pytest.mark.parametrize("asv_class", classes())
+def test_benchmark_runs_with_its_first_parameters(asv_class, shortest_samples):
+    if asv_class.__name__ in LEFT_OUT:
+        pytest.skip(LEFT_OUT[asv_class.__name__])
+    parameters = [values[0] for values in getattr(asv_class, "params", ())]
+    made = asv_class()
     if hasattr(made, "setup"):
         made.setup(*parameters)
-    for name in measurements(benchmark):
+    for name in measurements(asv_class):
         before = getattr(made, "clock", None)
         getattr(made, name)(*parameters)
         if name.startswith("time_"):
