@@ -185,8 +185,8 @@ class Driver:
 REMEDIES = {
     "CUDA_ERROR_NO_DEVICE": ': the driver sees no GPU; `nvidia-smi` shows what it sees. Without one, use device="cpu"',
     "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": (
-        ": the driver is older than the CUDA toolkit that compiled the kernels; update the driver, or install an older "
-        "toolkit: pip install 'minigrad[cuda12]'"
+        ": the driver is older than the CUDA toolkit that compiled the kernels; update the driver to one of CUDA 13 or newer, "
+        'or use device="cpu"'
     ),
     "CUDA_ERROR_INVALID_PTX": ": the driver is too old for these kernels; update it",
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": ": the driver's parts are of different versions; restart after its update",
