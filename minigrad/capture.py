@@ -131,7 +131,7 @@ class Recorder:
         lease = lease_of(argument)
         if lease is None or lease.pool is not self.pool:
             return argument
-        return self.device.alias(argument, lease.block)
+        return self.device.alias(argument, lease)
 
     def mirror(self, array: np.ndarray) -> Any:
         """What kernels read of an array that Python writes: every replay brings it up to date."""

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.cuda_memory import Block, CudaPool, block_of, host_copy, known, remembered
+from minigrad.cuda_memory import CudaPool, Held, block_of, host_copy, known, remembered
 from minigrad.cuda_staging import Loan, Stager
-from minigrad.device import Call, Device, Program
+from minigrad.device import Call, Device, Lease, Program
 from minigrad.kernels import cuda as kernels
 from minigrad.kernels.cuda.array import CudaArray
 from minigrad.kernels.cuda.driver import Driver, SimulatedDriver
@@ -143,9 +143,9 @@ class CudaDevice(Device):
         """A CUDA graph of recorded launches."""
         return Graph(self, calls)
 
-    def alias(self, array: CudaArray, block: Block) -> CudaArray:
-        """The same memory without the lease it is on."""
-        return CudaArray(array.pointer, array.shape, array.dtype, block)
+    def alias(self, array: CudaArray, lease: Lease) -> CudaArray:
+        """The same memory without the lease it is on; it stays alive all the same, but may be used again."""
+        return CudaArray(array.pointer, array.shape, array.dtype, Held(lease.pool, lease.block))
 
     def stager(self) -> Stager:
         """What brings batches here on a stream of its own."""

@@ -1,7 +1,7 @@
 """Memory of the GPU: blocks that are used again, and what the host knows of their contents."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,13 @@ class Block:
         self.size = size
         self.pointer = driver.allocate(size)
         self.known: np.ndarray | None = None  # a copy of what was put at its start
+
+
+class Held(NamedTuple):
+    """What an array without a lease has for its base: it keeps the pool, and so the block's memory."""
+
+    pool: Pool
+    block: Block
 
 
 class CudaPool(Pool):
@@ -92,7 +99,7 @@ def block_of(array: CudaArray) -> Block:
     base = array.base
     while isinstance(base, CudaArray):
         base = base.base
-    return base.block if isinstance(base, Lease) else base
+    return base.block
 
 
 def host_copy(array: CudaArray) -> np.ndarray | None:

@@ -163,8 +163,9 @@ class Device:
         """The same for a recording, which notes what its replays have to bring up to date."""
         return array
 
-    def alias(self, array: Any, block: Any) -> Any:
-        """The same memory without the lease it is on, which is one of `block`."""
+    def alias(self, array: Any, lease: Lease) -> Any:
+        """The same memory without the lease it is on; it stays alive all the same, but may be used again."""
+        block = lease.block
         offset = array.__array_interface__["data"][0] - block.__array_interface__["data"][0]
         return np.ndarray(array.shape, array.dtype, block, offset, array.strides)
 

@@ -125,7 +125,28 @@ BYTES: dict[str, Callable[..., int]] = {
 }
 
 
+def of_lists(xs: list, gammas: list, betas: list, eps: list, activations: list, y: Any, *rest: Any) -> int:
+    """Batch norm of many branches as the GPU is given them: each x and as much of y, and what there is per feature."""
+    _, means, variances = rest
+    return 2 * bytes_of(*xs) + bytes_of(*gammas, *betas, *means, *variances)
+
+
+def of_lists_backward(dy: Any, xs: list, y: Any, columns: list, *rest: Any) -> int:
+    """Of each branch dy, x and dx, as much of y where sigmoid needs it, and what there is per feature."""
+    gammas, betas, means, variances, _, activations, _, dgammas, dbetas = rest
+    from_y = bytes_of(*[x for x, activation in zip(xs, activations, strict=True) if activation == SIGMOID])
+    return 3 * bytes_of(*xs) + from_y + bytes_of(*gammas, *betas, *means, *variances, *dgammas, *dbetas)
+
+
+# of kernels that are given lists, as they are on the GPU
+BYTES_OF_LISTS: dict[str, Callable[..., int]] = {
+    "norm.batch_norms_forward": of_lists,
+    "norm.batch_norms_backward": of_lists_backward,
+}
+
+
 def bytes_moved(launch: Launch) -> int:
     """Bytes that a launch reads and writes if it does so once."""
-    count = BYTES.get(launch.kernel)
+    has_lists = any(isinstance(argument, list) for argument in launch.arguments[:2])
+    count = (BYTES_OF_LISTS if has_lists else BYTES).get(launch.kernel)
     return launch.nbytes if count is None else int(count(*launch.arguments))
