@@ -233,7 +233,7 @@ def test_out_of_memory_is_an_error_of_its_own(api, gpu):
     ("status", "remedy"),
     [
         ("CUDA_ERROR_NO_DEVICE", 'device="cpu"'),
-        ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "update the driver, or install an older toolkit: pip install"),
+        ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", 'update the driver to one of CUDA 13 or newer, or use device="cpu"'),
         ("CUDA_ERROR_INVALID_PTX", "update it"),
         ("CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "restart"),
         ("CUDA_ERROR_ILLEGAL_ADDRESS", "a kernel left its memory"),
