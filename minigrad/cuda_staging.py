@@ -15,16 +15,15 @@ if TYPE_CHECKING:
 
 
 class Stager:
-    """Brings batches to the GPU while it works on earlier ones: pinned memory, a stream of its own, `depth` batches ahead.
+    """Brings batches to the GPU while it works on earlier ones: pinned memory, and a stream of its own.
 
     `stage` may be called in another thread than the steps. Its arrays are lent: when the last of a batch's is gone, the
     batch's memory is used again, once the GPU is done with it.
     """
 
-    def __init__(self, device: "CudaDevice", depth: int = 2) -> None:
+    def __init__(self, device: "CudaDevice") -> None:
         self.device, self.driver = device, device.driver
         self.stream = self.driver.new_stream()
-        self.depth = depth
         self.places: list[Place] = []
         self.lock = threading.Lock()
 

@@ -73,6 +73,20 @@ def warn_once(problem, message):
 _warned = set()
 
 
+def keep(path, content):
+    """Write a compiled kernel aside and rename it, so that a reader never sees half of it."""
+    part = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+            part = Path(file.name)
+            file.write(content)
+        os.replace(part, path)
+    except OSError as error:
+        if part:
+            part.unlink(missing_ok=True)
+        warn_once("write", f"compiled kernels are not kept: {error}; set MINIGRAD_CACHE to a folder you can write")
+
+
 class KernelCache(_Cache):
     """Numba asks this before it compiles a signature of one kernel, and hands over what it compiled."""
 
@@ -124,7 +138,7 @@ class KernelCache(_Cache):
             return None
 
     def save_overload(self, sig, cres):
-        """Keep a compiled kernel: written aside and renamed, so that a reader never sees half of it."""
+        """Keep a compiled kernel."""
         self.on_compiled(self.name)
         path = self.path(sig, cres.codegen)
         if path is None:
@@ -132,16 +146,7 @@ class KernelCache(_Cache):
         if cres.library.has_dynamic_globals:
             raise RuntimeError(f"kernel {self.name} holds an address of this process and cannot be kept on disk")
         payload = dumps(cres._reduce())
-        part = None
-        try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-                part = Path(file.name)
-                file.write(hashlib.sha256(payload).digest() + payload)
-            os.replace(part, path)
-        except OSError as error:
-            if part:
-                part.unlink(missing_ok=True)
-            warn_once("write", f"compiled kernels are not kept: {error}; set MINIGRAD_CACHE to a folder you can write")
+        keep(path, hashlib.sha256(payload).digest() + payload)
 
     def enable(self):
         """Part of Numba's interface; this cache is always on."""

@@ -16,25 +16,7 @@ tensor_cores  what it does in TF32
 factors       how it reads its two factors
 """
 
-import importlib
+from minigrad.kernels.families import FAMILIES, importer
 
-__all__ = [
-    "augment",
-    "conv",
-    "dropout",
-    "elementwise",
-    "gemm",
-    "loss",
-    "lrn",
-    "movement",
-    "norm",
-    "optim",
-    "pool",
-    "reduce",
-]
-
-
-def __getattr__(name):
-    if name in __all__:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = [*FAMILIES]
+__getattr__ = importer(__name__)

@@ -21,17 +21,14 @@ import contextlib
 import functools
 import hashlib
 import inspect
-import os
 import re
-import tempfile
 import typing
-from pathlib import Path
 
 import numpy as np
 from numba import types
 from numba.extending import register_jitable
 
-from minigrad.kernels.cpu.cache import cache_folder, warn_once
+from minigrad.kernels.cpu.cache import cache_folder, keep, warn_once
 from minigrad.kernels.cpu.compile import progress
 from minigrad.kernels.cuda import language
 from minigrad.kernels.layout import DIMS
@@ -262,6 +259,11 @@ def signature(kernel, real):
 OLDEST = 8, 0  # the compute capability that PTX is made for; the driver makes of it what is best for a newer GPU
 
 
+def entry_of(ptx):
+    """The name of the kernel in its PTX."""
+    return re.search(r"\.entry\s+(\S+?)\s*\(", ptx)[1]
+
+
 def compile_ptx(kernel, real, capability=OLDEST):
     """(PTX, name of the entry) of a kernel, for GPUs of at least that compute capability."""
     function = kernel.specialized(real, register_jitable)
@@ -275,7 +277,7 @@ def compile_ptx(kernel, real, capability=OLDEST):
             abi="numba",
             launch_bounds=(kernel.threads, kernel.min_blocks),
         )
-    return ptx, re.search(r"\.entry\s+(\S+?)\s*\(", ptx)[1]
+    return ptx, entry_of(ptx)
 
 
 def cached_ptx(kernel, real, capability=OLDEST):
@@ -289,7 +291,7 @@ def cached_ptx(kernel, real, capability=OLDEST):
         try:
             ptx = path.read_bytes().decode(errors="replace")
             if ptx.startswith(checksum(ptx.partition("\n")[2])):
-                return ptx, re.search(r"\.entry\s+(\S+?)\s*\(", ptx)[1]
+                return ptx, entry_of(ptx)
             warn_once("read", f"the compiled kernel {path} is damaged; such are compiled again")
         except FileNotFoundError:
             pass
@@ -299,27 +301,13 @@ def cached_ptx(kernel, real, capability=OLDEST):
     ptx, entry = compile_ptx(kernel, real, capability)
     progress.end(f"cuda.{kernel.name}")
     if path is not None:
-        keep(path, checksum(ptx) + "\n" + ptx)
+        keep(path, f"{checksum(ptx)}\n{ptx}".encode())
     return ptx, entry
 
 
 def checksum(ptx):
     """A comment line that says what the rest must be."""
     return f"// sha256 {hashlib.sha256(ptx.encode()).hexdigest()}"
-
-
-def keep(path, text):
-    """Write a file aside and rename it, so that a reader never sees half of it."""
-    part = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-            part = Path(file.name)
-            file.write(text.encode())
-        os.replace(part, path)
-    except OSError as error:
-        if part:
-            part.unlink(missing_ok=True)
-        warn_once("write", f"compiled kernels are not kept: {error}; set MINIGRAD_CACHE to a folder you can write")
 
 
 class Layout:

@@ -1,31 +1,6 @@
 """Kernels in plain NumPy: the executable specification of every kernel, and the device "reference"."""
 
-from minigrad.kernels.reference import (
-    augment,
-    conv,
-    dropout,
-    elementwise,
-    gemm,
-    loss,
-    lrn,
-    movement,
-    norm,
-    optim,
-    pool,
-    reduce,
-)
+from minigrad.kernels.families import FAMILIES, importer
 
-__all__ = [
-    "augment",
-    "conv",
-    "dropout",
-    "elementwise",
-    "gemm",
-    "loss",
-    "lrn",
-    "movement",
-    "norm",
-    "optim",
-    "pool",
-    "reduce",
-]
+__all__ = [*FAMILIES]
+__getattr__ = importer(__name__)
