@@ -71,13 +71,16 @@ class VectorCode:
         """The integer `address` as a pointer."""
         return self.builder.inttoptr(address, (kind or self.vector).as_pointer())
 
-    def first_lanes(self, count):
-        """A mask with its first `count` lanes set."""
+    def first_lanes(self, count, start=0):
+        """A mask with `count` lanes set, from lane `start` on."""
         builder = self.builder
         lane = ir.VectorType(LANE, self.lanes)
         wide = builder.insert_element(ir.Constant(lane, ir.Undefined), builder.trunc(count, LANE), ir.Constant(LANE, 0))
         wide = builder.shuffle_vector(wide, wide, ir.Constant(lane, [0] * self.lanes))
-        return builder.icmp_unsigned("<", ir.Constant(lane, list(range(self.lanes))), wide)
+        numbers = [
+            (i - start) % (1 << 32) for i in range(self.lanes)
+        ]  # as unsigned numbers, those before are the largest
+        return builder.icmp_unsigned("<", ir.Constant(lane, numbers), wide)
 
     def load(self, address, mask=None):
         """Vector at `address`; lanes outside `mask` are zero and not read."""
@@ -157,31 +160,41 @@ class Loop:
 def call_tile(builder, emit, name, dtype, vectors, rows, arguments, labels):
     """Call the tile for `vectors` and `rows`, known only at run time: a choice among LLVM functions, one for each size.
 
-    Functions of their own keep the caller from disturbing their register allocation, and are named in profiles.
+    Functions of their own keep the caller from disturbing their register allocation, and are named in profiles. The highest
+    tiles of several registers come in pairs of rows as well.
     """
     kind = ir.FunctionType(ir.VoidType(), [INDEX] * len(labels))
+
+    def call(height, width, pairs=False):
+        full_name = f"minigrad_{name}_{dtype}_{REGISTER_BITS}_{height}x{width}" + ("_pairs" if pairs else "")
+        function = cgutils.get_or_insert_function(builder.module, kind, full_name)
+        if function.is_declaration:
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            function.attributes.add("nounwind")
+            for argument, label in zip(function.args, labels, strict=True):
+                argument.name = label
+            emit(function, dtype, height, width, pairs)
+        builder.call(function, arguments)
+
+    half = REGISTER_BITS // dtype.bitwidth // 2
+    is_half = builder.icmp_signed("<=", arguments[labels.index("lanes")], index(half))
     done = builder.append_basic_block("tile_done")
     switch = builder.switch(vectors, done)
     for width in range(1, MAX_VECTORS + 1):
         block = builder.append_basic_block(f"tile_{width}")
         switch.add_case(index(width), block)
         builder.position_at_end(block)
-        for height in heights(width):
-            full_name = f"minigrad_{name}_{dtype}_{REGISTER_BITS}_{height}x{width}"
-            function = cgutils.get_or_insert_function(builder.module, kind, full_name)
-            if function.is_declaration:
-                function.linkage = "internal"
-                function.attributes.add("noinline")
-                function.attributes.add("nounwind")
-                for argument, label in zip(function.args, labels, strict=True):
-                    argument.name = label
-                emit(function, dtype, height, width)
-            if height == HEIGHTS[width]:
-                builder.call(function, arguments)
-            else:
-                with builder.if_then(builder.icmp_signed("<=", rows, index(height))):
-                    builder.call(function, arguments)
-                    builder.branch(done)
+        *lower, full = heights(width)
+        for height in lower:
+            with builder.if_then(builder.icmp_signed("<=", rows, index(height))):
+                call(height, width)
+                builder.branch(done)
+        if width > 1:
+            with builder.if_then(is_half):
+                call(full, width, pairs=True)
+                builder.branch(done)
+        call(full, width)
         builder.branch(done)
     builder.position_at_end(done)
 
@@ -194,47 +207,76 @@ def clamp(builder, i, rows):
     return builder.select(builder.icmp_signed("<", index(i), last), index(i), last)
 
 
-def start_tile(code, height, vectors, lanes, start, row_of):
-    """The mask of the last vector of a row, and the accumulators: the rows given by row_of(i), or zeros if start is 0."""
-    builder = code.builder
-    mask = code.first_lanes(lanes)
-    width = code.lanes * code.bytes
-    entry = builder.block
-    with builder.if_then(builder.icmp_signed("!=", start, index(0))):
-        loaded = []
+class Tile:
+    """The registers of a tile: `vectors` for each of its rows, the last of them with `lanes` elements.
+
+    With `pairs`, if at most half of its lanes are used, the last register of every second row holds the end of the next row
+    too, in its upper half: where five and a half registers would do, half of the sixth is not computed for nothing.
+    """
+
+    def __init__(self, code, height, vectors, lanes, pairs):
+        self.code, self.pairs = code, pairs
+        self.step = code.lanes * code.bytes
+        self.places = []  # of every register: the rows it belongs to, and its number in them
         for i in range(height):
-            row = row_of(i)
-            for j in range(vectors):
-                loaded.append(code.load(builder.add(row, index(j * width)), mask if j == vectors - 1 else None))
-        then = builder.block
-    accumulators = []
-    for value in loaded:
-        phi = builder.phi(code.vector)
-        phi.add_incoming(code.zero, entry)
-        phi.add_incoming(value, then)
-        accumulators.append(phi)
-    return mask, accumulators
+            own = vectors - 1 if pairs else vectors
+            self.places += [((i,), j) for j in range(own)]
+            if pairs and i % 2 == 0:
+                self.places.append(((i, min(i + 1, height - 1)), vectors - 1))
+        self.vectors = vectors
+        self.half = code.lanes // 2
+        self.low, self.high = code.first_lanes(lanes), code.first_lanes(lanes, self.half)
+        upper = [i >= self.half for i in range(code.lanes)]
+        self.upper = ir.Constant(code.mask_type, upper)
 
+    def parts(self, rows, j):
+        """(row, mask, bytes from the row's address to where the register would begin) of a register's halves, or of all."""
+        if len(rows) == 1:
+            return [(rows[0], self.low if j == self.vectors - 1 else None, j * self.step)]
+        begin = j * self.step
+        return [(rows[0], self.low, begin), (rows[1], self.high, begin - self.half * self.code.bytes)]
 
-def store_tile(code, vectors, c_rows, mask, accumulators):
-    """Write the accumulators to C."""
-    width = code.lanes * code.bytes
-    for i, row in enumerate(c_rows):
-        for j in range(vectors):
-            address = code.builder.add(row, index(j * width))
-            code.store(accumulators[i * vectors + j], address, mask if j == vectors - 1 else None)
+    def start(self, start, row_of):
+        """The registers: the rows at the addresses row_of(i), or zeros if `start` is 0."""
+        code, builder = self.code, self.code.builder
+        entry = builder.block
+        with builder.if_then(builder.icmp_signed("!=", start, index(0))):
+            loaded = []
+            for rows, j in self.places:
+                halves = [code.load(builder.add(row_of(i), index(n)), mask) for i, mask, n in self.parts(rows, j)]
+                loaded.append(halves[0] if len(halves) == 1 else builder.select(self.upper, halves[1], halves[0]))
+            then = builder.block
+        registers = []
+        for value in loaded:
+            phi = builder.phi(code.vector)
+            phi.add_incoming(code.zero, entry)
+            phi.add_incoming(value, then)
+            registers.append(phi)
+        return registers
 
+    def store(self, c_rows, registers):
+        """Write the registers to the rows of C."""
+        for (rows, j), value in zip(self.places, registers, strict=True):
+            for i, mask, n in self.parts(rows, j):
+                self.code.store(value, self.code.builder.add(c_rows[i], index(n)), mask)
 
-def multiply_add(code, vectors, a_addresses, b_row, mask, accumulators):
-    """accumulators += outer product of one column of A and one row of B."""
-    builder = code.builder
-    width = code.lanes * code.bytes
-    b = [code.load(builder.add(b_row, index(j * width)), mask if j == vectors - 1 else None) for j in range(vectors)]
-    result = []
-    for i, address in enumerate(a_addresses):
-        a = code.broadcast(address)
-        result += [code.fma(a, b[j], accumulators[i * vectors + j]) for j in range(vectors)]
-    return result
+    def multiply_add(self, a_addresses, b_row, registers):
+        """registers += outer product of one column of A and one row of B."""
+        code, builder = self.code, self.code.builder
+        last = self.vectors - 1
+        b = [
+            code.load(builder.add(b_row, index(j * self.step)), self.low if j == last else None)
+            for j in range(last + 1)
+        ]
+        if self.pairs:
+            twice = [i % self.half for i in range(code.lanes)]
+            b[last] = builder.shuffle_vector(b[last], b[last], ir.Constant(ir.VectorType(LANE, code.lanes), twice))
+        a = functools.cache(lambda i: code.broadcast(a_addresses[i]))
+        result = []
+        for (rows, j), value in zip(self.places, registers, strict=True):
+            factor = a(rows[0]) if len(rows) == 1 else builder.select(self.upper, a(rows[1]), a(rows[0]))
+            result.append(code.fma(factor, b[j], value))
+        return result
 
 
 ROWS_ARGUMENTS = ["a_rows", "c_rows", "c_shift", "start_rows", "tap_list", "taps", "b", "b_step", "lanes", "a_ahead"]
@@ -270,7 +312,7 @@ def tile_rows(
     return types.void(dtype, *[types.intp] * (1 + len(ROWS_ARGUMENTS)), a_ahead), codegen
 
 
-def emit_tile_rows(function, dtype, height, vectors, follows):
+def emit_tile_rows(function, dtype, height, vectors, pairs, follows):
     """The body of `tile_rows`."""
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     code = VectorCode(builder, dtype, REGISTER_BITS)
@@ -279,7 +321,8 @@ def emit_tile_rows(function, dtype, height, vectors, follows):
     def entry_of(table, i):
         return builder.load(code.pointer(builder.add(table, index(i * 8)), INDEX))
 
-    mask, accumulators = start_tile(code, height, vectors, lanes, start_rows, lambda i: entry_of(start_rows, i))
+    tile = Tile(code, height, vectors, lanes, pairs)
+    accumulators = tile.start(start_rows, lambda i: entry_of(start_rows, i))
     over_taps = Loop(builder, "tap", accumulators)
     tap = builder.add(tap_list, builder.mul(over_taps.index, index(24)))
     a_shift, b_shift, depth = entry_of(tap, 0), builder.mul(entry_of(tap, 1), b_step), entry_of(tap, 2)
@@ -293,11 +336,11 @@ def emit_tile_rows(function, dtype, height, vectors, follows):
             code.prefetch(builder.add(place, index(line)))
     step = builder.mul(over_k.index, index(code.bytes))
     addresses = [builder.add(row, step) for row in a_addresses]
-    accumulators = multiply_add(code, vectors, addresses, b_row, mask, accumulators)
+    accumulators = tile.multiply_add(addresses, b_row, accumulators)
     over_k.close([*accumulators, builder.add(b_row, b_step)], depth)
     over_taps.close(accumulators, taps)
     c_addresses = [builder.add(entry_of(c_rows, i), c_shift) for i in range(height)]
-    store_tile(code, vectors, c_addresses, mask, accumulators)
+    tile.store(c_addresses, accumulators)
     builder.ret_void()
 
 
@@ -321,7 +364,7 @@ def tile_cols(
     return types.void(dtype, *[types.intp] * (1 + len(COLS_ARGUMENTS))), codegen
 
 
-def emit_tile_cols(function, dtype, height, vectors):
+def emit_tile_cols(function, dtype, height, vectors, pairs):
     """The body of `tile_cols`."""
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     code = VectorCode(builder, dtype, REGISTER_BITS)
@@ -331,7 +374,8 @@ def emit_tile_cols(function, dtype, height, vectors):
     inside = [clamp(builder, i, rows) for i in range(height)]
     c_rows = [builder.add(c, builder.mul(i, c_step)) for i in inside]
     within = [builder.mul(i, index(code.bytes)) for i in inside]
-    mask, accumulators = start_tile(code, height, vectors, lanes, accumulate, lambda i: c_rows[i])
+    tile = Tile(code, height, vectors, lanes, pairs)
+    accumulators = tile.start(accumulate, lambda i: c_rows[i])
     outer = Loop(builder, "outer", [*accumulators, a, b])
     middle = Loop(builder, "middle", outer.values)
     inner = Loop(builder, "k", middle.values)
@@ -339,13 +383,13 @@ def emit_tile_cols(function, dtype, height, vectors):
     code.prefetch(builder.add(a_column, a_ahead))
     code.prefetch(builder.add(b_row, b_ahead))
     addresses = [builder.add(a_column, offset) for offset in within]
-    accumulators = multiply_add(code, vectors, addresses, b_row, mask, accumulators)
+    accumulators = tile.multiply_add(addresses, b_row, accumulators)
     inner.close([*accumulators, builder.add(a_column, a_step), builder.add(b_row, b_step)], depth)
     *_, a_start, b_start = middle.values
     middle.close([*accumulators, builder.add(a_start, a1), builder.add(b_start, b1)], n1)
     *_, a_start, b_start = outer.values
     outer.close([*accumulators, builder.add(a_start, a0), builder.add(b_start, b0)], n0)
-    store_tile(code, vectors, c_rows, mask, accumulators)
+    tile.store(c_rows, accumulators)
     builder.ret_void()
 
 
