@@ -1,8 +1,10 @@
 """Matrix products on the micro-kernels of simd.py. Contracts: kernels/reference/gemm.py.
 
 Each element of C is one chain of fused multiply-adds in the order of the shared index, starting from zero or from the
-bias: blocks, packing and threads do not change a bit of it. Only a small C with many shared indices, as the gradient of
-weights is, is summed up in parts, as many as the shapes say, which are then added in order.
+bias: blocks, packing and threads do not change a bit of it. Where C is small beside what it is made of, the shared
+indices are cut in parts, as many as the shapes say, whose sums are added in order: the gradient of a few weights over many
+rows, and a layer's result for a few rows. A thread then has the same rows of a layer's weights in its own cache when it
+multiplies by them, computes their gradient (rows of C) and updates them; only the small sums change hands.
 
 A B reads A where it lies, tile by tile over the whole shared index, while a panel of B streams by from the second-level
 cache; with many rows B is copied into panels first, so that it streams from memory in order. A^T B goes through the rows
@@ -27,13 +29,13 @@ from minigrad.kernels.cpu.simd import (
 from minigrad.kernels.cpu.target import REGISTER_BITS
 
 BLOCK = 480  # rows of C that one task computes
-PARALLEL_WORK = (
-    1 << 23
-)  # multiply-adds from which a second thread pays, though it has to fetch what the first one wrote
+PARALLEL_WORK = 1 << 22  # multiply-adds from which a second thread pays
 REUSE = 192  # rows of C from which copying B into panels pays: each element copied is used that often
 DEPTH = 384  # shared indices at a time in x^T y: as many rows of both sides as the second-level cache holds
 COPY_STEP = 2048  # bytes between rows of x from which copying a block of it pays
 PART = 2048  # shared indices from which it pays to sum up a small product in parts
+FEW_ROWS = 128  # rows of C, at most, for which the rows of B are shared out
+ROW_PART = 256  # of them to a part, at least
 MOST_SUMS = 1 << 20  # elements of all parts together, at most
 NEAR_BYTES = 1 << 15  # of both sides of x^T y, gone through together: what stays in the first-level cache, or at least
 NEAR_ROWS = 128  # so many rows, since C is read and written for every block
@@ -115,27 +117,27 @@ def pack_transposed(b, p, panels, vectors, b_packed):
 
 
 @inlined
-def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, p0, p1, panels, vectors, accumulate):
-    """Rows i0:i1, panels p0:p1 of C = A B, plus the bias if it has a size, or plus C."""
+def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, q0, q1, p0, p1, panels, vectors, accumulate):
+    """Rows i0:i1, panels p0:p1 of C = A B over the indices q0:q1, plus the bias if it has a size, or plus C."""
     dtype = c.dtype
     item = np.intp(c.itemsize)
     lanes = vector_lanes(dtype)
     n = c.shape[1]
     k = a.shape[0] if trans_a else a.shape[1]
     rows = i1 - i0
-    most = max(1, min(k, DEPTH) if trans_a else k)
+    most = max(1, min(q1 - q0, DEPTH) if trans_a else q1 - q0)
     copied = trans_a and a.strides[0] >= COPY_STEP and n >= REUSE
     block = np.empty((most, rows) if copied else (0, 0), dtype)
-    for k0 in range(0, k, most):
-        depth = min(most, k - k0)
+    for k0 in range(q0, q1, most):
+        depth = min(most, q1 - k0)
         if copied:
             for q in range(depth):
                 block[q] = a[k0 + q, i0:i1]
             first, step = block.ctypes.data, rows * item
         else:
             step = a.strides[0]
-            first = a.ctypes.data + (k0 * step + i0 * item if trans_a else i0 * step)
-        if k0 == 0 and c.strides[0] == n * item and rows * n * item <= TOUCHED:
+            first = a.ctypes.data + (k0 * step + i0 * item if trans_a else i0 * step + k0 * item)
+        if k0 == q0 and c.strides[0] == n * item and rows * n * item <= TOUCHED:
             touch(c.ctypes.data + i0 * n * item, rows * n * item)
         for p in range(p0, p1):
             v0, width = panel(p, panels, vectors)
@@ -148,7 +150,7 @@ def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, p0, p1, pane
                 b_step = b.strides[0]
                 b_first = b.ctypes.data + k0 * b_step + j0 * item
             target = c.ctypes.data + i0 * c.strides[0] + j0 * item
-            keep = 1 if k0 > 0 else accumulate
+            keep = 1 if k0 > q0 else accumulate
             biases = bias.ctypes.data + j0 * item if bias.size else 0
             tiles_down(
                 dtype, width, trans_a, first, step, rows, depth, b_first, b_step, biases, target, c.strides[0], last,
@@ -164,9 +166,15 @@ def split(n, dtype):
 
 
 @inlined
-def parts_of(depth, size):
-    """In how many parts a product of `size` elements is summed up over `depth` shared indices."""
-    return max(1, min(32, depth // PART, MOST_SUMS // max(size, 1)))
+def parts_of(m, n, depth, trans_a):
+    """In how many parts A B or A^T B is summed up over `depth` shared indices."""
+    most = MOST_SUMS // max(m * n, 1)
+    if trans_a:
+        return max(1, min(32, depth // PART, most))
+    parts = 1  # a power of two, as the number of threads is mostly
+    while m <= FEW_ROWS and parts < 8 and 2 * parts <= min(most, depth // ROW_PART):
+        parts *= 2
+    return parts
 
 
 @inlined
@@ -193,12 +201,15 @@ def transposed_part(a, b, k0, k1, c):
 
 
 @inlined
-def add_parts(sums, c, accumulate):
-    """C = the sum of all parts, in order, plus C if accumulate."""
-    for part in range(sums.shape[0]):
-        for i in range(c.shape[0]):
+def add_parts(sums, bias, c, added):
+    """C = the bias, or C if added, plus all parts in order."""
+    for i in range(c.shape[0]):
+        if not added:
             for j in range(c.shape[1]):
-                c[i, j] = sums[part, i, j] + (c[i, j] if part or accumulate else 0)
+                c[i, j] = bias[j] if bias.size else 0
+        for part in range(sums.shape[0]):
+            for j in range(c.shape[1]):
+                c[i, j] += sums[part, i, j]
 
 
 @inlined
@@ -229,12 +240,12 @@ def multiply(a, b, bias, c, trans_a, trans_b, added):
     k = a.shape[0] if trans_a else a.shape[1]
     lanes = vector_lanes(c.dtype)
     vectors, panels = split(n, c.dtype)
-    parts = parts_of(k, m * n) if trans_a and not trans_b and bias.size == 0 else 1
-    if parts > 1:
-        sums = np.empty((parts, m, n), c.dtype)
+    parts = 1 if trans_b else parts_of(m, n, k, trans_a)
+    sums = np.empty((parts if parts > 1 else 0, m, n), c.dtype)
+    if parts > 1 and trans_a:
         for part in prange(parts):
             transposed_part(a, b, part * k // parts, (part + 1) * k // parts, sums[part])
-        add_parts(sums, c, added)
+        add_parts(sums, bias, c, added)
         return
     packed = trans_b or m >= REUSE
     b_packed = np.empty(vectors * lanes * k if packed else 0, c.dtype)
@@ -247,19 +258,26 @@ def multiply(a, b, bias, c, trans_a, trans_b, added):
     threads = team_size()
     height = HEIGHTS[-(-vectors // panels)]
     tiles = -(-m // height)
-    blocks = -(-m // (BLOCK * threads)) * threads
-    across = 1 if tiles >= 4 * threads else min(panels, threads)  # few rows: share out the panels as well
-    for task in prange(blocks * across):
-        i0 = (task // across * tiles // blocks) * height
-        i1 = min(m, ((task // across + 1) * tiles // blocks) * height)
-        p0 = task % across * panels // across
-        p1 = (task % across + 1) * panels // across
+    if parts > 1:
+        blocks, across = 1, min(panels, -(-threads // parts))  # more threads than parts share out the panels as well
+    else:
+        blocks = -(-m // (BLOCK * threads)) * threads
+        across = 1 if tiles >= 4 * threads else min(panels, threads)  # as they do where there are few rows
+    for task in prange(parts * blocks * across):
+        part, place = task // (blocks * across), task % (blocks * across)
+        block, side = place // across, place % across
+        i0, i1 = (block * tiles // blocks) * height, min(m, ((block + 1) * tiles // blocks) * height)
+        k0, k1 = part * k // parts, (part + 1) * k // parts
+        p0, p1 = side * panels // across, (side + 1) * panels // across
+        target, start = (sums[part], bias[:0]) if parts > 1 else (c, bias)
         if i0 < i1:
-            started = not added and (k == 0 or (trans_a and bias.size > 0))
+            started = not added and (k == 0 or (trans_a and start.size > 0))
             if started:
-                start_rows(bias, c, i0, i1, p0 * vectors // panels * lanes, p1 * vectors // panels * lanes)
-            accumulate = 1 if started or added else 0
-            multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, p0, p1, panels, vectors, accumulate)
+                start_rows(start, target, i0, i1, p0 * vectors // panels * lanes, p1 * vectors // panels * lanes)
+            keep = 1 if started or (added and parts == 1) else 0
+            multiply_rows(a, b, start, target, trans_a, packed, b_packed, i0, i1, k0, k1, p0, p1, panels, vectors, keep)
+    if parts > 1:
+        add_parts(sums, bias, c, added)
 
 
 def gemm_is_large(a, b, bias, c, trans_a, *rest):
@@ -286,4 +304,4 @@ def gemm_batched(a, b, c, trans_a, trans_b):
                 pack_transposed(b[i], p, panels, vectors, b_packed)
         if k == 0:
             c[i, :, :] = 0
-        multiply_rows(a[i], b[i], no_bias, c[i], trans_a, trans_b, b_packed, 0, m, 0, panels, panels, vectors, 0)
+        multiply_rows(a[i], b[i], no_bias, c[i], trans_a, trans_b, b_packed, 0, m, 0, k, 0, panels, panels, vectors, 0)

@@ -6,11 +6,12 @@ Sums and products are in the type of the parameters; Adam's bias corrections in 
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu.compile import GRAIN, inlined, parallel_kernel
+from minigrad.kernels.cpu.compile import GRAIN, inlined, parallel_kernel, team_size
 from minigrad.kernels.cpu.pointers import array_at, pack
 
-BLOCK = 1 << 12  # elements
-LARGE = 4 * GRAIN  # these loops only move memory: a parallel region pays later than elsewhere
+SHARED = 1 << 14  # elements of an array from which all threads work on it
+LINE = 16  # elements: what one thread writes, another does not even share a cache line with
+LARGE = 2 * GRAIN  # these loops only move memory: a parallel region pays later than elsewhere
 
 
 def is_large(total, *arguments):
@@ -25,27 +26,13 @@ def describe(params):
 
 
 @inlined
-def first_blocks(sizes):
-    """Number of the first block of every array, and at the end the number of blocks."""
-    first = np.empty(sizes.size + 1, np.int64)
-    first[0] = 0
-    for i in range(sizes.size):
-        first[i + 1] = first[i] + (sizes[i] + BLOCK - 1) // BLOCK
-    return first
-
-
-@inlined
-def locate(first, sizes, block):
-    """(array, start, size) of a block."""
-    low, high = 0, sizes.size - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        if first[middle] <= block:
-            low = middle
-        else:
-            high = middle - 1
-    start = (block - first[low]) * BLOCK
-    return low, start, min(BLOCK, sizes[low] - start)
+def share(size, thread, threads):
+    """(start, size) of a thread's part of an array: the same part of the weights that it has in products."""
+    if size < SHARED:
+        return 0, size if thread == 0 else 0
+    start = size // LINE * thread // threads * LINE
+    end = size // LINE * (thread + 1) // threads * LINE if thread + 1 < threads else size
+    return start, end - start
 
 
 def prepare_sgd(params, grads, velocities, hyper):
@@ -56,9 +43,10 @@ def prepare_sgd(params, grads, velocities, hyper):
 def sgd(total, sizes, like, params, grads, velocities, hyper):
     scalar = like.dtype.type
     lr, momentum, nesterov, weight_decay = scalar(hyper[0]), scalar(hyper[1]), hyper[2] != 0, scalar(hyper[3])
-    first = first_blocks(sizes)
-    for block in prange(first[-1]):
-        i, start, size = locate(first, sizes, block)
+    threads = team_size()
+    for task in prange(threads * sizes.size):
+        thread, i = task // sizes.size, task % sizes.size
+        start, size = share(sizes[i], thread, threads)
         p = array_at(params, i, start, size, like)
         g = array_at(grads, i, start, size, like)
         if velocities.size == 0:
@@ -87,9 +75,10 @@ def prepare_adagrad(params, grads, sums, hyper):
 def adagrad(total, sizes, like, params, grads, sums, hyper):
     scalar = like.dtype.type
     lr, eps, weight_decay = scalar(hyper[0]), scalar(hyper[1]), scalar(hyper[2])
-    first = first_blocks(sizes)
-    for block in prange(first[-1]):
-        i, start, size = locate(first, sizes, block)
+    threads = team_size()
+    for task in prange(threads * sizes.size):
+        thread, i = task // sizes.size, task % sizes.size
+        start, size = share(sizes[i], thread, threads)
         p = array_at(params, i, start, size, like)
         g = array_at(grads, i, start, size, like)
         s = array_at(sums, i, start, size, like)
@@ -114,9 +103,10 @@ def adam(total, sizes, like, params, grads, means, squares, step, hyper):
     root_scale = scalar(1 / np.sqrt(square_correction))
     beta1, beta2, eps, weight_decay = scalar(hyper[1]), scalar(hyper[2]), scalar(hyper[3]), scalar(hyper[4])
     rest1, rest2 = scalar(1 - hyper[1]), scalar(1 - hyper[2])
-    first = first_blocks(sizes)
-    for block in prange(first[-1]):
-        i, start, size = locate(first, sizes, block)
+    threads = team_size()
+    for task in prange(threads * sizes.size):
+        thread, i = task // sizes.size, task % sizes.size
+        start, size = share(sizes[i], thread, threads)
         p = array_at(params, i, start, size, like)
         g = array_at(grads, i, start, size, like)
         m = array_at(means, i, start, size, like)

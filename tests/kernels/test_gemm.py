@@ -1,6 +1,9 @@
 """Matrix products. Small whole numbers make the sums exact: any wrong index shows, whatever the order of adding."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -96,7 +99,18 @@ def test_sizes_around_tiles_and_blocks(rng, dtype, trans_a, trans_b, longest, se
 
 @each_transposition
 @pytest.mark.parametrize(
-    "shape", [(1025, 3, 300), (3, 1025, 300), (520, 520, 520), (481, 385, 1), (1, 4096, 300), (300, 1, 5000)]
+    "shape",
+    [
+        (1025, 3, 300),
+        (3, 1025, 300),
+        (520, 520, 520),
+        (481, 385, 1),
+        (1, 4096, 300),
+        (300, 1, 5000),
+        (60, 100, 784),
+        (100, 700, 2050),
+        (1, 4096, 1030),
+    ],
 )
 def test_large_products(check_kernel, rng, dtype, trans_a, trans_b, shape):
     m, n, k = shape
@@ -111,7 +125,7 @@ def test_large_products(check_kernel, rng, dtype, trans_a, trans_b, shape):
 
 @each_transposition
 def test_rounding_is_that_of_one_sum(rng, dtype, trans_a, trans_b):
-    m, n, k = 65, 70, 1000
+    m, n, k = 65, 70, 2 * gemm.ROW_PART - 1
     a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
     c = np.empty((m, n), dtype)
     gemm.gemm(flipped(a, trans_a), flipped(b, trans_b), np.empty(0, dtype), c, trans_a, trans_b)
@@ -152,8 +166,9 @@ def test_chain_of_gemm_add_starts_from_what_is_there(rng, trans_a, trans_b):
     np.testing.assert_array_equal(c, expected)
 
 
-def test_an_element_does_not_depend_on_the_others(rng, dtype):
-    a, b = rng.standard_normal((300, 500)).astype(dtype), rng.standard_normal((500, 300)).astype(dtype)
+def test_an_element_of_one_chain_does_not_depend_on_the_others(rng, dtype):
+    depth = 2 * gemm.ROW_PART - 1
+    a, b = rng.standard_normal((300, depth)).astype(dtype), rng.standard_normal((depth, 300)).astype(dtype)
     whole_c = np.empty((300, 300), dtype)
     gemm.gemm(a, b, np.empty(0, dtype), whole_c, False, False)
     for rows, columns in (
@@ -190,6 +205,17 @@ def test_nan_and_infinity_stay_in_their_row_and_column(rng, dtype, trans_a, tran
     assert np.array_equal(c[reached], np.full(reached.sum(), value), equal_nan=True)
 
 
+@each_transposition
+@pytest.mark.parametrize("shape", [(0, 5, 5000), (5, 0, 5000), (0, 0, 5000), (0, 3, 1), (0, 0, 0)])
+def test_product_without_elements(dtype, trans_a, trans_b, shape):
+    m, n, k = shape
+    c, memory = guarded((m, n), dtype)
+    a, b = flipped(np.ones((m, k), dtype), trans_a), flipped(np.ones((k, n), dtype), trans_b)
+    gemm.gemm(a, b, np.ones(n, dtype), c, trans_a, trans_b)
+    gemm.gemm_add(a, b, c, trans_a, trans_b)
+    assert is_untouched(memory)
+
+
 def test_zero_times_infinity_is_nan(dtype):
     c = np.empty((2, 20), dtype)
     gemm.gemm(np.zeros((2, 3), dtype), np.full((3, 20), np.inf, dtype), np.empty(0, dtype), c, False, False)
@@ -214,7 +240,9 @@ def test_adding_at_sizes_around_tiles_and_blocks(rng, dtype, trans_a, trans_b, l
 
 
 @each_transposition
-@pytest.mark.parametrize("shape", [(1025, 3, 300), (3, 1025, 300), (520, 520, 520), (5003, 33, 17), (33, 17, 5003)])
+@pytest.mark.parametrize(
+    "shape", [(1025, 3, 300), (3, 1025, 300), (520, 520, 520), (5003, 33, 17), (33, 17, 5003), (100, 700, 2050)]
+)
 def test_adding_large_products(check_kernel, rng, dtype, trans_a, trans_b, shape):
     m, n, k = shape
     a, b, start = whole(rng, (m, k), dtype), whole(rng, (k, n), dtype), whole(rng, (m, n), dtype)
@@ -241,80 +269,157 @@ def test_nan_and_infinity_that_are_there_stay(rng, dtype):
     np.testing.assert_array_equal(c, expected)
 
 
-# A^T B summed up in parts
+# Sums in parts
 
-PARTED = [
-    (1, 1, 2 * gemm.PART),
-    (7, 5, 2 * gemm.PART + 1),
-    (33, 17, 5003),
-    (100, 49, 6200),
-    (17, 100, 9001),
-    (3, 2, 70001),
+PART, FEW_ROWS, ROW_PART = gemm.PART, gemm.FEW_ROWS, gemm.ROW_PART
+PARTED = [  # whether A comes transposed, m, n, k and the number of parts
+    (True, 1, 1, 2 * PART - 1, 1),
+    (True, 1, 1, 2 * PART, 2),
+    (True, 7, 5, 2 * PART + 1, 2),
+    (True, 33, 17, 5003, 2),
+    (True, 100, 49, 6200, 3),
+    (True, 17, 100, 9001, 4),
+    (True, 3, 2, 70001, 32),
+    (False, 3, 5, 2 * ROW_PART - 1, 1),
+    (False, 1, 1, 2 * ROW_PART, 2),
+    (False, 60, 100, 784, 2),
+    (False, FEW_ROWS, 33, 2 * ROW_PART, 2),
+    (False, FEW_ROWS + 1, 33, 2 * ROW_PART, 1),
+    (False, FEW_ROWS + 1, 5, 16 * ROW_PART, 1),
+    (False, 5, 47, 4 * ROW_PART - 1, 2),
+    (False, 5, 47, 4 * ROW_PART, 4),
+    (False, 23, 1, 8 * ROW_PART - 1, 4),
+    (False, 23, 1, 8 * ROW_PART, 8),
+    (False, 1, 301, 16 * ROW_PART + 5, 8),
+    (False, FEW_ROWS, 256, 2 * ROW_PART + 1, 2),
+    (False, 100, 1311, 8 * ROW_PART, 4),  # 7 parts would still have few enough elements
+    (False, FEW_ROWS, 2049, 4 * ROW_PART, 2),  # 3 would
+    (False, FEW_ROWS, 4097, 2 * ROW_PART, 1),
 ]
-each_parted = pytest.mark.parametrize("shape", PARTED, ids=str)
+each_parted = pytest.mark.parametrize(("trans_a", "m", "n", "k", "count"), PARTED)
+each_start = pytest.mark.parametrize("start", ["zero", "bias", "what is there"])
+STARTS = {"zero": lambda m, n: (0,), "bias": lambda m, n: (n,), "what is there": lambda m, n: (m, n)}
 
 
-@each_parted
-@pytest.mark.parametrize("name", ["gemm", "gemm_add"])
-def test_parts_are_exact_and_stay_inside(rng, dtype, shape, name, set_threads):
-    m, n, k = shape
-    a, b, start = whole(rng, (m, k), dtype), whole(rng, (k, n), dtype), whole(rng, (m, n), dtype)
-    for count in range(1, 1 + min(2, threads.available_threads())):
-        set_threads(count)
-        c, memory = guarded((m, n), dtype)
-        if name == "gemm":
-            gemm.gemm(flipped(a, True), b, np.empty(0, dtype), c, True, False)
-        else:
+def run_variants(a, b, start, trans_a, set_threads):
+    """C = A B + start, guarded, by the serial and by the parallel variant, whichever the sizes would choose."""
+    set_threads(min(2, threads.available_threads()))
+    added = start.ndim == 2
+    for variant in (gemm.gemm.serial, gemm.gemm.run_parallel):
+        c, memory = guarded((a.shape[0], b.shape[1]), a.dtype)
+        if added:
             c[:] = start
-            gemm.gemm_add(flipped(a, True), b, c, True, False)
-        assert np.array_equal(c, a.astype(np.float64) @ b.astype(np.float64) + (start if name == "gemm_add" else 0))
+            given = gemm.prepare_gemm_add(flipped(a, trans_a), b, c, trans_a, False)
+        else:
+            given = gemm.prepare_gemm(flipped(a, trans_a), b, start, c, trans_a, False)
+        variant(*given)
         assert is_untouched(memory)
+        yield c
 
 
 @each_parted
-@pytest.mark.parametrize("name", ["gemm", "gemm_add"])
-def test_parts_are_chains_of_their_own_added_in_order(rng, dtype, shape, name, set_threads):
-    m, n, k = shape
-    a, b, start = (rng.standard_normal(s).astype(dtype) for s in ((k, m), (k, n), (m, n)))
-    count = min(32, k // gemm.PART)
-    assert count > 1
-    expected = start if name == "gemm_add" else np.zeros((m, n), dtype)
-    for part in range(count):
-        rows = slice(part * k // count, (part + 1) * k // count)
-        chain = np.zeros((m, n), dtype)
-        for i in range(rows.start, rows.stop, gemm.PART - 1):  # too short for parts
-            block = slice(i, min(rows.stop, i + gemm.PART - 1))
-            gemm.gemm_add(a[block].copy(), b[block].copy(), chain, True, False)
-        expected = chain if part == 0 and name == "gemm" else expected + chain
-    for number in range(1, 1 + min(2, threads.available_threads())):
-        set_threads(number)
-        c = start.copy()
-        if name == "gemm":
-            gemm.gemm(a, b, np.empty(0, dtype), c, True, False)
-        else:
-            gemm.gemm_add(a, b, c, True, False)
+@each_start
+def test_parts_are_exact_and_stay_inside(rng, dtype, trans_a, m, n, k, count, start, set_threads):
+    a, b, start = (whole(rng, shape, dtype) for shape in ((m, k), (k, n), STARTS[start](m, n)))
+    expected = a.astype(np.float64) @ b.astype(np.float64) + (start if start.size else 0)
+    for c in run_variants(a, b, start, trans_a, set_threads):
+        assert np.array_equal(c, expected)
+
+
+def chain(a, b, start):
+    """start + A B, each element one sum in the order of the shared index: A^T B by pieces that are too short for parts."""
+    c = np.array(start, order="C")
+    for i in range(0, len(b), PART):
+        gemm.gemm_add(a[:, i : i + PART].T.copy(), b[i : i + PART].copy(), c, True, False)
+    return c
+
+
+@each_parted
+@each_start
+def test_parts_are_chains_of_their_own_added_in_order(rng, dtype, trans_a, m, n, k, count, start, set_threads):
+    a, b, start = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n), STARTS[start](m, n)))
+    expected = np.broadcast_to(start if start.size else dtype.type(0), (m, n))
+    if count == 1:
+        expected = chain(a, b, expected)
+    else:
+        for part in range(count):
+            rows = slice(part * k // count, (part + 1) * k // count)
+            expected = expected + chain(a[:, rows], b[rows], np.zeros((m, n), dtype))
+    for c in run_variants(a, b, start, trans_a, set_threads):
         assert c.tobytes() == expected.tobytes()
 
 
-def test_rounding_of_parts_is_no_more_than_that_of_one_sum(rng, dtype):
-    m, n, k = 9, 21, 40_000
-    a, b = rng.standard_normal((k, m)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+@pytest.mark.parametrize(("trans_a", "k", "count"), [(True, 40_000, 19), (False, 40_000, 8), (False, 2100, 8)])
+def test_rounding_of_parts_is_no_more_than_that_of_one_sum(rng, dtype, trans_a, k, count):
+    m, n = 9, 21
+    a, b, bias = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n), n))
     c = np.empty((m, n), dtype)
-    gemm.gemm(a, b, np.empty(0, dtype), c, True, False)
-    wide_a, wide_b = a.T.astype(np.longdouble), b.astype(np.longdouble)
-    chain = k // gemm.PART + k / (k // gemm.PART)  # the longest chain of roundings: within a part, then over the parts
-    assert (np.abs(c - wide_a @ wide_b) <= chain * np.finfo(dtype).eps / 2 * (np.abs(wide_a) @ np.abs(wide_b))).all()
+    gemm.gemm(flipped(a, trans_a), b, bias, c, trans_a, False)
+    wide_a, wide_b, wide_bias = (x.astype(np.longdouble) for x in (a, b, bias))
+    longest = -(-k // count) + count  # chain of roundings: within a part, then over the parts
+    bound = longest * np.finfo(dtype).eps / 2 * (np.abs(wide_a) @ np.abs(wide_b) + np.abs(wide_bias))
+    assert (np.abs(c - (wide_a @ wide_b + wide_bias)) <= bound).all()
 
 
+@pytest.mark.parametrize("trans_a", [True, False])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_and_infinity_in_a_part_stay_in_their_row_and_column(rng, dtype, value):
-    a, b = np.abs(rng.standard_normal((5003, 37))).astype(dtype), np.abs(rng.standard_normal((5003, 53))).astype(dtype)
-    a[4000, 20], b[1, 40] = value, value
+def test_nan_and_infinity_in_a_part_stay_in_their_row_and_column(rng, dtype, value, trans_a):
+    a, b = np.abs(rng.standard_normal((37, 5003))).astype(dtype), np.abs(rng.standard_normal((5003, 53))).astype(dtype)
+    a[20, 4000], b[1, 40] = value, value
     c = np.empty((37, 53), dtype)
-    gemm.gemm(a, b, np.empty(0, dtype), c, True, False)
+    gemm.gemm(flipped(a, trans_a), b, np.empty(0, dtype), c, trans_a, False)
     reached = np.zeros(c.shape, bool)
     reached[20], reached[:, 40] = True, True
     np.testing.assert_array_equal(np.isfinite(c), ~reached)
+
+
+@pytest.mark.parametrize("trans_a", [True, False])
+def test_nan_and_infinity_that_are_there_stay_when_parts_are_added(dtype, trans_a):
+    c, depth = np.ones((37, 53), dtype), 2 * PART
+    c[3, 5], c[36, 52] = np.nan, -np.inf
+    gemm.gemm_add(
+        np.ones((depth, 37) if trans_a else (37, depth), dtype), np.ones((depth, 53), dtype), c, trans_a, False
+    )
+    expected = np.full((37, 53), depth + 1, dtype)
+    expected[3, 5], expected[36, 52] = np.nan, -np.inf
+    np.testing.assert_array_equal(c, expected)
+
+
+TEAMS = """
+import numba
+import numpy as np
+from minigrad.kernels.cpu import gemm
+
+rng = np.random.default_rng(0)
+for dtype in (np.float32, np.float64):
+    for m, n, k in (1, 1, 512), (5, 47, 1024), (60, 100, 784), (128, 300, 520), (23, 65, 2049), (129, 33, 600), (7, 5, 4097):
+        a, b, bias, start = (rng.standard_normal(s).astype(dtype) for s in ((m, k), (k, n), n, (m, n)))
+        for trans_a in (False, True):
+            left = a.T.copy() if trans_a else a
+            for shift, added in (bias, False), (bias[:0], False), (bias[:0], True):
+                one = start.copy()
+                gemm.gemm.serial(left, b, shift, one, trans_a, False, added)
+                for team in 1, 2, 3, 4, 7, 16, 17:
+                    numba.set_num_threads(team)
+                    c = start.copy()
+                    gemm.gemm.parallel(left, b, shift, c, trans_a, False, added)
+                    assert c.tobytes() == one.tobytes(), (m, n, k, trans_a, added, team)
+print("the same")
+"""
+
+
+def test_bits_are_the_same_with_more_threads_than_parts_or_panels():
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "17"}
+    result = subprocess.run([sys.executable, "-c", TEAMS], capture_output=True, text=True, env=environment)
+    assert result.stdout == "the same\n", result.stderr
+
+
+@pytest.mark.parametrize("trans_a", [True, False])
+def test_product_with_transposed_b_is_one_chain(rng, dtype, trans_a):
+    a, b = rng.standard_normal((23, 5003)).astype(dtype), rng.standard_normal((5003, 70)).astype(dtype)
+    c = np.empty((23, 70), dtype)
+    gemm.gemm(flipped(a, trans_a), flipped(b, True), np.empty(0, dtype), c, trans_a, True)
+    np.testing.assert_array_equal(c, chain(a, b, np.zeros((23, 70), dtype)))
 
 
 def test_a_large_product_is_one_chain(rng):

@@ -1,4 +1,7 @@
 import gc
+import os
+import subprocess
+import sys
 import weakref
 
 import numpy as np
@@ -7,14 +10,17 @@ import pytest
 from minigrad.kernels.cpu import optim
 from minigrad.kernels.cpu.pointers import pack
 
-BLOCK, LARGE = optim.BLOCK, optim.LARGE
+SHARED, LINE, LARGE = optim.SHARED, optim.LINE, optim.LARGE
 SHAPES = {
     "one": [(1,)],
     "odd": [(7,), (3, 5), (1, 1, 1)],
     "scalar and empty": [(), (0,), (4, 0), (2,)],
     "past a vector": [(17,), (33,)],
-    "past a block": [(BLOCK + 1,), (3,), (2, BLOCK)],
-    "parallel": [(300, 400), (400,), (17, 1000), (BLOCK, 1)],
+    "around shared": [(SHARED - 1,), (SHARED,), (3,), (SHARED + 1, 1)],
+    "last serial": [(LARGE - 1,)],
+    "parallel": [(300, 400), (400,), (17, 1000), (SHARED, 1), (), (SHARED - 1,), (SHARED + 1,)],
+    "parallel, of one": [(LARGE,)],
+    "parallel, of small ones": [(SHARED // 2 + 1,)] * 8,
 }
 WITH_MOMENTUM = {"momentum": (0.1, 0.9, 0, 0), "nesterov": (0.1, 0.9, 1, 0), "weight decay": (0.1, 0.9, 0, 0.01)}
 
@@ -32,7 +38,12 @@ def squares(rng, name, dtype):
 def lists(request, rng, dtype):
     """(params, grads, a maker of state, whether the work is large)."""
     name = request.param
-    return arrays(rng, name, dtype), arrays(rng, name, dtype), lambda make: make(rng, name, dtype), name == "parallel"
+    return (
+        arrays(rng, name, dtype),
+        arrays(rng, name, dtype),
+        lambda make: make(rng, name, dtype),
+        name.startswith("parallel"),
+    )
 
 
 @pytest.mark.parametrize("weight_decay", [0, 0.01])
@@ -72,6 +83,102 @@ def test_nan_in_a_gradient_reaches_its_parameter_and_no_other(check_kernel, dtyp
     params, *_ = check_kernel("optim", "sgd", params, grads, [], np.array([0.5, 0, 0, 0]))
     np.testing.assert_array_equal(np.isnan(params[0]), [False, True, False])
     np.testing.assert_array_equal(params[1], [0.5, 0.5])
+
+
+SIZES = [0, 1, LINE, SHARED - 1, SHARED, SHARED + 1, *(3 * SHARED + d for d in (-1, 0, 1, LINE - 1, LINE)), 2**33 + 5]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_shares_cover_every_element_once(size):
+    for threads in range(1, 18):
+        parts = [optim.share(size, thread, threads) for thread in range(threads)]
+        if size < SHARED:
+            assert parts == [(0, size)] + [(0, 0)] * (threads - 1)
+        else:
+            ends = [start + length for start, length in parts]
+            assert [start for start, _ in parts] == [0, *ends[:-1]]
+            assert ends[-1] == size
+
+
+@pytest.mark.parametrize("size", [size for size in SIZES if size >= SHARED])
+def test_shares_are_even_and_cut_between_lines(size):
+    for threads in range(1, 18):
+        starts, lengths = zip(*[optim.share(size, thread, threads) for thread in range(threads)], strict=True)
+        assert not any(start % LINE for start in starts)
+        assert max(lengths) - min(lengths) < 2 * LINE
+
+
+@pytest.mark.parametrize("shape", [(784, 100), (512, 33), (2048, 2048)])
+def test_a_share_of_weights_is_a_part_of_their_rows(shape):
+    rows, columns = shape
+    for threads in (1, 2, 4, 8):
+        for thread in range(threads):
+            start, _ = optim.share(rows * columns, thread, threads)
+            assert 0 <= thread * rows // threads * columns - start < LINE
+
+
+HYPER = {
+    "sgd": (0.1, 0, 0, 0.01),
+    "momentum": (0.1, 0.9, 0, 0.01),
+    "nesterov": (0.1, 0.9, 1, 0.01),
+    "adagrad": (0.1, 1e-8, 0.01),
+    "adam": (0.01, 0.9, 0.999, 1e-8, 0.01),
+}
+
+
+def step(name, params, grads, state, other_state):
+    """One step of the optimizer of that name."""
+    hyper = np.array(HYPER[name], float)
+    if name == "adam":
+        optim.adam(params, grads, state, other_state, np.zeros(1), hyper)
+    elif name == "adagrad":
+        optim.adagrad(params, grads, state, hyper)
+    else:
+        optim.sgd(params, grads, [] if name == "sgd" else state, hyper)
+
+
+@pytest.mark.parametrize("name", HYPER)
+def test_bits_do_not_depend_on_where_an_array_is_cut(rng, dtype, name):
+    size = SHARED + 37
+    given = np.abs(rng.standard_normal((4, size))).astype(dtype)
+    uncut = given.copy()
+    step(name, *([row] for row in uncut))
+    for threads in (2, 3, 7, 17):
+        parts = [optim.share(size, thread, threads) for thread in range(threads)]
+        cut = given.copy()
+        step(name, *([row[start : start + length] for start, length in parts] for row in cut))
+        assert cut.tobytes() == uncut.tobytes()
+
+
+TEAMS = """
+import numba
+import numpy as np
+from minigrad.kernels.cpu import optim
+
+rng = np.random.default_rng(0)
+for sizes in (1,), (5, 0, 3), (optim.SHARED, optim.SHARED + 1, 7), (3 * optim.SHARED + 5,):
+    for dtype in (np.float32, np.float64):
+        given = [[np.abs(rng.standard_normal(size)).astype(dtype) for size in sizes] for _ in range(4)]
+
+        def run(variant):
+            lists = [[array.copy() for array in arrays] for arrays in given]
+            optimizer = optim.adam
+            step, hyper = np.zeros(1), np.array([0.01, 0.9, 0.999, 1e-8, 0.01])
+            getattr(optimizer, variant)(*optimizer.prepare(*lists, step, hyper))
+            return [array.tobytes() for arrays in lists for array in arrays]
+
+        one = run("serial")
+        for team in 1, 2, 3, 4, 7, 16, 17:
+            numba.set_num_threads(team)
+            assert run("parallel") == one, (sizes, dtype, team)
+print("the same")
+"""
+
+
+def test_bits_are_the_same_with_more_threads_than_arrays():
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "17"}
+    result = subprocess.run([sys.executable, "-c", TEAMS], capture_output=True, text=True, env=environment)
+    assert result.stdout == "the same\n", result.stderr
 
 
 def test_packed_arrays_stay_alive():
