@@ -19,9 +19,7 @@ from benchmarks.comparison import machine
 Burst = Callable[..., dict]  # what a workload does when its turn comes: a request by keywords, an answer
 
 ROOT = Path(__file__).resolve().parents[2]
-PAUSE = (
-    0.06  # seconds between bursts: pools of threads go on spinning after their work is done, OpenBLAS for some 20 ms
-)
+PAUSE = 0.2  # seconds between bursts: pools of threads go on spinning after their work is done, OpenBLAS's for 0.1
 SLOW = 5  # times as long as the fastest
 SELDOM = 4  # of so many rounds, a slow contender takes part in the first
 
