@@ -211,15 +211,15 @@ class Program:
     def __init__(self, device: Device, calls: list[Call]) -> None:
         self.device = device
         self.calls = calls
-        self.is_joined = False
+        self.replay: Callable[[], None] | None = None
 
     def __call__(self) -> None:
         """Run all launches in order."""
-        if not self.is_joined:
-            from minigrad.kernels.cpu.replay import joined
+        if self.replay is None:
+            from minigrad.kernels.cpu.replay import Replay
 
-            self.calls, self.is_joined = joined(self.calls), True
-        self.run()
+            self.replay = Replay(self.calls)
+        self.replay()
 
     def run(self) -> None:
         """Run the list."""

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minigrad.device import get_device
-from minigrad.kernels.cpu import cache
+from minigrad.kernels.cpu import cache, threads
 
 THERE_IS_A_GPU = get_device("auto").name == "cuda"
 DEVICES = ["cpu", "reference", *([pytest.param("cuda", marks=pytest.mark.gpu)] if THERE_IS_A_GPU else [])]
@@ -18,6 +18,14 @@ def pytest_collection_modifyitems(items):
 def rng():
     """Random numbers, the same in every test."""
     return np.random.default_rng(2015)
+
+
+@pytest.fixture
+def set_threads():
+    """Sets the number of threads; after the test it is what it was."""
+    before = threads.get_num_threads()
+    yield threads.set_num_threads
+    threads.set_num_threads(before)
 
 
 @pytest.fixture(scope="session", params=DEVICES)

@@ -5,7 +5,8 @@ import pytest
 
 import minigrad as mg
 from minigrad.device import Device
-from minigrad.kernels.cpu.replay import Run
+from minigrad.kernels.cpu.compile import Variants
+from minigrad.kernels.cpu.threads import available_threads
 
 OPTIMIZERS = {
     "sgd": lambda params: mg.optim.SGD(params, lr=0.1),
@@ -249,19 +250,21 @@ def test_replays_compile_nothing():
         training.run([10] * 3)
 
 
-def test_short_kernels_are_replayed_by_machine_code_and_parallel_ones_from_python():
-    plan = Training(True).run([5000] * 7).captured.plan
-    functions = [function for function, arguments in plan.program.calls]
-    runs = [function for function in functions if isinstance(function, Run)]
-    assert 0 < len(runs) < len(functions)
-    joined = {id(function): function.calls for function in runs}
-    unrolled = [call for call in plan.program.calls for call in joined.get(id(call[0]), [call])]
-    assert unrolled == [(launch.function, launch.arguments) for launch in plan.launches]
+@pytest.mark.parametrize("count", [1, 2])
+def test_step_with_large_and_small_work_is_replayed_by_one_function_of_machine_code(count, set_threads):
+    set_threads(min(count, available_threads()))
+    plan = Training(True).run([5000] * 8).captured.plan  # the first replay may have found threads that were not ready
+    functions = {launch.function for launch in plan.launches}
+    assert 0 < sum(isinstance(function, Variants) for function in functions) < len(functions)
+    [(run, nothing)] = plan.program.replay.joined[available_threads() > 1 and count > 1]
+    assert nothing == ()
+    assert [arguments for _, arguments in run.calls] == [launch.arguments for launch in plan.launches]
 
 
 def test_reference_kernels_are_replayed_from_python():
     plan = Training(True, device="reference").run([10] * 7).captured.plan
-    assert plan.program.calls == [(launch.function, launch.arguments) for launch in plan.launches]
+    [calls] = plan.program.replay.joined.values()
+    assert calls == [(launch.function, launch.arguments) for launch in plan.launches]
 
 
 def test_memory_of_a_training_step_is_planned(monkeypatch):

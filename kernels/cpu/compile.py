@@ -82,6 +82,45 @@ def no_compile():
         progress.forbidden -= 1
 
 
+def machine_code_of(dispatcher, kinds):
+    """The compiled function for arguments of just these types: it is called without looking at the types again."""
+    function = dispatcher.compile(kinds)
+    compile_results[function] = dispatcher.overloads[kinds]
+    return function
+
+
+def run_large(variants, arguments):
+    """Launch `variants.parallel`, or `variants.serial` where there is but one thread to use."""
+    if not threads.may_run_parallel():
+        variants.serial(*arguments)
+    elif threads.is_ready():
+        variants.parallel(*arguments)
+    else:
+        with threads.parallel_region():
+            variants.parallel(*arguments)
+
+
+class Variants:
+    """What large work runs, for arguments of just these types: compiled when first used."""
+
+    def __init__(self, kernel, kinds):
+        self.kernel, self.kinds = kernel, kinds
+
+    @functools.cached_property
+    def serial(self):
+        """The machine code for one thread."""
+        return machine_code_of(self.kernel.serial, self.kinds)
+
+    @functools.cached_property
+    def parallel(self):
+        """The machine code for all threads."""
+        return machine_code_of(self.kernel.parallel, self.kinds)
+
+    def __call__(self, *arguments):
+        """Launch."""
+        run_large(self, arguments)
+
+
 class Kernel:
     """A kernel: call it with arrays and scalars, outputs last.
 
@@ -99,6 +138,7 @@ class Kernel:
         self.large = is_large
         self.prepare = prepare
         self.is_plain = prepare is None and size_of is not None
+        self.variants = {}  # that large work has been resolved to, by the types of the arguments
         functools.update_wrapper(self, function)
 
     def dispatcher(self, parallel):
@@ -128,27 +168,20 @@ class Kernel:
     def resolve(self, *arguments):
         """(function, arguments) that a call with these arguments runs.
 
-        The function may be the machine code for just these types: it is called without looking at the types again.
+        The function is the machine code for just these types, or for large work `Variants` of it.
         """
         if self.instead is not None and self.instead[0](*arguments):
             return self.instead[1].resolve(*arguments)
         if self.prepare is not None:
             arguments = self.prepare(*arguments)
-        if self.is_large(arguments):
-            return self.run_parallel, arguments
         kinds = tuple([numba.typeof(a) for a in arguments])
-        function = self.serial.compile(kinds)
-        compile_results[function] = self.serial.overloads[kinds]
-        return function, arguments
+        if self.is_large(arguments):
+            return self.variants.setdefault(kinds, Variants(self, kinds)), arguments
+        return machine_code_of(self.serial, kinds), arguments
 
     def run_parallel(self, *arguments):
-        """Launch the parallel variant."""
-        if not threads.may_run_parallel():
-            return self.serial(*arguments)
-        if threads.is_ready():
-            return self.parallel(*arguments)
-        with threads.parallel_region():
-            return self.parallel(*arguments)
+        """Launch the parallel variant, or the serial one where there is but one thread to use."""
+        run_large(self, arguments)
 
     def __call__(self, *arguments):
         """Launch."""

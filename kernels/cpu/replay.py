@@ -18,17 +18,39 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 
-from minigrad.kernels.cpu.compile import compile_results
+from minigrad.kernels.cpu import threads
+from minigrad.kernels.cpu.compile import Variants, compile_results
 
 INDEX = ir.IntType(64)
 NUMBERS = types.Boolean | types.Integer | types.Float
 
 
-def joined(calls):
+class Replay:
+    """Recorded calls, made again in order whenever this is called."""
+
+    def __init__(self, calls):
+        self.calls = calls
+        self.has_large = any(isinstance(function, Variants) for function, arguments in calls)
+        self.joined = {}  # for one thread (False), for all (True), or for large work that chooses when it is launched (None)
+
+    def __call__(self):
+        parallel = self.has_large and threads.may_run_parallel()
+        if parallel and not threads.is_ready():
+            parallel = None
+        if parallel not in self.joined:
+            self.joined[parallel] = joined(self.calls, parallel)
+        for function, arguments in self.joined[parallel]:
+            function(*arguments)
+
+
+def joined(calls, parallel=None):
     """The same (function, arguments) calls in the same order, each run of compiled kernels as one call without arguments.
 
-    Other functions stay as they are: plain ones, and kernels that choose between one thread and all at every call.
+    Large work becomes part of a run as well if it is said by how many threads it is done: `parallel` is True for all, False
+    for one. Other functions stay as they are.
     """
+    if parallel is not None:
+        calls = [(variant(function, parallel), arguments) for function, arguments in calls]
     groups = [(joins, list(group)) for joins, group in itertools.groupby(calls, lambda call: can_join(call[0]))]
     runs = [group for joins, group in groups if joins]
     functions = assemble(runs) if runs else []
@@ -36,6 +58,13 @@ def joined(calls):
     for joins, group in groups:
         result += [(Run(group, functions.pop(0)), ())] if joins else group
     return result
+
+
+def variant(function, parallel):
+    """The compiled function that large work runs on all threads, or on one; any other function is itself."""
+    if not isinstance(function, Variants):
+        return function
+    return function.parallel if parallel else function.serial
 
 
 def can_join(function):

@@ -6,13 +6,6 @@ from minigrad.kernels.cpu.threads import available_threads
 from minigrad.models import MLP
 
 
-@pytest.fixture
-def threads():
-    before = mg.get_num_threads()
-    yield mg.set_num_threads
-    mg.set_num_threads(before)
-
-
 def kinds(model):
     return [type(layer).__name__ for layer in model]
 
@@ -93,10 +86,10 @@ def test_another_seed_gives_another_network(device):
 
 @pytest.mark.skipif(available_threads() < 2, reason="needs two cores")
 @pytest.mark.parametrize("batch_norm", [True, False])
-def test_one_and_two_threads_give_the_same_bits_after_training(batch_norm, threads):
-    threads(1)
+def test_one_and_two_threads_give_the_same_bits_after_training(batch_norm, set_threads):
+    set_threads(1)
     one = trained(3, batch_norm=batch_norm)
-    threads(2)
+    set_threads(2)
     assert trained(3, batch_norm=batch_norm) == one
 
 

@@ -12,6 +12,7 @@ from minigrad.kernels.cpu.compile import (
     FLAGS,
     GRAIN,
     UnexpectedCompile,
+    Variants,
     inlined,
     kernel,
     no_compile,
@@ -42,7 +43,7 @@ def compiled_by(work):
 def variant(kernel, *arguments):
     """Which compiled function a call with these arguments runs."""
     function, arguments = kernel.resolve(*arguments)
-    if function == kernel.run_parallel:
+    if isinstance(function, Variants):
         return "parallel"
     machine_code = [overload.entry_point for overload in kernel.serial.overloads.values()]
     assert function in machine_code

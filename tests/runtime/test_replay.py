@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numba import prange
 
-from minigrad.kernels.cpu.compile import GRAIN, kernel, parallel_kernel
-from minigrad.kernels.cpu.replay import joined
+from minigrad.kernels.cpu.compile import GRAIN, kernel, parallel_kernel, team_size
+from minigrad.kernels.cpu.replay import Replay, joined
+from minigrad.kernels.cpu.threads import available_threads, limited
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -121,9 +122,43 @@ def test_other_functions_stay_calls_of_their_own_in_their_place():
 
 
 def test_list_without_kernels_stays_as_it_is():
-    calls = [(print, ("text",)), (double.run_parallel, (np.ones(1), np.ones(1)))]
+    calls = [(print, ("text",)), double.resolve(np.ones(GRAIN), np.ones(GRAIN))]
     assert joined(calls) == calls
     assert joined([]) == []
+
+
+def test_large_work_joins_the_run_of_its_neighbours_once_the_threads_are_known(set_threads):
+    arrays = [np.ones(GRAIN), *np.zeros((3, GRAIN))]
+    resolved = [double.resolve(x, y) for x, y in itertools.pairwise(arrays)]
+    small = np.ones(1)
+    replay = Replay([*resolved, double.resolve(small, small)])
+    most = available_threads()
+    for round_, count in enumerate([most, 1, most, 1, most]):
+        set_threads(count)
+        replay()
+        np.testing.assert_array_equal(arrays[-1], np.full(GRAIN, 8.0))
+        assert small == 2 ** (round_ + 1)
+        arrays[-1][:] = 0
+    for parallel in {most > 1, False}:
+        assert len(replay.joined[parallel]) == 1
+    assert set(replay.joined) <= {None, True, False}
+
+
+def test_large_work_of_a_thread_with_a_limit_of_its_own_is_done_within_it(set_threads):
+    @parallel_kernel()
+    def count(x, y):
+        for i in prange(y.size):
+            y[i] = team_size()
+
+    set_threads(available_threads())
+    y = np.zeros(GRAIN)
+    replay = Replay([count.resolve(y, y)])
+    replay()
+    replay()
+    assert (y == available_threads()).all()
+    with limited(1):
+        replay()
+    assert (y == 1).all()
 
 
 def test_arguments_that_are_no_constants_of_machine_code_stay_calls():
