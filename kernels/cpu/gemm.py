@@ -168,7 +168,8 @@ def split(n, dtype):
 @inlined
 def parts_of(m, n, depth, trans_a):
     """In how many parts A B or A^T B is summed up over `depth` shared indices."""
-    most = MOST_SUMS // max(m * n, 1)
+    rows = m if trans_a else FEW_ROWS  # the same parts for one row and for a few
+    most = MOST_SUMS // max(rows * n, 1)
     if trans_a:
         return max(1, min(32, depth // PART, most))
     parts = 1  # a power of two, as the number of threads is mostly

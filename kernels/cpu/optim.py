@@ -1,4 +1,4 @@
-"""Optimizers: one launch updates all parameters, block by block. Formulas: kernels/reference/optim.py.
+"""Optimizers: one launch updates all parameters, a share of them by each thread. Formulas: kernels/reference/optim.py.
 
 Sums and products are in the type of the parameters; Adam's bias corrections in float64.
 """
@@ -10,7 +10,7 @@ from minigrad.kernels.cpu.compile import GRAIN, inlined, parallel_kernel, team_s
 from minigrad.kernels.cpu.pointers import array_at, pack
 
 SHARED = 1 << 14  # elements of an array from which all threads work on it
-LINE = 16  # elements: what one thread writes, another does not even share a cache line with
+LINE = 16  # elements that shares are a multiple of: of aligned arrays no two threads write to one cache line
 LARGE = 2 * GRAIN  # these loops only move memory: a parallel region pays later than elsewhere
 
 
@@ -26,9 +26,18 @@ def describe(params):
 
 
 @inlined
-def share(size, thread, threads):
+def least_shared(sizes):
+    """Elements of an array from which all threads work on it: fewer where small arrays are much of the work."""
+    small = 0
+    for size in sizes:
+        small += size if size < SHARED else 0
+    return SHARED if small < LARGE else 1
+
+
+@inlined
+def share(size, thread, threads, least):
     """(start, size) of a thread's part of an array: the same part of the weights that it has in products."""
-    if size < SHARED:
+    if size < least:
         return 0, size if thread == 0 else 0
     start = size // LINE * thread // threads * LINE
     end = size // LINE * (thread + 1) // threads * LINE if thread + 1 < threads else size
@@ -43,10 +52,10 @@ def prepare_sgd(params, grads, velocities, hyper):
 def sgd(total, sizes, like, params, grads, velocities, hyper):
     scalar = like.dtype.type
     lr, momentum, nesterov, weight_decay = scalar(hyper[0]), scalar(hyper[1]), hyper[2] != 0, scalar(hyper[3])
-    threads = team_size()
+    threads, least = team_size(), least_shared(sizes)
     for task in prange(threads * sizes.size):
         thread, i = task // sizes.size, task % sizes.size
-        start, size = share(sizes[i], thread, threads)
+        start, size = share(sizes[i], thread, threads, least)
         p = array_at(params, i, start, size, like)
         g = array_at(grads, i, start, size, like)
         if velocities.size == 0:
@@ -75,10 +84,10 @@ def prepare_adagrad(params, grads, sums, hyper):
 def adagrad(total, sizes, like, params, grads, sums, hyper):
     scalar = like.dtype.type
     lr, eps, weight_decay = scalar(hyper[0]), scalar(hyper[1]), scalar(hyper[2])
-    threads = team_size()
+    threads, least = team_size(), least_shared(sizes)
     for task in prange(threads * sizes.size):
         thread, i = task // sizes.size, task % sizes.size
-        start, size = share(sizes[i], thread, threads)
+        start, size = share(sizes[i], thread, threads, least)
         p = array_at(params, i, start, size, like)
         g = array_at(grads, i, start, size, like)
         s = array_at(sums, i, start, size, like)
@@ -103,10 +112,10 @@ def adam(total, sizes, like, params, grads, means, squares, step, hyper):
     root_scale = scalar(1 / np.sqrt(square_correction))
     beta1, beta2, eps, weight_decay = scalar(hyper[1]), scalar(hyper[2]), scalar(hyper[3]), scalar(hyper[4])
     rest1, rest2 = scalar(1 - hyper[1]), scalar(1 - hyper[2])
-    threads = team_size()
+    threads, least = team_size(), least_shared(sizes)
     for task in prange(threads * sizes.size):
         thread, i = task // sizes.size, task % sizes.size
-        start, size = share(sizes[i], thread, threads)
+        start, size = share(sizes[i], thread, threads, least)
         p = array_at(params, i, start, size, like)
         g = array_at(grads, i, start, size, like)
         m = array_at(means, i, start, size, like)

@@ -19,6 +19,7 @@ PAGE = mmap.PAGESIZE
 LENGTHS = (1, 2, 3, 5, 8, 11, 15, 16, 17, 23, 31, 33, 49, 65, 97, 130)
 LARGE = [(60, 100, 784), (203, 65, 500), (1, 700, 300), (300, 10, 600), (257, 130, 193), (500, 129, 200)]
 PARTED = [(1, 1, 4096), (7, 5, 4099), (33, 17, 5003), (3, 40, 6200)]  # of A^T B: summed up in parts
+FEW_ROWS = [(5, 47, 1024), (128, 17, 513), (1, 201, 1055), (60, 100, 784)]  # of A B: likewise
 UNARY = ("exp", "log", "sqrt", "tanh", "sigmoid", "relu")
 BROADCAST = ((7,), (3, 1), (1, 7), (3, 7), (5, 1, 1), (5, 3, 7), ())
 ROWS_AND_COLUMNS = ((2, 1), (3, 17), (60, 100), (257, 33), (513, 5), (600, 70))
@@ -81,6 +82,8 @@ def check_all(rng, dtype):
         a, b = sample(k, m), sample(k, n)
         check(gemm.gemm, a, b, sample(0), sample(m, n), True, False)
         check(gemm.gemm_add, a, b, sample(m, n), True, False)
+    for m, n, k in FEW_ROWS:
+        check(gemm.gemm, sample(m, k), sample(k, n), sample(n if m % 2 else 0), sample(m, n), False, False)
     for n in (*range(1, 70), 4095, 4096, 4097, 32768, 33000):
         x = sample(n)
         check(movement.copy, x, np.empty_like(x))

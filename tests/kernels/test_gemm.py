@@ -292,7 +292,7 @@ PARTED = [  # whether A comes transposed, m, n, k and the number of parts
     (False, 23, 1, 8 * ROW_PART, 8),
     (False, 1, 301, 16 * ROW_PART + 5, 8),
     (False, FEW_ROWS, 256, 2 * ROW_PART + 1, 2),
-    (False, 100, 1311, 8 * ROW_PART, 4),  # 7 parts would still have few enough elements
+    (False, 100, 1311, 8 * ROW_PART, 4),  # with FEW_ROWS rows 6 parts would still have few enough elements
     (False, FEW_ROWS, 2049, 4 * ROW_PART, 2),  # 3 would
     (False, FEW_ROWS, 4097, 2 * ROW_PART, 1),
 ]
@@ -324,6 +324,15 @@ def test_parts_are_exact_and_stay_inside(rng, dtype, trans_a, m, n, k, count, st
     expected = a.astype(np.float64) @ b.astype(np.float64) + (start if start.size else 0)
     for c in run_variants(a, b, start, trans_a, set_threads):
         assert np.array_equal(c, expected)
+
+
+@pytest.mark.parametrize(("n", "k"), [(1311, 2048), (3072, 2048), (17, 784)])
+def test_a_row_has_the_same_bits_among_few_rows_as_alone(rng, dtype, n, k):
+    a, b = rng.standard_normal((FEW_ROWS, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+    rows = [np.empty((m, n), dtype) for m in (1, 60, FEW_ROWS)]
+    for c in rows:
+        gemm.gemm(a[: len(c)].copy(), b, np.empty(0, dtype), c, False, False)
+    assert len({c[0].tobytes() for c in rows}) == 1
 
 
 def chain(a, b, start):

@@ -91,7 +91,7 @@ SIZES = [0, 1, LINE, SHARED - 1, SHARED, SHARED + 1, *(3 * SHARED + d for d in (
 @pytest.mark.parametrize("size", SIZES)
 def test_shares_cover_every_element_once(size):
     for threads in range(1, 18):
-        parts = [optim.share(size, thread, threads) for thread in range(threads)]
+        parts = [optim.share(size, thread, threads, SHARED) for thread in range(threads)]
         if size < SHARED:
             assert parts == [(0, size)] + [(0, 0)] * (threads - 1)
         else:
@@ -100,10 +100,17 @@ def test_shares_cover_every_element_once(size):
             assert ends[-1] == size
 
 
+def test_small_arrays_are_shared_too_where_they_are_much_of_the_work():
+    few, many = np.array([SHARED - 1, 5, 10 * SHARED]), np.full(LARGE // 100 + 1, 100)
+    assert optim.least_shared(few) == SHARED
+    assert optim.least_shared(many) == 1
+    assert optim.share(100, 1, 2, optim.least_shared(many)) == (3 * LINE, 100 - 3 * LINE)
+
+
 @pytest.mark.parametrize("size", [size for size in SIZES if size >= SHARED])
 def test_shares_are_even_and_cut_between_lines(size):
     for threads in range(1, 18):
-        starts, lengths = zip(*[optim.share(size, thread, threads) for thread in range(threads)], strict=True)
+        starts, lengths = zip(*[optim.share(size, thread, threads, SHARED) for thread in range(threads)], strict=True)
         assert not any(start % LINE for start in starts)
         assert max(lengths) - min(lengths) < 2 * LINE
 
@@ -113,7 +120,7 @@ def test_a_share_of_weights_is_a_part_of_their_rows(shape):
     rows, columns = shape
     for threads in (1, 2, 4, 8):
         for thread in range(threads):
-            start, _ = optim.share(rows * columns, thread, threads)
+            start, _ = optim.share(rows * columns, thread, threads, SHARED)
             assert 0 <= thread * rows // threads * columns - start < LINE
 
 
@@ -144,7 +151,7 @@ def test_bits_do_not_depend_on_where_an_array_is_cut(rng, dtype, name):
     uncut = given.copy()
     step(name, *([row] for row in uncut))
     for threads in (2, 3, 7, 17):
-        parts = [optim.share(size, thread, threads) for thread in range(threads)]
+        parts = [optim.share(size, thread, threads, SHARED) for thread in range(threads)]
         cut = given.copy()
         step(name, *([row[start : start + length] for start, length in parts] for row in cut))
         assert cut.tobytes() == uncut.tobytes()
