@@ -7,6 +7,7 @@ the stream. `Stager` brings batches to the GPU on a second stream while the step
     MINIGRAD_CUDA=simulator     runs all of it in Python, without a GPU: for tests and for study, on very small arrays
 """
 
+import contextlib
 import functools
 import gc
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.cuda_memory import CudaPool, Held, block_of, host_copy, known, remembered
-from minigrad.cuda_staging import Loan, Stager
+from minigrad.cuda_staging import Stager
 from minigrad.device import Call, Device, Lease, Program
 from minigrad.kernels import cuda as kernels
 from minigrad.kernels.cuda.array import CudaArray
@@ -105,8 +106,6 @@ class CudaDevice(Device):
             raise ValueError(f"cannot put {values.dtype}{list(values.shape)} into {target}")
         block = block_of(target)
         if isinstance(values, CudaArray):
-            if isinstance(values.base, Loan):
-                values.base.ready()
             block.known = host_copy(values) if target.pointer == block.pointer else None
             if target.size:
                 self.driver.on_device(target.pointer, values.pointer, values.nbytes, self.stream)
@@ -146,6 +145,11 @@ class CudaDevice(Device):
     def alias(self, array: CudaArray, lease: Lease) -> CudaArray:
         """The same memory without the lease it is on; it stays alive all the same, but may be used again."""
         return CudaArray(array.pointer, array.shape, array.dtype, Held(lease.pool, lease.block))
+
+    @functools.cached_property
+    def copy_stream(self) -> Any:
+        """The stream on which batches come."""
+        return self.driver.new_stream()
 
     def stager(self) -> Stager:
         """What brings batches here on a stream of its own."""
@@ -187,7 +191,7 @@ class Graph(Program):
         super().__init__(device, calls)
         self.driver, self.stream = device.driver, device.stream
         self.scratch = device.new_pool()
-        self.kept: list[Any] = []
+        self.kept: dict[Any, Any] = {}
         self.graph: Any = None
 
     def timed(self, function: Any, arguments: tuple[Any, ...]) -> float:
@@ -222,11 +226,12 @@ class Graph(Program):
     def noted(self) -> Any:
         """The graph of the launches, noted one by one."""
         with context.inside(self.scratch.empty, self.kept):
-            self.driver.begin_graph(self.stream)
             try:
+                self.driver.begin_graph(self.stream)
                 self.run()
             except BaseException:
-                self.driver.free_graph(self.driver.end_graph(self.stream))
+                with contextlib.suppress(RuntimeError):  # that a call has failed spoils the graph, and is told anyway
+                    self.driver.free_graph(self.driver.end_graph(self.stream))
                 raise
             return self.driver.end_graph(self.stream)
 

@@ -17,19 +17,25 @@ if TYPE_CHECKING:
 class Stager:
     """Brings batches to the GPU while it works on earlier ones: pinned memory, and a stream of its own.
 
-    `stage` may be called in another thread than the steps. Its arrays are lent: when the last of a batch's is gone, the
-    batch's memory is used again, once the GPU is done with it.
+    `stage` may be called in another thread than the steps, which call `arrived` before they use the batch. Its arrays are
+    lent: when the last of a batch's is gone, the batch's memory is used again, once the GPU is done with it.
     """
 
     def __init__(self, device: "CudaDevice") -> None:
         self.device, self.driver = device, device.driver
-        self.stream = self.driver.new_stream()
+        self.stream = device.copy_stream
         self.places: list[Place] = []
         self.lock = threading.Lock()
 
     def stage(self, batch: tuple[np.ndarray, ...]) -> tuple[CudaArray, ...]:
-        """Begin to copy a batch; its arrays are ready for whatever comes later on the device's stream after `ready`."""
+        """Begin to copy a batch; only what comes on the device's stream after `arrived` finds it there."""
         return tuple([self.place(np.ascontiguousarray(array)).send(array) for array in batch])
+
+    def arrived(self, batch: tuple[CudaArray, ...]) -> tuple[CudaArray, ...]:
+        """The same batch, once the device's stream was told to wait for its copies; Python does not wait."""
+        for array in batch:
+            self.driver.wait(self.device.stream, array.base.place.sent)
+        return batch
 
     def place(self, array: np.ndarray) -> "Place":
         """A free place for such an array."""
@@ -54,6 +60,7 @@ class Place:
         self.sent, self.used = driver.new_event(), driver.new_event()
         self.was_used = False
         self.free = False
+        self.is_gone = False
 
     def send(self, array: np.ndarray) -> CudaArray:
         """Copy an array to pinned memory, and begin to copy it on."""
@@ -70,10 +77,15 @@ class Place:
         return CudaArray(self.block.pointer, array.shape, array.dtype, Loan(self))
 
     def __del__(self) -> None:
+        self.is_gone = True  # for a loan that the garbage collector finds together with this and takes later
+        driver = self.stager.driver
         if hasattr(self, "block"):
-            self.stager.driver.free(self.block.pointer)
+            driver.free(self.block.pointer)
         if hasattr(self, "host"):
-            self.stager.driver.free_pinned(self.host)
+            driver.free_pinned(self.host)
+        if hasattr(self, "used"):
+            driver.free_event(self.sent)
+            driver.free_event(self.used)
 
 
 class Loan(Lease):
@@ -85,15 +97,11 @@ class Loan(Lease):
         self.place = place
         self.block = place.block
 
-    def ready(self) -> None:
-        """Let the device's stream wait for the copy."""
-        stager = self.place.stager
-        stager.driver.wait(stager.device.stream, self.place.sent)
-
     def __del__(self) -> None:
         place = self.place
-        place.stager.driver.record(place.used, place.stager.device.stream)
-        place.free = True
+        if not place.is_gone:
+            place.stager.driver.record(place.used, place.stager.device.stream)
+            place.free = True
 
 
 def host_array(address: int, like: np.ndarray) -> np.ndarray:

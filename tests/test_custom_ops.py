@@ -5,6 +5,8 @@ import pytest
 
 import minigrad as mg
 
+NUMPYS = "cpu", "reference"  # the devices whose arrays are NumPy's
+
 
 def leaf(values, dtype=np.float32):
     return mg.tensor(np.array(values, dtype), requires_grad=True)
@@ -43,11 +45,13 @@ class Transposed(mg.Op):
         return (dy.T,)
 
 
+@pytest.mark.parametrize("device", NUMPYS)
 def test_square(device, rng):
     mg.testing.check_forward(Square.apply, np.square, rng.standard_normal((3, 4)), device=device)
     mg.testing.check_grads(Square.apply, rng.standard_normal((3, 4)), device=device)
 
 
+@pytest.mark.parametrize("device", NUMPYS)
 def test_numpys_scalars_stand_for_arrays_without_axes(device):
     x = mg.tensor(np.array(3.0), device=device, requires_grad=True)
     y = Square.apply(x)

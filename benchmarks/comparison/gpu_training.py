@@ -39,7 +39,7 @@ def fed(side: Any, captured: bool, feed: str, batches: Batches) -> list[tuple[An
         return [(side.put(images), side.put(labels)) for images, labels in batches]
     stager = side.device.stager()
     if captured and stager is not None:
-        return [stager.stage(batch) for batch in batches]
+        return [stager.arrived(stager.stage(batch)) for batch in batches]
     return [tuple(mg.tensor(array, device=side.device) for array in batch) for batch in batches]
 
 

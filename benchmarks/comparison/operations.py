@@ -22,9 +22,14 @@ def pixels(images: np.ndarray) -> int:
     return math.prod(images.shape[:3])
 
 
-def of_gemm(a: np.ndarray, b: np.ndarray, bias: np.ndarray, c: np.ndarray, *transposed: bool) -> int:
+def last_array(arguments: tuple[Any, ...]) -> Any:
+    """The result of a product, which may be given a bias before it."""
+    return [argument for argument in arguments if is_array(argument)][-1]
+
+
+def of_gemm(a: np.ndarray, b: np.ndarray, *rest: Any) -> int:
     """Every number of A with a row of B."""
-    return 2 * a.size * c.shape[1]
+    return 2 * a.size * last_array(rest).shape[1]
 
 
 def of_gemm_batched(a: np.ndarray, b: np.ndarray, c: np.ndarray, *transposed: bool) -> int:
@@ -76,8 +81,9 @@ def bytes_of(*arrays: np.ndarray) -> int:
     return sum(array.nbytes for array in arrays)
 
 
-def of_gemm_add(a: np.ndarray, b: np.ndarray, bias: np.ndarray, c: np.ndarray, *transposed: bool) -> int:
+def of_gemm_add(a: np.ndarray, b: np.ndarray, *rest: Any) -> int:
     """C is read and written."""
+    c = last_array(rest)
     return bytes_of(a, b, c, c)
 
 

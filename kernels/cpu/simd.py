@@ -10,8 +10,9 @@ operations whatever the tile, the blocking or the number of threads: the same bi
                 the gradient of a convolution's weights runs over images, rows and columns
 
 B is read a row at a time, `b_step` bytes apart, so it may be the matrix itself or a packed panel. The last register of a
-tile may be partly used (`lanes` of it), and so may the last rows: a smaller tile is taken where one fits, and surplus rows
-compute and store the last row again, the same bits. No memory outside the matrices is touched.
+tile may be partly used (`lanes` of it; where half is enough, two rows share it), and so may the last rows: a smaller tile is
+taken where one fits, and surplus rows compute and store the last row again, the same bits. No memory outside the matrices is
+touched.
 
 The idea of addressing rows through a table is M. Dukhan's indirect convolution (2019); tiling and packing follow
 K. Goto and R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008).
@@ -211,7 +212,7 @@ class Tile:
     """The registers of a tile: `vectors` for each of its rows, the last of them with `lanes` elements.
 
     With `pairs`, if at most half of its lanes are used, the last register of every second row holds the end of the next row
-    too, in its upper half: where five and a half registers would do, half of the sixth is not computed for nothing.
+    too, in its upper half. A row of two and a half registers then costs two and a half, not three.
     """
 
     def __init__(self, code, height, vectors, lanes, pairs):

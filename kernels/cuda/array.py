@@ -44,13 +44,17 @@ class CudaArray:
 
     @property
     def __cuda_array_interface__(self):
-        """How other libraries (CuPy, PyTorch, Numba) take the array without a copy, on the default stream's terms."""
+        """How other libraries (CuPy, Numba, JAX) take the array without a copy; they wait for the stream that is named.
+
+        PyTorch takes it too, but does not wait: synchronize the device first.
+        """
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
             "data": (self.pointer, False),
             "version": 3,
             "strides": None,
+            "stream": int(context.stream or 0) or None,  # the simulator's is 0, which would be a default stream
         }
 
     def __array__(self, dtype=None, copy=None):

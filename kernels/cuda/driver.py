@@ -30,6 +30,7 @@ class Driver:
         self.lock = threading.Lock()
         self.of_thread = threading.local()
         self.context = None
+        self.is_lost = False  # after an error that no later call of this process recovers from
         self.call("cuInit", 0)
         if not 0 <= number < self.call("cuDeviceGetCount"):
             raise RuntimeError(f"there is no GPU {number} here; `nvidia-smi -L` lists those that the driver sees")
@@ -65,16 +66,29 @@ class Driver:
     def error(self, name, status):
         """The exception for a call that failed."""
         if status == self.api.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-            return OutOfMemory(f"{name}: the GPU is out of memory")
+            whose = "the host has no more memory that can be pinned" if "Host" in name else "the GPU is out of memory"
+            return OutOfMemory(f"{name}: {whose}")
+        self.is_lost = self.is_lost or status.name in LOST
         what = REMEDIES.get(status.name, "")
         return RuntimeError(f"{name} failed: {status.name}{what}")
+
+    def give_back(self, name, what):
+        """Call a function that frees something. Once the GPU is lost all is free, and other calls say what has happened."""
+        try:
+            self.call(name, what)
+        except RuntimeError:
+            if not self.is_lost:
+                raise
 
     # Kernels
 
     def prepare(self, kernel, real):
         """What `launch` takes: the kernel's machine code, loaded, and how its arguments are laid out."""
         ptx, entry = cached_ptx(kernel, real)
-        module = self.call("cuModuleLoadData", ptx.encode() + b"\0")
+        try:
+            module = self.call("cuModuleLoadData", ptx.encode() + b"\0")
+        except RuntimeError as error:
+            raise type(error)(f"{kernel.name} for {real}: {error}") from None
         function = self.call("cuModuleGetFunction", module, entry.encode())
         attribute = self.api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         static = self.call(
@@ -82,13 +96,17 @@ class Driver:
         )
         limit = self.attribute(self.api.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
         self.call("cuFuncSetAttribute", function, attribute, limit - static)
-        return LoadedKernel(function, Layout(kernel, real))
+        return LoadedKernel(kernel.name, function, Layout(kernel, real))
 
     def launch(self, kernel, grid, block, shared_bytes, stream, values):
         """Run a prepared kernel."""
         with self.lock:  # the arguments' memory is the kernel's own, and the driver copies it during the call
             kernel.pack(kernel.memory, 0, *values)
-            self.call("cuLaunchKernel", kernel.function, *grid, *block, shared_bytes, stream, kernel.addresses, 0)
+            try:
+                self.call("cuLaunchKernel", kernel.function, *grid, *block, shared_bytes, stream, kernel.addresses, 0)
+            except RuntimeError as error:
+                how = f"grid {grid}, block {block}, {shared_bytes} bytes of shared memory"
+                raise type(error)(f"{kernel.name} ({how}): {error}") from None
 
     # Memory
 
@@ -98,7 +116,7 @@ class Driver:
 
     def free(self, pointer):
         """Give them back."""
-        self.call("cuMemFree", pointer)
+        self.give_back("cuMemFree", pointer)
 
     def free_memory(self):
         """Bytes that nobody has allocated."""
@@ -110,7 +128,7 @@ class Driver:
 
     def free_pinned(self, pointer):
         """Give them back."""
-        self.call("cuMemFreeHost", pointer)
+        self.give_back("cuMemFreeHost", pointer)
 
     def to_device(self, pointer, host, nbytes, stream):
         """Copy from the host's address `host`; returns at once only if that is pinned."""
@@ -140,7 +158,7 @@ class Driver:
 
     def free_event(self, event):
         """Give it back."""
-        self.call("cuEventDestroy", event)
+        self.give_back("cuEventDestroy", event)
 
     def record(self, event, stream):
         """Put the mark behind what a stream has to do."""
@@ -179,7 +197,7 @@ class Driver:
 
     def free_graph(self, graph):
         """Give it back."""
-        self.call("cuGraphExecDestroy", graph)
+        self.give_back("cuGraphExecDestroy", graph)
 
 
 REMEDIES = {
@@ -190,11 +208,33 @@ REMEDIES = {
     ),
     "CUDA_ERROR_INVALID_PTX": ": the driver is too old for these kernels; update it",
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": ": the driver's parts are of different versions; restart after its update",
-    "CUDA_ERROR_ILLEGAL_ADDRESS": (
-        ": a kernel left its memory, and the GPU is of no more use to this process. Run the step once with "
-        'device="cpu" to see whether its arguments are right, and report it'
+    "CUDA_ERROR_SYSTEM_NOT_READY": (
+        ": the GPU's fabric manager does not run; start it: systemctl start nvidia-fabricmanager"
+    ),
+    "CUDA_ERROR_JIT_COMPILER_NOT_FOUND": (
+        ": the driver's compiler is missing (libnvidia-ptxjitcompiler.so.1); install all of the driver, in a container too"
+    ),
+    "CUDA_ERROR_NOT_INITIALIZED": (
+        ": a process that was forked from one that uses the GPU cannot use it; start it by the method 'spawn' of "
+        "multiprocessing"
     ),
 }
+FAULTS = {  # what a kernel did, after which the driver refuses every call
+    "CUDA_ERROR_ILLEGAL_ADDRESS": "left its memory",
+    "CUDA_ERROR_MISALIGNED_ADDRESS": "used an address that is not aligned",
+    "CUDA_ERROR_ILLEGAL_INSTRUCTION": "came to an instruction that the GPU does not know",
+    "CUDA_ERROR_LAUNCH_TIMEOUT": "ran for too long",
+    "CUDA_ERROR_LAUNCH_FAILED": "failed",
+}
+REMEDIES |= {
+    name: (
+        f": a kernel {did}, and the GPU is of no more use to this process. Run the step once with "
+        'device="cpu" to see whether its arguments are right, once with CUDA_LAUNCH_BLOCKING=1 in the environment to see '
+        "which kernel it is, and report it"
+    )
+    for name, did in FAULTS.items()
+}
+LOST = {*FAULTS, "CUDA_ERROR_NOT_INITIALIZED", "CUDA_ERROR_DEINITIALIZED", "CUDA_ERROR_CONTEXT_IS_DESTROYED"}
 
 
 def load_api():
@@ -218,8 +258,8 @@ def load_api():
 class LoadedKernel:
     """A kernel's machine code and the memory its arguments are put into for a launch."""
 
-    def __init__(self, function, layout):
-        self.function = function
+    def __init__(self, name, function, layout):
+        self.name, self.function = name, function
         self.memory = ctypes.create_string_buffer(max(1, layout.size))
         start = ctypes.addressof(self.memory)
         self.pointers = (ctypes.c_void_p * max(1, len(layout.offsets)))(*[start + o for o in layout.offsets])
@@ -233,7 +273,10 @@ MOST_SHARED = 227 * 1024  # bytes of a block, of compute capability 9.0
 
 
 class SimulatedDriver:
-    """A GPU in Python: `kernels` run thread by thread, in an order that `order` (a NumPy Generator) shuffles."""
+    """A GPU in Python: kernels run thread by thread, in an order that `order` (a NumPy Generator) shuffles.
+
+    What comes on its first stream is done at once, copies on the others when the first, or the host, waits for them.
+    """
 
     is_simulated = True
     name = "simulator"
@@ -247,6 +290,8 @@ class SimulatedDriver:
         self.pinned = {}
         self.launches = collections.Counter()  # of each kernel
         self.noting = None  # a list, while a graph is made
+        self.late = []  # what streams but the first have to do: lists of (function, arguments)
+        self.lock = threading.RLock()  # since the loader's thread waits for copies, too
 
     def prepare(self, kernel, real):
         return kernel, real
@@ -309,6 +354,7 @@ class SimulatedDriver:
         return block.ctypes.data
 
     def free(self, pointer):
+        self.finish_all()
         del self.blocks[pointer]
 
     def free_memory(self):
@@ -320,11 +366,15 @@ class SimulatedDriver:
         return block.ctypes.data
 
     def free_pinned(self, pointer):
+        self.finish_all()
         del self.pinned[pointer]
 
     def to_device(self, pointer, host, nbytes, stream):
         self.within(pointer, nbytes)
-        self.do(ctypes.memmove, pointer, host, nbytes)
+        if stream:
+            self.late[stream].append((ctypes.memmove, (pointer, host, nbytes)))
+        else:
+            self.do(ctypes.memmove, pointer, host, nbytes)
 
     def to_host(self, host, pointer, nbytes, stream):
         self.within(pointer, nbytes)
@@ -341,26 +391,41 @@ class SimulatedDriver:
             raise RuntimeError(f"a copy of {nbytes} bytes at {pointer:#x} leaves the memory that was allocated")
 
     def new_stream(self):
-        return 0
+        self.late.append([])
+        return len(self.late) - 1
 
     def synchronize(self, stream):
         if self.noting is not None:
             raise RuntimeError("a stream cannot be waited for while a graph is made")
+        self.finish(stream)
+
+    def finish(self, stream):
+        """Do what a stream has to do."""
+        late = self.late[stream] if stream else []
+        with self.lock:
+            while late:
+                function, arguments = late.pop(0)
+                function(*arguments)
+
+    def finish_all(self):
+        """Do what all streams have to do, as a GPU does before it frees memory."""
+        for stream in range(len(self.late)):
+            self.finish(stream)
 
     def new_event(self):
-        return [None]
+        return [None, None]  # the time, and the stream
 
     def free_event(self, event):
         pass
 
     def record(self, event, stream):
-        event[0] = time.perf_counter()
+        event[:] = time.perf_counter(), stream
 
     def wait(self, stream, event):
-        pass
+        self.finish(event[1])
 
     def wait_on_host(self, event):
-        pass
+        self.finish(event[1])
 
     def elapsed(self, start, end):
         return end[0] - start[0]

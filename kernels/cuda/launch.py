@@ -13,8 +13,9 @@ the kernel is compiled for, that of the first such array in a call; in the kerne
 in capitals that a kernel reads may be given other values, which are compiled in:
 `gemm.variant(TRANS_A=True)[grid, block](...)`.
 
-A kernel is compiled to PTX when it is first launched, for the machine's GPU, and kept on disk beside the CPU's kernels;
-the driver makes machine code of it. Launches go to the context's driver: the GPU, or the simulator.
+A kernel is compiled to PTX when it is first launched, for the oldest GPU that will do, and kept on disk beside the CPU's
+kernels; the driver makes machine code of it for the machine's. Launches go to the context's driver: the GPU, or the
+simulator.
 """
 
 import contextlib
@@ -116,11 +117,11 @@ class Context:
 
     def __init__(self):
         self.tables = {}
-        self.kept = None  # a list, while a graph is made: the tables that it reads, which must outlive it
+        self.kept = None  # while a graph is made: a dict of the tables that it reads, which must outlive it
 
     @contextlib.contextmanager
     def inside(self, empty, kept):
-        """Inside, scratch memory is made by `empty`, and the tables that are used are put on the list `kept`."""
+        """Inside, scratch memory is made by `empty`, and the tables that are used are noted in the dict `kept`."""
         before = self.empty, self.kept
         self.empty, self.kept = empty, kept
         try:
@@ -131,6 +132,10 @@ class Context:
     def table(self, *values):
         """A uint64 array of these numbers on the GPU, for kernels over many arrays; kept, so that it is sent only once."""
         key = self.driver, values
+        if (
+            self.kept is not None and key in self.kept
+        ):  # perhaps thrown away here; while a graph is made none can be sent
+            return self.kept[key][0]
         if key not in self.tables:
             if len(self.tables) >= MOST_TABLES:
                 self.driver.synchronize(self.stream)  # launches to come may still read them
@@ -140,7 +145,7 @@ class Context:
             self.driver.to_device(array.pointer, host.ctypes.data, host.nbytes, self.stream)
             self.tables[key] = array, host
         if self.kept is not None:
-            self.kept.append(self.tables[key])
+            self.kept[key] = self.tables[key]
         return self.tables[key][0]
 
 

@@ -107,7 +107,7 @@ class Loader:
         self.prefetch = integer("prefetch", prefetch, 0)
         self.prefetch_threads = integer("prefetch_threads", prefetch_threads, 1)
         self.position = 0
-        self.stage: Callable[[Batch], Batch] | None = None  # brings what iteration hands out to a GPU, ahead as well
+        self.stager: Any = None  # brings what iteration hands out to a GPU, ahead as well: see minigrad.cuda_staging
         self._order = (-1, np.empty(0, np.int64))  # the latest epoch and its permutation, set as one for threads' sake
 
     def __len__(self) -> int:
@@ -213,7 +213,7 @@ class Loader:
                     batch = ahead.take()
                 self.position += 1
                 given += 1
-                yield batch
+                yield batch if self.stager is None else self.stager.arrived(batch)
         finally:
             if ahead is not None:
                 ahead.close()
@@ -226,7 +226,7 @@ class Loader:
     def _staged(self, step: int) -> Batch:
         """The batch of a step, on its way to the GPU if there is a way."""
         batch = self.batch(step)
-        return batch if self.stage is None else self.stage(batch)
+        return batch if self.stager is None else self.stager.stage(batch)
 
     def _rows(self, epoch: int) -> np.ndarray:
         latest, rows = self._order

@@ -183,9 +183,8 @@ class Run:
     def train(self) -> None:
         """Train to the target, or until stopped or a signal comes; the state is always one between two steps."""
         self.model.train()
-        staging = self.device.stager() if isinstance(self.loader, Loader) else None
-        if staging is not None:
-            self.loader.stage = staging.stage
+        if isinstance(self.loader, Loader):
+            self.loader.stager = self.device.stager()
         batches = self.loader.steps(max(0, self.target - self.step))
         try:
             while not self.signals.received:
@@ -198,8 +197,8 @@ class Run:
         finally:
             if hasattr(batches, "close"):
                 batches.close()
-            if staging is not None:
-                self.loader.stage = None
+            if isinstance(self.loader, Loader):
+                self.loader.stager = None
         if self.checkpoints is not None and self.checkpoints.saved != self.mark:
             self.checkpoints.save_last(self)
 

@@ -10,6 +10,7 @@ import types
 import numpy as np
 import pytest
 
+import minigrad as mg
 from benchmarks import compare
 from benchmarks.comparison import (
     contenders,
@@ -26,6 +27,7 @@ from benchmarks.comparison import (
     gpu_training,
     gpu_where,
     inception_networks,
+    operations,
 )
 from benchmarks.comparison.gpu_sides import OURS, THEIRS, Case, Ours, Theirs, Work
 from minigrad.kernels import reference
@@ -252,6 +254,22 @@ def test_launches_of_the_step_are_counted_as_on_the_cpu(ours, small_inception):
     dense = 3 * 2 * 3 * small_inception.last_channels() * 10
     assert sum(row["operations"] or 0 for row in rows) == expected - of_images + dense
     assert "conv.conv_backward_w" in gpu_where.report(result)
+
+
+def test_product_that_adds_to_a_gradient_is_counted_as_on_the_cpu(ours):
+    x = mg.tensor(np.ones((24, 10), np.float32), device="cuda", requires_grad=True)
+    weights = [mg.tensor(np.ones((10, 3), np.float32), device="cuda") for _ in range(2)]
+
+    @mg.capture(device="cuda")
+    def step(dy):
+        x.grad = None
+        h = x * 1.0
+        (mg.linear(h, weights[0]) + mg.linear(h, weights[1])).backward(dy)
+
+    step(np.ones((24, 3), np.float32))
+    (added,) = [launch for launch in step.plan.launches if launch.kernel == "gemm.gemm_add"]
+    assert operations.operations(added, on_gpu=True) == 2 * 24 * 10 * 3
+    assert operations.bytes_moved(added) == 4 * (24 * 3 + 10 * 3 + 2 * 24 * 10)
 
 
 def inception_result(ours, theirs):

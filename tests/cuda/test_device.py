@@ -100,6 +100,20 @@ def test_array_interface_for_other_libraries(gpu):
     assert (interface["shape"], interface["typestr"], interface["data"]) == ((2, 3), "<f4", (array.pointer, False))
 
 
+class Handle:
+    """A stream as NVIDIA's binding has it."""
+
+    def __int__(self):
+        return 4096
+
+
+@pytest.mark.parametrize(("stream", "named"), [(Handle(), 4096), (0, None)], ids=["GPU", "simulator"])
+def test_array_interface_names_the_stream_to_wait_for(gpu, monkeypatch, stream, named):
+    array = mg.tensor([1.0], device="cuda").data
+    monkeypatch.setattr(launch.context, "stream", stream)
+    assert array.__cuda_array_interface__["stream"] == named
+
+
 # Memory
 
 
@@ -252,6 +266,31 @@ def test_replay_is_one_graph(gpu):
     assert "us; " in str(step.plan)
 
 
+def test_graph_is_made_of_tables_that_were_thrown_away_since(gpu):
+    x, y = data()
+    model = network().to("cuda")
+    step = mg.capture(step_of(model, mg.optim.SGD(model.parameters(), 0.1)), device="cuda")
+    for _ in range(6):
+        step(x, y)
+    launch.context.tables.clear()
+    step(x, y)
+    assert step.plan.program.graph
+
+
+def test_error_while_a_graph_is_made_is_the_one_that_is_told(gpu, monkeypatch):
+    def refuse(stream):
+        raise RuntimeError("cuStreamEndCapture failed: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
+
+    layer = mg.nn.Linear(5, 4).to("cuda")
+    step = mg.capture(lambda x: layer(x), device="cuda")
+    for _ in range(6):
+        step(data()[0])
+    monkeypatch.setattr(gpu.driver, "launch", lambda *a: gpu.driver.allocate(1))
+    monkeypatch.setattr(gpu.driver, "end_graph", refuse)
+    with pytest.raises(RuntimeError, match="memory cannot be allocated while a graph is made"):
+        step(data()[0])
+
+
 def test_recorded_step_checks_its_labels_before_it_runs(gpu, transfers):
     x, y = data()
     model = network().to("cuda")
@@ -330,7 +369,7 @@ def test_staged_batches_arrive_whole(gpu):
     rng = np.random.default_rng(1)
     for _ in range(5):
         x, y = rng.standard_normal((3, 4)).astype(np.float32), rng.integers(0, 9, 3)
-        staged = stager.stage((x, y))
+        staged = stager.arrived(stager.stage((x, y)))
         np.testing.assert_array_equal(np.asarray(staged[0]), x)
         np.testing.assert_array_equal(np.asarray(staged[1]), y)
     assert len(stager.places) <= 4
@@ -341,19 +380,63 @@ def test_staged_memory_is_not_used_again_while_a_batch_lives(gpu):
     first = stager.stage((np.ones(4, np.float32),))
     second = stager.stage((np.zeros(4, np.float32),))
     assert first[0].pointer != second[0].pointer
-    np.testing.assert_array_equal(np.asarray(first[0]), 1)
+    np.testing.assert_array_equal(np.asarray(stager.arrived(first)[0]), 1)
 
 
-def test_fit_trains_as_on_the_reference(gpu):
+def test_staged_batch_is_there_once_it_was_waited_for(gpu):
+    stager = Stager(gpu)
+    staged = stager.stage((np.ones(4, np.float32),))
+    assert np.asarray(staged[0])[0] != 1
+    np.testing.assert_array_equal(np.asarray(stager.arrived(staged)[0]), 1)
+
+
+def test_stager_gives_all_back(gpu, monkeypatch):
+    events, new_event = [], gpu.driver.new_event
+    monkeypatch.setattr(gpu.driver, "new_event", lambda: events.append(new_event()) or events[-1])
+    monkeypatch.setattr(gpu.driver, "free_event", lambda event: events.pop([e is event for e in events].index(True)))
+    before = gpu.driver.free_memory()
+    stager = Stager(gpu)
+    stager.stage((np.ones(4, np.float32), np.ones(3, np.int64)))
+    assert len(events) == 4
+    del stager
+    gc.collect()
+    assert not events
+    assert not gpu.driver.pinned
+    assert gpu.driver.free_memory() == before
+
+
+def test_events_are_not_recorded_once_they_are_gone(gpu, monkeypatch):
+    used, gone = [], []
+    monkeypatch.setattr(gpu.driver, "record", lambda event, stream: used.append(any(event is e for e in gone)))
+    monkeypatch.setattr(gpu.driver, "free_event", gone.append)
+    stager = Stager(gpu)
+    stager.batch = stager.stage((np.ones(4, np.float32),))  # a cycle, in which the collector finds the loan last
+    del stager
+    gc.collect()
+    assert len(gone) == 2
+    assert not any(used)
+
+
+def test_stagers_share_a_stream(gpu):
+    assert Stager(gpu).stream == Stager(gpu).stream != gpu.stream
+
+
+@pytest.mark.parametrize("capture", [True, False], ids=["captured", "eager"])
+def test_fit_trains_as_on_the_reference(gpu, capture):
     x, y = data(12)
     histories = {}
     for device in ("cuda", "reference"):
         model = network().to(device)
         loader = mg.data.Loader(x, y, batch_size=4, seed=1, prefetch=2)
         histories[device] = mg.train.fit(
-            model, mg.optim.SGD(model.parameters(), 0.1, momentum=0.9), loader, epochs=3, validation=[(x, y)]
+            model,
+            mg.optim.SGD(model.parameters(), 0.1, momentum=0.9),
+            loader,
+            epochs=3,
+            validation=[(x, y)],
+            capture=capture,
         )
-        assert loader.stage is None
+        assert loader.stager is None
     for got, want in zip(histories["cuda"].epochs, histories["reference"].epochs, strict=True):
         for name in ("loss", "accuracy", "validation_loss"):
             assert got[name] == pytest.approx(want[name], rel=1e-4)

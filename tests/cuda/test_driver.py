@@ -220,6 +220,22 @@ def test_launches_go_to_the_driver_of_the_context(api, gpu, prepared, monkeypatc
     assert api.calls[-1][1:10] == ("function", 5, 1, 1, 32, 1, 1, 128, "s")
 
 
+def test_failing_launch_names_the_kernel(api, gpu, prepared):
+    api.failing["cuLaunchKernel"] = "CUDA_ERROR_INVALID_VALUE"
+    what = (
+        r"test_driver.mixed \(grid \(2, 1, 1\), block \(32, 1, 1\), 64 bytes of shared memory\): cuLaunchKernel failed"
+    )
+    with pytest.raises(RuntimeError, match=what):
+        gpu.launch(prepared, (2, 1, 1), (32, 1, 1), 64, "s", [7, 0x7F0000001000, 2.5])
+
+
+def test_kernel_that_cannot_be_loaded_is_named(api, gpu, monkeypatch):
+    monkeypatch.setattr(driver, "cached_ptx", lambda kernel, real: ("// PTX", "entry"))
+    api.failing["cuModuleLoadData"] = "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
+    with pytest.raises(RuntimeError, match="test_driver.mixed for float32: cuModuleLoadData failed.*update the driver"):
+        gpu.prepare(mixed, FLOAT32)
+
+
 # Errors
 
 
@@ -236,7 +252,11 @@ def test_out_of_memory_is_an_error_of_its_own(api, gpu):
         ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", 'update the driver to one of CUDA 13 or newer, or use device="cpu"'),
         ("CUDA_ERROR_INVALID_PTX", "update it"),
         ("CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "restart"),
-        ("CUDA_ERROR_ILLEGAL_ADDRESS", "a kernel left its memory"),
+        ("CUDA_ERROR_ILLEGAL_ADDRESS", "a kernel left its memory.*CUDA_LAUNCH_BLOCKING=1"),
+        ("CUDA_ERROR_LAUNCH_FAILED", "a kernel failed.*report it"),
+        ("CUDA_ERROR_NOT_INITIALIZED", "forked.*'spawn'"),
+        ("CUDA_ERROR_SYSTEM_NOT_READY", "nvidia-fabricmanager"),
+        ("CUDA_ERROR_JIT_COMPILER_NOT_FOUND", "libnvidia-ptxjitcompiler"),
         ("CUDA_ERROR_UNKNOWN", "$"),
     ],
 )
@@ -244,6 +264,34 @@ def test_errors_name_the_call_and_what_to_do(api, gpu, status, remedy):
     api.failing["cuStreamSynchronize"] = status
     with pytest.raises(RuntimeError, match=f"cuStreamSynchronize failed: {status}.*{remedy}"):
         gpu.synchronize("s")
+
+
+def test_pinned_memory_that_runs_out_is_the_hosts(api, gpu):
+    api.failing["cuMemHostAlloc"] = "CUDA_ERROR_OUT_OF_MEMORY"
+    with pytest.raises(OutOfMemory, match="the host has no more memory"):
+        gpu.allocate_pinned(1)
+
+
+FREEING = [
+    ("free", "cuMemFree"),
+    ("free_pinned", "cuMemFreeHost"),
+    ("free_event", "cuEventDestroy"),
+    ("free_graph", "cuGraphExecDestroy"),
+]
+
+
+@pytest.mark.parametrize(("method", "name"), FREEING)
+def test_nothing_is_told_of_freeing_on_a_gpu_that_is_lost(api, gpu, method, name):
+    api.failing[name] = "CUDA_ERROR_ILLEGAL_ADDRESS"
+    getattr(gpu, method)(1)
+    assert (name, 1) in api.calls
+
+
+@pytest.mark.parametrize(("method", "name"), FREEING)
+def test_freeing_what_is_not_there_is_an_error(api, gpu, method, name):
+    api.failing[name] = "CUDA_ERROR_INVALID_VALUE"
+    with pytest.raises(RuntimeError, match=f"{name} failed: CUDA_ERROR_INVALID_VALUE"):
+        getattr(gpu, method)(1)
 
 
 def bindings(monkeypatch, **functions):
@@ -374,6 +422,19 @@ def test_pinned_memory_is_the_hosts(simulated):
     assert simulated.free_memory() == 992
 
 
+def test_copies_on_a_further_stream_are_late(simulated):
+    first, second = simulated.new_stream(), simulated.new_stream()
+    a, host, back = simulated.allocate(4), np.array([7], np.int32), np.zeros(1, np.int32)
+    event = simulated.new_event()
+    simulated.to_device(a, address(host), 4, second)
+    simulated.record(event, second)
+    simulated.to_host(address(back), a, 4, first)
+    assert back != 7
+    simulated.wait(first, event)
+    simulated.to_host(address(back), a, 4, first)
+    assert back == 7
+
+
 def test_time_passes_between_events(simulated):
     start, end = simulated.new_event(), simulated.new_event()
     simulated.record(start, None)
@@ -423,5 +484,5 @@ def test_both_drivers_have_the_same_methods():
     def methods(kind):
         return {name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")}
 
-    own = {"attribute", "call", "error"}  # how the real one talks to its interface
+    own = {"attribute", "call", "error", "give_back"}  # how the real one talks to its interface
     assert methods(Driver) - own <= methods(SimulatedDriver)
