@@ -14,7 +14,6 @@ parameters a gradient, or none, as they had. Otherwise the step is recorded anew
 """
 
 import functools
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -303,7 +302,7 @@ class Plan:
         rows = [("op", "kernel", "shapes", "bytes", "us")]
         total = 0.0
         for launch in self.launches:
-            seconds = statistics.median(launch.times) if launch.times else None
+            seconds = float(np.median(launch.times)) if launch.times else None
             total += seconds or 0
             micros = "-" if seconds is None else f"{seconds * 1e6:.1f}"
             rows.append((launch.op, launch.kernel, launch.shapes, f"{launch.nbytes:,}", micros))

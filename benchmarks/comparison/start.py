@@ -23,7 +23,9 @@ def import_seconds(module: str) -> float | None:
         "import time, importlib; start = time.perf_counter(); "
         f"importlib.import_module({module!r}); print(time.perf_counter() - start)"
     )
-    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    # bytecode is kept, as it is for everybody: where Python may not write it, sources would be compiled at every import
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=variables)
     if run.returncode and f"No module named {module!r}" in run.stderr:
         return None
     if run.returncode:
@@ -71,7 +73,7 @@ def compare(threads: int, *, rounds: int) -> dict:
     cold: dict[str, float] = {}
     left_out = {}
     for name in IMPORTS:
-        if import_seconds(name) is None:  # this first time also brings the files into memory
+        if import_seconds(name) is None:  # this first time also writes bytecode, and brings the files into memory
             left_out[f"import {name}"] = "not installed"
         else:
             imports[name] = []
