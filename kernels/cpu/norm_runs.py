@@ -12,12 +12,14 @@ the rows to come: columns of a wide matrix are too far apart for the CPU to gues
 The coefficients come as a table (6, c): the mean as a float and the remainder, scale, beta, slope and offset.
 """
 
+import functools
+
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
-from minigrad.kernels.cpu.simd import INDEX, MAX_VECTORS, Loop, VectorCode, index
+from minigrad.kernels.cpu.simd import INDEX, MAX_VECTORS, Loop, VectorCode, call_function, index
 from minigrad.kernels.cpu.target import REGISTER_BITS
 
 DEVIATION = 3  # in place of an activation, for column_sums: dz is x - shift too; the table is one row, the shift
@@ -29,7 +31,6 @@ ARGUMENTS = ["dy", "x", "y", "wide_step", "x_step", "rows", "table", "table_step
 
 def call_strip(builder, emit, name, dtype, vectors, activation, arguments, numbers=(IDENTITY, RELU, SIGMOID)):
     """Call the function for a width and an activation, both known only at run time."""
-    kind = ir.FunctionType(ir.VoidType(), [INDEX] * len(ARGUMENTS))
     done = builder.append_basic_block("strip_done")
     cases = builder.switch(builder.add(builder.mul(activation, index(MAX_VECTORS)), vectors), done)
     for number in numbers:
@@ -38,15 +39,8 @@ def call_strip(builder, emit, name, dtype, vectors, activation, arguments, numbe
             cases.add_case(index(number * MAX_VECTORS + width), block)
             builder.position_at_end(block)
             full_name = f"minigrad_{name}_{dtype}_{REGISTER_BITS}_{width}_{number}"
-            function = cgutils.get_or_insert_function(builder.module, kind, full_name)
-            if function.is_declaration:
-                function.linkage = "internal"
-                function.attributes.add("noinline")
-                function.attributes.add("nounwind")
-                for argument, label in zip(function.args, ARGUMENTS, strict=True):
-                    argument.name = label
-                emit(function, dtype, width, number)
-            builder.call(function, arguments)
+            body = functools.partial(emit, dtype=dtype, width=width, activation=number)
+            call_function(builder, full_name, arguments, ARGUMENTS, body)
             builder.branch(done)
     builder.position_at_end(done)
 

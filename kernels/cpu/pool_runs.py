@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from minigrad.kernels.cpu.simd import INDEX, LANE, Loop, VectorCode, index
+from minigrad.kernels.cpu.simd import LANE, Loop, VectorCode, call_function, index
 from minigrad.kernels.cpu.target import REGISTER_BITS
 
 VECTORS = 4  # registers of a run that are computed together
@@ -119,18 +119,13 @@ def over_window(builder, rows, columns, unrolled, start, tap, end_row=None):
 def call_run(builder, emit, arguments, labels, *options):
     """Call the LLVM function for these options; `emit` writes it where it is used first."""
     name = "_".join(["minigrad", *map(str, [emit.__name__, *options, REGISTER_BITS])])
-    kind = ir.FunctionType(ir.VoidType(), [INDEX] * len(labels))
-    function = cgutils.get_or_insert_function(builder.module, kind, name)
-    if function.is_declaration:
-        function.linkage = "internal"
-        function.attributes.add("noinline")
-        function.attributes.add("nounwind")
-        for argument, label in zip(function.args, labels, strict=True):
-            argument.name = label
+
+    def write(function):
         inside = ir.IRBuilder(function.append_basic_block("entry"))
         emit(inside, *function.args, *options)
         inside.ret_void()
-    builder.call(function, arguments)
+
+    call_function(builder, name, arguments, labels, write)
 
 
 def call_by_columns(builder, emit, arguments, labels, *options):

@@ -158,25 +158,32 @@ class Loop:
         builder.position_at_end(done)
 
 
+def call_function(builder, name, arguments, labels, emit):
+    """Call an LLVM function of its own, of indices, and write it with emit(function) where it is used first.
+
+    That keeps the caller from disturbing its register allocation, and names it in profiles.
+    """
+    kind = ir.FunctionType(ir.VoidType(), [INDEX] * len(labels))
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    if function.is_declaration:
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        function.attributes.add("nounwind")
+        for argument, label in zip(function.args, labels, strict=True):
+            argument.name = label
+        emit(function)
+    builder.call(function, arguments)
+
+
 def call_tile(builder, emit, name, dtype, vectors, rows, arguments, labels):
     """Call the tile for `vectors` and `rows`, known only at run time: a choice among LLVM functions, one for each size.
 
-    Functions of their own keep the caller from disturbing their register allocation, and are named in profiles. The highest
-    tiles of several registers come in pairs of rows as well.
+    The highest tiles of several registers come in pairs of rows as well.
     """
-    kind = ir.FunctionType(ir.VoidType(), [INDEX] * len(labels))
 
     def call(height, width, pairs=False):
         full_name = f"minigrad_{name}_{dtype}_{REGISTER_BITS}_{height}x{width}" + ("_pairs" if pairs else "")
-        function = cgutils.get_or_insert_function(builder.module, kind, full_name)
-        if function.is_declaration:
-            function.linkage = "internal"
-            function.attributes.add("noinline")
-            function.attributes.add("nounwind")
-            for argument, label in zip(function.args, labels, strict=True):
-                argument.name = label
-            emit(function, dtype, height, width, pairs)
-        builder.call(function, arguments)
+        call_function(builder, full_name, arguments, labels, lambda tile: emit(tile, dtype, height, width, pairs))
 
     half = REGISTER_BITS // dtype.bitwidth // 2
     is_half = builder.icmp_signed("<=", arguments[labels.index("lanes")], index(half))

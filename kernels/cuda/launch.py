@@ -132,9 +132,8 @@ class Context:
     def table(self, *values):
         """A uint64 array of these numbers on the GPU, for kernels over many arrays; kept, so that it is sent only once."""
         key = self.driver, values
-        if (
-            self.kept is not None and key in self.kept
-        ):  # perhaps thrown away here; while a graph is made none can be sent
+        # while a graph is made none can be sent, and `tables` may have lost one that an earlier run had sent
+        if self.kept is not None and key in self.kept:
             return self.kept[key][0]
         if key not in self.tables:
             if len(self.tables) >= MOST_TABLES:
