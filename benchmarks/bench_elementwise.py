@@ -3,7 +3,7 @@
 import numpy as np
 
 from minigrad.kernels import reference
-from minigrad.layout import broadcast_layout
+from minigrad.kernels.axes import broadcast_layout
 
 from .measure import DEVICES, Benchmark, empty, normal
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minigrad.kernels.layout import DIMS
+from minigrad.kernels.axes import DIMS
 
 from .measure import DEVICES, Benchmark, empty, normal
 

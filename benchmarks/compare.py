@@ -22,7 +22,7 @@ if (
 
 from benchmarks.comparison import conv, gemm, gpu, inception, machine, start, step, tables, where
 from benchmarks.comparison.inception_networks import Network
-from minigrad.device import Device, get_device
+from minigrad.devices import Device, get_device
 
 SECTIONS = {"cpu": ("step", "gemm", "start", "conv", "inception", "where"), "cuda": gpu.SECTIONS}
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
-from minigrad.device import Device, get_device, is_array
+from minigrad.devices import Device, get_device, is_array
 from minigrad.kernels import reference
 
 SAMPLE = 0.02  # seconds that one sample repeats the work for, at least

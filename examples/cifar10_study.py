@@ -22,7 +22,7 @@ from rich.console import Console
 
 import minigrad as mg
 from minigrad.data import CIFAR10, BrightnessContrast, Compose, Kiefer, Loader, Scale, load_cifar10
-from minigrad.device import get_device
+from minigrad.devices import get_device
 from minigrad.train.progress import duration
 
 CHECKPOINT_IMAGES = 5_000  # training images between two checkpoints

@@ -7,8 +7,9 @@ import numba  # noqa: F401 - before ours: the garbage collector then runs at che
 
 from minigrad import models, nn, optim, testing
 from minigrad.capture import capture
-from minigrad.kernels.cpu.compile import UnexpectedCompile, no_compile
-from minigrad.kernels.cpu.threads import get_num_threads, set_num_threads
+from minigrad.devices.precision import matmul_precision
+from minigrad.kernels.build.progress import UnexpectedCompile, no_compile
+from minigrad.kernels.cpu.tools.threads import get_num_threads, set_num_threads
 from minigrad.ops import (
     add,
     avg_pool2d,
@@ -40,7 +41,6 @@ from minigrad.ops import (
     tanh,
     transpose,
 )
-from minigrad.precision import matmul_precision
 from minigrad.random import manual_seed
 from minigrad.tape import AnomalyError, CaptureError, Op, detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from minigrad.tensor import Tensor, tensor

@@ -4,7 +4,7 @@ The first call with given shapes runs the step as usual, on a device that notes 
 very arrays it worked on. Those arrays come from a pool of the recording's own, where memory is used again as soon as
 the step has let go of it, so the plan of the memory is that of the recorded run. Later calls copy their inputs into the
 recorded input arrays and launch the list again: no Tensor, no tape, no Python but a loop. After a few replays, machine code
-takes over from the loop where it can (minigrad.kernels.cpu.replay).
+takes over from the loop where it can (minigrad.kernels.cpu.tools.replay).
 
 What may change from call to call must therefore live in arrays: the inputs, the parameters, running statistics, the
 optimizer's state and learning rate, the counter of dropout. What Python decided while recording stays decided. A call
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrad.device import Call, Device, Lease, get_device, is_array
+from minigrad.devices import Call, Device, Lease, get_device, is_array
 from minigrad.tape import CaptureError, Op, new_order, state
 from minigrad.tensor import Tensor, as_array
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
-from minigrad.device import get_device
+from minigrad.devices import get_device
 
 
 def main() -> None:
@@ -30,9 +30,11 @@ def info() -> None:
     import llvmlite
     import numba
 
-    from minigrad.kernels.cpu import cache, target, threads
+    from minigrad.kernels.build import cache
+    from minigrad.kernels.cpu.tools import threads
+    from minigrad.kernels.cpu.vector import target
 
-    folder = cache.cache_folder()
+    folder = cache.cache_folder("cpu")
     kept = sorted(folder.glob("*.kernel")) if folder else []
     rows = {
         "minigrad": mg.__version__,
@@ -77,7 +79,7 @@ def experiment_step(batch_norm: bool, device: str) -> tuple[Any, Any]:
 
 def warmup(device: str = "cpu") -> None:
     """Compile, once for this machine, the kernels that the MNIST experiment needs, and keep them on disk."""
-    from minigrad.kernels.cpu.compile import progress
+    from minigrad.kernels.build.progress import progress
 
     start = time.perf_counter()
     rng = np.random.default_rng(0)

@@ -20,8 +20,8 @@ import numpy as np
 
 import minigrad.kernels
 import minigrad.tensor as tensors  # each of the two modules uses the other, at call time only
-from minigrad.device import Device, Lease, is_array
-from minigrad.layout import flat_layout
+from minigrad.devices import Device, Lease, is_array
+from minigrad.kernels.axes import flat_layout
 
 OWN_FOLDERS = tuple(os.path.join(os.path.dirname(file), "") for file in (__file__, minigrad.kernels.__file__))
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 import minigrad.tape as tape  # each of the two modules uses the other, at call time only
-from minigrad.device import Device, get_device
-from minigrad.layout import Shape
+from minigrad.devices import Device, get_device
+from minigrad.kernels.axes import Shape
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 NewHook = Callable[["Tensor"], "Tensor | None"]

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from minigrad.device import get_device
-from minigrad.kernels.cpu import cache, threads
+from minigrad.devices import get_device
+from minigrad.kernels.build import cache
+from minigrad.kernels.cpu.tools import threads
 
 THERE_IS_A_GPU = get_device("auto").name == "cuda"
 DEVICES = ["cpu", "reference", *([pytest.param("cuda", marks=pytest.mark.gpu)] if THERE_IS_A_GPU else [])]

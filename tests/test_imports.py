@@ -45,7 +45,7 @@ import minigrad
 import minigrad.data, minigrad.inspect, minigrad.testing
 from numba.core.dispatcher import Dispatcher
 from minigrad.kernels.cpu import dropout, elementwise, gemm, loss, movement, norm, optim, reduce
-from minigrad.kernels.cpu.compile import progress
+from minigrad.kernels.build.progress import progress
 import gc
 ready = [d for d in gc.get_objects() if isinstance(d, Dispatcher) and d.overloads]
 print(len(progress.compiled), len(progress.started), *ready)
@@ -72,7 +72,7 @@ optimizer = mg.optim.Adam(model.parameters())
 loss = mg.cross_entropy(model(mg.tensor(np.ones((4, 12), np.float32), device="reference")), [0, 1, 2, 0])
 loss.backward()
 optimizer.step()
-from minigrad.kernels.cpu.compile import progress
+from minigrad.kernels.build.progress import progress
 print(len(progress.compiled))
 """
     assert run(code) == ["0"]
@@ -93,7 +93,7 @@ def modules():
 def test_every_module_can_be_imported(name):
     if "cuda" in name:
         pytest.importorskip("greenlet")
-        pytest.importorskip("minigrad.kernels.cuda.language", exc_type=ImportError)
+        pytest.importorskip("minigrad.kernels.cuda.tools.language", exc_type=ImportError)
     importlib.import_module(name)
 
 

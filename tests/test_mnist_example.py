@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.kernels.cpu import threads
+from minigrad.kernels.cpu.tools import threads
 
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "mnist_batchnorm.py"
 PNG = b"\x89PNG\r\n\x1a\n"

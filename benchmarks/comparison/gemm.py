@@ -128,7 +128,8 @@ def micro_kernel():
     """
     from numba import njit
 
-    from minigrad.kernels.cpu.simd import HEIGHTS, MAX_VECTORS, tile_rows, vector_lanes
+    from minigrad.kernels.cpu.vector.code import vector_lanes
+    from minigrad.kernels.cpu.vector.tiles import HEIGHTS, MAX_VECTORS, tile_rows
 
     @njit(error_model="numpy")
     def run(a, b, c, vectors, calls):

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.comparison.gpu_norm_cases import norm_backward, norm_forward
 from benchmarks.comparison.gpu_sides import OURS, THEIRS, Case, Ours, Theirs, Work, normal
 from minigrad.kernels import reference
-from minigrad.layout import broadcast_layout
+from minigrad.kernels.axes import broadcast_layout
 
 ELEMENTWISE, NORM, OPTIMIZER, OTHER = "element-wise", "batch norm", "optimizer", "other"
 ELEMENTS = 1 << 26

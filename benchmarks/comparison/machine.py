@@ -94,7 +94,7 @@ def describe() -> dict:
     """Everything that a reader needs to know about where the numbers come from."""
     import numpy as np
 
-    from minigrad.kernels.cpu.target import REGISTER_BITS
+    from minigrad.kernels.cpu.vector.target import REGISTER_BITS
 
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {

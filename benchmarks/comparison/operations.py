@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.capture import Launch
-from minigrad.device import is_array
+from minigrad.devices import is_array
 from minigrad.kernels.activations import IDENTITY, SIGMOID
 from minigrad.kernels.cpu.norm import ACTIVATION, WIDTH
 

@@ -59,7 +59,7 @@ def prepare(spec: dict) -> tuple[dict, Burst]:
 
 def compiled_kernels() -> dict:
     """What minigrad compiled in this process, rather than loaded."""
-    from minigrad.kernels.cpu.compile import progress
+    from minigrad.kernels.build.progress import progress
 
     return {"kernels": len(progress.compiled), "seconds": progress.total}
 

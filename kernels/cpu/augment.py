@@ -7,7 +7,7 @@ tuple: loops over a pixel's channels are unrolled, which doubles the speed for t
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu.compile import GRAIN, inlined, parallel_kernel
+from minigrad.kernels.cpu.tools.launch import GRAIN, inlined, parallel_kernel
 
 
 @inlined

@@ -1,4 +1,4 @@
-"""Convolution on the micro-kernels of simd.py: the contracts are in kernels/reference/conv.py.
+"""Convolution on the micro-kernels of vector/tiles.py: the contracts are in kernels/reference/conv.py.
 
 Forward and the gradient of the image are one loop: each pixel of the target gathers, over the taps of the window that
 meet the source, source row times weight. Pixels are sorted into groups that meet the same taps at the same distances (the
@@ -8,7 +8,7 @@ padding is ever multiplied. Nothing is unfolded. A tile is some pixels of a grou
 The gradient of the weights runs, for each tap, over the rectangle of outputs that the tap meets inside the image.
 
 Every element is one chain of fused multiply-adds in a fixed order; threads share out elements, never sums. Two cases go
-another way: 3 x 3 windows in float32 where Winograd's way pays (winograd.py), and targets with few channels, of which two
+another way: 3 x 3 windows in float32 where Winograd's way pays (parts/winograd.py), and targets with few channels, of which two
 neighbouring pixels are computed at once, by a window that is one column wider, with zeros where a pixel does not look.
 """
 
@@ -17,11 +17,13 @@ import functools
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu import winograd
-from minigrad.kernels.cpu.compile import FLAGS, Kernel, inlined, team_size
-from minigrad.kernels.cpu.gemm import NO_BIAS, PARALLEL_WORK, panel, split
-from minigrad.kernels.cpu.simd import HEIGHTS, copy_row, tile_cols, tile_rows, transpose_tile, vector_lanes
-from minigrad.kernels.cpu.target import REGISTER_BITS
+from minigrad.kernels.cpu.parts import winograd
+from minigrad.kernels.cpu.parts.panels import NO_BIAS, PARALLEL_WORK, panel, split
+from minigrad.kernels.cpu.tools.launch import FLAGS, Kernel, inlined, team_size
+from minigrad.kernels.cpu.vector.code import vector_lanes
+from minigrad.kernels.cpu.vector.copies import copy_row, transpose_tile
+from minigrad.kernels.cpu.vector.target import REGISTER_BITS
+from minigrad.kernels.cpu.vector.tiles import HEIGHTS, tile_cols, tile_rows
 
 CHUNK = 192  # pixels that go through all panels of weights together; a multiple of all tile heights
 TALLEST = max(HEIGHTS)

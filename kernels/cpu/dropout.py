@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu.compile import inlined, kernel, parallel_kernel
+from minigrad.kernels.cpu.tools.launch import inlined, kernel, parallel_kernel
 
 BLOCK = 1 << 12  # elements, a multiple of four
 GROUP = 4  # elements that share a Philox counter

@@ -8,8 +8,8 @@ from numba import prange
 
 from minigrad.kernels import formulas
 from minigrad.kernels.activations import RELU, SIGMOID
-from minigrad.kernels.cpu.compile import FLAGS, Kernel, inlined, parallel_kernel
-from minigrad.kernels.layout import DIMS
+from minigrad.kernels.axes import DIMS
+from minigrad.kernels.cpu.tools.launch import FLAGS, Kernel, inlined, parallel_kernel
 
 BLOCK = 1 << 12  # elements
 

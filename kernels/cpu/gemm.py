@@ -1,4 +1,4 @@
-"""Matrix products on the micro-kernels of simd.py. Contracts: kernels/reference/gemm.py.
+"""Matrix products on the micro-kernels of vector/tiles.py. Contracts: kernels/reference/gemm.py.
 
 Each element of C is one chain of fused multiply-adds in the order of the shared index, starting from zero or from the
 bias: blocks, packing and threads do not change a bit of it. Where C is small beside what it is made of, the shared
@@ -15,21 +15,21 @@ into the same few sets of the cache and would drive each other out.
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu.compile import FLAGS, Kernel, inlined, parallel_kernel, team_size
-from minigrad.kernels.cpu.simd import (
-    HEIGHTS,
-    MAX_VECTORS,
-    copy_row,
-    tile_cols,
-    tile_rows,
-    touch,
-    transpose_tile,
-    vector_lanes,
+from minigrad.kernels.cpu.parts.panels import (
+    NO_BIAS,
+    PARALLEL_WORK,
+    pack_rows,
+    pack_transposed,
+    panel,
+    split,
+    tiles_down,
 )
-from minigrad.kernels.cpu.target import REGISTER_BITS
+from minigrad.kernels.cpu.tools.launch import FLAGS, Kernel, inlined, parallel_kernel, team_size
+from minigrad.kernels.cpu.vector.code import vector_lanes
+from minigrad.kernels.cpu.vector.copies import touch
+from minigrad.kernels.cpu.vector.tiles import HEIGHTS
 
 BLOCK = 480  # rows of C that one task computes
-PARALLEL_WORK = 1 << 22  # multiply-adds from which a second thread pays
 REUSE = 192  # rows of C from which copying B into panels pays: each element copied is used that often
 DEPTH = 384  # shared indices at a time in x^T y: as many rows of both sides as the second-level cache holds
 COPY_STEP = 2048  # bytes between rows of x from which copying a block of it pays
@@ -40,80 +40,8 @@ MOST_SUMS = 1 << 20  # elements of all parts together, at most
 NEAR_BYTES = 1 << 15  # of both sides of x^T y, gone through together: what stays in the first-level cache, or at least
 NEAR_ROWS = 128  # so many rows, since C is read and written for every block
 TOUCHED = 1 << 19  # bytes of C that are read in order before a product is written there: as many as stay in the cache
-AHEAD = 2  # tiles from the one at work to the one whose rows of A the cache is asked for
 PACK_ROWS = 32  # rows of B that one task copies
-
-
-@inlined
-def panel(p, panels, vectors):
-    """(first register, number of registers) of panel p."""
-    first = p * vectors // panels
-    return first, (p + 1) * vectors // panels - first
-
-
-@inlined
-def tiles_down(
-    dtype, vectors, trans_a, a, a_step, rows, depth, b, b_step, bias, c, c_step, lanes, accumulate, a_ahead, b_ahead
-):  # fmt: skip
-    """One panel of columns, tile by tile from top to bottom: C = A B, plus C, or plus the biases at `bias` unless it is 0.
-
-    Addresses and steps are in bytes.
-    """
-    height = HEIGHTS[vectors]
-    item = REGISTER_BITS // 8 // vector_lanes(dtype)
-    tables = np.zeros(3 * height + 3, np.int64)  # addresses of rows of A, C and biases, and the only tap
-    tables[2 * height : 3 * height] = bias
-    tables[3 * height + 2] = depth
-    a_rows = tables.ctypes.data
-    c_rows, biases, tap = a_rows + 8 * height, a_rows + 16 * height, a_rows + 24 * height
-    start = c_rows if accumulate else biases if bias else 0
-    for i in range(0, rows, height):
-        n = min(height, rows - i)
-        if trans_a:
-            tile_cols(
-                dtype, vectors, a + i * item, 1, 0, 0, 1, 0, 0, depth, a_step, b, b_step,
-                c + i * c_step, c_step, n, lanes, accumulate, a_ahead, b_ahead if i == 0 else 0,
-            )  # fmt: skip
-        else:
-            for r in range(height):
-                row = i + min(r, n - 1)
-                tables[r] = a + row * a_step
-                tables[height + r] = c + row * c_step
-            tile_rows(dtype, vectors, n, a_rows, c_rows, 0, start, tap, 1, b, b_step, lanes, a_ahead)
-
-
-@inlined
-def pack_rows(b, k0, k1, panels, vectors, b_packed):
-    """Copy rows k0:k1 of B to their places in the panels, zeros beyond the last column."""
-    dtype = b_packed.dtype
-    item = np.intp(b_packed.itemsize)
-    lanes = vector_lanes(dtype)
-    depth, columns = b.shape
-    for k in range(k0, k1):
-        source = b.ctypes.data + k * b.strides[0]
-        for p in range(panels):
-            v0, width = panel(p, panels, vectors)
-            used = min(lanes, columns - (v0 + width - 1) * lanes)
-            target = b_packed.ctypes.data + (v0 * depth + k * width) * lanes * item
-            copy_row(dtype, width, source + v0 * lanes * item, target, used)
-
-
-@inlined
-def pack_transposed(b, p, panels, vectors, b_packed):
-    """Fill panel p from B given as (n, k): register by register, zeros beyond the last column."""
-    dtype = b_packed.dtype
-    item = np.intp(b_packed.itemsize)
-    lanes = vector_lanes(dtype)
-    columns, depth = b.shape
-    v0, width = panel(p, panels, vectors)
-    begin = b_packed.ctypes.data + v0 * lanes * depth * item
-    for v in range(width):
-        j = (v0 + v) * lanes
-        for k in range(0, depth, lanes):
-            source = b.ctypes.data + j * b.strides[0] + k * item
-            target = begin + (k * width + v) * lanes * item
-            rows = min(lanes, columns - j)
-            transpose_tile(dtype, source, b.strides[0], rows, min(lanes, depth - k), target, width * lanes * item)
+AHEAD = 2  # tiles from the one at work to the one whose rows of A the cache is asked for
 
 
 @inlined
@@ -156,13 +84,6 @@ def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, q0, q1, p0, 
                 dtype, width, trans_a, first, step, rows, depth, b_first, b_step, biases, target, c.strides[0], last,
                 keep, AHEAD * HEIGHTS[width] * step if p == p0 and not trans_a else 0, 0,
             )  # fmt: skip
-
-
-@inlined
-def split(n, dtype):
-    """(registers across n columns, panels of at most MAX_VECTORS registers)."""
-    vectors = -(-n // vector_lanes(dtype))
-    return vectors, -(-vectors // MAX_VECTORS)
 
 
 @inlined
@@ -219,9 +140,6 @@ def start_rows(bias, c, i0, i1, j0, j1):
     for i in range(i0, i1):
         for j in range(j0, min(j1, c.shape[1])):
             c[i, j] = bias[j] if bias.size else 0
-
-
-NO_BIAS = {np.dtype(kind): np.empty(0, kind) for kind in ("float32", "float64")}
 
 
 def prepare_gemm(a, b, bias, c, trans_a, trans_b):

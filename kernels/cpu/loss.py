@@ -13,7 +13,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from minigrad.kernels import formulas
-from minigrad.kernels.cpu.compile import GRAIN, SUMS, inlined, parallel_kernel
+from minigrad.kernels.cpu.tools.launch import GRAIN, SUMS, inlined, parallel_kernel
 
 BLOCK = 1 << 12  # elements
 ROWS_PER_LOG = 16  # a sum over a row lies between 1 and n, so the product of this many is far from overflow

@@ -12,7 +12,7 @@ import numpy as np
 from numba import prange
 
 from minigrad.kernels import formulas
-from minigrad.kernels.cpu.compile import inlined, parallel_kernel
+from minigrad.kernels.cpu.tools.launch import inlined, parallel_kernel
 
 BLOCK = 1 << 11  # elements of a block: four arrays of them stay in the first-level cache
 

@@ -1,4 +1,4 @@
-"""Filling, copying and gathering elements. Contracts: kernels/reference/movement.py; layouts: kernels/layout.py.
+"""Filling, copying and gathering elements. Contracts: kernels/reference/movement.py; layouts: kernels/axes.py.
 
 A layout is read or written tile by tile: axes that lie one behind the other in both arrays are merged, and a tile spans
 the last axis and that other axis along which memory is densest, so that transposing uses whole cache lines.
@@ -8,8 +8,8 @@ import numpy as np
 from numba import prange
 from numba.cpython.unsafe.tuple import tuple_setitem
 
-from minigrad.kernels.cpu.compile import GRAIN, inlined, parallel_kernel, team_size
-from minigrad.kernels.layout import DIMS
+from minigrad.kernels.axes import DIMS
+from minigrad.kernels.cpu.tools.launch import GRAIN, inlined, parallel_kernel, team_size
 
 BLOCK = 1 << 14  # elements
 TILE = 1 << 10  # elements ...

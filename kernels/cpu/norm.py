@@ -18,9 +18,11 @@ from numba import prange
 
 from minigrad.kernels import formulas
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
-from minigrad.kernels.cpu.compile import GRAIN, inlined, kernel, parallel_kernel
-from minigrad.kernels.cpu.gemm import panel, split
-from minigrad.kernels.cpu.norm_runs import (
+from minigrad.kernels.cpu.parts.panels import panel, split
+from minigrad.kernels.cpu.tools.launch import GRAIN, inlined, kernel, parallel_kernel
+from minigrad.kernels.cpu.tools.pointers import array_at, pack
+from minigrad.kernels.cpu.vector.code import vector_lanes
+from minigrad.kernels.cpu.vector.norm import (
     BETA,
     DEVIATION,
     HIGH,
@@ -32,8 +34,6 @@ from minigrad.kernels.cpu.norm_runs import (
     gradient_rows,
     normalized_rows,
 )
-from minigrad.kernels.cpu.pointers import array_at, pack
-from minigrad.kernels.cpu.simd import vector_lanes
 
 CHUNK = 256  # rows summed in x's own type, at most
 FEW_ROWS = 8  # of a strip of x that are written before those of the next strip

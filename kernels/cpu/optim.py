@@ -6,8 +6,8 @@ Sums and products are in the type of the parameters; Adam's bias corrections in 
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu.compile import GRAIN, inlined, parallel_kernel, team_size
-from minigrad.kernels.cpu.pointers import array_at, pack
+from minigrad.kernels.cpu.tools.launch import GRAIN, inlined, parallel_kernel, team_size
+from minigrad.kernels.cpu.tools.pointers import array_at, pack
 
 SHARED = 1 << 14  # elements of an array from which all threads work on it
 LINE = 16  # elements that shares are a multiple of: of aligned arrays no two threads write to one cache line

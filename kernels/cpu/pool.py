@@ -11,9 +11,9 @@ where windows are one pixel apart, the channels of all pixels between the edges,
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu.compile import inlined, parallel_kernel
-from minigrad.kernels.cpu.pool_runs import max_run, mean_run, share_run, won_run
-from minigrad.kernels.cpu.simd import touch
+from minigrad.kernels.cpu.tools.launch import inlined, parallel_kernel
+from minigrad.kernels.cpu.vector.copies import touch
+from minigrad.kernels.cpu.vector.pool import max_run, mean_run, share_run, won_run
 
 TOUCHED = 8  # rows whose windows' pixels are read in order, before they are worked on
 

@@ -7,7 +7,7 @@ the end.
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu.compile import GRAIN, SUMS, inlined, parallel_kernel
+from minigrad.kernels.cpu.tools.launch import GRAIN, SUMS, inlined, parallel_kernel
 
 CHUNK = 1 << 14  # elements that one task adds up
 PANEL = 256  # columns whose sums stay in the first-level cache

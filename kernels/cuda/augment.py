@@ -18,7 +18,7 @@ So all of them move the weight of images and y, once. Images are uint8, float32 
 variant for each pair. A sum of a whole image by one block is slow where images are few and large.
 """
 
-from minigrad.kernels.cuda.language import (
+from minigrad.kernels.cuda.tools.language import (
     cuda,
     device_function,
     float32,
@@ -31,7 +31,7 @@ from minigrad.kernels.cuda.language import (
     uint32,
     uint64,
 )
-from minigrad.kernels.cuda.launch import (
+from minigrad.kernels.cuda.tools.launch import (
     FLOAT32,
     Bytes,
     Double,

@@ -14,10 +14,8 @@ With strides each pixel of x meets only some taps; backward_x asks for all of th
 over the pixels for the gradient of the weights is cut into parts, as many as fill a GPU.
 """
 
-from minigrad.kernels.cuda.factors import place_in_matrix
-from minigrad.kernels.cuda.language import cuda, device_function, uint32
-from minigrad.kernels.cuda.launch import FLOAT64, Reals, UInt, ULong
-from minigrad.kernels.cuda.plans import (
+from minigrad.kernels.cuda.parts.factors import place_in_matrix
+from minigrad.kernels.cuda.parts.plans import (
     DOUBLE,
     FLOAT32_TILES,
     TF32_TILES,
@@ -28,8 +26,10 @@ from minigrad.kernels.cuda.plans import (
     shared_bytes,
     uses_tf32,
 )
-from minigrad.kernels.cuda.tensor_cores import product_tf32
-from minigrad.kernels.cuda.tiles import HAS_BIAS, WIDE_A, WIDE_B, product
+from minigrad.kernels.cuda.parts.tensor_cores import product_tf32
+from minigrad.kernels.cuda.parts.tiles import HAS_BIAS, WIDE_A, WIDE_B, product
+from minigrad.kernels.cuda.tools.language import cuda, device_function, uint32
+from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, ULong
 
 PRODUCT = product
 

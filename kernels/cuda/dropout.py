@@ -10,8 +10,8 @@ The key is read on the GPU, and `advance` counts there, so a graph of launches r
 import math
 
 from minigrad.kernels.cuda import movement
-from minigrad.kernels.cuda.language import cuda, device_function, load4, real, store4, uint32, uint64
-from minigrad.kernels.cuda.launch import Real, Reals, UInt, ULongs, blocks_for, kernel
+from minigrad.kernels.cuda.tools.language import cuda, device_function, load4, real, store4, uint32, uint64
+from minigrad.kernels.cuda.tools.launch import Real, Reals, UInt, ULongs, blocks_for, kernel
 
 THREADS = 256
 GROUP = 4  # elements that share a Philox counter

@@ -7,7 +7,7 @@ so that more multiprocessors have something to do. What is left over (up to thre
 if an array does not begin at 16 bytes) goes one by one.
 
 unary, binary      y = f(x) and y = f(a, b) of arrays that lie alike; gradients are functions of dy and a saved array
-broadcast          y = f(a, b) through layouts: a thread works out where its elements are (kernels/cuda/walk.py), for
+broadcast          y = f(a, b) through layouts: a thread works out where its elements are (kernels/cuda/parts/walk.py), for
                    four at once if the innermost axis allows it
 to_columns         activate: as unary, with y's rows farther apart
 from_columns       activate_backward: as binary, with the rows of dy and y farther apart
@@ -19,7 +19,9 @@ import functools
 from minigrad.kernels import formulas
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cuda import movement
-from minigrad.kernels.cuda.language import (
+from minigrad.kernels.cuda.parts.units import below
+from minigrad.kernels.cuda.parts.walk import divided, merged, positions, reciprocal, walk
+from minigrad.kernels.cuda.tools.language import (
     at,
     cuda,
     device_function,
@@ -28,9 +30,7 @@ from minigrad.kernels.cuda.language import (
     store4,
     uint32,
 )
-from minigrad.kernels.cuda.launch import Axes, Real, Reals, UInt, blocks_for, kernel
-from minigrad.kernels.cuda.units import below
-from minigrad.kernels.cuda.walk import divided, merged, positions, reciprocal, walk
+from minigrad.kernels.cuda.tools.launch import Axes, Real, Reals, UInt, blocks_for, kernel
 
 THREADS = 256
 STEP = 4 * THREADS  # elements that a block takes at once, a vector for each thread

@@ -7,10 +7,8 @@ neighbours share rows of A. For its ROWS * COLUMNS multiply-adds of a depth a bl
 shares with the other blocks of its row and column by way of the second-level cache.
 """
 
-from minigrad.kernels.cuda.factors import place_in_matrix
-from minigrad.kernels.cuda.language import at, cuda, uint32, uint64
-from minigrad.kernels.cuda.launch import FLOAT64, Reals, UInt, ULong
-from minigrad.kernels.cuda.plans import (
+from minigrad.kernels.cuda.parts.factors import place_in_matrix
+from minigrad.kernels.cuda.parts.plans import (
     DOUBLE,
     FLOAT32_TILES,
     SMALL,
@@ -23,8 +21,10 @@ from minigrad.kernels.cuda.plans import (
     shared_bytes,
     uses_tf32,
 )
-from minigrad.kernels.cuda.tensor_cores import product_tf32
-from minigrad.kernels.cuda.tiles import ADDS, HAS_BIAS, WIDE_A, WIDE_B, WIDE_C, product
+from minigrad.kernels.cuda.parts.tensor_cores import product_tf32
+from minigrad.kernels.cuda.parts.tiles import ADDS, HAS_BIAS, WIDE_A, WIDE_B, WIDE_C, product
+from minigrad.kernels.cuda.tools.language import at, cuda, uint32, uint64
+from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, ULong
 
 PRODUCT = product
 MOST_PRODUCTS = 65535  # of a batch in one launch

@@ -16,10 +16,10 @@ before it launches anything): its row has loss NaN, and gradients NaN, and nothi
 import math
 
 from minigrad.kernels import formulas
-from minigrad.kernels.cuda.columns import in_fours
-from minigrad.kernels.cuda.language import cuda, device_function, load4, real, store4, uint32
-from minigrad.kernels.cuda.launch import FLOAT32, Longs, Real, Reals, UInt, blocks_for, context, kernel
-from minigrad.kernels.cuda.sums import add, whole
+from minigrad.kernels.cuda.parts.columns import in_fours
+from minigrad.kernels.cuda.parts.sums import add, whole
+from minigrad.kernels.cuda.tools.language import cuda, device_function, load4, real, store4, uint32
+from minigrad.kernels.cuda.tools.launch import FLOAT32, Longs, Real, Reals, UInt, blocks_for, context, kernel
 
 THREADS = 256
 WARPS = THREADS // 32

@@ -1,22 +1,25 @@
-"""Filling, copying and gathering elements. Contracts: kernels/reference/movement.py; layouts: kernels/layout.py.
+"""Filling, copying and gathering elements. Contracts: kernels/reference/movement.py; layouts: kernels/axes.py.
 
 What moves is bytes, whatever they stand for. The kernels move units of 1 to 16 bytes, the widest that divide every run of
 neighbouring elements, so that a slice of images moves in 16-byte accesses and there is one kernel for all dtypes.
 
 fill                 16 bytes to a thread, the value repeated in them
 copy                 the driver's own copy; `convert` where dtypes differ, element by element
-strided_read, write  `move`: a thread finds the places of its units (kernels/cuda/walk.py). Where neighbours in one array
+strided_read, write  `move`: a thread finds the places of its units (kernels/cuda/parts/walk.py). Where neighbours in one array
                      are not neighbours in the other, `transpose` goes through a tile in shared memory instead, so that
                      both are accessed in runs of 32 elements
-take_rows, ...       kernels/cuda/rows.py
+take_rows, ...       kernels/cuda/parts/rows.py
 """
 
 import functools
 
 import numpy as np
 
-from minigrad.kernels.cuda import launch, rows
-from minigrad.kernels.cuda.language import (
+from minigrad.kernels.cuda.parts import rows
+from minigrad.kernels.cuda.parts.units import UNITS, alignment, below
+from minigrad.kernels.cuda.parts.walk import WORD, contiguous_steps, merged, positions, walk
+from minigrad.kernels.cuda.tools import launch
+from minigrad.kernels.cuda.tools.language import (
     cast,
     cuda,
     device_function,
@@ -32,9 +35,7 @@ from minigrad.kernels.cuda.language import (
     uint32,
     uint64,
 )
-from minigrad.kernels.cuda.launch import Axes, Bytes, UInt, ULong, blocks_for, kernel
-from minigrad.kernels.cuda.units import UNITS, alignment, below
-from minigrad.kernels.cuda.walk import WORD, contiguous_steps, merged, positions, walk
+from minigrad.kernels.cuda.tools.launch import Axes, Bytes, UInt, ULong, blocks_for, kernel
 
 THREADS = 256
 

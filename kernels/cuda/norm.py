@@ -23,11 +23,9 @@ comes through just where its result was positive.
 """
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
-from minigrad.kernels.cuda import columns
-from minigrad.kernels.cuda.columns import in_fours, my_columns, owned_columns, read, tile, write
-from minigrad.kernels.cuda.language import cuda, device_function, float64, real, uint32
-from minigrad.kernels.cuda.launch import FLOAT32, Double, Doubles, Real, Reals, UInt, blocks_for, context, kernel
-from minigrad.kernels.cuda.norm_rows import (
+from minigrad.kernels.cuda.parts import columns
+from minigrad.kernels.cuda.parts.columns import in_fours, my_columns, owned_columns, read, tile, write
+from minigrad.kernels.cuda.parts.norm_rows import (
     all_slopes,
     block_statistics,
     each,
@@ -39,6 +37,8 @@ from minigrad.kernels.cuda.norm_rows import (
     split_mean,
     zeros,
 )
+from minigrad.kernels.cuda.tools.language import cuda, device_function, float64, real, uint32
+from minigrad.kernels.cuda.tools.launch import FLOAT32, Double, Doubles, Real, Reals, UInt, blocks_for, context, kernel
 
 THREADS = columns.THREADS
 MERGED, MERGERS = 4, 256  # channels of a block that merges chunks, and threads for each of them

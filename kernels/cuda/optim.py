@@ -13,8 +13,8 @@ import itertools
 
 import numpy as np
 
-from minigrad.kernels.cuda import launch
-from minigrad.kernels.cuda.language import (
+from minigrad.kernels.cuda.tools import launch
+from minigrad.kernels.cuda.tools.language import (
     cuda,
     device_function,
     float64,
@@ -26,7 +26,7 @@ from minigrad.kernels.cuda.language import (
     uint32,
     uint64,
 )
-from minigrad.kernels.cuda.launch import Doubles, Reals, UInt, ULongs, kernel
+from minigrad.kernels.cuda.tools.launch import Doubles, Reals, UInt, ULongs, kernel
 
 THREADS = 256
 CHUNK = 4 * THREADS  # elements

@@ -15,8 +15,8 @@ All arithmetic on places is unsigned: the padding at the top and left is cut off
 
 import math
 
-from minigrad.kernels.cuda.language import cuda, device_function, int32, load4, real, store4, uint8, uint32
-from minigrad.kernels.cuda.launch import FLOAT32, Of, Reals, UInt, blocks_for, kernel
+from minigrad.kernels.cuda.tools.language import cuda, device_function, int32, load4, real, store4, uint8, uint32
+from minigrad.kernels.cuda.tools.launch import FLOAT32, Of, Reals, UInt, blocks_for, kernel
 
 THREADS = 256
 MOST_BLOCKS = 65535  # along a grid's second axis; its blocks go on with further rows

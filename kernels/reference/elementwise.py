@@ -1,6 +1,6 @@
 """Functions of one element or of two, and their gradients; flat arrays, float32 computed in float64.
 
-    add, sub, mul, div   y = a + b, a - b, a b, a / b, where a and b are read through layouts (kernels/layout.py)
+    add, sub, mul, div   y = a + b, a - b, a b, a / b, where a and b are read through layouts (kernels/axes.py)
     exp                  dx = dy y
     log                  dx = dy / x
     sqrt                 dx = dy / (2 y)
@@ -16,7 +16,7 @@ Where IEEE arithmetic has an answer (exp overflows to infinity, log 0 = -infinit
 import numpy as np
 
 from minigrad.kernels.activations import RELU, SIGMOID
-from minigrad.kernels.layout import positions
+from minigrad.kernels.axes import positions
 
 defined = np.errstate(all="ignore")
 

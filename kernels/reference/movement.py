@@ -1,4 +1,4 @@
-"""Filling, copying and gathering elements. Layouts (shape, strides, offset) are those of kernels/layout.py.
+"""Filling, copying and gathering elements. Layouts (shape, strides, offset) are those of kernels/axes.py.
 
 fill                 y[i] = value
 copy                 y[i] = x[i]
@@ -10,7 +10,7 @@ take_rows_backward   dx = 0, then dx[index[i]] += dy[i] for i = 0, 1, ... in the
 
 import numpy as np
 
-from minigrad.kernels.layout import positions
+from minigrad.kernels.axes import positions
 
 
 def fill(value, y):

@@ -107,7 +107,9 @@ class Loader:
         self.prefetch = integer("prefetch", prefetch, 0)
         self.prefetch_threads = integer("prefetch_threads", prefetch_threads, 1)
         self.position = 0
-        self.stager: Any = None  # brings what iteration hands out to a GPU, ahead as well: see minigrad.cuda_staging
+        self.stager: Any = (
+            None  # brings what iteration hands out to a GPU, ahead as well: see minigrad.devices.cuda_staging
+        )
         self._order = (-1, np.empty(0, np.int64))  # the latest epoch and its permutation, set as one for threads' sake
 
     def __len__(self) -> int:

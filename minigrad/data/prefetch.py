@@ -6,7 +6,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from minigrad.kernels.cpu import threads
+from minigrad.kernels.cpu.tools import threads
 
 EXIT_TIMEOUT = 10.0  # seconds that the interpreter's exit waits for a batch in preparation
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.device import is_array
+from minigrad.devices import is_array
 from minigrad.tape import Op, Switch
 from minigrad.tensor import Tensor
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.device import address
+from minigrad.devices import address
 from minigrad.inspect.graph import Graph, kept_arrays, short_line, source_line
 from minigrad.inspect.text import columns, number_of_bytes, shortened
 from minigrad.tensor import Tensor

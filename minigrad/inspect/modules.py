@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.device import address
+from minigrad.devices import address
 from minigrad.inspect.text import columns, number_of_bytes
 from minigrad.nn import Module
 from minigrad.ops.conv import Conv2d

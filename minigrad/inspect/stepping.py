@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.device import Device, get_device
+from minigrad.devices import Device, get_device
 from minigrad.inspect.graph import Graph, Recorded, copied, short_line, source_line
 from minigrad.inspect.text import described, shortened
 from minigrad.tape import Op, add_arrays, first_gradient, run_hooks, wrong_count, wrong_gradient

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.layout import Shape, broadcast_layout, contiguous_strides, flat_layout, merge, reduction_layout
+from minigrad.kernels.axes import Shape, broadcast_layout, contiguous_strides, flat_layout, merge, reduction_layout
 from minigrad.tape import Op, state
 from minigrad.tensor import FLOATS, Tensor, is_number
 

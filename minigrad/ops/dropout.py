@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.device import is_array
+from minigrad.devices import is_array
 from minigrad.ops.elementwise import float_tensor
 from minigrad.tape import Op, state
 from minigrad.tensor import Tensor

@@ -4,9 +4,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minigrad.layout import normal_axes
 from minigrad.ops.elementwise import float_tensor
 from minigrad.ops.movement import to, transpose
+from minigrad.ops.shapes import normal_axes
 from minigrad.tape import Op, state
 from minigrad.tensor import Tensor
 

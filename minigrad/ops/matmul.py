@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.layout import broadcast_shape
+from minigrad.kernels.axes import broadcast_shape
 from minigrad.ops.arithmetic import expand, operands, unbroadcast
 from minigrad.ops.elementwise import float_tensor
 from minigrad.tape import Op

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.device import NAMES, Device, get_device
-from minigrad.layout import Shape, contiguous_strides, merge, normal_axes
+from minigrad.devices import NAMES, Device, get_device
+from minigrad.kernels.axes import Shape, contiguous_strides, merge
+from minigrad.ops.shapes import normal_axes
 from minigrad.tape import CaptureError, Op, state
 from minigrad.tensor import FLOATS, Tensor, check_dtype
 

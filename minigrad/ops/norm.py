@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrad.device import is_array
+from minigrad.devices import is_array
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.ops.elementwise import float_tensor
 from minigrad.ops.matmul import as_matrix

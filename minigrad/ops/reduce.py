@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.layout import Shape, normal_axes, reduction_layout
+from minigrad.kernels.axes import Shape, reduction_layout
 from minigrad.ops.arithmetic import binary, expand, sum_axes
 from minigrad.ops.elementwise import float_tensor
 from minigrad.ops.movement import transpose
+from minigrad.ops.shapes import normal_axes
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.capture import Captured, each_tensor
-from minigrad.device import get_device, is_array
+from minigrad.devices import get_device, is_array
 from minigrad.nn import Module
 from minigrad.ops import cross_entropy
 from minigrad.tape import no_grad

@@ -41,13 +41,13 @@ def ours(monkeypatch):
     """minigrad on a simulated GPU, its matrix products by NumPy."""
     pytest.importorskip("greenlet", reason="the simulator needs it")
     try:
-        from minigrad.cuda import CudaDevice
+        from minigrad.devices.cuda import CudaDevice
     except ImportError as error:
         pytest.skip(str(error))
-    from minigrad import device
+    from minigrad import devices as device
     from minigrad.kernels import cuda
-    from minigrad.kernels.cuda import launch
-    from minigrad.kernels.cuda.driver import SimulatedDriver
+    from minigrad.kernels.cuda.tools import launch
+    from minigrad.kernels.cuda.tools.driver import SimulatedDriver
 
     for name in ("driver", "stream", "empty", "tables", "matmul_precision"):
         monkeypatch.setattr(launch.context, name, getattr(launch.context, name))
@@ -348,7 +348,7 @@ def test_pytorch_without_a_gpu_is_left_out():
 
 @pytest.mark.gpu
 def test_a_product_is_timed_on_the_gpu():
-    from minigrad.device import get_device
+    from minigrad.devices import get_device
 
     device = get_device("cuda")
     sides = [Ours(device), *filter(None, [gpu_sides.pytorch()[0]])]
@@ -360,7 +360,7 @@ def test_a_product_is_timed_on_the_gpu():
 
 @pytest.mark.gpu
 def test_pytorch_in_a_cuda_graph_trains_the_same_mlp():
-    from minigrad.device import get_device
+    from minigrad.devices import get_device
 
     side, why = gpu_sides.pytorch()
     if side is None:

@@ -8,9 +8,9 @@ from minigrad.kernels import cuda, reference
 try:
     import greenlet  # noqa: F401 - the simulator needs it
 
-    from minigrad.kernels.cuda import launch
-    from minigrad.kernels.cuda.array import CudaArray
-    from minigrad.kernels.cuda.driver import SimulatedDriver
+    from minigrad.kernels.cuda.tools import launch
+    from minigrad.kernels.cuda.tools.array import CudaArray
+    from minigrad.kernels.cuda.tools.driver import SimulatedDriver
 except ImportError as error:
     MISSING = str(error)
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from minigrad.kernels.cuda import augment, launch
+from minigrad.kernels.cuda import augment
+from minigrad.kernels.cuda.tools import launch
 
 KINDS = [
     ("uint8", "float32"), ("uint8", "float64"), ("float32", "float32"), ("float32", "float64"), ("float64", "float32"),

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from minigrad.kernels.cuda import conv, launch, plans
+from minigrad.kernels.cuda import conv
+from minigrad.kernels.cuda.parts import plans
+from minigrad.kernels.cuda.tools import launch
 
 PROBLEMS = {  # x (n, h, w, c), (kh, kw, k), (oh, ow), window (sh, sw, top, left, dh, dw)
     "one pixel": ((1, 1, 1, 1), (1, 1, 1), (1, 1), (1, 1, 0, 0, 1, 1)),

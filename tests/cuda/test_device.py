@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.cuda import CudaDevice
-from minigrad.cuda_memory import block_of
-from minigrad.cuda_staging import Stager
-from minigrad.device import DEVICES, get_device
-from minigrad.kernels.cuda import launch
-from minigrad.kernels.cuda.array import CudaArray
-from minigrad.kernels.cuda.driver import OutOfMemory, SimulatedDriver
+from minigrad.devices import get_device
+from minigrad.devices.cuda import CudaDevice
+from minigrad.devices.cuda_memory import block_of
+from minigrad.devices.cuda_staging import Stager
+from minigrad.devices.registry import DEVICES
+from minigrad.kernels.cuda.tools import launch
+from minigrad.kernels.cuda.tools.array import CudaArray
+from minigrad.kernels.cuda.tools.driver import OutOfMemory, SimulatedDriver
 
 FLOAT32 = np.dtype(np.float32)
 

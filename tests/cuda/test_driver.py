@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from minigrad.kernels.cuda import driver, launch
-from minigrad.kernels.cuda.driver import Driver, OutOfMemory, SimulatedDriver
-from minigrad.kernels.cuda.launch import FLOAT32, Double, Floats, Int, Kernel, UInt
+from minigrad.kernels.cuda.tools import driver, launch
+from minigrad.kernels.cuda.tools.driver import Driver, OutOfMemory, SimulatedDriver
+from minigrad.kernels.cuda.tools.launch import FLOAT32, Double, Floats, Int, Kernel, UInt
 
 
 class Constant(NamedTuple):

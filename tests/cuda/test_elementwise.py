@@ -3,8 +3,8 @@ import pytest
 
 from minigrad.kernels import reference
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
+from minigrad.kernels.axes import broadcast_layout
 from minigrad.kernels.cuda import elementwise
-from minigrad.layout import broadcast_layout
 
 UNARY = ("exp", "log", "sqrt", "tanh", "sigmoid", "relu")
 STEP = elementwise.STEP

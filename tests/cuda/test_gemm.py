@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from minigrad.kernels.cuda import gemm, launch, plans
+from minigrad.kernels.cuda import gemm
+from minigrad.kernels.cuda.parts import plans
+from minigrad.kernels.cuda.tools import launch
 
 ORDERS = [(a, b) for a in (False, True) for b in (False, True)]
 FLOAT32_TILES = [*plans.FLOAT32_TILES, plans.SMALL]

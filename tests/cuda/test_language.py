@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from minigrad.kernels.cuda import launch, machine_code
-from minigrad.kernels.cuda.language import (
+from minigrad.kernels.cuda.tools import launch, machine_code
+from minigrad.kernels.cuda.tools.language import (
     at,
     copy16,
     copy_commit,
@@ -18,7 +18,7 @@ from minigrad.kernels.cuda.language import (
     to_tf32,
     uint32,
 )
-from minigrad.kernels.cuda.launch import FLOAT32, FLOAT64, Floats, Kernel, Reals, UInt, UInts
+from minigrad.kernels.cuda.tools.launch import FLOAT32, FLOAT64, Floats, Kernel, Reals, UInt, UInts
 
 GROUP, TWO_GROUPS = 32, 64
 AMOUNT = 1

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from minigrad.kernels import formulas
-from minigrad.kernels.cpu import cache
-from minigrad.kernels.cpu.compile import UnexpectedCompile, no_compile
-from minigrad.kernels.cuda import launch, machine_code
-from minigrad.kernels.cuda.language import cuda, device_function, float32, float64, real, uint8, uint32
-from minigrad.kernels.cuda.launch import (
+from minigrad.kernels.build import cache
+from minigrad.kernels.build.progress import UnexpectedCompile, no_compile
+from minigrad.kernels.cuda.tools import launch, machine_code
+from minigrad.kernels.cuda.tools.language import cuda, device_function, float32, float64, real, uint8, uint32
+from minigrad.kernels.cuda.tools.launch import (
     FLOAT32,
     FLOAT64,
     Bytes,

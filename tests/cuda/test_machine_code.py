@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from minigrad.kernels.cuda import machine_code
-from minigrad.kernels.cuda.launch import FLOAT32
+from minigrad.kernels.cuda.tools import machine_code
+from minigrad.kernels.cuda.tools.launch import FLOAT32
 
 if machine_code.find_ptxas() is None:
     pytest.skip("ptxas is not installed", allow_module_level=True)
 
 TABLE = json.loads(Path(__file__).with_name("machine_code.json").read_text())
 CASES = machine_code.cases()
-REMAKE = "python -m minigrad.kernels.cuda.machine_code tests/cuda/machine_code.json"
+REMAKE = "python -m minigrad.kernels.cuda.tools.machine_code tests/cuda/machine_code.json"
 
 
 def test_table_lists_the_kernels_there_are():

@@ -3,8 +3,9 @@ import itertools
 import numpy as np
 import pytest
 
-from minigrad.kernels.cuda import movement, rows
-from minigrad.kernels.layout import DIMS
+from minigrad.kernels.axes import DIMS
+from minigrad.kernels.cuda import movement
+from minigrad.kernels.cuda.parts import rows
 
 DTYPES = [dtype.name for dtype in movement.KINDS]
 

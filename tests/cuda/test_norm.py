@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
-from minigrad.kernels.cuda import launch, norm
+from minigrad.kernels.cuda import norm
+from minigrad.kernels.cuda.tools import launch
 from minigrad.kernels.reference import elementwise
 
 EPS = 1e-5

@@ -3,7 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from minigrad.kernels.cuda import launch, pool
+from minigrad.kernels.cuda import pool
+from minigrad.kernels.cuda.tools import launch
 
 # images, size, stride, padding ((top, bottom), (left, right))
 CASES = {

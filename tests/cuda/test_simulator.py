@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from minigrad.kernels.cuda import launch, simulator
-from minigrad.kernels.cuda.driver import MOST_SHARED
-from minigrad.kernels.cuda.language import cuda, device_function, float32, uint32, uint64
-from minigrad.kernels.cuda.launch import Double, Floats, Kernel, UInt, UInts, ULongs
+from minigrad.kernels.cuda.tools import launch, simulator
+from minigrad.kernels.cuda.tools.driver import MOST_SHARED
+from minigrad.kernels.cuda.tools.language import cuda, device_function, float32, uint32, uint64
+from minigrad.kernels.cuda.tools.launch import Double, Floats, Kernel, UInt, UInts, ULongs
 
 ALL = 0xFFFFFFFF
 N = 64

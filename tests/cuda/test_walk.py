@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from numba import types
 
-from minigrad.kernels.cuda import language, simulator, walk
-from minigrad.kernels.layout import positions
+from minigrad.kernels.axes import positions
+from minigrad.kernels.cuda.parts import walk
+from minigrad.kernels.cuda.tools import language, simulator
 
 
 def in_python(function):

@@ -15,7 +15,7 @@ import pytest
 
 import minigrad as mg
 from minigrad.data import Kiefer, Loader
-from minigrad.kernels.cpu import threads
+from minigrad.kernels.cpu.tools import threads
 
 ROWS = np.arange(50)
 LONG = 10.0  # seconds that nothing here takes

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from minigrad.data import cifar10
-from minigrad.device import DEVICES
+from minigrad.devices.registry import DEVICES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = ("how-autograd-works", "convolution", "batch-normalization", "training", "cuda")  # those whose code is run
 ROUGH = {"training": 0.03}  # by how much a number may differ where hundreds of steps have multiplied rounding errors
-NEEDS = {"training": ("safetensors", "PIL"), "cuda": ("greenlet", "minigrad.kernels.cuda.language")}
+NEEDS = {"training": ("safetensors", "PIL"), "cuda": ("greenlet", "minigrad.kernels.cuda.tools.language")}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[+-]?\d+)?")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -46,7 +46,7 @@ def run_example(folder, monkeypatch):
 
 def simulate(monkeypatch):
     """Let the page make the simulator the device "cuda", until the test ends."""
-    from minigrad.kernels.cuda.launch import context
+    from minigrad.kernels.cuda.tools.launch import context
 
     for name in ("driver", "stream", "empty", "tables"):
         monkeypatch.setattr(context, name, getattr(context, name))

@@ -5,8 +5,8 @@ import importlib
 import numpy as np
 import pytest
 
-from minigrad.kernels.cpu import threads
-from minigrad.kernels.cpu.compile import Variants
+from minigrad.kernels.cpu.tools import threads
+from minigrad.kernels.cpu.tools.launch import Variants
 
 
 @pytest.fixture

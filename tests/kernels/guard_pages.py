@@ -12,8 +12,8 @@ import sys
 import numpy as np
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
+from minigrad.kernels.axes import broadcast_layout
 from minigrad.kernels.cpu import elementwise, gemm, loss, movement, norm, reduce
-from minigrad.layout import broadcast_layout
 
 PAGE = mmap.PAGESIZE
 LENGTHS = (1, 2, 3, 5, 8, 11, 15, 16, 17, 23, 31, 33, 49, 65, 97, 130)

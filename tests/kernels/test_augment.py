@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minigrad.kernels.cpu import augment
-from minigrad.kernels.cpu.compile import GRAIN
+from minigrad.kernels.cpu.tools.launch import GRAIN
 
 KINDS = [("uint8", "float32"), ("uint8", "float64"), ("float32", "float32"), ("float64", "float64")]
 SMALL = [(1, 1, 1, 1), (2, 5, 7, 3), (3, 1, 4, 2), (2, 6, 1, 4)]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigrad.kernels.cpu import conv as cpu
-from minigrad.kernels.cpu import threads
+from minigrad.kernels.cpu.tools import threads
 from minigrad.kernels.reference import conv as reference
 
 PASSES = ("conv_forward", "conv_backward_x", "conv_backward_w")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minigrad.kernels.cpu import dropout
-from minigrad.kernels.cpu.compile import GRAIN
+from minigrad.kernels.cpu.tools.launch import GRAIN
 from minigrad.kernels.reference.dropout import _philox, _uniform
 
 BLOCK = dropout.BLOCK

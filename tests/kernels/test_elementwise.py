@@ -3,9 +3,10 @@ import pytest
 
 from minigrad.kernels import reference
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
-from minigrad.kernels.cpu import elementwise, threads
-from minigrad.kernels.cpu.compile import GRAIN, Variants
-from minigrad.layout import broadcast_layout
+from minigrad.kernels.axes import broadcast_layout
+from minigrad.kernels.cpu import elementwise
+from minigrad.kernels.cpu.tools import threads
+from minigrad.kernels.cpu.tools.launch import GRAIN, Variants
 
 BLOCK = elementwise.BLOCK
 SIZES = (1, 3, 15, 16, 17, 100, BLOCK - 1, BLOCK, BLOCK + 1, GRAIN - 1, GRAIN, GRAIN + 1, 3 * GRAIN + 17)

@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from minigrad.kernels.cpu import gemm, target, threads
+from minigrad.kernels.cpu import gemm
+from minigrad.kernels.cpu.tools import threads
+from minigrad.kernels.cpu.vector import target
 
 TRANSPOSED = list(itertools.product([False, True], repeat=2))
 each_transposition = pytest.mark.parametrize(("trans_a", "trans_b"), TRANSPOSED)

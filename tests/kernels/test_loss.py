@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minigrad.kernels.cpu import loss
-from minigrad.kernels.cpu.compile import GRAIN
+from minigrad.kernels.cpu.tools.launch import GRAIN
 
 BLOCK = loss.BLOCK
 SHAPES = [(1, 1), (3, 5), (60, 10), (7, 17), (1, BLOCK + 1), (BLOCK // 10 + 1, 10), (500, 101), (GRAIN // 10 + 1, 10)]

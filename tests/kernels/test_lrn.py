@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minigrad.kernels.cpu import lrn
-from minigrad.kernels.cpu.compile import GRAIN
+from minigrad.kernels.cpu.tools.launch import GRAIN
 
 SHAPES = [(1, 1), (5, 3), (7, 16), (100, 33), (3, lrn.BLOCK + 1), (GRAIN // 30 + 1, 30)]
 CONSTANTS = {

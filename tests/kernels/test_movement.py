@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from minigrad.kernels.axes import DIMS
 from minigrad.kernels.cpu import movement
-from minigrad.kernels.layout import DIMS
 
 BLOCK, LARGE = movement.BLOCK, movement.LARGE
 SIZES = [0, 1, 7, 17, 1001, BLOCK + 1, LARGE + 5]

@@ -3,7 +3,7 @@ import pytest
 
 from minigrad.kernels.activations import IDENTITY
 from minigrad.kernels.cpu import norm
-from minigrad.kernels.cpu.compile import GRAIN
+from minigrad.kernels.cpu.tools.launch import GRAIN
 
 EPS = 1e-5
 CHUNK = norm.CHUNK

@@ -5,7 +5,7 @@ import pytest
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cpu import elementwise, norm
-from minigrad.kernels.cpu.compile import GRAIN
+from minigrad.kernels.cpu.tools.launch import GRAIN
 
 EPS = 1e-5
 ACTIVATIONS = {"identity": IDENTITY, "relu": RELU, "sigmoid": SIGMOID}

@@ -5,7 +5,7 @@ import pytest
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cpu import norm
-from minigrad.kernels.cpu.compile import GRAIN
+from minigrad.kernels.cpu.tools.launch import GRAIN
 
 GAP = 3  # columns of y and dy that belong to no branch, before each of them
 SENTINEL = -7

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minigrad.kernels.cpu import optim
-from minigrad.kernels.cpu.pointers import pack
+from minigrad.kernels.cpu.tools.pointers import pack
 
 SHARED, LINE, LARGE = optim.SHARED, optim.LINE, optim.LARGE
 SHAPES = {

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minigrad.kernels.cpu import pool
-from minigrad.kernels.cpu.compile import GRAIN
+from minigrad.kernels.cpu.tools.launch import GRAIN
 
 # images, size, stride, padding ((top, bottom), (left, right))
 SMALL = {

@@ -5,7 +5,7 @@ import pkgutil
 import pytest
 
 from minigrad.kernels import cpu, reference
-from minigrad.kernels.cpu.compile import Kernel
+from minigrad.kernels.cpu.tools.launch import Kernel
 
 
 def modules(package):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minigrad.kernels.cpu import target
+from minigrad.kernels.cpu.vector import target
 
 HERE = Path(__file__).parent
 AVX2 = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe"
@@ -44,7 +44,7 @@ def run_tests(*arguments, **options):
 
 @each_target
 def test_target_has_the_width_it_shall_have(name):
-    code = "from minigrad.kernels.cpu import target; print(target.REGISTER_BITS, target.HAS_FMA)"
+    code = "from minigrad.kernels.cpu.vector import target; print(target.REGISTER_BITS, target.HAS_FMA)"
     _, features, bits, _ = TARGETS[name]
     assert run("-c", code, name=name).split() == [str(bits), str("+fma" in features)]
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from minigrad.kernels.cpu import conv, threads, winograd
+from minigrad.kernels.cpu import conv
 from minigrad.kernels.cpu.conv import pairs_pay
+from minigrad.kernels.cpu.parts import winograd
+from minigrad.kernels.cpu.tools import threads
 from minigrad.kernels.reference import conv as reference
 
 PASSES = ("conv_forward", "conv_backward_x", "conv_backward_w")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.kernels.cpu.threads import available_threads
+from minigrad.kernels.cpu.tools.threads import available_threads
 from minigrad.models import MLP
 
 

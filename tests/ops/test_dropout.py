@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.device import get_device
+from minigrad.devices import get_device
 from minigrad.testing import check_grads
 
 

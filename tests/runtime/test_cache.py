@@ -15,8 +15,9 @@ import pytest
 
 import minigrad
 import minigrad.kernels
-from minigrad.kernels.cpu import cache
-from minigrad.kernels.cpu.compile import kernel, progress
+from minigrad.kernels.build import cache
+from minigrad.kernels.build.progress import progress
+from minigrad.kernels.cpu.tools.launch import kernel
 
 # Runs small kernels, checks their results, and tells the number of compilations and the warnings.
 SCRIPT = """
@@ -25,7 +26,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("error")
     import numpy as np
     from minigrad.kernels.cpu import dropout, movement
-    from minigrad.kernels.cpu.compile import progress
+    from minigrad.kernels.build.progress import progress
 
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -60,7 +61,7 @@ def test_second_process_compiles_nothing(use, tmp_path):
     assert use() == (KERNELS, [])
     kept = entries(tmp_path / "cache")
     assert [path.suffix for path in kept] == [".kernel"] * KERNELS
-    assert {path.parent.name for path in kept} == {cache.sources_hash()}
+    assert {path.parent.name for path in kept} == {cache.sources_hash("cpu")}
     guarded = SCRIPT.replace(
         "    dropout.advance", "    import minigrad; minigrad.no_compile().__enter__()\n    dropout.advance"
     )
@@ -75,7 +76,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MINIGRAD_CACHE", str(tmp_path / "own"))
     monkeypatch.setattr(cache, "_warned", set())
     cache.cache_folder.cache_clear()
-    yield cache.cache_folder()
+    yield cache.cache_folder("cpu")
     cache.cache_folder.cache_clear()
 
 
@@ -247,20 +248,20 @@ def package(tmp_path):
     return copy / "kernels"
 
 
-def hash_of(package):
-    """The name of the cache folder of a copy of the package."""
-    spec = importlib.util.spec_from_file_location("copy_of_cache", package / "cpu" / "cache.py")
+def hash_of(package, target="cpu"):
+    """The name of a target's cache folder by a copy of the package."""
+    spec = importlib.util.spec_from_file_location("copy_of_cache", package / "build" / "cache.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.sources_hash()
+    return module.sources_hash(target)
 
 
 EDITS = {
     "kernel": lambda kernels: append(kernels / "cpu" / "movement.py"),
     "formula": lambda kernels: append(kernels / "formulas.py"),
-    "vector code": lambda kernels: append(kernels / "cpu" / "simd.py"),
+    "vector code": lambda kernels: append(kernels / "cpu" / "vector" / "tiles.py"),
     "new file": lambda kernels: (kernels / "cpu" / "new.py").write_text(""),
-    "file gone": lambda kernels: (kernels / "reference" / "norm.py").unlink(),
+    "file gone": lambda kernels: (kernels / "cpu" / "norm.py").unlink(),
 }
 
 
@@ -270,9 +271,16 @@ def append(path):
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
 def test_edited_sources_have_another_folder(package, edit):
-    assert hash_of(package) == cache.sources_hash()
+    assert hash_of(package) == cache.sources_hash("cpu")
     edit(package)
-    assert hash_of(package) != cache.sources_hash()
+    assert hash_of(package) != cache.sources_hash("cpu")
+
+
+def test_a_target_knows_only_what_it_is_compiled_from(package):
+    append(package / "cuda" / "movement.py")
+    append(package / "reference" / "movement.py")
+    assert hash_of(package) == cache.sources_hash("cpu")
+    assert hash_of(package, "cuda") != cache.sources_hash("cuda")
 
 
 @pytest.mark.parametrize(
@@ -281,7 +289,7 @@ def test_edited_sources_have_another_folder(package, edit):
 )
 def test_other_versions_have_another_folder(package, monkeypatch, where):
     monkeypatch.setattr(where, "another")
-    assert hash_of(package) != cache.sources_hash()
+    assert hash_of(package) != cache.sources_hash("cpu")
 
 
 def test_edited_kernel_is_compiled_anew(use, package):

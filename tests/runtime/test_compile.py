@@ -7,19 +7,9 @@ import pytest
 from numba import prange
 
 import minigrad as mg
-from minigrad.kernels.cpu import threads
-from minigrad.kernels.cpu.compile import (
-    FLAGS,
-    GRAIN,
-    UnexpectedCompile,
-    Variants,
-    inlined,
-    kernel,
-    no_compile,
-    parallel_kernel,
-    progress,
-    team_size,
-)
+from minigrad.kernels.build.progress import UnexpectedCompile, no_compile, progress
+from minigrad.kernels.cpu.tools import threads
+from minigrad.kernels.cpu.tools.launch import FLAGS, GRAIN, Variants, inlined, kernel, parallel_kernel, team_size
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -100,7 +100,7 @@ def test_child_of_a_parent_whose_own_numba_code_ran_in_parallel(run_forking):
 def test_child_forked_while_another_thread_launches(run_forking):
     run_forking(
         """
-        from minigrad.kernels.cpu import threads
+        from minigrad.kernels.cpu.tools import threads
 
         expected = work()
         threads._layer_started = threads._concurrent = False  # as if the other thread's launch were the first

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.device import get_device
+from minigrad.devices import get_device
 
 pytestmark = pytest.mark.gpu
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numba import prange
 
-from minigrad.kernels.cpu.compile import GRAIN, kernel, parallel_kernel, team_size
-from minigrad.kernels.cpu.replay import Replay, joined
-from minigrad.kernels.cpu.threads import available_threads, limited
+from minigrad.kernels.cpu.tools.launch import GRAIN, kernel, parallel_kernel, team_size
+from minigrad.kernels.cpu.tools.replay import Replay, joined
+from minigrad.kernels.cpu.tools.threads import available_threads, limited
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -6,8 +6,9 @@ import pytest
 
 import minigrad as mg
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
-from minigrad.kernels.cpu import dropout, elementwise, gemm, loss, movement, norm, optim, reduce, threads
-from minigrad.layout import flat_layout
+from minigrad.kernels.axes import flat_layout
+from minigrad.kernels.cpu import dropout, elementwise, gemm, loss, movement, norm, optim, reduce
+from minigrad.kernels.cpu.tools import threads
 
 MANY = 100_003  # elements: a parallel variant, and blocks that do not divide it
 TWO = pytest.mark.skipif(threads.available_threads() < 2, reason="needs two CPUs")

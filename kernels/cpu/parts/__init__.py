@@ -1,0 +1,1 @@
+"""What several CPU families are composed of."""

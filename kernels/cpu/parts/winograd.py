@@ -1,0 +1,233 @@
+"""Convolution by 3 x 3 windows with fewer multiplications: Winograd's F(2 x 2, 3 x 3) in float32.
+
+A tile of 2 x 2 outputs depends on 4 x 4 pixels. Transformed, the tile costs 16 products for each pair of channels, where the
+direct way has 36. For each of the 16 places in a tile there is a matrix product, of tiles by channels, on the micro-kernels
+of vector/tiles.py; a block of tiles goes through all of it while it is in the cache. The gradient of the weights goes the same
+way: there the 4 x 4 pixels meet 2 x 2 gradients, and the products are summed over the tiles.
+
+The sums are those of other numbers than the direct way's: an error of a few units in the last place of the largest term, and
+an infinity or NaN in a pixel makes NaNs of all outputs of its tiles.
+
+A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.
+"""
+
+import numpy as np
+from numba import prange
+
+from minigrad.kernels.cpu.parts.panels import NO_BIAS, pack_transposed, panel, split, tiles_down
+from minigrad.kernels.cpu.tools.launch import FLAGS, Kernel, inlined, team_size
+from minigrad.kernels.cpu.vector.code import vector_lanes
+from minigrad.kernels.cpu.vector.copies import touch
+from minigrad.kernels.cpu.vector.winograd import (
+    transform_outputs,
+    transform_pixels,
+    transform_result,
+    transform_weights,
+    transform_window,
+)
+
+PLACES = 16  # in a tile of 4 x 4
+ROWS = 24  # a multiple of all tile heights of the products
+BLOCK_BYTES = 3 << 17  # of transformed tiles that are worked on together
+LEAST_CHANNELS = 16  # on both sides, and
+LEAST_WEIGHTS = 1024  # of a place, for transforms to pay
+LEAST_TILES = 64
+MOST_SUMS = 1 << 22  # elements of all parts of the gradient of the weights together
+PART_TILES = 512  # of a part, at least
+
+
+def pays(source, target, kernel, window):
+    """Whether a convolution goes this way."""
+    n, oh, ow = target.shape[:3]
+    return (
+        source.dtype == np.float32
+        and tuple(kernel) == (3, 3)
+        and tuple(window[:2]) == (1, 1)
+        and tuple(window[4:]) == (1, 1)
+        and source.shape[3] >= LEAST_CHANNELS
+        and target.shape[3] >= LEAST_CHANNELS
+        and source.shape[3] * target.shape[3] >= LEAST_WEIGHTS
+        and n * ((oh + 1) // 2) * ((ow + 1) // 2) >= LEAST_TILES
+    )
+
+
+@inlined
+def block_tiles(channels, item):
+    """Tiles that are worked on together, with so many channels on both sides."""
+    return max(2, BLOCK_BYTES // (PLACES * item * channels * ROWS)) * ROWS
+
+
+@inlined
+def find_pixels(x, t, across, down, size, top, left, outside, table):
+    """Addresses of the size x size pixels from (2 i - top, 2 j - left) on, of tile t; `outside` for those not in the image."""
+    _, h, w, c = x.shape
+    image, inside = t // (across * down), t % (across * down)
+    row, column = inside // across * 2 - top, inside % across * 2 - left
+    first = x.ctypes.data + ((image * h + row) * w + column) * c * x.itemsize
+    if row >= 0 and column >= 0 and row + size <= h and column + size <= w:
+        for a in range(size):
+            for b in range(size):
+                table[a * size + b] = first + (a * w + b) * c * x.itemsize
+        return
+    for a in range(size):
+        for b in range(size):
+            i, j = row + a, column + b
+            if 0 <= i < h and 0 <= j < w:
+                table[a * size + b] = first + (a * w + b) * c * x.itemsize
+            else:
+                table[a * size + b] = outside
+
+
+@inlined
+def touch_pixels(x, t0, t1, across, down, size, top):
+    """Have the rows of pixels of tiles t0:t1 in the cache."""
+    n, h, w, c = x.shape
+    first = t0 // (across * down) * h + t0 % (across * down) // across * 2 - top
+    last = (t1 - 1) // (across * down) * h + (t1 - 1) % (across * down) // across * 2 - top + size
+    first, last = max(first, 0), min(last, n * h)
+    touch(x.ctypes.data + first * w * c * x.itemsize, (last - first) * w * c * x.itemsize)
+
+
+@inlined
+def find_places(start, step, table):
+    """Addresses one step apart."""
+    for i in range(table.size):
+        table[i] = start + i * step
+
+
+def convolve(source, w, bias, target, top, left, transposed):
+    """target = source convolved with w, whose padding is (top, left); with `transposed`, with w turned round, as for dx."""
+    n, c = source.shape[0], source.shape[3]
+    _, oh, ow, k = target.shape
+    dtype = target.dtype
+    item = np.intp(target.itemsize)
+    lanes = vector_lanes(dtype)
+    vectors, panels = split(k, dtype)
+    # weights: one matrix (c, k) for each place, in panels
+    rows, columns = w.shape[2], w.shape[3]
+    packed = np.empty((PLACES, vectors * lanes * c), dtype)
+    if transposed:
+        plain = np.empty((PLACES, rows, columns), dtype)
+        for r in prange(rows):
+            sources, targets = np.empty(9, np.int64), np.empty(PLACES, np.int64)
+            find_places(w.ctypes.data + (8 * rows + r) * columns * item, -rows * columns * item, sources)
+            find_places(plain.ctypes.data + r * columns * item, rows * columns * item, targets)
+            transform_window(dtype, sources.ctypes.data, targets.ctypes.data, columns, 0)
+        for task in prange(PLACES * panels):
+            pack_transposed(plain[task // panels], task % panels, panels, vectors, packed[task // panels])
+    else:
+        packed[:] = 0
+        for r in prange(rows):
+            sources, targets = np.empty(9, np.int64), np.empty(PLACES, np.int64)
+            for p in range(panels):
+                v0, wide = panel(p, panels, vectors)
+                j0 = v0 * lanes
+                find_places(w.ctypes.data + (r * columns + j0) * item, rows * columns * item, sources)
+                first = packed.ctypes.data + (j0 * c + r * wide * lanes) * item
+                find_places(first, packed.shape[1] * item, targets)
+                count = min(wide * lanes, columns - j0)
+                transform_window(dtype, sources.ctypes.data, targets.ctypes.data, count, 0)
+    down, across = (oh + 1) // 2, (ow + 1) // 2
+    tiles = n * down * across
+    size = block_tiles(c + k, item)
+    blocks = (tiles + size - 1) // size
+    threads = team_size()
+    for thread in prange(threads):
+        block = np.empty(PLACES * size * (c + k), dtype)
+        zeros, spare = np.zeros(c, dtype), np.empty(k, dtype)
+        sources, targets = np.empty(PLACES, np.int64), np.empty(PLACES, np.int64)
+        pixels, results = block.ctypes.data, block.ctypes.data + PLACES * size * c * item
+        for b in range(thread * blocks // threads, (thread + 1) * blocks // threads):
+            t0 = b * size
+            count = min(size, tiles - t0)
+            touch_pixels(source, t0, t0 + count, across, down, 4, top)
+            for t in range(count):
+                find_pixels(source, t0 + t, across, down, 4, top, left, zeros.ctypes.data, sources)
+                find_places(pixels + t * c * item, size * c * item, targets)
+                transform_pixels(dtype, sources.ctypes.data, targets.ctypes.data, c, 0)
+            for place in range(PLACES):
+                for p in range(panels):
+                    v0, wide = panel(p, panels, vectors)
+                    j0 = v0 * lanes
+                    tiles_down(
+                        dtype, wide, False, pixels + place * size * c * item, c * item, count, c,
+                        packed[place].ctypes.data + j0 * c * item, wide * lanes * item, 0,
+                        results + (place * size * k + j0) * item, k * item, min(lanes, k - (v0 + wide - 1) * lanes), 0, 0, 0,
+                    )  # fmt: skip
+            for t in range(count):
+                find_places(results + t * k * item, size * k * item, sources)
+                find_pixels(target, t0 + t, across, down, 2, 0, 0, spare.ctypes.data, targets)
+                transform_result(
+                    dtype, sources.ctypes.data, targets.ctypes.data, k, bias.ctypes.data if bias.size else 0
+                )
+
+
+def prepare_forward(x, w, bias, window, y):
+    return x, w, bias, y, int(window[2]), int(window[3]), False
+
+
+def prepare_backward_x(dy, w, window, dx):
+    return dy, w, NO_BIAS[dy.dtype], dx, 2 - int(window[2]), 2 - int(window[3]), True
+
+
+winograd_forward = Kernel(convolve, FLAGS, is_large=lambda *arguments: True, prepare=prepare_forward)
+winograd_backward_x = Kernel(
+    convolve, FLAGS, is_large=lambda *arguments: True, prepare=prepare_backward_x, shares=winograd_forward
+)
+
+
+def reduce_tiles(x, dy, dw, top, left):
+    """dw = sum over tiles of pixels times gradients, transformed; summed up in parts that depend on shapes alone."""
+    n, oh, ow, k = dy.shape
+    c = x.shape[3]
+    dtype = dw.dtype
+    item = np.intp(dw.itemsize)
+    lanes = vector_lanes(dtype)
+    vectors, panels = split(k, dtype)
+    down, across = (oh + 1) // 2, (ow + 1) // 2
+    tiles = n * down * across
+    size = block_tiles(c + k, item)
+    parts = max(2, min(16, tiles // PART_TILES, MOST_SUMS // (PLACES * c * k)))
+    sums = np.zeros((parts, PLACES, c, k), dtype)
+    for part in prange(parts):
+        block = np.empty(PLACES * size * (c + k), dtype)
+        zeros = np.zeros(max(c, k), dtype)
+        sources, targets = np.empty(PLACES, np.int64), np.empty(PLACES, np.int64)
+        pixels, gradients = block.ctypes.data, block.ctypes.data + PLACES * size * c * item
+        last = (part + 1) * tiles // parts
+        for t0 in range(part * tiles // parts, last, size):
+            count = min(size, last - t0)
+            touch_pixels(x, t0, t0 + count, across, down, 4, top)
+            touch_pixels(dy, t0, t0 + count, across, down, 2, 0)
+            for t in range(count):
+                find_pixels(x, t0 + t, across, down, 4, top, left, zeros.ctypes.data, sources)
+                find_places(pixels + t * c * item, size * c * item, targets)
+                transform_pixels(dtype, sources.ctypes.data, targets.ctypes.data, c, 0)
+                find_pixels(dy, t0 + t, across, down, 2, 0, 0, zeros.ctypes.data, sources)
+                find_places(gradients + t * k * item, size * k * item, targets)
+                transform_outputs(dtype, sources.ctypes.data, targets.ctypes.data, k, 0)
+            for place in range(PLACES):
+                for p in range(panels):
+                    v0, wide = panel(p, panels, vectors)
+                    shift = v0 * lanes * item
+                    tiles_down(
+                        dtype, wide, True, pixels + place * size * c * item, c * item, c, count,
+                        gradients + place * size * k * item + shift, k * item, 0,
+                        sums[part, place].ctypes.data + shift, k * item, min(lanes, k - (v0 + wide - 1) * lanes), 1, 0, 0,
+                    )  # fmt: skip
+    for r in prange(c):
+        for part in range(1, parts):
+            for place in range(PLACES):
+                for j in range(k):
+                    sums[0, place, r, j] += sums[part, place, r, j]
+        sources, targets = np.empty(PLACES, np.int64), np.empty(9, np.int64)
+        find_places(sums.ctypes.data + r * k * item, c * k * item, sources)
+        find_places(dw.ctypes.data + r * k * item, c * k * item, targets)
+        transform_weights(dtype, sources.ctypes.data, targets.ctypes.data, k, 0)
+
+
+def prepare_backward_w(x, dy, window, dw):
+    return x, dy, dw, int(window[2]), int(window[3])
+
+
+winograd_backward_w = Kernel(reduce_tiles, FLAGS, is_large=lambda *arguments: True, prepare=prepare_backward_w)

@@ -1,0 +1,1 @@
+"""How CPU kernels are compiled, launched, recorded and shared out among threads."""

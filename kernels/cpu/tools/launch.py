@@ -1,0 +1,193 @@
+"""How a CPU kernel is compiled and launched: lazily, once serial and once parallel, cached on disk.
+
+    @kernel                          one thread always
+    @parallel_kernel()               `prange` loops run in parallel from GRAIN elements in the last argument on
+
+Which variant runs depends on sizes alone, and loops over `prange` are cut into fixed blocks, so the number of threads
+never changes a bit of a result. Entering a parallel region costs a few microseconds: small work stays on one thread.
+"""
+
+import functools
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.targetconfig import ConfigStack
+from numba.extending import intrinsic
+
+from minigrad.kernels.build.cache import KernelCache
+from minigrad.kernels.build.progress import progress
+from minigrad.kernels.cpu.tools import threads
+
+GRAIN = 1 << 15  # elements from which a parallel region pays
+
+# Only contraction (a * b + c in one rounding) is allowed by default: NaN and infinities survive, and no reordering undoes
+# the error terms of the formulas. SUMS adds reassociation, for loops whose sum is to be vectorized.
+FLAGS = {"contract"}
+SUMS = {"contract", "reassoc", "nsz"}
+
+compile_results = {}  # what Numba knows of the compiled functions that `Kernel.resolve` gave out
+
+
+def machine_code_of(dispatcher, kinds):
+    """The compiled function for arguments of just these types: it is called without looking at the types again."""
+    function = dispatcher.compile(kinds)
+    compile_results[function] = dispatcher.overloads[kinds]
+    return function
+
+
+def run_large(variants, arguments):
+    """Launch `variants.parallel`, or `variants.serial` where there is but one thread to use."""
+    if not threads.may_run_parallel():
+        variants.serial(*arguments)
+    elif threads.is_ready():
+        variants.parallel(*arguments)
+    else:
+        with threads.parallel_region():
+            variants.parallel(*arguments)
+
+
+class Variants:
+    """What large work runs, for arguments of just these types: compiled when first used."""
+
+    def __init__(self, kernel, kinds):
+        self.kernel, self.kinds = kernel, kinds
+
+    @functools.cached_property
+    def serial(self):
+        """The machine code for one thread."""
+        return machine_code_of(self.kernel.serial, self.kinds)
+
+    @functools.cached_property
+    def parallel(self):
+        """The machine code for all threads."""
+        return machine_code_of(self.kernel.parallel, self.kinds)
+
+    def __call__(self, *arguments):
+        """Launch."""
+        run_large(self, arguments)
+
+
+class Kernel:
+    """A kernel: call it with arrays and scalars, outputs last.
+
+    `resolve` gives the compiled function a call runs and its arguments, so that a recorded call is repeated without the
+    work of choosing and preparing. `prepare` turns the caller's arguments into the compiled function's where they differ.
+    `instead` is (predicate of the caller's arguments, another kernel), which runs where the predicate holds.
+    """
+
+    def __init__(self, function, flags, *, size_of=None, is_large=None, prepare=None, shares=None, instead=None):
+        self.function = function
+        self.instead = instead
+        self.shares = shares  # another kernel of the same function, whose compiled variants serve this one too
+        self.flags = flags
+        self.size_of = size_of
+        self.large = is_large
+        self.prepare = prepare
+        self.is_plain = prepare is None and size_of is not None
+        self.variants = {}  # that large work has been resolved to, by the types of the arguments
+        functools.update_wrapper(self, function)
+
+    def dispatcher(self, parallel):
+        """Numba's dispatcher for one variant."""
+        dispatcher = numba.njit(nogil=True, fastmath=self.flags, error_model="numpy", parallel=parallel)(self.function)
+        family = self.function.__module__.rpartition(".")[2]
+        name = f"{family}.{self.function.__name__}" + (".parallel" if parallel else "")
+        dispatcher._cache = KernelCache(name, progress.begin, progress.end)
+        return dispatcher
+
+    @functools.cached_property
+    def serial(self):
+        """The variant for one thread."""
+        return self.shares.serial if self.shares else self.dispatcher(parallel=False)
+
+    @functools.cached_property
+    def parallel(self):
+        """The variant for all threads."""
+        return self.shares.parallel if self.shares else self.dispatcher(parallel=True)
+
+    def is_large(self, arguments):
+        """Whether a call runs the parallel variant."""
+        if self.size_of is not None:
+            return arguments[self.size_of].size >= GRAIN
+        return self.large is not None and self.large(*arguments)
+
+    def resolve(self, *arguments):
+        """(function, arguments) that a call with these arguments runs.
+
+        The function is the machine code for just these types, or for large work `Variants` of it.
+        """
+        if self.instead is not None and self.instead[0](*arguments):
+            return self.instead[1].resolve(*arguments)
+        if self.prepare is not None:
+            arguments = self.prepare(*arguments)
+        kinds = tuple([numba.typeof(a) for a in arguments])
+        if self.is_large(arguments):
+            return self.variants.setdefault(kinds, Variants(self, kinds)), arguments
+        return machine_code_of(self.serial, kinds), arguments
+
+    def run_parallel(self, *arguments):
+        """Launch the parallel variant, or the serial one where there is but one thread to use."""
+        run_large(self, arguments)
+
+    def __call__(self, *arguments):
+        """Launch."""
+        if self.is_plain:  # the usual kernel, told apart first: this runs for every launch
+            if arguments[self.size_of].size < GRAIN:
+                self.serial(*arguments)
+            else:
+                self.run_parallel(*arguments)
+            return
+        if self.instead is not None and self.instead[0](*arguments):
+            self.instead[1](*arguments)
+            return
+        if self.prepare is not None:
+            arguments = self.prepare(*arguments)
+        if self.is_large(arguments):
+            self.run_parallel(*arguments)
+        else:
+            self.serial(*arguments)
+
+    def __repr__(self):
+        return f"<kernel {self.__module__}.{self.__qualname__}>"
+
+
+def kernel(function=None, *, flags=FLAGS):
+    """Make `function` a kernel of one thread."""
+    if function is None:
+        return functools.partial(kernel, flags=flags)
+    return Kernel(function, flags)
+
+
+def parallel_kernel(*, size_of=-1, is_large=None, flags=FLAGS, prepare=None):
+    """Make a function with `prange` loops a kernel that runs them in parallel when the work is large.
+
+    That is when argument `size_of` has GRAIN elements or more, or when `is_large(*arguments)` says so.
+    `prepare(*arguments)` may turn what callers pass into what the compiled function takes.
+    """
+    chosen_by = {"size_of": size_of} if is_large is None else {"is_large": is_large}
+    return lambda function: Kernel(function, flags, prepare=prepare, **chosen_by)
+
+
+def inlined(function=None, *, flags=FLAGS):
+    """Compile a helper that kernels call; it is compiled into each of them."""
+    if function is None:
+        return functools.partial(inlined, flags=flags)
+    return numba.njit(nogil=True, fastmath=flags, error_model="numpy")(function)
+
+
+@intrinsic
+def team_size(typingctx):
+    """Inside a kernel: the number of threads of its parallel loops; 1 in the serial variant.
+
+    To share out work evenly, never to order a sum. (numba.get_num_threads would embed an address, which cannot be cached.)
+    """
+
+    def codegen(context, builder, signature, arguments):
+        flags = ConfigStack.top_or_none()
+        if flags is None or not flags.auto_parallel.enabled:
+            return ir.Constant(ir.IntType(64), 1)
+        kind = ir.FunctionType(ir.IntType(64), [])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "get_num_threads"), [])
+
+    return types.intp(), codegen

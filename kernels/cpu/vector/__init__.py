@@ -1,0 +1,1 @@
+"""Micro-kernels written as LLVM vector code, which CPU kernels call."""

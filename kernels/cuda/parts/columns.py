@@ -1,0 +1,131 @@
+"""How a block walks down the columns of a matrix: the ground of batch normalization, and of sums in a fixed order.
+
+A block is a tile of `across` x `down` threads. It has a chunk of the rows and a panel of the columns; a thread has four
+columns of the panel, and every `down`-th row of the chunk. The four are neighbours where FOURS says that 16 bytes can be
+read at once, else `across` apart; neighbouring threads read neighbouring memory either way, and a matrix of three
+columns keeps all lanes busy, with rows. What the threads of one column have found is added up a tree, in an order that
+depends on the tile alone.
+
+Columns beyond the last one are read as if they were the last, so that no load waits for a comparison, and not written.
+"""
+
+from minigrad.kernels.cuda.tools.language import cuda, device_function, load4, real, store4, uint32
+from minigrad.kernels.cuda.tools.launch import FLOAT32
+
+THREADS = 256  # of a block, at most
+ACROSS = 64  # of them beside each other, at most: a row of 1 KiB
+SHARED = 4 * THREADS
+FOURS = False
+
+
+@device_function
+def my_columns(c):
+    """The four columns of this thread."""
+    x, across = uint32(cuda.threadIdx.x), uint32(cuda.blockDim.x)
+    panel = uint32(uint32(cuda.blockIdx.y) * across * uint32(4))
+    if FOURS:
+        j = min(uint32(panel + x * uint32(4)), uint32(c - uint32(4)))
+        return j, uint32(j + uint32(1)), uint32(j + uint32(2)), uint32(j + uint32(3))
+    last = uint32(c - uint32(1))
+    j = uint32(panel + x)
+    return (
+        min(j, last),
+        min(uint32(j + across), last),
+        min(uint32(j + across * uint32(2)), last),
+        min(uint32(j + across * uint32(3)), last),
+    )
+
+
+@device_function
+def owned_columns(c):
+    """How many of them there are."""
+    x, across = uint32(cuda.threadIdx.x), uint32(cuda.blockDim.x)
+    panel = uint32(uint32(cuda.blockIdx.y) * across * uint32(4))
+    if FOURS:
+        return uint32(4) if uint32(panel + x * uint32(4)) < c else uint32(0)
+    j = uint32(panel + x)
+    if j >= c:
+        return uint32(0)
+    if uint32(j + across) >= c:
+        return uint32(1)
+    if uint32(j + across * uint32(2)) >= c:
+        return uint32(2)
+    return uint32(4) if uint32(j + across * uint32(3)) < c else uint32(3)
+
+
+@device_function
+def read(memory, i, j):
+    """The four numbers of the row that begins at i."""
+    if FOURS:
+        return load4(memory, uint32(i + j[0]))
+    return memory[uint32(i + j[0])], memory[uint32(i + j[1])], memory[uint32(i + j[2])], memory[uint32(i + j[3])]
+
+
+@device_function
+def write(memory, i, j, owned, value):
+    """Put them there, those that there are."""
+    if FOURS:
+        if owned > uint32(0):
+            store4(memory, uint32(i + j[0]), value[0], value[1], value[2], value[3])
+    else:
+        if owned > uint32(0):
+            memory[uint32(i + j[0])] = value[0]
+        if owned > uint32(1):
+            memory[uint32(i + j[1])] = value[1]
+        if owned > uint32(2):
+            memory[uint32(i + j[2])] = value[2]
+        if owned > uint32(3):
+            memory[uint32(i + j[3])] = value[3]
+
+
+@device_function
+def add_down(value):
+    """The sums of four numbers over the threads of each column, for all of them; log2(down) steps."""
+    shared = cuda.shared.array(SHARED, real, 16)
+    across, y = uint32(cuda.blockDim.x), uint32(cuda.threadIdx.y)
+    x = uint32(cuda.threadIdx.x)
+    me = uint32(y * across + x)
+    cuda.syncthreads()  # the sums before these have been read
+    shared[me] = value[0]
+    shared[uint32(me + uint32(THREADS))] = value[1]
+    shared[uint32(me + uint32(2 * THREADS))] = value[2]
+    shared[uint32(me + uint32(3 * THREADS))] = value[3]
+    cuda.syncthreads()
+    n = uint32(cuda.blockDim.y)
+    while n > uint32(1):
+        half = uint32((n + uint32(1)) >> uint32(1))
+        if uint32(y + half) < n:
+            other = uint32(me + half * across)
+            shared[me] += shared[other]
+            shared[uint32(me + uint32(THREADS))] += shared[uint32(other + uint32(THREADS))]
+            shared[uint32(me + uint32(2 * THREADS))] += shared[uint32(other + uint32(2 * THREADS))]
+            shared[uint32(me + uint32(3 * THREADS))] += shared[uint32(other + uint32(3 * THREADS))]
+        cuda.syncthreads()
+        n = half
+    return (
+        shared[x],
+        shared[uint32(x + uint32(THREADS))],
+        shared[uint32(x + uint32(2 * THREADS))],
+        shared[uint32(x + uint32(3 * THREADS))],
+    )
+
+
+def tile(m, c, blocks, least):
+    """(grid, block, rows of a chunk) for an (m, c) matrix: about so many blocks, at least `least` rows to a thread.
+
+    Threads take a multiple of four rows, because they read some rows ahead.
+    """
+    fours = -(-c // 4)
+    panels = -(-fours // ACROSS)
+    across = -(-fours // panels)
+    down = THREADS // across
+    rows = max(least, -(-m * panels // (down * blocks)))
+    chunk = down * 4 * -(-rows // 4)
+    return (-(-m // chunk), panels), (across, down), chunk
+
+
+def in_fours(c, column, width, *arrays):
+    """Whether columns can be read by 16 bytes: float32, rows and the first column of multiples of four, aligned memory."""
+    return (
+        arrays[0].dtype == FLOAT32 and not (c | column | width) & 3 and all(array.pointer % 16 == 0 for array in arrays)
+    )

@@ -1,0 +1,309 @@
+"""What batch normalization does to a thread's four channels, and to the rows of a block; called by the kernels of `norm`.
+
+Channels come and go as tuples of four: read by `columns`, worked on here, each kept in a register.
+"""
+
+import math
+
+from minigrad.kernels import formulas
+from minigrad.kernels.activations import RELU, SIGMOID
+from minigrad.kernels.bits import fma
+from minigrad.kernels.cuda.parts.columns import add_down, read, write
+from minigrad.kernels.cuda.tools.language import cuda, device_function, float64, real, uint32
+
+# One element
+
+
+@device_function
+def normalized(centered, scale, beta):
+    """z, rounded as batch norm alone would round it."""
+    return fma(centered, scale, beta)
+
+
+@device_function
+def activated(z, activation):
+    if activation == uint32(RELU):
+        return formulas.relu(z)
+    if activation == uint32(SIGMOID):
+        return formulas.sigmoid(z)
+    return z
+
+
+@device_function
+def before_activation(dy, y, centered, scale, beta, activation):
+    """dz."""
+    if activation == uint32(RELU):
+        return formulas.relu_grad(dy, normalized(centered, scale, beta))
+    if activation == uint32(SIGMOID):
+        return formulas.sigmoid_grad(dy, y)
+    return dy
+
+
+# Coefficients of a thread's four channels
+
+
+@device_function
+def mean_parts(mean):
+    """The mean as a float of x's type, and what is missing."""
+    high = real(mean)
+    return high, real(mean - float64(high))
+
+
+@device_function
+def split_mean(mean, j):
+    """(four first parts, four remainders) of the means."""
+    a, b, c, d = mean_parts(mean[j[0]]), mean_parts(mean[j[1]]), mean_parts(mean[j[2]]), mean_parts(mean[j[3]])
+    return (a[0], b[0], c[0], d[0]), (a[1], b[1], c[1], d[1])
+
+
+@device_function
+def each(memory, j):
+    """The numbers of four channels."""
+    return memory[j[0]], memory[j[1]], memory[j[2]], memory[j[3]]
+
+
+@device_function
+def inverse(var, eps):
+    """1 / sqrt(var + eps)."""
+    return real(1) / real(math.sqrt(real(var) + eps))
+
+
+@device_function
+def inverse_deviations(var, j, eps):
+    return inverse(var[j[0]], eps), inverse(var[j[1]], eps), inverse(var[j[2]], eps), inverse(var[j[3]], eps)
+
+
+@device_function
+def product(a, b):
+    return a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]
+
+
+@device_function
+def centered(x, high, low):
+    """x - mean."""
+    return (
+        (x[0] - high[0]) - low[0],
+        (x[1] - high[1]) - low[1],
+        (x[2] - high[2]) - low[2],
+        (x[3] - high[3]) - low[3],
+    )
+
+
+@device_function
+def zeros():
+    return real(0), real(0), real(0), real(0)
+
+
+# Passes over the rows start to end
+
+
+@device_function
+def add_rows(first, second, shift, a, b, c, d):
+    """The sums of differences from `shift`, and of their squares, with four rows more; of one channel."""
+    a, b, c, d = a - shift, b - shift, c - shift, d - shift
+    return first + ((a + b) + (c + d)), second + ((a * a + b * b) + (c * c + d * d))
+
+
+@device_function
+def spread(count, shift, origin, first, second):
+    """(mean as an offset from origin, sum of squared differences from it) of `count` rows."""
+    per_row = real(1) / real(max(count, uint32(1)))
+    squares = second - first * first * per_row
+    return (shift - origin) + first * per_row, squares if not squares < real(0) else real(0)
+
+
+@device_function
+def squared(a):
+    return a * a
+
+
+@device_function
+def block_statistics(x, c, start, end, j):
+    """(means as offsets from the first row of x, sums of squared differences from them) over these rows, by the block."""
+    down = uint32(cuda.blockDim.y)
+    row = uint32(start + uint32(cuda.threadIdx.y))
+    step = uint32(down * c)
+    shift = read(x, uint32(min(row, uint32(end - uint32(1))) * c), j)
+    f0, f1, f2, f3 = zeros()
+    s0, s1, s2, s3 = zeros()
+    count = uint32(0)
+    i = uint32(row * c)
+    while row + uint32(3) * down < end:
+        p, q = read(x, i, j), read(x, uint32(i + step), j)
+        r, s = read(x, uint32(i + uint32(2) * step), j), read(x, uint32(i + uint32(3) * step), j)
+        f0, s0 = add_rows(f0, s0, shift[0], p[0], q[0], r[0], s[0])
+        f1, s1 = add_rows(f1, s1, shift[1], p[1], q[1], r[1], s[1])
+        f2, s2 = add_rows(f2, s2, shift[2], p[2], q[2], r[2], s[2])
+        f3, s3 = add_rows(f3, s3, shift[3], p[3], q[3], r[3], s[3])
+        row = uint32(row + uint32(4) * down)
+        i = uint32(i + uint32(4) * step)
+        count = uint32(count + uint32(4))
+    while row < end:
+        p = read(x, i, j)
+        a, b, d, e = p[0] - shift[0], p[1] - shift[1], p[2] - shift[2], p[3] - shift[3]
+        f0, f1, f2, f3 = f0 + a, f1 + b, f2 + d, f3 + e
+        s0, s1, s2, s3 = s0 + a * a, s1 + b * b, s2 + d * d, s3 + e * e
+        row = uint32(row + down)
+        i = uint32(i + step)
+        count = uint32(count + uint32(1))
+    origin = read(x, uint32(0), j)
+    m0, s0 = spread(count, shift[0], origin[0], f0, s0)
+    m1, s1 = spread(count, shift[1], origin[1], f1, s1)
+    m2, s2 = spread(count, shift[2], origin[2], f2, s2)
+    m3, s3 = spread(count, shift[3], origin[3], f3, s3)
+    n = real(count)
+    per_row = real(1) / real(uint32(end - start))
+    t = add_down((n * m0, n * m1, n * m2, n * m3))
+    mean = (t[0] * per_row, t[1] * per_row, t[2] * per_row, t[3] * per_row)
+    squares = add_down(
+        (
+            s0 + n * squared(m0 - mean[0]),
+            s1 + n * squared(m1 - mean[1]),
+            s2 + n * squared(m2 - mean[2]),
+            s3 + n * squared(m3 - mean[3]),
+        )
+    )
+    return mean, squares
+
+
+@device_function
+def put_normalized(x, y, k, j, owned, high, low, scale, beta, activation):
+    """The row of y at k from four numbers of x."""
+    h = centered(x, high, low)
+    value = (
+        activated(normalized(h[0], scale[0], beta[0]), activation),
+        activated(normalized(h[1], scale[1], beta[1]), activation),
+        activated(normalized(h[2], scale[2], beta[2]), activation),
+        activated(normalized(h[3], scale[3], beta[3]), activation),
+    )
+    write(y, k, j, owned, value)
+
+
+@device_function
+def normalize_rows(x, y, c, width, column, start, end, j, owned, high, low, scale, beta, activation):
+    """Columns of y from the rows of x."""
+    down = uint32(cuda.blockDim.y)
+    row = uint32(start + uint32(cuda.threadIdx.y))
+    i, step = uint32(row * c), uint32(down * c)
+    k, wide_step = uint32(row * width + column), uint32(down * width)
+    while row + uint32(3) * down < end:
+        p, q = read(x, i, j), read(x, uint32(i + step), j)
+        r, s = read(x, uint32(i + uint32(2) * step), j), read(x, uint32(i + uint32(3) * step), j)
+        put_normalized(p, y, k, j, owned, high, low, scale, beta, activation)
+        put_normalized(q, y, uint32(k + wide_step), j, owned, high, low, scale, beta, activation)
+        put_normalized(r, y, uint32(k + uint32(2) * wide_step), j, owned, high, low, scale, beta, activation)
+        put_normalized(s, y, uint32(k + uint32(3) * wide_step), j, owned, high, low, scale, beta, activation)
+        row = uint32(row + uint32(4) * down)
+        i = uint32(i + uint32(4) * step)
+        k = uint32(k + uint32(4) * wide_step)
+    while row < end:
+        put_normalized(read(x, i, j), y, k, j, owned, high, low, scale, beta, activation)
+        row = uint32(row + down)
+        i = uint32(i + step)
+        k = uint32(k + wide_step)
+
+
+@device_function
+def read_result(y, k, j, dy, activation):
+    """Four numbers of y, where the gradient needs them."""
+    if activation == uint32(SIGMOID):
+        return read(y, k, j)
+    return dy
+
+
+@device_function
+def gradients(dy, y, h, scale, beta, activation):
+    """Four dz, from four numbers of dy, of y and of x - mean."""
+    return (
+        before_activation(dy[0], y[0], h[0], scale[0], beta[0], activation),
+        before_activation(dy[1], y[1], h[1], scale[1], beta[1], activation),
+        before_activation(dy[2], y[2], h[2], scale[2], beta[2], activation),
+        before_activation(dy[3], y[3], h[3], scale[3], beta[3], activation),
+    )
+
+
+@device_function
+def gradient_totals(dy, x, y, c, width, column, start, end, j, high, low, scale, beta, activation):
+    """(sums of dz, sums of dz (x - mean)) over these rows, by the block."""
+    down = uint32(cuda.blockDim.y)
+    row = uint32(start + uint32(cuda.threadIdx.y))
+    i, step = uint32(row * c), uint32(down * c)
+    k, wide_step = uint32(row * width + column), uint32(down * width)
+    t0, t1, t2, t3 = zeros()
+    m0, m1, m2, m3 = zeros()
+    while row + down < end:
+        p, q = read(dy, k, j), read(dy, uint32(k + wide_step), j)
+        r, s = read(x, i, j), read(x, uint32(i + step), j)
+        u, v = read_result(y, k, j, p, activation), read_result(y, uint32(k + wide_step), j, q, activation)
+        f, g = centered(r, high, low), centered(s, high, low)
+        a, b = gradients(p, u, f, scale, beta, activation), gradients(q, v, g, scale, beta, activation)
+        t0, t1, t2, t3 = t0 + (a[0] + b[0]), t1 + (a[1] + b[1]), t2 + (a[2] + b[2]), t3 + (a[3] + b[3])
+        m0, m1 = m0 + (a[0] * f[0] + b[0] * g[0]), m1 + (a[1] * f[1] + b[1] * g[1])
+        m2, m3 = m2 + (a[2] * f[2] + b[2] * g[2]), m3 + (a[3] * f[3] + b[3] * g[3])
+        row = uint32(row + uint32(2) * down)
+        i = uint32(i + uint32(2) * step)
+        k = uint32(k + uint32(2) * wide_step)
+    if row < end:
+        p = read(dy, k, j)
+        f = centered(read(x, i, j), high, low)
+        a = gradients(p, read_result(y, k, j, p, activation), f, scale, beta, activation)
+        t0, t1, t2, t3 = t0 + a[0], t1 + a[1], t2 + a[2], t3 + a[3]
+        m0, m1, m2, m3 = m0 + a[0] * f[0], m1 + a[1] * f[1], m2 + a[2] * f[2], m3 + a[3] * f[3]
+    total = add_down((t0, t1, t2, t3))
+    moment = add_down((m0, m1, m2, m3))
+    return total, moment
+
+
+@device_function
+def put_gradient(dy, y, h, dx, i, j, owned, scale, beta, slope, offset, activation):
+    """The row of dx at i from four numbers of dy, y and x - mean."""
+    dz = gradients(dy, y, h, scale, beta, activation)
+    value = (
+        fma(scale[0], dz[0], fma(slope[0], h[0], offset[0])),
+        fma(scale[1], dz[1], fma(slope[1], h[1], offset[1])),
+        fma(scale[2], dz[2], fma(slope[2], h[2], offset[2])),
+        fma(scale[3], dz[3], fma(slope[3], h[3], offset[3])),
+    )
+    write(dx, i, j, owned, value)
+
+
+@device_function
+def gradient_rows(
+    dy, x, y, dx, c, width, column, start, end, j, owned, high, low, scale, beta, slope, offset, activation
+):
+    """Rows of dx = scale dz + slope (x - mean) + offset."""
+    down = uint32(cuda.blockDim.y)
+    row = uint32(start + uint32(cuda.threadIdx.y))
+    i, step = uint32(row * c), uint32(down * c)
+    k, wide_step = uint32(row * width + column), uint32(down * width)
+    while row + down < end:
+        p, q = read(dy, k, j), read(dy, uint32(k + wide_step), j)
+        r, s = read(x, i, j), read(x, uint32(i + step), j)
+        u, v = read_result(y, k, j, p, activation), read_result(y, uint32(k + wide_step), j, q, activation)
+        put_gradient(p, u, centered(r, high, low), dx, i, j, owned, scale, beta, slope, offset, activation)
+        put_gradient(
+            q, v, centered(s, high, low), dx, uint32(i + step), j, owned, scale, beta, slope, offset, activation
+        )
+        row = uint32(row + uint32(2) * down)
+        i = uint32(i + uint32(2) * step)
+        k = uint32(k + uint32(2) * wide_step)
+    if row < end:
+        p = read(dy, k, j)
+        h = centered(read(x, i, j), high, low)
+        put_gradient(p, read_result(y, k, j, p, activation), h, dx, i, j, owned, scale, beta, slope, offset, activation)
+
+
+@device_function
+def slopes(scale, inverse_std, dgamma, dbeta, m):
+    """(slope, offset) with which dx = scale dz + slope (x - mean) + offset."""
+    per_row = real(1) / real(m)
+    return -(scale * inverse_std) * (dgamma * per_row), -scale * (dbeta * per_row)
+
+
+@device_function
+def all_slopes(scale, inverse_std, dgamma, dbeta, j, m):
+    a = slopes(scale[0], inverse_std[0], dgamma[j[0]], dbeta[j[0]], m)
+    b = slopes(scale[1], inverse_std[1], dgamma[j[1]], dbeta[j[1]], m)
+    d = slopes(scale[2], inverse_std[2], dgamma[j[2]], dbeta[j[2]], m)
+    e = slopes(scale[3], inverse_std[3], dgamma[j[3]], dbeta[j[3]], m)
+    return (a[0], b[0], d[0], e[0]), (a[1], b[1], d[1], e[1])

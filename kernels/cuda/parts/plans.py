@@ -1,0 +1,136 @@
+"""How the host shares out a matrix product: the tile of a block, and the parts of the depth.
+
+If the result has too few tiles to fill a GPU, the depth is cut into parts: the blocks of one part fill one matrix of
+scratch memory, and a second launch adds these up in order. How many parts depends on the shapes alone, so that a sum has
+the same bits on every GPU.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from minigrad.kernels.cuda.parts.factors import four, put_four
+from minigrad.kernels.cuda.parts.tiles import ADDS, HAS_BIAS, WIDE_C
+from minigrad.kernels.cuda.tools.language import cuda, uint32
+from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, blocks_for, context, kernel
+
+
+class Tile(NamedTuple):
+    """The size of a block's tile, and of a thread's (float32, float64) or a warp's (TF32)."""
+
+    rows: int
+    columns: int
+    depth: int
+    height: int
+    width: int
+    threads: int
+    min_blocks: int  # on a multiprocessor at once
+    cost: float  # of an element of the result, compared with the largest tile
+
+    def constants(self, dtype="float32"):
+        """What a kernel's names in capitals stand for."""
+        sizes = {"ROWS": self.rows, "COLUMNS": self.columns, "DEPTH": self.depth}
+        sizes |= {"HEIGHT": self.height, "WIDTH": self.width}
+        return sizes | ({"READ4": four, "WRITE4": put_four} if dtype == "float64" else {})
+
+    def step(self, deep, size):
+        """How far a thread's depth advances from load to load, of a factor of `size` lines in a tile."""
+        return self.depth if deep else self.threads * 4 // size
+
+
+LARGE = Tile(128, 128, 8, 8, 8, 256, 2, 1.0)
+TALL = Tile(128, 64, 16, 8, 4, 256, 2, 1.2)
+NARROW = Tile(128, 32, 16, 8, 4, 128, 4, 1.4)
+SMALL = Tile(32, 32, 32, 4, 4, 64, 6, 2.0)
+DOUBLE = Tile(32, 32, 16, 4, 4, 64, 4, 1.0)
+TF32_LARGE = Tile(128, 128, 16, 64, 64, 128, 2, 1.0)
+TF32_TALL = Tile(128, 64, 16, 64, 32, 128, 3, 1.2)
+
+FLOAT32_TILES, TF32_TILES = (LARGE, TALL, NARROW), (TF32_LARGE, TF32_TALL)
+
+SMALL_WORK = 1 << 27  # multiply-adds up to which many small tiles are better than few large ones
+TF32_WORK = 1 << 20  # multiply-adds up to which tensor cores are not worth the loss of digits
+WAVE = 264  # blocks that a large GPU has room for; a constant, for sums may not depend on the machine
+MIN_PART = 128  # depths that a part of a sum has at least
+MOST_SCRATCH = 1 << 24  # elements of all parts together
+
+
+class Plan(NamedTuple):
+    """How a product is shared out."""
+
+    tile: Tile
+    across: int  # tiles along a row
+    tiles: int
+    parts: int
+    part: int  # depths of each
+
+
+def uses_tf32(work):
+    """Whether a product of float32 of so many multiply-adds goes to tensor cores."""
+    return context.matmul_precision == "tf32" and work >= TF32_WORK
+
+
+def cut(tile, m, n, k, parts):
+    """The plan by one tile, with at most so many parts of the depth."""
+    across = blocks_for(n, tile.columns)
+    part = -(-k // (parts * tile.depth)) * tile.depth
+    return Plan(tile, across, across * blocks_for(m, tile.rows), max(1, -(-k // part)) if k else 1, part)
+
+
+def plan(tiles, m, n, k):
+    """The plan by the tile that costs least for n columns, in parts if it is fewer than half a wave of tiles."""
+    tile = min(tiles, key=lambda tile: blocks_for(n, tile.columns) * tile.columns * tile.cost)
+    count = blocks_for(n, tile.columns) * blocks_for(m, tile.rows)
+    parts = min(WAVE // count, k // MIN_PART, MOST_SCRATCH // (m * n)) if count <= WAVE // 2 else 1
+    return cut(tile, m, n, k, max(1, parts))
+
+
+def shared_bytes(tile, itemsize, a_deep, b_deep):
+    """Bytes of shared memory of a block."""
+    if tile in TF32_TILES:
+        factors = (tile.rows, a_deep), (tile.columns, b_deep)
+        return (
+            3 * itemsize * sum(size * (tile.depth + 4) if deep else tile.depth * (size + 8) for size, deep in factors)
+        )
+    return 2 * itemsize * tile.depth * (tile.rows + tile.columns + 8)
+
+
+def aligned(array, row):
+    """Whether rows of so many elements begin at multiples of 16 bytes, of float32."""
+    return array.dtype != FLOAT64 and row % 4 == 0 and array.pointer % 16 == 0
+
+
+@kernel(threads=256)
+def sum_parts(parts: Reals, bias: Reals, c: Reals, size: UInt, n: UInt, count: UInt, flags: UInt):
+    i = uint32(cuda.blockIdx.x) * uint32(256) + uint32(cuda.threadIdx.x)
+    if i < size:
+        total = parts[i]
+        p = uint32(1)
+        while p < count:
+            total += parts[uint32(p * size + i)]
+            p = uint32(p + uint32(1))
+        if flags & uint32(ADDS):
+            total += c[i]
+        if flags & uint32(HAS_BIAS):
+            total += bias[uint32(i % n)]
+        c[i] = total
+
+
+def run_plan(launch, how, bias, c, n, flags):
+    """Fill C of rows of n by launch(bias, c, flags), at once or by parts in scratch memory that are then added up."""
+    if how.parts == 1:
+        launch(bias, c, flags | (WIDE_C if aligned(c, n) else 0))
+        return
+    parts = context.empty((how.parts, c.size), c.dtype)
+    launch(bias, parts, WIDE_C if aligned(parts, n) else 0)
+    sum_parts[blocks_for(c.size, 256), 256](parts, bias, c, c.size, n, how.parts, flags)
+
+
+def kernels_for(function, tiles, cases, dtype="float32", **constants):
+    """{(tile, *the case's values): kernel}, one for each tile and case, which is a dict of constants."""
+    made = {}
+    for tile in tiles:
+        base = kernel(threads=tile.threads, min_blocks=tile.min_blocks, types=(np.dtype(dtype),))(function)
+        for case in cases:
+            made[(tile, *case.values())] = base.variant(**tile.constants(dtype), **case, **constants)
+    return made

@@ -1,0 +1,194 @@
+"""The tile of a matrix product that a block computes, for matrices and for convolutions.
+
+A block computes ROWS x COLUMNS elements of the result, a thread HEIGHT x WIDTH of them in registers. It goes along the
+shared depth in steps: while the threads multiply one tile of each factor out of shared memory, they have the loads of the
+next on their way into registers, and write them to a second buffer: one barrier a step. Per depth a thread reads HEIGHT +
+WIDTH numbers, 16 bytes at a time, and does HEIGHT * WIDTH multiply-adds: 64 for 4 reads in the largest tile, which keeps
+the arithmetic and not the shared memory busy. The 32 threads of a warp are 4 x 8: the reads of a warp then touch 64 and
+128 neighbouring bytes, without bank conflicts. Rows of shared memory are 4 numbers longer than the tile, so that the
+writes of a tile that is turned while it is stored spread over the banks.
+"""
+
+from minigrad.kernels.cuda.parts.factors import READ4, WRITE4, fetch, number, own_group, own_lines, put
+from minigrad.kernels.cuda.tools.language import at, cuda, device_function, int64, real, uint32, uint64
+
+ROWS, COLUMNS, DEPTH, HEIGHT, WIDTH = 128, 128, 8, 8, 8
+A_DEEP, B_DEEP = True, False  # in which order the factors lie in memory
+WIDE_A, WIDE_B, WIDE_C, HAS_BIAS, ADDS = (
+    1,
+    2,
+    4,
+    8,
+    16,
+)  # flags of a launch: 16-byte accesses, bias, C += instead of C =
+
+
+@device_function
+def add4(c, start, column, inside, n, wide, sums, s):
+    """To four sums those of C, as far as it goes."""
+    if inside:
+        if wide:
+            before = READ4(c, uint32(start + column))
+            sums[s] += before[0]
+            sums[s + 1] += before[1]
+            sums[s + 2] += before[2]
+            sums[s + 3] += before[3]
+        else:
+            for e in range(4):
+                if uint32(column + uint32(e)) < n:
+                    sums[s + e] += c[uint32(start + column + uint32(e))]
+
+
+@device_function
+def store4_or_less(c, start, column, inside, n, wide, sums, s):
+    """Four sums to C, as far as it goes."""
+    if inside:
+        if wide:
+            WRITE4(c, uint32(start + column), sums[s], sums[s + 1], sums[s + 2], sums[s + 3])
+        else:
+            for e in range(4):
+                if uint32(column + uint32(e)) < n:
+                    c[uint32(start + column + uint32(e))] = sums[s + e]
+
+
+@device_function
+def finish_row(c, row, m, n, flags, sums, first, first_column, groups, column_step):
+    """sums[first] and those after it to C: of a row `groups` times four columns."""
+    wide = (flags & uint32(WIDE_C)) != uint32(0)
+    start = uint32(row * n)
+    if flags & uint32(ADDS):
+        for j in range(groups):
+            column = uint32(first_column + uint32(j * column_step))
+            add4(c, start, column, (row < m) & (column < n), n, wide, sums, first + 4 * j)
+    for j in range(groups):
+        column = uint32(first_column + uint32(j * column_step))
+        store4_or_less(c, start, column, (row < m) & (column < n), n, wide, sums, first + 4 * j)
+
+
+@device_function
+def finish_rows(c, m, n, flags, sums, first, row, step, column, groups, column_step):
+    """Four rows, `step` apart; written out, for the compiler would not unroll a loop and keep the sums in registers."""
+    finish_row(c, row, m, n, flags, sums, first, column, groups, column_step)
+    finish_row(c, uint32(row + uint32(step)), m, n, flags, sums, first + 4 * groups, column, groups, column_step)
+    finish_row(c, uint32(row + uint32(2 * step)), m, n, flags, sums, first + 8 * groups, column, groups, column_step)
+    finish_row(c, uint32(row + uint32(3 * step)), m, n, flags, sums, first + 12 * groups, column, groups, column_step)
+
+
+@device_function
+def add_bias(bias, n, sums, rows, first_column, groups, column_step):
+    """To each sum the bias of its column."""
+    for j in range(groups):
+        for e in range(4):
+            column = uint32(first_column + uint32(j * column_step + e))
+            value = real(0)
+            if column < n:
+                value = bias[column]
+            for i in range(rows):
+                sums[4 * (i * groups + j) + e] += value
+
+
+@device_function
+def multiply_depth(shared, left, right, sums):
+    """Add the product of a column of A and a row of B."""
+    a = cuda.local.array(8, real)
+    b = cuda.local.array(8, real)
+    for i in range(HEIGHT // 4):
+        v = READ4(shared, left + i * (ROWS * 4 // HEIGHT))
+        a[4 * i] = v[0]
+        a[4 * i + 1] = v[1]
+        a[4 * i + 2] = v[2]
+        a[4 * i + 3] = v[3]
+    for j in range(WIDTH // 4):
+        v = READ4(shared, right + j * (COLUMNS * 4 // WIDTH))
+        b[4 * j] = v[0]
+        b[4 * j + 1] = v[1]
+        b[4 * j + 2] = v[2]
+        b[4 * j + 3] = v[3]
+    for i in range(HEIGHT):
+        for j in range(WIDTH):
+            sums[i * WIDTH + j] += a[i] * b[j]
+
+
+@device_function
+def multiply_tile(shared, left, right, sums):
+    """Add the product of two tiles, which begin at `left` and `right` for this thread.
+
+    Eight depths are written out: so many reads and multiply-adds the compiler puts into an order that hides the reads.
+    """
+    p, q = ROWS + 4, COLUMNS + 4
+    for _ in range(DEPTH // 8):
+        multiply_depth(shared, left, right, sums)
+        multiply_depth(shared, left + p, right + q, sums)
+        multiply_depth(shared, left + 2 * p, right + 2 * q, sums)
+        multiply_depth(shared, left + 3 * p, right + 3 * q, sums)
+        multiply_depth(shared, left + 4 * p, right + 4 * q, sums)
+        multiply_depth(shared, left + 5 * p, right + 5 * q, sums)
+        multiply_depth(shared, left + 6 * p, right + 6 * q, sums)
+        multiply_depth(shared, left + 7 * p, right + 7 * q, sums)
+        left = left + 8 * p
+        right = right + 8 * q
+
+
+@device_function
+def product(a, place_a, factor_a, b, place_b, factor_b, bias, c, c_step, m, n, across, begin, end, flags):
+    """The block's tile of C = A B, over depths begin to end; tiles are numbered along the rows, `across` in each."""
+    threads = ROWS // HEIGHT * (COLUMNS // WIDTH)
+    loads_a, loads_b = ROWS * DEPTH // 4 // threads, COLUMNS * DEPTH // 4 // threads
+    apart_a = threads * 4 // DEPTH if A_DEEP else threads * 4 // ROWS  # between the groups that a thread loads
+    apart_b = threads * 4 // DEPTH if B_DEEP else threads * 4 // COLUMNS
+    pitch_a, pitch_b = ROWS + 4, COLUMNS + 4
+    shared = cuda.shared.array(0, real, 16)
+    buffer = DEPTH * (pitch_a + pitch_b)
+    sums = cuda.local.array(64, real)
+    values_a = cuda.local.array(16, real)
+    values_b = cuda.local.array(16, real)
+    lines_a = cuda.local.array(12, uint32)
+    lines_b = cuda.local.array(12, uint32)
+
+    thread = uint32(cuda.threadIdx.x)
+    tile = uint32(cuda.blockIdx.x)
+    first_row = uint32(tile // across * uint32(ROWS))
+    first_column = uint32(tile % across * uint32(COLUMNS))
+    line_a, k_a = own_group(thread, A_DEEP, ROWS, DEPTH)
+    line_b, k_b = own_group(thread, B_DEEP, COLUMNS, DEPTH)
+    own_lines(factor_a, uint32(first_row + line_a), A_DEEP, apart_a, loads_a, lines_a)
+    own_lines(factor_b, uint32(first_column + line_b), B_DEEP, apart_b, loads_b, lines_b)
+    depth_a = number(uint32(begin + k_a), factor_a[1])
+    depth_b = number(uint32(begin + k_b), factor_b[1])
+    to_a = uint32(k_a * uint32(pitch_a) + line_a)
+    to_b = uint32(k_b * uint32(pitch_b) + line_b + uint32(DEPTH * pitch_a))
+
+    lane, warp = uint32(thread & uint32(31)), uint32(thread >> uint32(5))
+    warps = uint32(COLUMNS // WIDTH // 8)
+    row = uint32((warp // warps * uint32(4) + (lane >> uint32(3))) * uint32(4))
+    column = uint32((warp % warps * uint32(8) + (lane & uint32(7))) * uint32(4))
+
+    for i in range(HEIGHT * WIDTH):
+        sums[i] = real(0)
+    steps = uint32((end - begin + uint32(DEPTH - 1)) // uint32(DEPTH))
+    step = uint32(0)
+    now = uint32(0)  # where the buffer begins that the next tiles go to
+    while step <= steps:
+        if step < steps:
+            if A_DEEP and B_DEEP:
+                depth_b = depth_a  # which it is already, but now it takes no registers of its own
+            depth_a = fetch(a, place_a, factor_a, lines_a, depth_a, A_DEEP, flags & uint32(WIDE_A), loads_a, values_a)
+            depth_b = fetch(b, place_b, factor_b, lines_b, depth_b, B_DEEP, flags & uint32(WIDE_B), loads_b, values_b)
+        if step > uint32(0):
+            other = uint32(buffer) - now
+            multiply_tile(shared, int64(other + row), int64(other + column + uint32(DEPTH * pitch_a)), sums)
+        if step < steps:
+            put(values_a, shared, int64(now + to_a), pitch_a, A_DEEP, apart_a, loads_a)
+            put(values_b, shared, int64(now + to_b), pitch_b, B_DEEP, apart_b, loads_b)
+            cuda.syncthreads()
+        now = uint32(uint32(buffer) - now)
+        step = uint32(step + uint32(1))
+
+    row, column = uint32(first_row + row), uint32(first_column + column)
+    if flags & uint32(HAS_BIAS):
+        add_bias(bias, n, sums, HEIGHT, column, WIDTH // 4, COLUMNS * 4 // WIDTH)
+    c = at(c, uint64(cuda.blockIdx.z) * c_step)  # only now, for registers are scarce before
+    finish_rows(c, m, n, flags, sums, 0, row, 1, column, WIDTH // 4, COLUMNS * 4 // WIDTH)
+    if HEIGHT == 8:
+        lower = uint32(row + uint32(ROWS // 2))
+        finish_rows(c, m, n, flags, sums, 4 * WIDTH, lower, 1, column, WIDTH // 4, COLUMNS * 4 // WIDTH)

@@ -1,0 +1,445 @@
+"""NVIDIA's driver as the rest sees it: memory, copies, streams, events, launches and graphs of them.
+
+`Driver` is the real one, on one GPU. `SimulatedDriver` has the same methods and runs kernels in Python on the memory of
+the host, so that everything above it can be tried, tested and studied without a GPU. Pointers are ints in both, streams,
+events and graphs whatever the driver makes of them. Every error of the driver is a RuntimeError that names the call.
+"""
+
+import collections
+import ctypes
+import struct
+import threading
+import time
+
+import numpy as np
+
+from minigrad.kernels.cuda.tools.launch import OLDEST, Layout, cached_ptx
+
+
+class OutOfMemory(RuntimeError):
+    """The GPU has no memory left for an allocation."""
+
+
+class Driver:
+    """The GPU `number` of this machine. Raises RuntimeError where there is none, saying what to do about it."""
+
+    is_simulated = False
+
+    def __init__(self, number=0):
+        self.api = load_api()
+        self.lock = threading.Lock()
+        self.of_thread = threading.local()
+        self.context = None
+        self.is_lost = False  # after an error that no later call of this process recovers from
+        self.call("cuInit", 0)
+        if not 0 <= number < self.call("cuDeviceGetCount"):
+            raise RuntimeError(f"there is no GPU {number} here; `nvidia-smi -L` lists those that the driver sees")
+        self.device = self.call("cuDeviceGet", number)
+        self.context = self.call("cuDevicePrimaryCtxRetain", self.device)
+        attributes = self.api.CUdevice_attribute
+        major = self.attribute(attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
+        minor = self.attribute(attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
+        self.capability = major, minor
+        self.multiprocessors = self.attribute(attributes.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+        self.name = self.call("cuDeviceGetName", 128, self.device).decode(errors="replace").rstrip("\0 ")
+        self.memory = self.call("cuDeviceTotalMem", self.device)
+        if self.capability < OLDEST:
+            raise RuntimeError(
+                f"the GPU {self.name} has compute capability {major}.{minor}; minigrad's kernels need 8.0 (Ampere) or more. "
+                'Use device="cpu"'
+            )
+
+    def attribute(self, which):
+        """A number that describes the device."""
+        return self.call("cuDeviceGetAttribute", which, self.device)
+
+    def call(self, name, *arguments):
+        """Call a function of the driver's interface; its result, if it has one. Any thread may, the GPU is made its own."""
+        if self.context is not None and not hasattr(self.of_thread, "entered"):
+            self.of_thread.entered = True
+            self.call("cuCtxSetCurrent", self.context)
+        status, *results = getattr(self.api, name)(*arguments)
+        if status != self.api.CUresult.CUDA_SUCCESS:
+            raise self.error(name, status)
+        return results[0] if len(results) == 1 else tuple(results) or None
+
+    def error(self, name, status):
+        """The exception for a call that failed."""
+        if status == self.api.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            whose = "the host has no more memory that can be pinned" if "Host" in name else "the GPU is out of memory"
+            return OutOfMemory(f"{name}: {whose}")
+        self.is_lost = self.is_lost or status.name in LOST
+        what = REMEDIES.get(status.name, "")
+        return RuntimeError(f"{name} failed: {status.name}{what}")
+
+    def give_back(self, name, what):
+        """Call a function that frees something. Once the GPU is lost all is free, and other calls say what has happened."""
+        try:
+            self.call(name, what)
+        except RuntimeError:
+            if not self.is_lost:
+                raise
+
+    # Kernels
+
+    def prepare(self, kernel, real):
+        """What `launch` takes: the kernel's machine code, loaded, and how its arguments are laid out."""
+        ptx, entry = cached_ptx(kernel, real)
+        try:
+            module = self.call("cuModuleLoadData", ptx.encode() + b"\0")
+        except RuntimeError as error:
+            raise type(error)(f"{kernel.name} for {real}: {error}") from None
+        function = self.call("cuModuleGetFunction", module, entry.encode())
+        attribute = self.api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        static = self.call(
+            "cuFuncGetAttribute", self.api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function
+        )
+        limit = self.attribute(self.api.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+        self.call("cuFuncSetAttribute", function, attribute, limit - static)
+        return LoadedKernel(kernel.name, function, Layout(kernel, real))
+
+    def launch(self, kernel, grid, block, shared_bytes, stream, values):
+        """Run a prepared kernel."""
+        with self.lock:  # the arguments' memory is the kernel's own, and the driver copies it during the call
+            kernel.pack(kernel.memory, 0, *values)
+            try:
+                self.call("cuLaunchKernel", kernel.function, *grid, *block, shared_bytes, stream, kernel.addresses, 0)
+            except RuntimeError as error:
+                how = f"grid {grid}, block {block}, {shared_bytes} bytes of shared memory"
+                raise type(error)(f"{kernel.name} ({how}): {error}") from None
+
+    # Memory
+
+    def allocate(self, nbytes):
+        """The address of so many bytes on the GPU; raises OutOfMemory."""
+        return int(self.call("cuMemAlloc", nbytes))
+
+    def free(self, pointer):
+        """Give them back."""
+        self.give_back("cuMemFree", pointer)
+
+    def free_memory(self):
+        """Bytes that nobody has allocated."""
+        return self.call("cuMemGetInfo")[0]
+
+    def allocate_pinned(self, nbytes):
+        """The address of so many bytes of the host that the GPU can copy by itself."""
+        return int(self.call("cuMemHostAlloc", nbytes, 0))
+
+    def free_pinned(self, pointer):
+        """Give them back."""
+        self.give_back("cuMemFreeHost", pointer)
+
+    def to_device(self, pointer, host, nbytes, stream):
+        """Copy from the host's address `host`; returns at once only if that is pinned."""
+        self.call("cuMemcpyHtoDAsync", pointer, host, nbytes, stream)
+
+    def to_host(self, host, pointer, nbytes, stream):
+        """Copy to the host's address `host`, which is there after `synchronize`."""
+        self.call("cuMemcpyDtoHAsync", host, pointer, nbytes, stream)
+
+    def on_device(self, target, source, nbytes, stream):
+        """Copy on the GPU."""
+        self.call("cuMemcpyDtoDAsync", target, source, nbytes, stream)
+
+    # Order and time
+
+    def new_stream(self):
+        """A queue of work; what two streams do is ordered only by events."""
+        return self.call("cuStreamCreate", self.api.CUstream_flags.CU_STREAM_NON_BLOCKING)
+
+    def synchronize(self, stream):
+        """Wait until a stream's work is done."""
+        self.call("cuStreamSynchronize", stream)
+
+    def new_event(self):
+        """A mark in a stream, with the time when it was passed."""
+        return self.call("cuEventCreate", self.api.CUevent_flags.CU_EVENT_DEFAULT)
+
+    def free_event(self, event):
+        """Give it back."""
+        self.give_back("cuEventDestroy", event)
+
+    def record(self, event, stream):
+        """Put the mark behind what a stream has to do."""
+        self.call("cuEventRecord", event, stream)
+
+    def wait(self, stream, event):
+        """Let a stream wait for a mark in another."""
+        self.call("cuStreamWaitEvent", stream, event, 0)
+
+    def wait_on_host(self, event):
+        """Wait for a mark."""
+        self.call("cuEventSynchronize", event)
+
+    def elapsed(self, start, end):
+        """Seconds between two marks that were passed."""
+        return self.call("cuEventElapsedTime", start, end) / 1000
+
+    # Graphs
+
+    def begin_graph(self, stream):
+        """What comes on the stream is from now on noted instead of done."""
+        mode = self.api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self.call("cuStreamBeginCapture", stream, mode)
+
+    def end_graph(self, stream):
+        """A graph of what was noted, ready to be launched."""
+        graph = self.call("cuStreamEndCapture", stream)
+        try:
+            return self.call("cuGraphInstantiate", graph, 0)
+        finally:
+            self.call("cuGraphDestroy", graph)
+
+    def launch_graph(self, graph, stream):
+        """Do all that was noted, in one launch."""
+        self.call("cuGraphLaunch", graph, stream)
+
+    def free_graph(self, graph):
+        """Give it back."""
+        self.give_back("cuGraphExecDestroy", graph)
+
+
+REMEDIES = {
+    "CUDA_ERROR_NO_DEVICE": ': the driver sees no GPU; `nvidia-smi` shows what it sees. Without one, use device="cpu"',
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": (
+        ": the driver is older than the CUDA toolkit that compiled the kernels; update the driver to one of CUDA 13 or newer, "
+        'or use device="cpu"'
+    ),
+    "CUDA_ERROR_INVALID_PTX": ": the driver is too old for these kernels; update it",
+    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": ": the driver's parts are of different versions; restart after its update",
+    "CUDA_ERROR_SYSTEM_NOT_READY": (
+        ": the GPU's fabric manager does not run; start it: systemctl start nvidia-fabricmanager"
+    ),
+    "CUDA_ERROR_JIT_COMPILER_NOT_FOUND": (
+        ": the driver's compiler is missing (libnvidia-ptxjitcompiler.so.1); install all of the driver, in a container too"
+    ),
+    "CUDA_ERROR_NOT_INITIALIZED": (
+        ": a process that was forked from one that uses the GPU cannot use it; start it by the method 'spawn' of "
+        "multiprocessing"
+    ),
+}
+FAULTS = {  # what a kernel did, after which the driver refuses every call
+    "CUDA_ERROR_ILLEGAL_ADDRESS": "left its memory",
+    "CUDA_ERROR_MISALIGNED_ADDRESS": "used an address that is not aligned",
+    "CUDA_ERROR_ILLEGAL_INSTRUCTION": "came to an instruction that the GPU does not know",
+    "CUDA_ERROR_LAUNCH_TIMEOUT": "ran for too long",
+    "CUDA_ERROR_LAUNCH_FAILED": "failed",
+}
+REMEDIES |= {
+    name: (
+        f": a kernel {did}, and the GPU is of no more use to this process. Run the step once with "
+        'device="cpu" to see whether its arguments are right, once with CUDA_LAUNCH_BLOCKING=1 in the environment to see '
+        "which kernel it is, and report it"
+    )
+    for name, did in FAULTS.items()
+}
+LOST = {*FAULTS, "CUDA_ERROR_NOT_INITIALIZED", "CUDA_ERROR_DEINITIALIZED", "CUDA_ERROR_CONTEXT_IS_DESTROYED"}
+
+
+def load_api():
+    """NVIDIA's Python binding of the driver; raises RuntimeError where it or the driver is missing."""
+    try:
+        from cuda.bindings import driver
+
+        driver.cuDriverGetVersion()
+    except ImportError as error:
+        raise RuntimeError(
+            "the Python packages for CUDA are not installed; run: pip install 'minigrad[cuda]'"
+        ) from error
+    except Exception as error:  # what it raises for a missing library has changed from version to version
+        raise RuntimeError(
+            "no NVIDIA driver was found on this machine (libcuda.so.1); install the driver of the GPU and check it with "
+            '`nvidia-smi`, or use device="cpu", or device="auto" to take what there is'
+        ) from error
+    return driver
+
+
+class LoadedKernel:
+    """A kernel's machine code and the memory its arguments are put into for a launch."""
+
+    def __init__(self, name, function, layout):
+        self.name, self.function = name, function
+        self.memory = ctypes.create_string_buffer(max(1, layout.size))
+        start = ctypes.addressof(self.memory)
+        self.pointers = (ctypes.c_void_p * max(1, len(layout.offsets)))(*[start + o for o in layout.offsets])
+        self.addresses = ctypes.addressof(self.pointers)
+        self.pack = struct.Struct(layout.format).pack_into
+
+
+MOST_BLOCKS = 2**31 - 1, 65535, 65535  # of a grid, along its axes
+MOST_THREADS = 1024, 1024, 64  # of a block, along its axes
+MOST_SHARED = 227 * 1024  # bytes of a block, of compute capability 9.0
+
+
+class SimulatedDriver:
+    """A GPU in Python: kernels run thread by thread, in an order that `order` (a NumPy Generator) shuffles.
+
+    What comes on its first stream is done at once, copies on the others when the first, or the host, waits for them.
+    """
+
+    is_simulated = True
+    name = "simulator"
+    capability = 9, 0
+    multiprocessors = 2
+
+    def __init__(self, memory=1 << 30, order=None):
+        self.memory = memory
+        self.order = order
+        self.blocks = {}  # address: (the bytes, the array they lie in)
+        self.pinned = {}
+        self.launches = collections.Counter()  # of each kernel
+        self.noting = None  # a list, while a graph is made
+        self.late = []  # what streams but the first have to do: lists of (function, arguments)
+        self.lock = threading.RLock()  # since the loader's thread waits for copies, too
+
+    def prepare(self, kernel, real):
+        return kernel, real
+
+    def launch(self, handle, grid, block, shared_bytes, stream, values):
+        from minigrad.kernels.cuda.tools import simulator
+
+        kernel, real = handle
+        self.launches[kernel.name] += 1
+        struct.pack(Layout(kernel, real).format, *values)  # raises for what a GPU would not be given either
+        threads = block[0] * block[1] * block[2]
+        if not 0 < threads <= kernel.threads:
+            raise RuntimeError(
+                f"{kernel.name} is compiled for blocks of at most {kernel.threads} threads, not {threads}"
+            )
+        for what, size, most in [("grid", grid, MOST_BLOCKS), ("block", block, MOST_THREADS)]:
+            if any(not 0 < n <= limit for n, limit in zip(size, most, strict=True)):
+                raise RuntimeError(f"{kernel.name}: a {what} is at least 1 and at most {most}, not {size}")
+        if shared_bytes > MOST_SHARED:
+            raise RuntimeError(
+                f"{kernel.name}: a block has at most {MOST_SHARED} bytes of shared memory, not {shared_bytes}"
+            )
+        given = iter(values)
+        arguments = []
+        for parameter in kernel.parameters:
+            dtype = parameter.dtype or real
+            if parameter.is_pointer:
+                arguments.append(self.memory_at(next(given), dtype))
+            elif parameter.count is not None:
+                arguments.append(tuple([dtype.type(next(given)) for _ in range(parameter.count)]))
+            else:
+                arguments.append(dtype.type(next(given)))
+        self.do(simulator.launch, kernel, real, grid, block, arguments, shared_bytes, self.order)
+
+    def memory_at(self, pointer, dtype):
+        """The rest of the block that an address lies in, as a flat array; nothing for the null pointer."""
+        if not pointer:
+            return np.empty(0, dtype)
+        for start, block in self.blocks.items():
+            if start <= pointer < start + block.size:
+                rest = block[pointer - start :]
+                return rest[: rest.size // dtype.itemsize * dtype.itemsize].view(dtype)
+        raise RuntimeError(f"{pointer:#x} is no address in memory that was allocated")
+
+    def do(self, function, *arguments):
+        """Do something now, or note it for a graph."""
+        if self.noting is None:
+            function(*arguments)
+        else:
+            self.noting.append((function, arguments))
+
+    def allocate(self, nbytes):
+        if self.noting is not None:
+            raise RuntimeError("memory cannot be allocated while a graph is made")
+        if nbytes > self.free_memory():
+            raise OutOfMemory("the simulated GPU is out of memory")
+        memory = np.full(nbytes + 256, 0xCB, np.uint8)
+        block = memory[-memory.ctypes.data % 256 :][:nbytes]
+        self.blocks[block.ctypes.data] = block
+        return block.ctypes.data
+
+    def free(self, pointer):
+        self.finish_all()
+        del self.blocks[pointer]
+
+    def free_memory(self):
+        return self.memory - sum(block.size for block in self.blocks.values())
+
+    def allocate_pinned(self, nbytes):
+        block = np.full(nbytes, 0xCB, np.uint8)
+        self.pinned[block.ctypes.data] = block
+        return block.ctypes.data
+
+    def free_pinned(self, pointer):
+        self.finish_all()
+        del self.pinned[pointer]
+
+    def to_device(self, pointer, host, nbytes, stream):
+        self.within(pointer, nbytes)
+        if stream:
+            self.late[stream].append((ctypes.memmove, (pointer, host, nbytes)))
+        else:
+            self.do(ctypes.memmove, pointer, host, nbytes)
+
+    def to_host(self, host, pointer, nbytes, stream):
+        self.within(pointer, nbytes)
+        self.do(ctypes.memmove, host, pointer, nbytes)
+
+    def on_device(self, target, source, nbytes, stream):
+        self.within(target, nbytes)
+        self.within(source, nbytes)
+        self.do(ctypes.memmove, target, source, nbytes)
+
+    def within(self, pointer, nbytes):
+        """Raise unless the bytes lie in one block."""
+        if nbytes and self.memory_at(pointer, np.dtype(np.uint8)).size < nbytes:
+            raise RuntimeError(f"a copy of {nbytes} bytes at {pointer:#x} leaves the memory that was allocated")
+
+    def new_stream(self):
+        self.late.append([])
+        return len(self.late) - 1
+
+    def synchronize(self, stream):
+        if self.noting is not None:
+            raise RuntimeError("a stream cannot be waited for while a graph is made")
+        self.finish(stream)
+
+    def finish(self, stream):
+        """Do what a stream has to do."""
+        late = self.late[stream] if stream else []
+        with self.lock:
+            while late:
+                function, arguments = late.pop(0)
+                function(*arguments)
+
+    def finish_all(self):
+        """Do what all streams have to do, as a GPU does before it frees memory."""
+        for stream in range(len(self.late)):
+            self.finish(stream)
+
+    def new_event(self):
+        return [None, None]  # the time, and the stream
+
+    def free_event(self, event):
+        pass
+
+    def record(self, event, stream):
+        event[:] = time.perf_counter(), stream
+
+    def wait(self, stream, event):
+        self.finish(event[1])
+
+    def wait_on_host(self, event):
+        self.finish(event[1])
+
+    def elapsed(self, start, end):
+        return end[0] - start[0]
+
+    def begin_graph(self, stream):
+        self.noting = []
+
+    def end_graph(self, stream):
+        graph, self.noting = self.noting, None
+        return graph
+
+    def launch_graph(self, graph, stream):
+        for function, arguments in graph:
+            function(*arguments)
+
+    def free_graph(self, graph):
+        graph.clear()

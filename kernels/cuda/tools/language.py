@@ -1,0 +1,454 @@
+"""The language of the CUDA kernels: numba.cuda, and what it lacks.
+
+This is the only module that knows which package compiles for CUDA. A kernel reads like any numba.cuda kernel (threadIdx,
+shared.array, syncthreads), takes bare pointers, and finds here
+
+    real               the type a kernel is compiled for, float32 or float64: `real(0)`, shared.array(n, real, 16)
+    device_function    marks a function that kernels call; it is compiled into each of them
+    load4, store4      four elements in one instruction of 16 bytes (two if they have 8 bytes), at a multiple of 4
+    at                 the pointer to element i
+    memory_at, cast    a pointer from an address, or to elements of another type
+    sqrt               the square root, NaN below 0
+    copy16, ...        copies from global to shared memory that go on while the thread works (cp.async, sm_80)
+    mma_tf32           the product of two small matrices by the 32 threads of a warp, on tensor cores
+
+Every function here is plain Python that says what is meant, which is what the simulator runs; compiled code gets a few
+instructions in its place. All indices are uint32: a bare literal would make them int64, and addresses twice as dear.
+"""
+
+import contextlib
+import functools
+import types as python_types
+from importlib.metadata import version
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.errors import TypingError
+from numba.extending import overload
+
+try:
+    VERSION = version("numba-cuda")
+    from numba import cuda  # noqa: F401 - the kernels take it from here
+    from numba.cuda.extending import intrinsic
+except ImportError as error:  # also what importlib.metadata raises for a package that is not there
+    raise ImportError(
+        "minigrad's CUDA kernels need numba-cuda, which is not installed; run: pip install 'minigrad[cuda]'"
+    ) from error
+
+float32, float64 = types.float32, types.float64
+int8, int16, int32, int64 = types.int8, types.int16, types.int32, types.int64
+uint8, uint16, uint32, uint64 = types.uint8, types.uint16, types.uint32, types.uint64
+real = float32  # in a kernel: the type it is compiled for, which Kernel puts in this name's place
+
+
+def device_function(function):
+    """Mark a function that kernels call. `real` and constants mean in it what they mean in the kernel."""
+    function.is_device_function = True
+    return function
+
+
+def rebuilt(function, replaced, finished=lambda function: function, constants=None):
+    """A copy of a function in which a global name means constants[name], or else replaced(its value).
+
+    So it is in the device functions it calls; `finished` is applied to each of those.
+    """
+    constants = constants or {}
+
+    @functools.cache
+    def copy(function):
+        names = function.__globals__
+        used = {name: meaning(constants.get(name, names[name])) for name in function.__code__.co_names if name in names}
+        used["__builtins__"] = names["__builtins__"]
+        used["__name__"] = function.__module__
+        new = python_types.FunctionType(function.__code__, used, function.__name__, function.__defaults__)
+        new.__module__, new.__qualname__, new.__annotations__ = function.__module__, function.__qualname__, {}
+        return new
+
+    def meaning(value):
+        if getattr(value, "is_device_function", False):
+            return finished(copy(value))
+        return replaced(value)
+
+    return copy(function)
+
+
+def names_in(function):
+    """The global names that a function and the device functions it calls read."""
+    found, functions = set(), [function]
+    for function in functions:
+        names = function.__globals__
+        used = [name for name in function.__code__.co_names if name in names]
+        found.update(used)
+        functions += [names[name] for name in used if is_new_device_function(names[name], functions)]
+    return found
+
+
+def is_new_device_function(value, functions):
+    """Whether it is a device function and none of those."""
+    return getattr(value, "is_device_function", False) and value not in functions
+
+
+@contextlib.contextmanager
+def target(capability):
+    """Inside, device functions are compiled for that compute capability; numba.cuda would ask the GPU, which may be none."""
+    from numba.cuda import dispatcher
+
+    ask = dispatcher.get_current_device
+    dispatcher.get_current_device = lambda: python_types.SimpleNamespace(compute_capability=capability)
+    try:
+        yield
+    finally:
+        dispatcher.get_current_device = ask
+
+
+WORD = ir.IntType(32)
+GENERIC, GLOBAL, SHARED = 0, 1, 3  # address spaces
+
+
+WIDE = float32, float64, int32, int64, uint32, uint64  # of what four make 16 or 32 bytes
+
+
+def is_memory(kind, dtypes=(float32,)):
+    """Whether a Numba type is a pointer or an array, of one of these types."""
+    return isinstance(kind, types.CPointer | types.Array) and kind.dtype in dtypes
+
+
+def pointer_to(context, builder, kind, value, index):
+    """LLVM pointer to an element of a pointer's or an array's memory."""
+    if isinstance(kind, types.Array):
+        value = context.make_array(kind)(context, builder, value=value).data
+    if index.type.width < 64:
+        index = builder.zext(index, ir.IntType(64))
+    return builder.gep(value, [index])
+
+
+def assembly(builder, result, arguments, text, constraints, *, effects):
+    """Call inline PTX."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(ir.InlineAsm(kind, text, constraints, side_effect=effects), arguments)
+
+
+# Sixteen bytes at once
+
+
+def four(name, memory, i):
+    """What an instruction over 16 bytes is about, memory[i : i + 4]; raises IndexError where the GPU would."""
+    i = int(i)
+    if not 0 <= i <= memory.size - 4:
+        raise IndexError(f"{name} at {i} to {i + 3} of {memory.size} elements")
+    part = memory.reshape(-1)[i : i + 4]
+    if part.__array_interface__["data"][0] % 16:
+        raise IndexError(f"{name} at {i}, which is not aligned to 16 bytes")
+    return part
+
+
+def load4(memory, i):
+    """(memory[i], ..., memory[i + 3]); i a multiple of 4, counted from where memory is aligned to 16 bytes."""
+    return tuple(four("load4", memory, i))
+
+
+def vector_pointer(context, builder, kind, memory, i):
+    """(LLVM type of four elements, pointer to those at i)."""
+    vector = ir.VectorType(context.get_data_type(kind.dtype), 4)
+    pointer = pointer_to(context, builder, kind, memory, i)
+    return vector, builder.bitcast(pointer, vector.as_pointer(pointer.type.addrspace))
+
+
+@intrinsic
+def _load4(typing_context, memory, i):
+    if not is_memory(memory, WIDE):
+        raise TypingError(f"load4 reads elements of 4 or 8 bytes, not {memory}")
+
+    def generate(context, builder, signature, arguments):
+        _, pointer = vector_pointer(context, builder, signature.args[0], *arguments)
+        vector = builder.load(pointer, align=16)
+        parts = [builder.extract_element(vector, WORD(k)) for k in range(4)]
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    return types.UniTuple(memory.dtype, 4)(memory, i), generate
+
+
+@overload(load4)
+def _compiled_load4(memory, i):
+    return lambda memory, i: _load4(memory, i)
+
+
+def store4(memory, i, a, b, c, d):
+    """memory[i : i + 4] = a, b, c, d, of the type of the memory; i as in load4."""
+    four("store4", memory, i)[:] = a, b, c, d
+
+
+@intrinsic
+def _store4(typing_context, memory, i, a, b, c, d):
+    if not is_memory(memory, WIDE) or {a, b, c, d} != {memory.dtype}:
+        raise TypingError(f"store4 writes four elements of the memory's type, not {a}, {b}, {c}, {d} to {memory}")
+
+    def generate(context, builder, signature, arguments):
+        kind, pointer = vector_pointer(context, builder, signature.args[0], *arguments[:2])
+        vector = ir.Constant(kind, ir.Undefined)
+        for k, value in enumerate(arguments[2:]):
+            vector = builder.insert_element(vector, value, WORD(k))
+        builder.store(vector, pointer, align=16)
+        return context.get_dummy_value()
+
+    return types.void(memory, i, a, b, c, d), generate
+
+
+@overload(store4)
+def _compiled_store4(memory, i, a, b, c, d):
+    return lambda memory, i, a, b, c, d: _store4(memory, i, a, b, c, d)
+
+
+def at(pointer, i):
+    """The pointer to element i of a pointer's memory."""
+    if not 0 <= int(i) <= pointer.size:
+        raise IndexError(f"at {int(i)} of {pointer.size} elements")
+    return pointer[int(i) :]
+
+
+@intrinsic
+def _at(typing_context, pointer, i):
+    if not isinstance(pointer, types.CPointer):
+        raise TypingError(f"at takes a pointer, not {pointer}")
+
+    def generate(context, builder, signature, arguments):
+        return pointer_to(context, builder, signature.args[0], *arguments)
+
+    return pointer(pointer, i), generate
+
+
+@overload(at)
+def _compiled_at(pointer, i):
+    return lambda pointer, i: _at(pointer, i)
+
+
+def memory_at(address, dtype):
+    """A pointer to elements of a type, from an address out of a table."""
+    from minigrad.kernels.cuda.tools import launch
+
+    return launch.context.driver.memory_at(int(address), np.dtype(dtype))
+
+
+@intrinsic
+def _memory_at(typing_context, address, dtype):
+    if address != uint64:
+        raise TypingError(f"memory_at takes an address in uint64, not in {address}")
+
+    def generate(context, builder, signature, arguments):
+        kind = context.get_value_type(signature.return_type)
+        pointer = builder.inttoptr(arguments[0], ir.PointerType(kind.pointee, GLOBAL))
+        return builder.addrspacecast(pointer, kind)
+
+    return types.CPointer(dtype.dtype)(address, dtype), generate
+
+
+@overload(memory_at)
+def _compiled_memory_at(address, dtype):
+    return lambda address, dtype: _memory_at(address, dtype)
+
+
+def cast(pointer, dtype):
+    """The pointer to the same memory as elements of another type."""
+    size = np.dtype(dtype).itemsize
+    whole = pointer.nbytes // size * size
+    return pointer.view(np.uint8)[:whole].view(dtype)
+
+
+@intrinsic
+def _cast(typing_context, pointer, dtype):
+    if not isinstance(pointer, types.CPointer):
+        raise TypingError(f"cast takes a pointer, not {pointer}")
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(dtype.dtype)(pointer, dtype), generate
+
+
+@overload(cast)
+def _compiled_cast(pointer, dtype):
+    return lambda pointer, dtype: _cast(pointer, dtype)
+
+
+def sqrt(x):
+    """The square root of a float, rounded to the nearest; NaN below 0."""
+    return np.sqrt(x)
+
+
+@intrinsic
+def _sqrt(typing_context, x):
+    if x not in (float32, float64):
+        raise TypingError(f"sqrt takes a float, not {x}")
+
+    def generate(context, builder, signature, arguments):
+        kind = arguments[0].type
+        return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [kind]), arguments)
+
+    return x(x), generate
+
+
+@overload(sqrt)
+def _compiled_sqrt(x):
+    return lambda x: _sqrt(x)
+
+
+# Copies to shared memory that go on while the thread works (PTX ISA, cp.async)
+
+
+def copy16(shared, i, source, j, size):
+    """Begin to copy 16 bytes, source[j : j + 4] to shared[i : i + 4]; with size 0 zeros, and source is not read."""
+    from minigrad.kernels.cuda.tools import simulator
+
+    if size not in (0, 16):
+        raise ValueError(f"copy16 copies 16 bytes or, with size 0, none; not {size}")
+    simulator.begin_copy(four("copy16", shared, i), four("copy16", source, j) if size else None)
+
+
+def copy4(shared, i, source, j, size):
+    """Begin to copy one float32, source[j] to shared[i]; with size 0 a zero, and source is not read."""
+    from minigrad.kernels.cuda.tools import simulator
+
+    i, j = int(i), int(j)
+    simulator.begin_copy(shared[i : i + 1], source[j : j + 1] if size else None)
+
+
+def copy_intrinsic(text):
+    """An intrinsic that begins a copy to shared memory by one instruction."""
+
+    @intrinsic
+    def copy(typing_context, shared, i, source, j, size):
+        if not is_memory(shared) or not is_memory(source):
+            raise TypingError(f"copies are of float32, not {source} to {shared}")
+        return types.void(shared, i, source, j, uint32), functools.partial(generate_copy, text)
+
+    return copy
+
+
+def generate_copy(text, context, builder, signature, arguments):
+    """The instruction, its addresses in the spaces that it wants."""
+    target = pointer_to(context, builder, signature.args[0], *arguments[:2])
+    origin = pointer_to(context, builder, signature.args[2], *arguments[2:4])
+    if target.type.addrspace != SHARED:
+        target = builder.addrspacecast(target, ir.PointerType(ir.FloatType(), SHARED))
+    if origin.type.addrspace != GLOBAL:
+        origin = builder.addrspacecast(origin, ir.PointerType(ir.FloatType(), GLOBAL))
+    addresses = [builder.ptrtoint(target, WORD), builder.ptrtoint(origin, ir.IntType(64)), arguments[4]]
+    assembly(builder, ir.VoidType(), addresses, text, "r,l,r,~{memory}", effects=True)
+    return context.get_dummy_value()
+
+
+_copy16 = copy_intrinsic("cp.async.cg.shared.global [$0], [$1], 16, $2;")
+_copy4 = copy_intrinsic("cp.async.ca.shared.global [$0], [$1], 4, $2;")
+
+
+@overload(copy16)
+def _compiled_copy16(shared, i, source, j, size):
+    return lambda shared, i, source, j, size: _copy16(shared, i, source, j, uint32(size))
+
+
+@overload(copy4)
+def _compiled_copy4(shared, i, source, j, size):
+    return lambda shared, i, source, j, size: _copy4(shared, i, source, j, uint32(size))
+
+
+def instruction(text):
+    """An intrinsic of one instruction without operands, which nothing may be moved across."""
+
+    @intrinsic
+    def emit(typing_context):
+        def generate(context, builder, signature, arguments):
+            assembly(builder, ir.VoidType(), [], text, "~{memory}", effects=True)
+            return context.get_dummy_value()
+
+        return types.void(), generate
+
+    return emit
+
+
+def copy_commit():
+    """The copies begun so far are a group."""
+    from minigrad.kernels.cuda.tools import simulator
+
+    simulator.commit_copies()
+
+
+def copy_wait_all():
+    """Wait for all groups of this thread; the others' copies are seen after the next syncthreads."""
+    from minigrad.kernels.cuda.tools import simulator
+
+    simulator.finish_copies(0)
+
+
+def copy_wait_but_one():
+    """Wait for all groups of this thread but the latest."""
+    from minigrad.kernels.cuda.tools import simulator
+
+    simulator.finish_copies(1)
+
+
+_copy_commit = instruction("cp.async.commit_group;")
+_copy_wait_all = instruction("cp.async.wait_group 0;")
+_copy_wait_but_one = instruction("cp.async.wait_group 1;")
+overload(copy_commit)(lambda: lambda: _copy_commit())
+overload(copy_wait_all)(lambda: lambda: _copy_wait_all())
+overload(copy_wait_but_one)(lambda: lambda: _copy_wait_but_one())
+
+
+# Tensor cores (PTX ISA, mma.sync.m16n8k8 with .tf32)
+
+
+def to_tf32(x):
+    """The bits of a float32 rounded to TF32, 10 bits of significand: to the nearest, halves away from zero."""
+    if np.isnan(x):
+        return np.uint32(0x7FFFFFFF)
+    return (np.float32(x).view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
+
+
+@intrinsic
+def _to_tf32(typing_context, x):
+    def generate(context, builder, signature, arguments):
+        return assembly(builder, WORD, arguments, "cvt.rna.tf32.f32 $0, $1;", "=r,f", effects=False)
+
+    return uint32(float32), generate
+
+
+@overload(to_tf32)
+def _compiled_to_tf32(x):
+    return lambda x: _to_tf32(x)
+
+
+def mma_tf32(c, a, b):
+    """C + A B by a warp, A 16 x 8, B 8 x 8, C 16 x 8; each thread holds parts of them, and gets its part of the result.
+
+    In lane 4 g + t, c is (C[g, 2 t], C[g, 2 t + 1], C[g + 8, 2 t], C[g + 8, 2 t + 1]) in float32; the others are bits from
+    to_tf32: a (A[g, t], A[g + 8, t], A[g, t + 4], A[g + 8, t + 4]), b (B[t, g], B[t + 4, g]).
+    """
+    from minigrad.kernels.cuda.tools import simulator
+
+    return simulator.mma_tf32(c, a, b)
+
+
+@intrinsic
+def _mma_tf32(typing_context, c, a, b):
+    def generate(context, builder, signature, arguments):
+        sums, left, right = (
+            [builder.extract_value(argument, k) for k in range(n)]
+            for argument, n in zip(arguments, (4, 4, 2), strict=True)
+        )
+        text = (
+            "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {$0,$1,$2,$3},{$4,$5,$6,$7},{$8,$9},{$10,$11,$12,$13};"
+        )
+        result = ir.LiteralStructType([ir.FloatType()] * 4)
+        constraints = "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f"
+        value = assembly(builder, result, left + right + sums, text, constraints, effects=False)
+        parts = [builder.extract_value(value, k) for k in range(4)]
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    quads = types.UniTuple(float32, 4)
+    return quads(quads, types.UniTuple(uint32, 4), types.UniTuple(uint32, 2)), generate
+
+
+@overload(mma_tf32)
+def _compiled_mma_tf32(c, a, b):
+    return lambda c, a, b: _mma_tf32(c, a, b)

@@ -1,0 +1,337 @@
+"""How a CUDA kernel is written, compiled and launched.
+
+    @kernel(threads=256)
+    def relu_forward(x: Reals, y: Reals, n: UInt):
+        i = uint32(cuda.blockIdx.x) * uint32(256) + uint32(cuda.threadIdx.x)
+        if i < n:
+            y[i] = formulas.relu(x[i])
+
+    relu_forward[blocks_for(n, 256), 256](x, y, n)
+
+Annotations say what the machine gets: bare pointers, numbers and tuples of numbers. `Reals` and `Real` are of the type
+the kernel is compiled for, that of the first such array in a call; in the kernel's body that type is called `real`. Names
+in capitals that a kernel reads may be given other values, which are compiled in:
+`gemm.variant(TRANS_A=True)[grid, block](...)`.
+
+A kernel is compiled to PTX when it is first launched, for the oldest GPU that will do, and kept on disk beside the CPU's
+kernels; the driver makes machine code of it for the machine's. Launches go to the context's driver: the GPU, or the
+simulator.
+"""
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import re
+import typing
+
+import numpy as np
+from numba import types
+from numba.extending import register_jitable
+
+from minigrad.kernels.axes import DIMS
+from minigrad.kernels.build.cache import cache_folder, keep, warn_once
+from minigrad.kernels.build.progress import progress
+from minigrad.kernels.cuda.tools import language
+
+
+class Parameter:
+    """What a kernel takes in one place: a number, a pointer to numbers, or a tuple of `count` numbers.
+
+    dtype None is that of the kernel.
+    """
+
+    def __init__(self, dtype, is_pointer, count=None):
+        self.dtype = None if dtype is None else np.dtype(dtype)
+        self.is_pointer = is_pointer
+        self.count = count
+
+    def resolved(self, constants):
+        """The same with what a variant's constants say."""
+        return self
+
+    def numba_type(self, real):
+        """As the compiler knows it."""
+        scalar = NUMBA[self.dtype or real]
+        if self.count is not None:
+            return types.UniTuple(scalar, self.count)
+        return types.CPointer(scalar) if self.is_pointer else scalar
+
+    def codes(self, real):
+        """As the struct module packs it, one letter for each number."""
+        return ("Q" if self.is_pointer else CODES[self.dtype or real]) * (self.count or 1)
+
+
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+CODES = {
+    np.dtype(dtype): code
+    for dtype, code in {
+        np.float32: "f",
+        np.float64: "d",
+        np.int32: "i",
+        np.int64: "q",
+        np.uint8: "B",
+        np.uint16: "H",
+        np.uint32: "I",
+        np.uint64: "Q",
+    }.items()
+}
+NUMBA = {dtype: getattr(types, dtype.name) for dtype in CODES}
+
+Real, Reals = Parameter(None, False), Parameter(None, True)
+Float, Floats = Parameter(np.float32, False), Parameter(np.float32, True)
+Double, Doubles = Parameter(np.float64, False), Parameter(np.float64, True)
+Int, Ints = Parameter(np.int32, False), Parameter(np.int32, True)
+Long, Longs = Parameter(np.int64, False), Parameter(np.int64, True)
+UInt, UInts = Parameter(np.uint32, False), Parameter(np.uint32, True)
+ULong, ULongs = Parameter(np.uint64, False), Parameter(np.uint64, True)
+UShorts = Parameter(np.uint16, True)
+Bytes = Parameter(np.uint8, True)
+Axes = Parameter(np.uint32, False, DIMS)  # a number for each axis of a layout
+
+
+class Of:
+    """An annotation: a pointer to numbers of the type that a constant of the kernel stands for.
+
+    With `IMAGE = uint8` in the module and `images: Of("IMAGE")`, variant(IMAGE=float32) takes float32 images.
+    """
+
+    def __init__(self, constant):
+        self.constant = constant
+
+    def resolved(self, constants):
+        """The Parameter, by the constants of a variant."""
+        return Parameter(constants[self.constant].name, True)
+
+
+MOST_TABLES = 1024
+
+
+class Context:
+    """Where launches go: a driver, a stream of its, and `empty(shape, dtype)`, which gives kernels scratch memory."""
+
+    driver: typing.Any = None
+    stream: typing.Any = None
+    empty: typing.Any = None
+    matmul_precision = "float32"  # or "tf32": what matrix products and convolutions of float32 multiply in
+
+    def __init__(self):
+        self.tables = {}
+        self.kept = None  # while a graph is made: a dict of the tables that it reads, which must outlive it
+
+    @contextlib.contextmanager
+    def inside(self, empty, kept):
+        """Inside, scratch memory is made by `empty`, and the tables that are used are noted in the dict `kept`."""
+        before = self.empty, self.kept
+        self.empty, self.kept = empty, kept
+        try:
+            yield
+        finally:
+            self.empty, self.kept = before
+
+    def table(self, *values):
+        """A uint64 array of these numbers on the GPU, for kernels over many arrays; kept, so that it is sent only once."""
+        key = self.driver, values
+        # while a graph is made none can be sent, and `tables` may have lost one that an earlier run had sent
+        if self.kept is not None and key in self.kept:
+            return self.kept[key][0]
+        if key not in self.tables:
+            if len(self.tables) >= MOST_TABLES:
+                self.driver.synchronize(self.stream)  # launches to come may still read them
+                self.tables.clear()
+            host = np.array(values, np.uint64)
+            array = self.empty(host.shape, host.dtype)
+            self.driver.to_device(array.pointer, host.ctypes.data, host.nbytes, self.stream)
+            self.tables[key] = array, host
+        if self.kept is not None:
+            self.kept[key] = self.tables[key]
+        return self.tables[key][0]
+
+
+context = Context()
+kernels: list["Kernel"] = []  # all that are defined
+
+
+class Kernel:
+    """One kernel, with its constants; `kernel[grid, block](...)` or `kernel[grid, block, shared_bytes](...)` launches it."""
+
+    def __init__(self, function, threads, min_blocks, constants, types=None, uses_float64=False):
+        self.function = function
+        self.threads, self.min_blocks = threads, min_blocks
+        self.uses_float64 = uses_float64
+        self.constants = constants
+        names = {**function.__globals__, **constants}
+        self.parameters = [kind.resolved(names) for kind in inspect.get_annotations(function).values()]
+        if len(self.parameters) != function.__code__.co_argcount:
+            raise TypeError(f"{function.__name__}: every argument of a kernel needs an annotation")
+        self.leading = next((i for i, p in enumerate(self.parameters) if p is Reals), None)
+        self.types = types or ((FLOAT32, FLOAT64) if self.leading is not None else (FLOAT32,))
+        self.variants = {}
+        self.handles = {}
+        functools.update_wrapper(self, function)
+
+    @property
+    def name(self):
+        """family.function, and its constants."""
+        family = self.function.__module__.rpartition(".")[2]
+        values = sorted(self.constants.items())
+        constants = "".join(f",{name}={getattr(value, '__name__', value)}" for name, value in values)
+        return f"{family}.{self.function.__name__}{constants}"
+
+    def variant(self, *, types=None, **constants):
+        """The same kernel with names in capitals standing for other values; `types` if it is not for all of the kernel's."""
+        key = tuple(sorted(constants.items()))
+        if key not in self.variants:
+            named = {p.constant for p in inspect.get_annotations(self.function).values() if isinstance(p, Of)}
+            known = language.names_in(self.function) | named
+            unknown = [name for name in constants if name not in known]
+            if unknown:
+                raise TypeError(f"{self.function.__name__} knows no {', '.join(unknown)}")
+            together = {**self.constants, **constants}
+            self.variants[key] = Kernel(
+                self.function, self.threads, self.min_blocks, together, types or self.types, self.uses_float64
+            )
+        return self.variants[key]
+
+    def specialized(self, real, finished=lambda function: function, replaced=lambda value: value):
+        """The kernel's function for one type, its constants put in."""
+        constants = {**self.constants, "real": NUMBA[real]}
+        return language.rebuilt(self.function, replaced, finished, constants)
+
+    def __getitem__(self, configuration):
+        grid, block, *rest = configuration
+        return functools.partial(self.launch, grid, block, rest[0] if rest else 0)
+
+    def launch(self, grid, block, shared_bytes, *arguments):
+        """Run it on `grid` blocks (an int or up to three) of `block` threads."""
+        if len(arguments) != len(self.parameters):
+            raise TypeError(f"{self.name} takes {len(self.parameters)} arguments, not {len(arguments)}")
+        real = FLOAT32 if self.leading is None else arguments[self.leading].dtype
+        key = context.driver, real
+        handle = self.handles.get(key)
+        if handle is None:
+            handle = self.handles[key] = context.driver.prepare(self, real)
+        values = []
+        for parameter, argument in zip(self.parameters, arguments, strict=True):
+            if parameter.count is not None:
+                values += argument
+            else:
+                values.append(argument.pointer if parameter.is_pointer else argument)
+        context.driver.launch(handle, three(grid), three(block), shared_bytes, context.stream, values)
+
+    def __repr__(self):
+        return f"<CUDA kernel {self.name}>"
+
+
+def three(size):
+    """A grid or block size along three axes."""
+    if isinstance(size, int):
+        return size, 1, 1
+    return (*size, 1, 1)[:3]
+
+
+def kernel(*, threads, min_blocks=1, types=None, uses_float64=False):
+    """Make a function a CUDA kernel for blocks of at most `threads` threads.
+
+    With `min_blocks` the compiler leaves enough registers for so many blocks on a multiprocessor at once. `types` are
+    those it may be compiled for, by default float32 and float64. `uses_float64` says that a float32 kernel computes in
+    float64 too, on purpose: a few numbers at its end, never its inner loop.
+    """
+
+    def define(function):
+        defined = Kernel(function, threads, min_blocks, {}, types, uses_float64)
+        kernels.append(defined)
+        return defined
+
+    return define
+
+
+def blocks_for(n, size, most=None):
+    """How many blocks of `size` cover n, at least one; `most` limits it, for kernels that go on in a loop."""
+    count = max(1, -(-n // size))
+    return count if most is None else min(count, most)
+
+
+# Compilation
+
+
+def signature(kernel, real):
+    """The Numba types of a kernel's arguments."""
+    return tuple([parameter.numba_type(real) for parameter in kernel.parameters])
+
+
+OLDEST = 8, 0  # the compute capability that PTX is made for; the driver makes of it what is best for a newer GPU
+
+
+def entry_of(ptx):
+    """The name of the kernel in its PTX."""
+    return re.search(r"\.entry\s+(\S+?)\s*\(", ptx)[1]
+
+
+def compile_ptx(kernel, real, capability=OLDEST):
+    """(PTX, name of the entry) of a kernel, for GPUs of at least that compute capability."""
+    function = kernel.specialized(real, register_jitable)
+    with language.target(capability):
+        ptx, _ = language.cuda.compile(
+            function,
+            signature(kernel, real),
+            cc=capability,
+            output="ptx",
+            device=False,
+            abi="numba",
+            launch_bounds=(kernel.threads, kernel.min_blocks),
+        )
+    return ptx, entry_of(ptx)
+
+
+def cached_ptx(kernel, real, capability=OLDEST):
+    """compile_ptx, kept on disk."""
+    folder = cache_folder("cuda")
+    path = None
+    if folder is not None:
+        key = repr((kernel.name, real.name, capability, kernel.threads, kernel.min_blocks, language.VERSION))
+        digest = hashlib.sha256(key.encode()).hexdigest()[:20]
+        path = folder / f"cuda.{kernel.function.__name__}-{digest}.ptx"
+        try:
+            ptx = path.read_bytes().decode(errors="replace")
+            if ptx.startswith(checksum(ptx.partition("\n")[2])):
+                return ptx, entry_of(ptx)
+            warn_once("read", f"the compiled kernel {path} is damaged; such are compiled again")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            warn_once("read", f"the compiled kernel {path} cannot be read ({error}); such are compiled again")
+    progress.begin(f"cuda.{kernel.name}", signature(kernel, real))
+    ptx, entry = compile_ptx(kernel, real, capability)
+    progress.end(f"cuda.{kernel.name}")
+    if path is not None:
+        keep(path, f"{checksum(ptx)}\n{ptx}".encode())
+    return ptx, entry
+
+
+def checksum(ptx):
+    """A comment line that says what the rest must be."""
+    return f"// sha256 {hashlib.sha256(ptx.encode()).hexdigest()}"
+
+
+class Layout:
+    """How a kernel's arguments lie in memory, one after another, each aligned to its size."""
+
+    def __init__(self, kernel, real):
+        codes = [code for parameter in kernel.parameters for code in parameter.codes(real)]
+        sizes = [np.dtype(code).itemsize for code in codes]
+        self.offsets = []
+        end = 0
+        for size in sizes:
+            start = -(-end // size) * size
+            self.offsets.append(start)
+            end = start + size
+        self.format = "@" + "".join(codes)
+        self.size = end
+
+
+def final(kernel):
+    """The kernels that are launched: the kernel itself, or the variants of it that its family has defined."""
+    if not kernel.variants:
+        return [kernel]
+    return [last for variant in kernel.variants.values() for last in final(variant)]

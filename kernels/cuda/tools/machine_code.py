@@ -1,0 +1,83 @@
+"""What the compilers make of every CUDA kernel, without a GPU: PTX by NVVM, machine code by ptxas.
+
+    python -m minigrad.kernels.cuda.tools.machine_code            a line for each kernel
+    python -m minigrad.kernels.cuda.tools.machine_code FILE       the same as JSON, which the tests compare with
+
+Of each kernel: registers, bytes of shared memory, bytes spilled (stored and loaded), bytes of stack (local memory).
+"""
+
+import collections
+import json
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from minigrad.kernels import cuda
+from minigrad.kernels.cuda.tools import launch
+
+ARCHITECTURES = "sm_80", "sm_90"
+
+
+def cases():
+    """{id: (kernel, type)} of all that can be launched."""
+    for module in pkgutil.iter_modules(cuda.__path__):
+        if module.name in cuda.__all__:
+            getattr(cuda, module.name)
+    found = [kernel for base in launch.kernels for kernel in launch.final(base)]
+    named = [(f"{kernel.name}:{real.name}", (kernel, real)) for kernel in found for real in kernel.types]
+    if len(dict(named)) < len(named):  # the cache on disk goes by the names, too
+        twice = [name for name, count in collections.Counter(name for name, _ in named).items() if count > 1]
+        raise RuntimeError(f"there are several kernels named {', '.join(twice)}")
+    return dict(named)
+
+
+def find_ptxas():
+    """The path of ptxas, from the PATH or from NVIDIA's Python package; None if there is none."""
+    packaged = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/ptxas"))
+    return shutil.which("ptxas") or (str(packaged[-1]) if packaged else None)
+
+
+def assemble(ptx, architecture):
+    """{"registers": .., "shared": .., "spills": .., "stack": ..} of the machine code."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "kernel.ptx")
+        source.write_text(ptx)
+        command = [find_ptxas(), "-v", f"-arch={architecture}", str(source), "-o", str(Path(folder, "kernel.cubin"))]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+    text = result.stderr
+    stack, stores, loads = map(
+        int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", text).groups()
+    )
+    shared = re.search(r"(\d+) bytes smem", text)
+    return {
+        "registers": int(re.search(r"Used (\d+) registers", text)[1]),
+        "shared": int(shared[1]) if shared else 0,
+        "spills": stores + loads,
+        "stack": stack,
+    }
+
+
+def measure(kernel, real):
+    """(PTX, {architecture: what `assemble` says})."""
+    ptx, _ = launch.compile_ptx(kernel, real)
+    return ptx, {architecture: assemble(ptx, architecture) for architecture in ARCHITECTURES}
+
+
+def main():
+    table = {name: measure(*case)[1] for name, case in sorted(cases().items())}
+    if len(sys.argv) > 1:
+        lines = [f"  {json.dumps(name)}: {json.dumps(code)}" for name, code in table.items()]
+        Path(sys.argv[1]).write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        return
+    for name, code in table.items():
+        cells = [f"{arch} " + " ".join(f"{n} {what}" for what, n in found.items()) for arch, found in code.items()]
+        print(f"{name:60} {'; '.join(cells)}")
+
+
+if __name__ == "__main__":
+    main()

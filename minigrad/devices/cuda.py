@@ -1,0 +1,250 @@
+"""The device "cuda": one NVIDIA GPU.
+
+Everything runs on one stream, in the order in which Python asked for it, and Python goes on at once; reading a value
+(`.item()`, `.numpy()`) waits for it. So memory that an array has left may be used again at once, by what comes later on
+the stream. `Stager` brings batches to the GPU on a second stream while the step before is at work.
+
+    MINIGRAD_CUDA=simulator     runs all of it in Python, without a GPU: for tests and for study, on very small arrays
+"""
+
+import contextlib
+import functools
+import gc
+import os
+import weakref
+from typing import Any
+
+import numpy as np
+
+from minigrad.devices.base import Call, Device, Program
+from minigrad.devices.cuda_memory import CudaPool, Held, block_of, host_copy, known, remembered
+from minigrad.devices.cuda_staging import Stager
+from minigrad.devices.memory import Lease
+from minigrad.devices.precision import matmul_precision
+from minigrad.kernels import cuda as kernels
+from minigrad.kernels.cuda.tools.array import CudaArray
+from minigrad.kernels.cuda.tools.driver import Driver, SimulatedDriver
+from minigrad.kernels.cuda.tools.launch import context
+
+
+def open_driver() -> Any:
+    """The GPU, or the simulator if MINIGRAD_CUDA asks for it."""
+    chosen = os.environ.get("MINIGRAD_CUDA", "")
+    if chosen not in ("", "simulator"):
+        raise RuntimeError(f"MINIGRAD_CUDA is {chosen!r}; it may be 'simulator', or not be set")
+    return SimulatedDriver() if chosen else Driver()
+
+
+class Mirror:
+    """A copy on the GPU of a small NumPy array that Python goes on to write."""
+
+    def __init__(self, device: "CudaDevice", host: np.ndarray) -> None:
+        self.host = weakref.ref(host)
+        self.sent = b""
+        self.array = device.pool.empty(host.shape, host.dtype)
+        self.device = device
+
+    def refresh(self) -> None:
+        """Send it if it has changed."""
+        host = self.host()
+        if host is not None and (now := host.tobytes()) != self.sent:
+            self.device.send(self.array, host)
+            self.sent = now
+
+
+class CudaDevice(Device):
+    """One GPU; its arrays are CudaArrays."""
+
+    array_type = CudaArray
+    replays_python = False
+
+    def __init__(self, driver: Any = None) -> None:
+        self.driver = driver or open_driver()
+        self.stream = self.driver.new_stream()
+        self.mirrors: dict[int, Mirror] = {}
+        super().__init__("cuda")
+        context.driver, context.stream, context.empty = self.driver, self.stream, self.empty
+        self.use_precision(matmul_precision.current)
+
+    @property
+    def kernels(self) -> Any:
+        """The kernel families of this device."""
+        return kernels
+
+    def new_pool(self) -> CudaPool:
+        """Memory of this device."""
+        pool = getattr(self, "pool", None)
+        return CudaPool(self.driver, None if pool is None else pool.release)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> CudaArray:
+        """A C-contiguous array with whatever its memory holds."""
+        return self.pool.empty(tuple(shape), dtype)
+
+    def send(self, target: CudaArray, values: np.ndarray) -> None:
+        """Copy from the host, in the order of the stream; `values` may be written again after."""
+        values = np.ascontiguousarray(values)
+        self.driver.to_device(target.pointer, values.ctypes.data, values.nbytes, self.stream)
+
+    def from_host(self, array: np.ndarray) -> CudaArray:
+        """A copy on the GPU."""
+        copy = self.empty(array.shape, array.dtype)
+        self.write(copy, array)
+        return copy
+
+    def to_host(self, array: CudaArray) -> np.ndarray:
+        """A copy in the host's memory, once all that was launched before is done."""
+        return np.asarray(array)
+
+    def copy(self, array: CudaArray) -> CudaArray:
+        """A copy on the GPU."""
+        copy = self.empty(array.shape, array.dtype)
+        self.write(copy, array)
+        return copy
+
+    def write(self, target: CudaArray, values: Any) -> None:
+        """Put the values of a NumPy array, or of an array on the GPU, into an array on the GPU."""
+        if target.shape != values.shape or target.dtype != values.dtype:
+            raise ValueError(f"cannot put {values.dtype}{list(values.shape)} into {target}")
+        block = block_of(target)
+        if isinstance(values, CudaArray):
+            block.known = host_copy(values) if target.pointer == block.pointer else None
+            if target.size:
+                self.driver.on_device(target.pointer, values.pointer, values.nbytes, self.stream)
+            return
+        block.known = remembered(values) if target.pointer == block.pointer else None
+        if target.size:
+            self.send(target, values)
+
+    def mirror(self, array: np.ndarray) -> CudaArray:
+        """A copy that is brought up to date here, and by a recording before each replay."""
+        return self.mirror_of(array).array
+
+    def mirror_of(self, array: np.ndarray) -> Mirror:
+        """The mirror itself, up to date."""
+        mirror = self.mirrors.get(id(array))
+        if mirror is None:
+            mirror = self.mirrors[id(array)] = Mirror(self, array)
+            weakref.finalize(array, self.mirrors.pop, id(array))
+        mirror.refresh()
+        return mirror
+
+    def mirror_for(self, recorder: Any, array: np.ndarray) -> CudaArray:
+        """The same for a recording, which notes what its replays have to bring up to date."""
+        mirror = self.mirror_of(array)
+        if not any(mirror is noted for noted in recorder.mirrors):
+            recorder.mirrors.append(mirror)
+        return mirror.array
+
+    def resolve(self, kernel: Any, arguments: tuple[Any, ...]) -> Call:
+        """The launch, in the precision that is set now."""
+        return functools.partial(launch_in, matmul_precision.current, kernel), arguments
+
+    def program(self, calls: list[Call]) -> "Graph":
+        """A CUDA graph of recorded launches."""
+        return Graph(self, calls)
+
+    def alias(self, array: CudaArray, lease: Lease) -> CudaArray:
+        """The same memory without the lease it is on; it stays alive all the same, but may be used again."""
+        return CudaArray(array.pointer, array.shape, array.dtype, Held(lease.pool, lease.block))
+
+    @functools.cached_property
+    def copy_stream(self) -> Any:
+        """The stream on which batches come."""
+        return self.driver.new_stream()
+
+    def stager(self) -> Stager:
+        """What brings batches here on a stream of its own."""
+        return Stager(self)
+
+    def share_memory(self, a: CudaArray, b: CudaArray) -> bool:
+        """Whether two arrays overlap."""
+        return a.pointer < b.pointer + b.nbytes and b.pointer < a.pointer + a.nbytes
+
+    def as_result(self, op: str, y: Any) -> CudaArray:
+        """What an op's forward returned."""
+        if type(y) is CudaArray:
+            return y
+        raise TypeError(
+            f"{op}.forward must return an array of the GPU, not {type(y).__name__}; "
+            'compute it by self.kernels, or use device="cpu"'
+        )
+
+    def use_precision(self, precision: str) -> None:
+        """Set how float32 products are computed from now on; see mg.matmul_precision."""
+        context.matmul_precision = precision
+
+    def synchronize(self) -> None:
+        """Wait until all that was launched is done."""
+        self.driver.synchronize(self.stream)
+
+    def check(self, function: Any, *arguments: Any) -> None:
+        """Run a check of values on the host; what was sent from there is known there, anything else is waited for."""
+        function(*[known(a) if isinstance(a, CudaArray) else a for a in arguments])
+
+    def __repr__(self) -> str:
+        return f"Device('cuda'): {self.driver.name}, {self.driver.memory:,} bytes"
+
+
+class Graph(Program):
+    """Recorded launches as one CUDA graph, made when it is first run; keeps the scratch memory that kernels ask for."""
+
+    def __init__(self, device: CudaDevice, calls: list[Call]) -> None:
+        super().__init__(device, calls)
+        self.driver, self.stream = device.driver, device.stream
+        self.scratch = device.new_pool()
+        self.kept: dict[Any, Any] = {}
+        self.graph: Any = None
+
+    def timed(self, function: Any, arguments: tuple[Any, ...]) -> float:
+        """Seconds that one launch takes on the GPU. This is also what fills the scratch memory's pool."""
+        with context.inside(self.scratch.empty, self.kept):
+            start, end = self.driver.new_event(), self.driver.new_event()
+            self.driver.record(start, self.stream)
+            function(*arguments)
+            self.driver.record(end, self.stream)
+            self.driver.wait_on_host(end)
+            seconds = self.driver.elapsed(start, end)
+            self.driver.free_event(start)
+            self.driver.free_event(end)
+        return seconds
+
+    def __call__(self) -> None:
+        """Launch the graph."""
+        if self.graph is None:
+            self.graph = self.make()
+        self.driver.launch_graph(self.graph, self.stream)
+
+    def make(self) -> Any:
+        """The graph; while it is made nothing runs, and nothing may be allocated, or freed by the garbage collector."""
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return self.noted()
+        finally:
+            if collects:
+                gc.enable()
+
+    def noted(self) -> Any:
+        """The graph of the launches, noted one by one."""
+        with context.inside(self.scratch.empty, self.kept):
+            try:
+                self.driver.begin_graph(self.stream)
+                self.run()
+            except BaseException:
+                with contextlib.suppress(RuntimeError):  # that a call has failed spoils the graph, and is told anyway
+                    self.driver.free_graph(self.driver.end_graph(self.stream))
+                raise
+            return self.driver.end_graph(self.stream)
+
+    def __del__(self) -> None:
+        if self.graph is not None:
+            self.driver.free_graph(self.graph)
+
+
+def launch_in(precision: str, kernel: Any, *arguments: Any) -> None:
+    """Launch a kernel in a precision of matrix products."""
+    before, context.matmul_precision = context.matmul_precision, precision
+    try:
+        kernel(*arguments)
+    finally:
+        context.matmul_precision = before

@@ -1,0 +1,27 @@
+"""Axes and shapes as the functions of minigrad.ops take them."""
+
+import operator
+from collections.abc import Iterable
+
+from minigrad.kernels.axes import Shape
+
+
+def normal_axes(axis: "int | Iterable[int] | None", ndim: int) -> Shape:
+    """Axes as sorted non-negative ints; None is all of them.
+
+    Raises ValueError for one that is not there, or twice, and TypeError for one that is no integer.
+    """
+    if axis is None:
+        return tuple(range(ndim))
+    try:
+        given = tuple(map(operator.index, axis if isinstance(axis, Iterable) else (axis,)))
+    except TypeError:
+        raise TypeError(f"axis must be an integer, a tuple of integers or None, not {axis!r}") from None
+    result = []
+    for a in given:
+        if not -ndim <= a < ndim:
+            raise ValueError(f"axis {a} is out of range for {ndim} dimensions")
+        result.append(a % ndim)
+    if len(set(result)) != len(result):
+        raise ValueError(f"axes {given} name one axis twice")
+    return tuple(sorted(result))
