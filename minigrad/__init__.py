@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 import numba  # noqa: F401 - before ours: the garbage collector then runs at cheaper moments, 20 ms less in all
 
 from minigrad import models, nn, optim, testing
+from minigrad.anomaly import AnomalyError
 from minigrad.capture import capture
 from minigrad.devices.precision import matmul_precision
 from minigrad.kernels.build.progress import UnexpectedCompile, no_compile
 from minigrad.kernels.cpu.tools.threads import get_num_threads, set_num_threads
+from minigrad.modes import CaptureError, detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from minigrad.ops import (
     add,
     avg_pool2d,
@@ -42,7 +44,7 @@ from minigrad.ops import (
     transpose,
 )
 from minigrad.random import manual_seed
-from minigrad.tape import AnomalyError, CaptureError, Op, detect_anomaly, enable_grad, is_grad_enabled, no_grad
+from minigrad.tape import Op
 from minigrad.tensor import Tensor, tensor
 
 if TYPE_CHECKING:

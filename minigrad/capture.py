@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad.devices import Call, Device, Lease, get_device, is_array
-from minigrad.tape import CaptureError, Op, new_order, state
+from minigrad.modes import CaptureError, state
+from minigrad.tape import Op, new_order
 from minigrad.tensor import Tensor, as_array
 
 MOST_RECORDINGS = 64  # of one step; more means that something changes with every call
@@ -153,7 +154,11 @@ class Recorder:
             self.saw_leaf(t)
         self.check_computed(f"{type(op).__name__}.forward", y, [t._data for t in given])
 
-    def saw_gradients(self, op: Op, results: tuple[Any, ...], dy: np.ndarray) -> None:
+    def before(self, op: Op, dy: np.ndarray) -> None:
+        """The launches to come are those of an op's backward."""
+        self.begin(type(op).__name__ + " backward")
+
+    def after(self, op: Op, dy: np.ndarray, results: tuple[Any, ...]) -> None:
         """An op went backward: the gradients that are wanted must have come from kernels as well."""
         given = [a for a in (dy, *(op.saved or ())) if is_array(a)]
         for source, dx in zip(op.sources or (), results, strict=True):
@@ -194,13 +199,6 @@ class Recorder:
         """The step sets a gradient."""
         if tensor._op is None and tensor not in self.gradients and not self.owns(tensor._data):
             self.gradients[tensor] = ANY
-
-    def constant(self, tensor: Tensor) -> Tensor:
-        """A tensor made from a NumPy array inside the step: an error, since a later call may mean another array."""
-        raise CaptureError(
-            f"a NumPy array (shape {tensor.shape}) is used inside a captured step; replays would go on using its present "
-            "values: pass it as an argument of the step, or make it a tensor outside"
-        )
 
 
 class RecordingKernels:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minigrad.tape import CaptureError, state
+from minigrad.modes import at_work, begin, refuse, state
 from minigrad.tensor import FLOATS, Tensor
 
 
@@ -21,8 +21,7 @@ def hyperparameter(index: int, name: str, doc: str) -> Any:
         return float(self.hyper[index])
 
     def set_(self: "Optimizer", value: float) -> None:
-        if state.recording is not None:
-            raise CaptureError(f"{name} is set inside a captured step, which would happen once only; set it outside")
+        refuse(f"{name} is set inside a captured step, which would happen once only; set it outside")
         self.hyper[index] = checked(name, value)
 
     return property(get, set_, doc=doc)
@@ -76,18 +75,17 @@ class Optimizer:
 
     def step(self) -> None:
         """Update, in place, every parameter that has a gradient. Raises RuntimeError if none has."""
-        recording = state.recording
-        if recording is not None:
+        if state.recording is not None:
             for p in self.params:
-                recording.reads_grad(p)
-                recording.saw_leaf(p)
-        device = self.device if recording is None else recording
+                state.recording.reads_grad(p)
+                state.recording.saw_leaf(p)
+        device = at_work(self.device)
         if self.params[0]._device is not self.device:
             raise RuntimeError(
                 f"the parameters are on {self.params[0].device!r}, the state of this {type(self).__name__} on "
                 f"{self.device.name!r}; move the model first, and make the optimizer after"
             )
-        device.op_name = type(self).__name__
+        begin(type(self).__name__)
         found = False
         for dtype in FLOATS:  # one launch for all parameters of a dtype
             chosen = [i for i, p in enumerate(self.params) if p._grad is not None and p._data.dtype == dtype]

@@ -9,19 +9,13 @@ from typing import Any
 
 import numpy as np
 
-import minigrad.tape as tape  # each of the two modules uses the other, at call time only
 from minigrad.devices import Device, get_device
 from minigrad.kernels.axes import Shape
+from minigrad.modes import read, refuse, refuse_reading, state
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 NewHook = Callable[["Tensor"], "Tensor | None"]
 new_key = itertools.count().__next__
-
-
-def _ops() -> Any:
-    import minigrad.ops as ops
-
-    return ops
 
 
 class Tensor:
@@ -83,13 +77,12 @@ class Tensor:
     @property
     def data(self) -> np.ndarray:
         """The array, of the device. Writing into it is not noticed by the tape; assigning (also `t.data -= x`) is."""
-        self._must_be_readable("data")
+        refuse_reading("data")
         return self._data
 
     @data.setter
     def data(self, value: Any) -> None:
-        if tape.state.recording is not None:
-            raise tape.CaptureError("assigning data inside a captured step cannot be repeated; change tensors by `+=`")
+        refuse("assigning data inside a captured step cannot be repeated; change tensors by `+=`")
         if value is self._data:  # the end of `t.data -= x`
             self._version[0] += 1
             return
@@ -106,8 +99,8 @@ class Tensor:
     @property
     def grad(self) -> "Tensor | None":
         """The gradient `backward` left here, or None."""
-        if tape.state.recording is not None:
-            tape.state.recording.reads_grad(self)
+        if state.recording is not None:
+            state.recording.reads_grad(self)
         return self._grad
 
     @grad.setter
@@ -121,8 +114,8 @@ class Tensor:
                 )
             if value._device is not self._device:
                 raise RuntimeError(f"the gradient is on {value.device!r}, the tensor on {self.device!r}; use .to(...)")
-        if tape.state.recording is not None:
-            tape.state.recording.writes_grad(self)
+        if state.recording is not None:
+            state.recording.writes_grad(self)
         self._grad = value
         self._grad_is_ours = False
 
@@ -191,12 +184,12 @@ class Tensor:
 
     def numpy(self) -> np.ndarray:
         """The array as NumPy's, sharing memory on the CPU, a copy from elsewhere. Not inside a captured step."""
-        self._must_be_readable("numpy()")
+        refuse_reading("numpy()")
         return self._device.to_host(self._data)
 
     def item(self) -> Any:
         """The only element as a Python number; ValueError if there are more or none."""
-        self._must_be_readable("item()")
+        refuse_reading("item()")
         if self._data.size != 1:
             raise ValueError(f"item() needs a tensor of one element, this one has shape {self.shape}")
         return self._device.to_host(self._data).item()
@@ -206,7 +199,7 @@ class Tensor:
         return self.numpy().tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        self._must_be_readable("np.asarray()")
+        refuse_reading("np.asarray()")
         if dtype is not None and np.dtype(dtype) != self.dtype:
             if copy is False:
                 raise ValueError(f"a tensor of {self.dtype} cannot become {np.dtype(dtype)} without a copy")
@@ -215,34 +208,26 @@ class Tensor:
         return array.copy() if copy and array is self._data else array
 
     def __dlpack__(self, **options: Any) -> Any:
-        self._must_be_readable("__dlpack__()")
+        refuse_reading("__dlpack__()")
         return self._data.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._data.__dlpack_device__()
 
-    def _must_be_readable(self, what: str) -> None:
-        if tape.state.recording is not None:
-            raise tape.CaptureError(
-                f"{what} inside a captured step: its value would be read once, while recording, and never again; "
-                "return the tensor from the step and read it outside"
-            )
-
     def detach(self) -> "Tensor":
         """The same memory, off the tape."""
-        if tape.state.recording is not None:
-            tape.state.recording.saw_leaf(self)
+        read(self)
         other = Tensor._wrap(self._data, self._device)
         other._version = self._version
         return other
 
     def copy(self) -> "Tensor":
         """A copy off the tape."""
-        return _ops().copied(self)
+        return movement.copied(self)
 
     def to(self, device_or_dtype: Any) -> "Tensor":
         """On another device, or of another dtype; differentiable, and the tensor itself if nothing changes."""
-        return _ops().to(self, device_or_dtype)
+        return movement.to(self, device_or_dtype)
 
     # Gradients
 
@@ -278,9 +263,8 @@ class Tensor:
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self._change_in_place("item assignment")
-        if tape.state.recording is not None:
-            raise tape.CaptureError("item assignment inside a captured step cannot be repeated; compute a new tensor")
-        if tape.state.grad_enabled and isinstance(value, Tensor) and value.requires_grad:
+        refuse("item assignment inside a captured step cannot be repeated; compute a new tensor")
+        if state.grad_enabled and isinstance(value, Tensor) and value.requires_grad:
             raise RuntimeError(
                 "item assignment of a tensor that requires a gradient would lose it: the tape does not see the assignment; "
                 "assign value.detach(), or build the result with concat"
@@ -293,128 +277,126 @@ class Tensor:
         self._version[0] += 1
 
     def _change_in_place(self, what: str) -> None:
-        if tape.state.grad_enabled and self.requires_grad:
+        if state.grad_enabled and self.requires_grad:
             raise RuntimeError(
                 f"{what} on a tensor that requires a gradient would falsify the tape; do it inside `with mg.no_grad():`"
             )
         if not self._data.flags.writeable:
             raise ValueError(f"{what}: the array is read-only")
 
-    def _update(self, name: str, other: Any) -> "Tensor":
+    def _update(self, name: str, op: "Callable[[Any, Any], Tensor]", other: Any) -> "Tensor":
         """`self op= other`: in place where the tape is not concerned, else a new tensor."""
-        on_tape = tape.state.grad_enabled and (
-            self.requires_grad or (isinstance(other, Tensor) and other.requires_grad)
-        )
+        on_tape = state.grad_enabled and (self.requires_grad or (isinstance(other, Tensor) and other.requires_grad))
         if on_tape and self._op is None and self.requires_grad:
             self._change_in_place(f"{name}=")
-        result = getattr(_ops(), name)(self, other)
+        result = op(self, other)
         if on_tape:
             return result
         if result.shape != self.shape:
             raise ValueError(f"in-place {name}: shapes {self.shape} and {np.shape(other)} broadcast to {result.shape}")
         self._change_in_place(f"{name}=")
-        _ops().assign(self, result)
+        arithmetic.assign(self, result)
         return self
 
     def __iadd__(self, other: Any) -> "Tensor":
-        return self._update("add", other)
+        return self._update("add", arithmetic.add, other)
 
     def __isub__(self, other: Any) -> "Tensor":
-        return self._update("sub", other)
+        return self._update("sub", arithmetic.sub, other)
 
     def __imul__(self, other: Any) -> "Tensor":
-        return self._update("mul", other)
+        return self._update("mul", arithmetic.mul, other)
 
     def __itruediv__(self, other: Any) -> "Tensor":
-        return self._update("div", other)
+        return self._update("div", arithmetic.div, other)
 
     # Arithmetic
 
     def __add__(self, other: Any) -> "Tensor":
-        return _ops().add(self, other)
+        return arithmetic.add(self, other)
 
     def __radd__(self, other: Any) -> "Tensor":
-        return _ops().add(other, self)
+        return arithmetic.add(other, self)
 
     def __sub__(self, other: Any) -> "Tensor":
-        return _ops().sub(self, other)
+        return arithmetic.sub(self, other)
 
     def __rsub__(self, other: Any) -> "Tensor":
-        return _ops().sub(other, self)
+        return arithmetic.sub(other, self)
 
     def __mul__(self, other: Any) -> "Tensor":
-        return _ops().mul(self, other)
+        return arithmetic.mul(self, other)
 
     def __rmul__(self, other: Any) -> "Tensor":
-        return _ops().mul(other, self)
+        return arithmetic.mul(other, self)
 
     def __truediv__(self, other: Any) -> "Tensor":
-        return _ops().div(self, other)
+        return arithmetic.div(self, other)
 
     def __rtruediv__(self, other: Any) -> "Tensor":
-        return _ops().div(other, self)
+        return arithmetic.div(other, self)
 
     def __pow__(self, exponent: float) -> "Tensor":
-        return _ops().power(self, exponent)
+        return elementwise.power(self, exponent)
 
     def __neg__(self) -> "Tensor":
-        return _ops().mul(self, -1.0)
+        return arithmetic.mul(self, -1.0)
 
     def __pos__(self) -> "Tensor":
         return self
 
     def __matmul__(self, other: Any) -> "Tensor":
-        return _ops().matmul(self, other)
+        return gemm.matmul(self, other)
 
     def __rmatmul__(self, other: Any) -> "Tensor":
-        return _ops().matmul(other, self)
+        return gemm.matmul(other, self)
 
     def __getitem__(self, index: Any) -> "Tensor":
-        return _ops().getitem(self, index)
+        return movement.getitem(self, index)
 
     def reshape(self, *shape: Any) -> "Tensor":
         """The same elements in another shape; one length may be -1."""
-        return _ops().reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+        return movement.reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
 
     def transpose(self, *axes: Any) -> "Tensor":
         """Axes in another order, by default reversed."""
-        return _ops().transpose(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None)
+        return movement.transpose(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None)
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
         """Sum over all axes, or some."""
-        return _ops().sum(self, axis, keepdims)
+        return reduce.sum(self, axis, keepdims)
 
     def mean(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
         """Mean over all axes, or some."""
-        return _ops().mean(self, axis, keepdims)
+        return reduce.mean(self, axis, keepdims)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
         """Maximum over all axes, or some; the gradient goes to the first of equals."""
-        return _ops().max(self, axis, keepdims)
+        return reduce.max(self, axis, keepdims)
 
     def exp(self) -> "Tensor":
         """e to the power of every element."""
-        return _ops().exp(self)
+        return elementwise.exp(self)
 
     def log(self) -> "Tensor":
         """Natural logarithm of every element."""
-        return _ops().log(self)
+        return elementwise.log(self)
 
     def sqrt(self) -> "Tensor":
         """Square root of every element."""
-        return _ops().sqrt(self)
+        return elementwise.sqrt(self)
 
     def tanh(self) -> "Tensor":
         """Hyperbolic tangent of every element."""
-        return _ops().tanh(self)
+        return elementwise.tanh(self)
 
     def relu(self) -> "Tensor":
         """max(x, 0) of every element."""
-        return _ops().relu(self)
+        return elementwise.relu(self)
 
     def sigmoid(self) -> "Tensor":
         """1 / (1 + exp(-x)) of every element."""
-        return _ops().sigmoid(self)
+        return elementwise.sigmoid(self)
 
 
 class HookHandle:
@@ -436,7 +418,7 @@ def as_array(data: Any, dtype: Any = None) -> np.ndarray:
     Raises TypeError for dtypes that are neither float32, float64, integer nor bool.
     """
     if isinstance(data, Tensor):
-        data._must_be_readable("mg.tensor(t)")
+        refuse_reading("mg.tensor(t)")
         data = data._device.to_host(data._data)
     array = np.asarray(data)
     if array.dtype.kind not in "fiub" or dtype is None:
@@ -469,3 +451,8 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool
 def is_number(value: Any) -> bool:
     """Whether `value` is a real Python or NumPy scalar, which can stand for a tensor."""
     return isinstance(value, numbers.Real | np.bool_)
+
+
+# A tensor's operators are ops, and ops make tensors: the one circle, closed here, where all of this file is defined.
+from minigrad import tape  # noqa: E402
+from minigrad.ops import arithmetic, elementwise, gemm, movement, reduce  # noqa: E402

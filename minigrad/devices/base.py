@@ -35,7 +35,6 @@ class Device:
     def __init__(self, name: str) -> None:
         self.name = name
         self.pool = self.new_pool()
-        self.op_name = ""  # the op at work, for recordings
         self.constants: dict[tuple[float, tuple[int, ...], np.dtype], Any] = {}
 
     @functools.cached_property

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from minigrad.devices import is_array
-from minigrad.tape import Op, Switch
+from minigrad.modes import Switch
+from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 UNKNOWN = "·"  # stands for an input that needs no gradient, of which the tape keeps nothing

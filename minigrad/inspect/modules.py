@@ -11,11 +11,12 @@ import numpy as np
 
 from minigrad.devices import address
 from minigrad.inspect.text import columns, number_of_bytes
+from minigrad.modes import Switch, refuse
 from minigrad.nn import Module
 from minigrad.ops.conv import Conv2d
-from minigrad.ops.matmul import BatchedMatMul, Linear, MatMul
+from minigrad.ops.gemm import BatchedMatMul, Linear, MatMul
 from minigrad.ops.norm import BatchNorm, BatchNormInference
-from minigrad.tape import CaptureError, Op, Switch, state
+from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 
@@ -42,10 +43,7 @@ def activations(model: Module, names: str | Iterable[str] | None = None) -> Iter
     outputs: dict[str, Tensor] = {}
 
     def keep(module: Module, result: Any) -> None:
-        if state.recording is not None:
-            raise CaptureError(
-                "activations inside a captured step would be read once; return the tensors from the step"
-            )
+        refuse("activations inside a captured step would be read once; return the tensors from the step")
         for name in wanted:
             if modules[name] is module:
                 outputs[name] = result.detach() if isinstance(result, Tensor) else result

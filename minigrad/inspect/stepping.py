@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from minigrad.devices import Device, get_device
+from minigrad.gradients import add_arrays, run_hooks
 from minigrad.inspect.graph import Graph, Recorded, copied, short_line, source_line
 from minigrad.inspect.text import described, shortened
-from minigrad.tape import Op, add_arrays, first_gradient, run_hooks, wrong_count, wrong_gradient
+from minigrad.tape import Op, check_count, first_gradient, wrong_gradient
 from minigrad.tensor import Tensor
 
 STEP = 1e-6  # of the finite differences, relative to each element
@@ -110,7 +111,7 @@ class Steps(Iterator[Step]):
                 return self._step(op)
         while self._hooked:
             leaf = self._hooked.pop(0)
-            self.gradients[leaf] = self._tensor(run_hooks(leaf._hooks, self._arrived[leaf], self._device))
+            self.gradients[leaf] = self._tensor(run_hooks(leaf._hooks or {}, self._arrived[leaf], self._device))
         raise StopIteration
 
     def _step(self, op: Op) -> Step:
@@ -120,8 +121,7 @@ class Steps(Iterator[Step]):
             dy = run_hooks(op.hooks, dy, self._device)
         op.device, op.kernels = self._device, self._device.kernels
         results = op.backward(dy)
-        if type(results) is not tuple or len(results) != len(op.sources or ()):
-            raise wrong_count(op, results)
+        check_count(op, results)
         self._index += 1
         graph, home = self._graph, self._device
         arrived = home.to_host(dy)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from minigrad import ops
+from minigrad.modes import state, takes_part
 from minigrad.nn import init
 from minigrad.nn.module import Module, Parameter
 from minigrad.random import counter_state
-from minigrad.tape import state
 from minigrad.tensor import Tensor
 
 Initializer = Callable[[tuple[int, ...]], np.ndarray]
@@ -90,8 +90,7 @@ class BatchNorm(Module):
 
     def for_training(self) -> ops.Normalization:
         """What training normalizes by, for an op that does it together with other work."""
-        if state.recording is not None:
-            state.recording.saw_module(self)
+        takes_part(self)
         self.has_statistics = True
         return ops.Normalization(self.gamma, self.beta, self.running_mean, self.running_var, self.decay, self.eps)
 

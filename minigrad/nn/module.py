@@ -5,8 +5,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from minigrad.modes import takes_part
 from minigrad.ops import to
-from minigrad.tape import state
 from minigrad.tensor import FLOATS, Tensor
 
 
@@ -34,8 +34,7 @@ class Module:
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Compute the result; what to call instead of `forward`."""
-        if state.recording is not None:
-            state.recording.saw_module(self)
+        takes_part(self)
         return self.forward(*inputs, **options)
 
     def children(self) -> Iterator[tuple[str, "Module"]]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.modes import no_grad
 from minigrad.nn.layers import BatchNorm, Linear, Sequential
 from minigrad.nn.module import Module, Parameter
-from minigrad.tape import no_grad
 from minigrad.tensor import Tensor
 
 

@@ -1,13 +1,14 @@
 """The ops: one file per family, each with the Op classes and their public functions."""
 
+import minigrad.tensor  # noqa: F401 - first: it and the tape are whole before an op is made of them
 from minigrad.ops.arithmetic import add, assign, div, mul, sub
 from minigrad.ops.branches import Branch, concat_branches
 from minigrad.ops.conv import conv2d
 from minigrad.ops.dropout import dropout
 from minigrad.ops.elementwise import exp, log, power, relu, sigmoid, sqrt, tanh
+from minigrad.ops.gemm import linear, matmul
 from minigrad.ops.loss import cross_entropy, log_softmax, softmax
 from minigrad.ops.lrn import local_response_norm
-from minigrad.ops.matmul import linear, matmul
 from minigrad.ops.movement import concat, copied, getitem, reshape, to, transpose
 from minigrad.ops.norm import Normalization, batch_norm
 from minigrad.ops.pool import avg_pool2d, global_avg_pool, max_pool2d

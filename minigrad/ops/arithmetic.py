@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from minigrad.kernels.axes import Shape, broadcast_layout, contiguous_strides, flat_layout, merge, reduction_layout
-from minigrad.tape import Op, state
+from minigrad.modes import at_work, refuse_constant
+from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor, is_number
 
 
@@ -100,6 +101,7 @@ class Mul(Op):
     """a * b."""
 
     formula = "y = a b;  da = dy b;  db = dy a"
+    passes_on = False
 
     def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         self.shapes = a.shape, b.shape
@@ -120,6 +122,7 @@ class Div(Op):
     """a / b."""
 
     formula = "y = a / b;  da = dy / b;  db = -dy y / b"
+    passes_on = False
 
     def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         self.shapes = a.shape, b.shape
@@ -158,8 +161,7 @@ def as_operand(name: str, value: Any, like: Tensor) -> Tensor:
     if is_number(value):
         return Tensor._wrap(like._device.from_host(np.array(value, like.dtype)), like._device)
     if isinstance(value, np.ndarray):
-        if state.recording is not None:
-            return state.recording.constant(Tensor(value, device=like._device))
+        refuse_constant(value.shape)
         return Tensor(value, device=like._device)
     raise TypeError(f"{name}: cannot work on {type(value).__name__}; pass a Tensor, a NumPy array or a number")
 
@@ -186,6 +188,5 @@ def div(a: Any, b: Any) -> Tensor:
 
 def assign(target: Tensor, value: Tensor) -> None:
     """target = value, in place, off the tape; both of one shape."""
-    device = target._device if state.recording is None else state.recording
-    device.kernels.movement.copy(value._data.reshape(-1), target._data.reshape(-1))
+    at_work(target._device).kernels.movement.copy(value._data.reshape(-1), target._data.reshape(-1))
     target._version[0] += 1

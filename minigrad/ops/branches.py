@@ -7,7 +7,7 @@ import numpy as np
 
 from minigrad.kernels.activations import RELU, SIGMOID
 from minigrad.ops.elementwise import float_tensor
-from minigrad.ops.matmul import as_matrix
+from minigrad.ops.gemm import as_matrix
 from minigrad.ops.movement import concat
 from minigrad.ops.norm import (
     STATISTICS,
@@ -35,6 +35,7 @@ class BranchConcat(Op):
     """Branches normalized by the statistics of the batch, activated and concatenated, each written to its place at once."""
 
     formula = "y = [f(BN(x0)), f(BN(x1)), ...];  dxi, dγi, dβi as of batch norm, from its slice of dy"
+    passes_on = False
 
     def forward(
         self, *arrays: Any, norms: list[tuple[Running, float, float] | None], activations: list[int]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.ops.elementwise import float_tensor
-from minigrad.ops.matmul import no_bias, product
+from minigrad.ops.gemm import no_bias, product
 from minigrad.ops.window import Window, resolve
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
@@ -24,6 +24,7 @@ class Conv2d(Op):
         "y[p] = b + Σ x[p + t] W[t] over the taps t;  dx[p + t] = Σ dy[p] W[t]ᵀ;  dW[t] = Σ x[p + t]ᵀ dy[p];  db = Σ dy"
     )
     adds_to = 0
+    passes_on = False
 
     def forward(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, *, window: Window) -> np.ndarray:
         self.save(x if self.needs[1] else None, w if self.needs[0] else None)

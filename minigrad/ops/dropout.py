@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from minigrad.devices import is_array
+from minigrad.modes import at_work, begin, read
 from minigrad.ops.elementwise import float_tensor
-from minigrad.tape import Op, state
+from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 
@@ -14,6 +15,7 @@ class Dropout(Op):
     """Zero each element with probability p, scale the others by 1 / (1 - p)."""
 
     formula = "y = x m / (1 - p), m = 0 with probability p, else 1;  dx = dy m / (1 - p)"
+    passes_on = False
 
     def forward(self, x: np.ndarray, *, p: float, key: np.ndarray) -> np.ndarray:
         self.p = p
@@ -40,13 +42,11 @@ def dropout(x: Tensor, p: float, *, training: bool, seed: Any) -> Tensor:
         raise ValueError(f"dropout: p must be at least 0 and below 1, not {p}")
     if not training or p == 0:
         return x
-    device = x._device if state.recording is None else state.recording
-    if state.recording is not None:
-        state.recording.begin("Dropout")
+    device = at_work(x._device)
+    begin("Dropout")
     key = device.empty((2,), np.dtype(np.uint64))
     if isinstance(seed, Tensor):
-        if state.recording is not None:
-            state.recording.saw_leaf(seed)
+        read(seed)
         seed = seed._data
     if is_array(seed) and seed.shape == (2,):
         if type(seed) is not x._device.array_type:

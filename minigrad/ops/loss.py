@@ -4,10 +4,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from minigrad.modes import at_work, refuse_constant
 from minigrad.ops.elementwise import float_tensor
 from minigrad.ops.movement import to, transpose
 from minigrad.ops.shapes import normal_axes
-from minigrad.tape import Op, state
+from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 
@@ -15,6 +16,7 @@ class OverLastAxis(Op):
     """A function of each row, whose backward needs its result."""
 
     name: ClassVar[str]
+    passes_on = False
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         y = self.empty_like(x)
@@ -52,6 +54,7 @@ class CrossEntropy(Op):
     """Mean over the rows of -log softmax(logits)[label]."""
 
     formula = "loss = mean(-log p[label]), p = softmax(logits);  dlogits = dloss (p - onehot(label)) / rows"
+    passes_on = False
 
     def forward(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         probs = self.empty_like(logits)
@@ -109,8 +112,7 @@ def cross_entropy(logits: Tensor, labels: Any) -> Tensor:
     scores = float_tensor("cross_entropy", logits)._data
     if not isinstance(labels, Tensor):
         labels = Tensor(np.asarray(labels), device=logits._device)
-        if state.recording is not None:
-            labels = state.recording.constant(labels)
+        refuse_constant(labels.shape)
     classes = labels._data
     if classes.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: labels must be integers (class numbers), not {classes.dtype}")
@@ -120,8 +122,7 @@ def cross_entropy(logits: Tensor, labels: Any) -> Tensor:
         )
     if not scores.size:
         raise ValueError(f"cross_entropy: the mean over no rows is not defined (logits have shape {scores.shape})")
-    device = logits._device if state.recording is None else state.recording
-    device.check(check_labels, classes, scores.shape[-1])
+    at_work(logits._device).check(check_labels, classes, scores.shape[-1])
     if classes.dtype != np.int64:
         labels = to(labels, np.int64)
     if scores.ndim != 2:

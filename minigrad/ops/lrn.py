@@ -14,6 +14,7 @@ class LocalResponseNorm(Op):
     """Each channel divided by a power of the sum of squares around it."""
 
     formula = "s = k + α Σ x² of the neighbours;  y = x s^-β;  dx = dy s^-β - 2 α β x Σ dy x s^(-β-1) of the neighbours"
+    passes_on = False
 
     def forward(self, x: np.ndarray, *, size: int, alpha: float, beta: float, k: float) -> np.ndarray:
         self.constants = size, alpha, beta, k

@@ -9,8 +9,9 @@ import numpy as np
 
 from minigrad.devices import NAMES, Device, get_device
 from minigrad.kernels.axes import Shape, contiguous_strides, merge
+from minigrad.modes import at_work, refuse
 from minigrad.ops.shapes import normal_axes
-from minigrad.tape import CaptureError, Op, state
+from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor, check_dtype
 
 
@@ -55,6 +56,7 @@ class Transpose(Op):
     """Axes in another order; a copy, since arrays stay contiguous."""
 
     formula = "y[j, i] = x[i, j];  dx[i, j] = dy[j, i]"
+    passes_on = False
 
     def forward(self, x: np.ndarray, *, axes: Shape) -> np.ndarray:
         self.axes = axes
@@ -77,6 +79,7 @@ class Slice(Op):
     """Basic indexing: integers, slices, None and the ellipsis."""
 
     formula = "y = x[...];  dx = 0, dx[...] = dy"
+    passes_on = False
 
     def forward(self, x: np.ndarray, *, index: Any) -> np.ndarray:
         self.x_shape = x.shape
@@ -98,6 +101,7 @@ class Take(Op):
     """Rows of a matrix, by number."""
 
     formula = "y[i] = x[index[i]];  dx = 0, dx[index[i]] += dy[i]"
+    passes_on = False
 
     def forward(self, x: np.ndarray, index: np.ndarray, *, shape: Shape) -> np.ndarray:
         self.x_shape = x.shape
@@ -121,6 +125,7 @@ class Concat(Op):
     """Tensors one after another on one axis."""
 
     formula = "y = [x0, x1, ...];  dxi = its slice of dy"
+    passes_on = False
 
     def forward(self, *arrays: np.ndarray, axis: int) -> np.ndarray:
         self.axis = axis
@@ -151,6 +156,7 @@ class Convert(Op):
     """A copy of another dtype."""
 
     formula = "y = x in another dtype;  dx = dy in x's dtype"
+    passes_on = False
 
     def forward(self, x: np.ndarray, *, dtype: np.dtype) -> np.ndarray:
         self.x_dtype = x.dtype
@@ -207,13 +213,12 @@ def getitem(x: Tensor, index: Any) -> Tensor:
     if isinstance(index, Tensor) and index.dtype.kind in "iu":
         if not x.ndim:
             raise IndexError("a tensor without axes cannot be indexed by a tensor")
-        device = x._device if state.recording is None else state.recording
-        device.check(check_rows, index._data, x.shape[0])
+        at_work(x._device).check(check_rows, index._data, x.shape[0])
         flat = to(index, "int64").reshape(-1)
         return Take.apply(x, flat, shape=index.shape + x.shape[1:])
     parts = index if isinstance(index, tuple) else (index,)
-    if state.recording is not None and any(isinstance(part, Tensor) for part in parts):
-        raise CaptureError(
+    if any(isinstance(part, Tensor) for part in parts):
+        refuse(
             "inside a captured step, a tensor can index only alone, by integers, along the first axis; "
             "other indexing by tensors would be fixed at what was recorded"
         )
@@ -272,8 +277,7 @@ def is_device_name(name: Any) -> bool:
 
 def to_device(x: Tensor, device: Device) -> Tensor:
     """A copy on another device; a leaf there, since the tape does not cross devices."""
-    if state.recording is not None:
-        raise CaptureError("moving a tensor to another device inside a captured step is not supported; move it before")
+    refuse("moving a tensor to another device inside a captured step is not supported; move it before")
     if x._op is not None:
         raise RuntimeError("the tape does not cross devices: detach() the tensor before moving it")
     other = Tensor._wrap(device.from_host(np.array(x._device.to_host(x._data))), device)
@@ -283,7 +287,7 @@ def to_device(x: Tensor, device: Device) -> Tensor:
 
 def copied(x: Tensor) -> Tensor:
     """A copy off the tape."""
-    device = x._device if state.recording is None else state.recording
+    device = at_work(x._device)
     y = device.empty(x.shape, x.dtype)
     device.kernels.movement.copy(x._data.reshape(-1), y.reshape(-1))
     return Tensor._wrap(y, x._device)

@@ -6,9 +6,10 @@ import numpy as np
 
 from minigrad.devices import is_array
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
+from minigrad.modes import read
 from minigrad.ops.elementwise import float_tensor
-from minigrad.ops.matmul import as_matrix
-from minigrad.tape import Op, state
+from minigrad.ops.gemm import as_matrix
+from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 Running = tuple[np.ndarray, np.ndarray] | None  # mean and variance, or None to keep none
@@ -20,6 +21,7 @@ class BatchNorm(Op):
     formula = (
         "x̂ = (x - μ) / √(σ² + ε);  y = γ x̂ + β;  dβ = Σ dy;  dγ = Σ dy x̂;  dx = γ / (m √(σ² + ε)) (m dy - dβ - x̂ dγ)"
     )
+    passes_on = False
 
     def forward(
         self,
@@ -62,6 +64,7 @@ class BatchNormInference(Op):
     """Normalization by fixed statistics, a linear map, and the activation after it, if there is one."""
 
     formula = "y = γ (x - E) / √(Var + ε) + β;  dx = γ dy / √(Var + ε);  dγ = Σ dy x̂;  dβ = Σ dy"
+    passes_on = False
 
     def forward(
         self,
@@ -95,7 +98,8 @@ class BatchNormInference(Op):
                 *matrices, 0, scale, shift, mean, var, self.eps, self.activation, as_matrix(dx), dgamma, dbeta
             )
         else:
-            dgamma = dbeta = self.device.filled(0.0, (c,), x.dtype)
+            self.kernels.movement.fill(0.0, dgamma)
+            self.kernels.movement.fill(0.0, dbeta)
         return dx, dgamma if self.needs[1] else None, dbeta if self.needs[2] else None, None, None
 
 
@@ -221,8 +225,7 @@ def running_array(name: str, value: Any, x: Tensor) -> np.ndarray | None:
     if isinstance(value, Tensor):
         if value._device is not x._device:
             raise RuntimeError(f"batch_norm: {name} is on {value.device!r}, x on {x.device!r}; move one with .to(...)")
-        if state.recording is not None:
-            state.recording.saw_leaf(value)
+        read(value)
         value = value._data
     if is_array(value) and type(value) is not x._device.array_type:
         raise RuntimeError(f"batch_norm: {name} is an array of another device than x, which is on {x.device!r}")

@@ -17,6 +17,7 @@ class MaxPool(Op):
     """The largest element of every window; what backward needs is where it was, a byte for each."""
 
     formula = "y = max of x over the window;  dx = Σ dy of the windows in which x is the (first) maximum"
+    passes_on = False
 
     def forward(self, x: np.ndarray, *, window: Window) -> np.ndarray:
         self.x_shape, self.window = x.shape, geometry(window)
@@ -41,6 +42,7 @@ class AvgPool(Op):
     """The mean of every window's elements; padding is none."""
 
     formula = "y = Σ x / n over the n pixels of the window;  dx = Σ dy / n of the windows that x is in"
+    passes_on = False
 
     def forward(self, x: np.ndarray, *, window: Window) -> np.ndarray:
         self.x_shape, self.window = x.shape, geometry(window)

@@ -28,6 +28,7 @@ class Sum(Op):
     """Sum over some axes, times a factor (1, or 1/n for the mean)."""
 
     formula = "y = c Σ x;  dx = c dy, repeated"
+    passes_on = False
 
     def forward(self, x: np.ndarray, *, axes: Shape, keepdims: bool, factor: float) -> np.ndarray:
         self.x_shape, self.axes, self.factor = x.shape, axes, factor
@@ -45,6 +46,7 @@ class Max(Op):
     """Maximum over neighbouring axes; the first of equals gets the gradient."""
 
     formula = "y = max x;  dx = dy at the (first) maximum, else 0"
+    passes_on = False
 
     def forward(self, x: np.ndarray, *, axes: Shape, keepdims: bool) -> np.ndarray:
         self.x_shape = x.shape

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.anomaly import AnomalyError
+from minigrad.modes import Switch
 from minigrad.nn import Module
 from minigrad.optim import Optimizer
-from minigrad.tape import AnomalyError, Op, Switch
+from minigrad.tape import Op
 from minigrad.tensor import Tensor
 from minigrad.train.evaluation import Loss, pair
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from minigrad.capture import Captured, each_tensor
 from minigrad.devices import get_device, is_array
+from minigrad.modes import no_grad
 from minigrad.nn import Module
 from minigrad.ops import cross_entropy
-from minigrad.tape import no_grad
 from minigrad.tensor import Tensor
 
 Metric = Callable[[Any, np.ndarray], float]  # (outputs, targets) of a batch, as NumPy arrays, to a mean over its rows

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad import tape
 
 
 def leaf(values, dtype=np.float32):
@@ -196,3 +197,59 @@ def test_random_graph_has_the_gradient_of_its_linear_map(seed):
         values = [mg.tensor(np.full(6, float(j == i))) for j in range(2)]
         slope = random_graph(np.random.default_rng(seed), values, 25)[0]
         np.testing.assert_array_equal(x.grad.numpy(), slope.numpy())
+
+
+class Sharing:
+    """Watches a backward: which ops that call their gradients new returned memory that others have."""
+
+    def __init__(self):
+        self.seen, self.wrong = set(), []
+
+    def before(self, op, dy):
+        pass
+
+    def after(self, op, dy, results):
+        if op.passes_on:
+            return
+        self.seen.add(type(op).__name__)
+        made = [dx for dx in results if dx is not None]
+        others = [dy, *[a for a in op.saved if a is not None], *op.device.constants.values()]
+        for i, dx in enumerate(made):
+            if any(np.may_share_memory(dx, other) for other in [*others, *made[:i]]):
+                self.wrong.append(type(op).__name__)
+
+
+def every_op(x, w, images):
+    """Results of all ops that have a gradient."""
+    b, square = w[0], x @ x.T
+    yield from (x - b, x * b, x / (b * b + 1.0), x**3.0, x.sum(0), x.mean(), x.max(1), x[1:, ::2], x[[0, 2]])
+    yield from ((x * x).exp(), (x * x + 1.0).log(), (x * x + 1.0).sqrt(), x.tanh(), x.relu(), x.sigmoid())
+    yield from (x.T, mg.concat([x, x * 2.0]), x.to("float32"), mg.softmax(x), mg.log_softmax(x), square)
+    yield from (mg.linear(x, w, b), (x.reshape(1, 4, 3) @ w), mg.cross_entropy(x, mg.tensor([0, 1, 2, 0])))
+    yield mg.dropout(x, 0.5, training=True, seed=3)
+    yield mg.batch_norm(x, b, b, None, None, training=True)
+    yield mg.batch_norm(x, b, b, np.zeros(3), np.ones(3), training=False)
+    yield mg.batch_norm(x[:0], b, b, np.zeros(3), np.ones(3), training=False)
+    kernel = mg.concat([w.reshape(1, 1, 3, 3)] * 2, axis=0)
+    yield from (mg.conv2d(images, kernel, b, padding=1), mg.conv2d(images, w.reshape(1, 1, 3, 3), b))
+    yield from (mg.max_pool2d(images, 2), mg.avg_pool2d(images, 2), mg.local_response_norm(images))
+    with_norm = mg.nn.Sequential(mg.nn.Conv2d(3, 2, 1).to("float64"), mg.nn.BatchNorm(2).to("float64"), mg.nn.ReLU())
+    yield mg.nn.Concat(with_norm, mg.nn.Sequential(mg.nn.Conv2d(3, 2, 1).to("float64"), mg.nn.ReLU()))(images)
+
+
+def all_ops(base=mg.Op):
+    """The op classes of minigrad.ops that are used, not only made others of."""
+    for op in base.__subclasses__():
+        yield from all_ops(op) if op.__subclasses__() else [op] * op.__module__.startswith("minigrad.ops")
+
+
+def test_gradients_that_an_op_calls_new_are_new(monkeypatch, rng):
+    watch = Sharing()
+    monkeypatch.setattr(tape, "watching", lambda: [watch])
+    shapes = (4, 3), (3, 3), (2, 5, 5, 3)
+    x, w, images = (mg.tensor(rng.standard_normal(shape), requires_grad=True) for shape in shapes)
+    for y in every_op(x, w, images):
+        y.backward(np.ones(y.shape))
+    called_new = {op.__name__ for op in all_ops() if not op.passes_on}
+    assert called_new <= watch.seen
+    assert not watch.wrong

@@ -49,6 +49,7 @@ class Linear(Op):
 
     formula = "y = x W + b;  dx = dy Wᵀ;  dW = xᵀ dy;  db = Σ dy over the rows"
     adds_to = 0
+    passes_on = False
 
     def forward(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.ndarray:
         self.save(x if self.needs[1] else None, w if self.needs[0] else None)
@@ -78,6 +79,7 @@ class MatMul(Op):
     """A B for matrices."""
 
     formula = "Y = A B;  dA = dY Bᵀ;  dB = Aᵀ dY"
+    passes_on = False
 
     def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         self.save(a if self.needs[1] else None, b if self.needs[0] else None)
@@ -100,6 +102,7 @@ class BatchedMatMul(Op):
     """A B for stacks of matrices, whose leading axes broadcast."""
 
     formula = "Y[i] = A[i] B[i];  dA[i] = dY[i] B[i]ᵀ;  dB[i] = A[i]ᵀ dY[i]"
+    passes_on = False
 
     def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         self.shapes = a.shape, b.shape

@@ -1,0 +1,48 @@
+"""The search for the op that made a NaN, under `mg.detect_anomaly()`."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minigrad.devices import is_array
+
+if TYPE_CHECKING:
+    from minigrad.tape import Op
+
+
+class AnomalyError(RuntimeError):
+    """An op produced a NaN under `detect_anomaly()`."""
+
+
+def has_nan(array: np.ndarray) -> bool:
+    """Whether a float array, of any device, holds a NaN."""
+    return array.dtype.kind == "f" and bool(np.isnan(array).any())
+
+
+def search_result(op: "Op", inputs: Iterable[np.ndarray | None], y: np.ndarray) -> None:
+    """Raise AnomalyError if a forward made a NaN out of inputs without one."""
+    if has_nan(y) and not any(has_nan(a) for a in inputs if a is not None):
+        name = type(op).__name__
+        raise AnomalyError(f"{name} made a NaN out of inputs without one; it was called at {op.line}")
+
+
+class NanSearch:
+    """Watches a backward: raises AnomalyError where an op makes a NaN of a gradient and saved arrays without one."""
+
+    def before(self, op: "Op", dy: np.ndarray) -> None:
+        """Note whether other ops have left a NaN in the total that this op may add to."""
+        self.is_spoiled = op.total is not None and has_nan(op.total)
+
+    def after(self, op: "Op", dy: np.ndarray, results: tuple[Any, ...]) -> None:
+        """Search the gradients that the op has made."""
+        given = [a for a in (dy, *(op.saved or ())) if is_array(a)]
+        for i, (source, dx) in enumerate(zip(op.sources or (), results, strict=True)):
+            was_spoiled = self.is_spoiled and i == op.adds_to and op.total is None
+            if was_spoiled or source is None or not is_array(dx):
+                continue
+            if has_nan(dx) and not any(map(has_nan, given)):
+                where = f"; the op was called at {op.line}" if op.line else ""
+                raise AnomalyError(
+                    f"the backward of {type(op).__name__} made a NaN in the gradient of input {i}{where}"
+                )
