@@ -27,6 +27,25 @@ def search_result(op: "Op", inputs: Iterable[np.ndarray | None], y: np.ndarray) 
         raise AnomalyError(f"{name} made a NaN out of inputs without one; it was called at {op.line}")
 
 
+class WriteSearch:
+    """Watches a backward: raises RuntimeError where an op writes into the gradient it is given, or into what it saved."""
+
+    def before(self, op: "Op", dy: np.ndarray) -> None:
+        """Keep copies."""
+        self.given = [(array, np.array(array)) for array in (dy, *(op.saved or ())) if is_array(array)]
+
+    def after(self, op: "Op", dy: np.ndarray, results: tuple[Any, ...]) -> None:
+        """Compare."""
+        for i, (array, before) in enumerate(self.given):
+            if not np.array_equal(np.asarray(array), before, equal_nan=before.dtype.kind == "f"):
+                what = f"saved array {i - 1}" if i else "the gradient it was given"
+                where = f"; the op was called at {op.line}" if op.line else ""
+                raise RuntimeError(
+                    f"the backward of {type(op).__name__} wrote into {what} (shape {before.shape}), which others may "
+                    f"refer to; write into a copy{where}"
+                )
+
+
 class NanSearch:
     """Watches a backward: raises AnomalyError where an op makes a NaN of a gradient and saved arrays without one."""
 

@@ -89,6 +89,12 @@ class Recorder:
         """An array from the private pool, however small."""
         return self.pool.empty(tuple(shape), np.dtype(dtype))
 
+    def copy(self, array: Any) -> Any:
+        """A copy, made anew by every replay."""
+        y = self.empty(array.shape, array.dtype)
+        self.kernels.movement.copy(array.reshape(-1), y.reshape(-1))
+        return y
+
     def input(self, data: Any) -> Tensor:
         """An input of the step: a tensor whose array is filled anew before every replay."""
         array = self.empty(data.shape, data.dtype)

@@ -53,9 +53,11 @@ class Gradients:
 
     def take(self, op: "Op") -> np.ndarray:
         """What has arrived at an op in all, as its hooks leave it; a tensor that retains its gradient gets a copy."""
-        dy, _ = self.arrived.pop(op)
-        if op.hooks is not None:
+        dy, ours = self.arrived.pop(op)
+        if op.hooks:
             dy = run_hooks(op.hooks, dy, self.home)
+        elif not ours and not type(op).__module__.startswith("minigrad.ops."):  # which may write into it all the same
+            dy = self.device.copy(dy)
         if op.retained is not None and (tensor := op.retained()) is not None:
             give_to_leaf(tensor, dy, self.device, False)
         return dy
@@ -111,7 +113,12 @@ def give_to_leaf(leaf: "tensors.Tensor", dx: np.ndarray, device: Device, ours: b
 
 
 def run_hooks(hooks: dict[int, Hook], dy: np.ndarray, device: Device) -> np.ndarray:
-    """Pass a gradient through the hooks of its tensor, in the order of their making; a hook may return another."""
+    """Pass a copy of a gradient through the hooks of its tensor, in the order of their making.
+
+    What a hook writes into the copy counts, and so does another gradient that it returns.
+    """
+    if hooks:
+        dy = at_work(device).copy(dy)
     for hook in list(hooks.values()):
         replaced: Any = hook(tensors.Tensor._wrap(dy, device))
         if replaced is None:

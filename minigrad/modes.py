@@ -128,7 +128,8 @@ def detect_anomaly() -> Switch:
     """Inside, the first op whose result holds a NaN that its inputs did not hold raises AnomalyError.
 
     The error names the op and the line of user code that called it; a NaN born in backward names the op whose gradient it
-    is. Every result is searched, so this is slow: for finding out, not for training.
+    is. A backward that writes into what it was given raises RuntimeError. Every result is searched, so this is slow: for
+    finding out, not for training.
     """
     return Switch(anomaly=True, trace=True)
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minigrad.anomaly import NanSearch, search_result
+from minigrad.anomaly import NanSearch, WriteSearch, search_result
 from minigrad.devices import Device, is_array
 from minigrad.gradients import Gradients, Hook
 from minigrad.modes import at_work, read, refuse_constant, state, user_line
@@ -116,8 +116,8 @@ class Op:
         if recording is not None:
             recording.saw_op(op, inputs, y)
         result = tensors.Tensor._wrap(y, home)
-        if cls.is_view:
-            result._version = inputs[0]._version  # type: ignore[union-attr]
+        if (alias := 0 if cls.is_view else source_of(y, inputs)) is not None:
+            result._version = inputs[alias]._version  # type: ignore[union-attr]
         if True in op.needs:
             op.record(inputs, result)
         else:
@@ -139,11 +139,9 @@ class Op:
                     continue
                 if array is y:
                     versions.append((result._version, result._version[0], None))
-                    continue
-                for i, t in enumerate(inputs):
-                    if t is not None and array is t._data:
-                        versions.append((t._version, t._version[0], i))
-                        break
+                elif (i := source_of(array, inputs)) is not None:
+                    version = inputs[i]._version  # type: ignore[union-attr]
+                    versions.append((version, version[0], i))
             self.versions = versions
         result._op = self
         result.requires_grad = True
@@ -170,6 +168,18 @@ class Op:
         self.total = None
         self.sources = None
         self.versions = ()
+
+
+def source_of(array: np.ndarray, inputs: "Sequence[tensors.Tensor | None]") -> int | None:
+    """Which input an array is, or is a view of; None for memory of its own."""
+    for i, t in enumerate(inputs):
+        if t is not None and array is t._data:
+            return i
+    if array.base is not None:  # a view, or an array from a pool
+        for i, t in enumerate(inputs):
+            if t is not None and t._device.share_memory(array, t._data):
+                return i
+    return None
 
 
 def common_device(cls: type, inputs: "Sequence[tensors.Tensor | None]") -> Device:
@@ -201,8 +211,8 @@ def backward(
     observers = watching()
     while (op := gradients.next_op()) is not None:
         op.check_saved()
-        dy = gradients.take(op)
         op.device, op.kernels = gradients.device, gradients.device.kernels
+        dy = gradients.take(op)
         added_to = None if op.adds_to is None else op.sources[op.adds_to]  # type: ignore[index]
         if added_to is not None:
             gradients.offer_total(op, added_to)
@@ -222,9 +232,9 @@ def backward(
 
 
 def watching() -> list[Any]:
-    """What looks at every op of a backward, before and after: a recording, and the search for NaN."""
+    """What looks at every op of a backward, before and after: a recording, and in anomaly mode two searches."""
     observers: list[Any] = [] if state.recording is None else [state.recording]
-    return [*observers, NanSearch()] if state.anomaly else observers
+    return [*observers, NanSearch(), WriteSearch()] if state.anomaly else observers
 
 
 def pass_on(op: Op, sources: Any, results: tuple[Any, ...], gradients: Gradients) -> None:
@@ -255,7 +265,7 @@ def first_gradient(tensor: "tensors.Tensor", grad: Any) -> np.ndarray:
                 f"backward from a tensor of shape {tensor.shape} needs a gradient of that shape: pass `grad`, "
                 "or reduce the tensor to one number first"
             )
-        return tensor._device.filled(1.0, tensor.shape, tensor.dtype)  # shared, so that nobody writes into it
+        return tensor._device.shared_constant(1.0, tensor.shape, tensor.dtype)
     if not isinstance(grad, tensors.Tensor):
         grad = tensors.Tensor(grad, tensor.dtype, tensor._device)
         refuse_constant(grad.shape)

@@ -53,8 +53,8 @@ class Device:
             return np.empty(shape, dtype)
         return self.pool.empty(shape, np.dtype(dtype))
 
-    def filled(self, value: float, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        """An array of one value, made once and shared: nobody writes into it."""
+    def shared_constant(self, value: float, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """An array of one value, made once and shared: for kernels to read, never handed to an op, a hook or a user."""
         key = value, shape, dtype
         if key not in self.constants:
             self.constants[key] = self.from_host(np.full(shape, value, dtype))

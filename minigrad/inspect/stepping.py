@@ -100,7 +100,7 @@ class Steps(Iterator[Step]):
         self._seed = seed
         self._waiting = list(graph.ops)
         self._index = 0
-        self._arrived: dict[Op | Tensor, np.ndarray] = {graph.ops[-1]: dy}
+        self._arrived: dict[Op | Tensor, np.ndarray] = {graph.ops[-1]: device.copy(dy)}
         self._parts: dict[Op | Tensor, int] = {}
         self._hooked: list[Tensor] = []  # leaves with hooks, in the order in which they were reached
 

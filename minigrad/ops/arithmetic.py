@@ -93,7 +93,7 @@ class Sub(Op):
         db = None
         if self.needs[1]:
             db = unbroadcast(self, dy, b)
-            db = binary(self, "mul_forward", db, self.device.filled(-1.0, (), db.dtype))
+            db = binary(self, "mul_forward", db, self.device.shared_constant(-1.0, (), db.dtype))
         return da, db
 
 
@@ -137,7 +137,7 @@ class Div(Op):
         db = None
         if self.needs[1]:
             db = unbroadcast(self, binary(self, "mul_forward", quotient, y), self.shapes[1])
-            db = binary(self, "mul_forward", db, self.device.filled(-1.0, (), db.dtype))
+            db = binary(self, "mul_forward", db, self.device.shared_constant(-1.0, (), db.dtype))
         return da, db
 
 

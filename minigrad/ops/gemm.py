@@ -14,7 +14,7 @@ from minigrad.tensor import Tensor
 
 def no_bias(op: Op, dtype: np.dtype) -> np.ndarray:
     """What the kernels take for a bias where there is none."""
-    return op.device.filled(0.0, (0,), dtype)
+    return op.device.shared_constant(0.0, (0,), dtype)
 
 
 def product(

@@ -123,8 +123,8 @@ def scale_and_shift(
     """gamma and beta as the kernels take them: ones and zeros where there is none."""
     shape = x.shape[-1:]
     return (
-        op.device.filled(1.0, shape, x.dtype) if gamma is None else gamma,
-        op.device.filled(0.0, shape, x.dtype) if beta is None else beta,
+        op.device.shared_constant(1.0, shape, x.dtype) if gamma is None else gamma,
+        op.device.shared_constant(0.0, shape, x.dtype) if beta is None else beta,
     )
 
 

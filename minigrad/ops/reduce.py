@@ -34,11 +34,11 @@ class Sum(Op):
         self.x_shape, self.axes, self.factor = x.shape, axes, factor
         y = sum_axes(self, x, axes) if axes else expand(self, x, x.shape)
         y = y.reshape(y.shape if keepdims else dropped(x.shape, axes))
-        return y if factor == 1 else binary(self, "mul_forward", y, self.device.filled(factor, (), y.dtype))
+        return y if factor == 1 else binary(self, "mul_forward", y, self.device.shared_constant(factor, (), y.dtype))
 
     def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
         if self.factor != 1:
-            dy = binary(self, "mul_forward", dy, self.device.filled(self.factor, (), dy.dtype))
+            dy = binary(self, "mul_forward", dy, self.device.shared_constant(self.factor, (), dy.dtype))
         return (expand(self, dy.reshape(kept(self.x_shape, self.axes)), self.x_shape),)
 
 

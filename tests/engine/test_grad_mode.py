@@ -88,3 +88,66 @@ def test_no_grad_is_for_its_own_thread():
     thread.join()
     y.backward()
     assert x.grad.item() == 4
+
+
+def test_generator_runs_under_its_switch_and_its_caller_does_not():
+    @mg.no_grad()
+    def states(n):
+        for _ in range(n):
+            sent = yield mg.is_grad_enabled()
+            assert sent == "go"
+        return mg.is_grad_enabled()
+
+    generator = states(2)
+    found = [next(generator), mg.is_grad_enabled(), generator.send("go"), mg.is_grad_enabled()]
+    assert found == [False, True, False, True]
+    with pytest.raises(StopIteration) as end:
+        generator.send("go")
+    assert end.value.value is False
+    assert mg.is_grad_enabled()
+
+
+def test_generator_may_be_closed_or_thrown_into():
+    seen = []
+
+    @mg.no_grad()
+    def states():
+        try:
+            yield 1
+        except KeyError:
+            seen.append(mg.is_grad_enabled())
+            yield 2
+        finally:
+            seen.append(mg.is_grad_enabled())
+
+    generator = states()
+    next(generator)
+    assert generator.throw(KeyError()) == 2
+    generator.close()
+    assert seen == [False, False]
+    assert mg.is_grad_enabled()
+
+
+def test_one_switch_object_serves_two_threads():
+    switch = mg.no_grad()
+    entered, left = threading.Event(), threading.Event()
+    states = []
+
+    def other():
+        with mg.enable_grad():
+            with switch:
+                entered.set()
+                left.wait(10)
+            states.append(mg.is_grad_enabled())
+
+    thread = threading.Thread(target=other)
+    with mg.no_grad():
+        thread.start()
+        assert entered.wait(10)
+        with switch:
+            states.append(mg.is_grad_enabled())
+        states.append(mg.is_grad_enabled())
+        left.set()
+        thread.join()
+    assert states == [False, False, True]
+    assert mg.is_grad_enabled()

@@ -199,6 +199,63 @@ def test_random_graph_has_the_gradient_of_its_linear_map(seed):
         np.testing.assert_array_equal(x.grad.numpy(), slope.numpy())
 
 
+def test_hook_that_writes_changes_that_gradient_only():
+    x, other = leaf([1.0, 2.0]), leaf([1.0, 2.0])
+
+    def times_ten(grad):
+        grad *= 10.0
+
+    x.register_hook(times_ten)
+    total = x + other
+    total.register_hook(times_ten)
+    total.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [100, 100])
+    np.testing.assert_array_equal(other.grad.numpy(), [10, 10])
+    y = leaf(3.0)
+    (y * 1.0).register_hook(times_ten)
+    loss = y * 1.0
+    loss.register_hook(times_ten)
+    loss.backward()
+    assert y.grad.item() == 10
+    z = leaf(3.0)
+    (z * 1.0).backward()
+    assert z.grad.item() == 1
+
+
+class Spoils(mg.Op):
+    """The identity, whose backward writes into what it is given."""
+
+    def forward(self, x):
+        self.save(x)
+        return x * 1
+
+    def backward(self, dy):
+        dy *= 3
+        return (dy,)
+
+
+def test_own_op_that_writes_into_its_gradient_changes_that_gradient_only():
+    for _ in range(2):
+        x, other = leaf([1.0, 2.0]), leaf([1.0, 2.0])
+        (Spoils.apply(x) + other).backward([1, 1])
+        np.testing.assert_array_equal(x.grad.numpy(), [3, 3])
+        np.testing.assert_array_equal(other.grad.numpy(), [1, 1])
+        y = leaf(1.0)
+        Spoils.apply(y).backward()
+        assert y.grad.item() == 3
+
+
+def test_anomaly_mode_tells_an_op_that_writes_into_what_it_was_given():
+    class SpoilsSaved(Spoils):
+        def backward(self, dy):
+            self.saved[0][:] = 0
+            return (dy.copy(),)
+
+    for op, what in ((Spoils, "the gradient it was given"), (SpoilsSaved, "saved array 0")):
+        with mg.detect_anomaly(), pytest.raises(RuntimeError, match=f"{op.__name__} wrote into {what}"):
+            op.apply(leaf([1.0, 2.0])).backward([1, 1])
+
+
 class Sharing:
     """Watches a backward: which ops that call their gradients new returned memory that others have."""
 

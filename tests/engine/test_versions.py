@@ -206,3 +206,32 @@ def test_change_in_place_on_the_tape_is_refused():
         with pytest.raises(RuntimeError, match=r"requires a gradient would falsify the tape"):
             change(x)
     np.testing.assert_array_equal(x.numpy(), [1, 2])
+
+
+def test_change_of_what_an_op_saved_a_view_of_is_refused():
+    a, b = (mg.tensor(np.ones((2, 3, 3), np.float32), requires_grad=True) for _ in range(2))
+    y = (a @ b).sum()
+    with mg.no_grad():
+        a *= 10.0
+    with pytest.raises(RuntimeError, match="BatchedMatMul saved its input 0"):
+        y.backward()
+
+
+@pytest.mark.parametrize(
+    "view", [lambda x: x, lambda x: x[:], lambda x: x.reshape(2, 1)], ids=["it", "slice", "reshape"]
+)
+def test_result_that_is_its_input_shares_its_version(view):
+    class Passes(mg.Op):
+        def forward(self, x):
+            return view(x)
+
+        def backward(self, dy):
+            return (dy.reshape(2),)
+
+    x = leaf([1.0, 2.0])
+    y = Passes.apply(x)
+    loss = (y * y).sum()
+    with mg.no_grad():
+        x *= 10.0
+    with pytest.raises(RuntimeError, match="Mul saved its input 0"):
+        loss.backward()
