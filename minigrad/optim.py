@@ -129,6 +129,15 @@ class Optimizer:
             arrays.update({f"{name}.{i}": np.array(self.device.to_host(a)) for i, a in enumerate(values)})
         return arrays
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copy.deepcopy and pickle: state arrays come from where they are to the host, as copies."""
+        on_host = {name: [np.array(self.device.to_host(a)) for a in arrays] for name, arrays in self.state.items()}
+        return {**vars(self), "state": on_host}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.state = {name: [self.device.from_host(a) for a in arrays] for name, arrays in self.state.items()}
+
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Copy hyperparameters and state back, in place; ValueError listing what does not fit, changing nothing."""
         own = {"hyper": self.hyper}

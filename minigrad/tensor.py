@@ -229,6 +229,14 @@ class Tensor:
         """On another device, or of another dtype; differentiable, and the tensor itself if nothing changes."""
         return movement.to(self, device_or_dtype)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copy.deepcopy and pickle: the values, whether it requires a gradient, and the gradient; no hooks."""
+        refuse_reading("copying a tensor")
+        if self._op is not None:
+            raise TypeError("a tensor on the tape cannot be pickled or deep-copied; copy its detach()")
+        values = np.array(self._device.to_host(self._data))
+        return rebuilt, (type(self), values, self._device, self.requires_grad, self._grad)
+
     # Gradients
 
     def backward(self, grad: "Tensor | np.ndarray | None" = None, retain_graph: bool = False) -> None:
@@ -409,6 +417,17 @@ class HookHandle:
     def remove(self) -> None:
         """The hook is not called any more."""
         self._hooks.pop(self._key, None)
+
+
+def rebuilt(
+    kind: "type[Tensor]", values: np.ndarray, device: Device, requires_grad: bool, grad: "Tensor | None"
+) -> "Tensor":
+    """What `Tensor.__reduce__` took apart; `values` may be kept."""
+    copied = Tensor._wrap(device.from_host(values), device)
+    copied.__class__ = kind
+    copied.requires_grad = requires_grad
+    copied._grad = grad
+    return copied
 
 
 def as_array(data: Any, dtype: Any = None) -> np.ndarray:

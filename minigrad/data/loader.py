@@ -1,5 +1,6 @@
 """Mini-batches of NumPy arrays in a reproducible random order that can be taken up at any step."""
 
+import copy
 import operator
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -159,6 +160,11 @@ class Loader:
         if start is not None:
             self.seek(start)
         return self._hand_out(count)
+
+    def one_epoch(self) -> Generator[Batch, None, None]:
+        """All batches of the first epoch, wherever the loader is; its position stays."""
+        twin = copy.copy(self)  # has a position, and a thread that prepares ahead, of its own
+        return twin.steps(len(twin), start=0)
 
     def seek(self, step: int) -> None:
         """Go to a step, counted from 0 across epochs; `seek(epoch * len(loader))` goes to the start of an epoch."""

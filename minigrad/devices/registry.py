@@ -1,5 +1,6 @@
 """Devices by name, each made when it is first asked for."""
 
+import copyreg
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ def get_device(name: "str | Device | None") -> Device:
             from minigrad.devices.cuda import CudaDevice
         except ImportError as error:
             raise RuntimeError(f'device="cuda": {error}; or use device="cpu"') from error
+        copyreg.pickle(CudaDevice, by_name)
         return DEVICES.get("cuda") or DEVICES.setdefault("cuda", CudaDevice())
     if name == "auto":
         try:
@@ -37,6 +39,14 @@ def get_device(name: "str | Device | None") -> Device:
             f'minigrad works on one GPU, device="cuda", not {name!r}; CUDA_VISIBLE_DEVICES={name[5:]} makes that the one'
         )
     raise ValueError(f"unknown device {name!r}; there are {', '.join(map(repr, NAMES))}")
+
+
+def by_name(device: Device) -> tuple[Any, tuple[str]]:
+    """For pickle and deepcopy: a device is found again, never copied."""
+    return get_device, (device.name,)
+
+
+copyreg.pickle(Device, by_name)
 
 
 def address(array: Any) -> int:

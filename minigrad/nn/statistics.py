@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.modes import no_grad
+from minigrad.nn.conv import Conv2d
 from minigrad.nn.layers import BatchNorm, Linear, Sequential
 from minigrad.nn.module import Module, Parameter
 from minigrad.tensor import Tensor
@@ -18,53 +19,95 @@ def recompute_statistics(model: Module, batches: Iterable[Any]) -> Module:
 
     E[x] is the average of the batch means and Var[x] = m / (m - 1) times the average of the biased batch variances, with
     the network as it is now (Ioffe & Szegedy 2015, Algorithm 2, lines 8 to 10). `batches` gives inputs, as arrays or
-    Tensors, or tuples whose first entry is the input. The model comes back in evaluation mode. ValueError without batches.
+    Tensors, or tuples whose first entry is the input; of a Loader it is one whole epoch, and its position stays. A layer
+    that is used several times in a pass gets the average over all its uses. The model comes back in evaluation mode.
+    ValueError without batches.
     """
-    norms = [module for _, module in model.modules() if isinstance(module, BatchNorm)]
+    norms = [Measured(module) for _, module in model.modules() if isinstance(module, BatchNorm)]
     was_training = [(module, module.training) for _, module in model.modules()]
-    decays = [norm.decay for norm in norms]
-    sums = [(np.zeros(norm.features), np.zeros(norm.features)) for norm in norms]
-    before = {id(norm): (norm.running_mean.numpy().copy(), norm.running_var.numpy().copy()) for norm in norms}
-    count = 0
     device = next((t.device for t in model.parameters()), None)
+    count = 0
     try:
-        model.train()
-        for _, module in model.modules():
-            if not isinstance(module, BatchNorm):
-                module.training = False  # dropout and the like stay off: these are the statistics of inference
+        for module, _ in was_training:  # dropout and the like stay off: these are the statistics of inference
+            module.training = isinstance(module, BatchNorm)
         for norm in norms:
-            norm.decay = 0.0  # then the running average is the batch's own statistic, the variance unbiased
-        for batch in batches:
+            norm.begin()
+        for batch in batches.one_epoch() if hasattr(batches, "one_epoch") else batches:
             x = batch[0] if isinstance(batch, tuple | list) else batch
             model(x if isinstance(x, Tensor) else Tensor(x, device=device))
             count += 1
-            for norm, (mean, var) in zip(norms, sums, strict=True):
-                mean += norm.running_mean.numpy()
-                var += norm.running_var.numpy()
         if not count:
             raise ValueError("recompute_statistics needs at least one batch")
     except BaseException:
         for norm in norms:
-            for buffer, array in zip((norm.running_mean, norm.running_var), before[id(norm)], strict=True):
-                buffer._device.write(buffer._data, array)
+            norm.give_back()
         for module, training in was_training:
             module.training = training
         raise
     finally:
-        for norm, decay in zip(norms, decays, strict=True):
-            norm.decay = decay
-    for norm, (mean, var) in zip(norms, sums, strict=True):
-        for buffer, total in ((norm.running_mean, mean), (norm.running_var, var)):
-            buffer._device.write(buffer._data, (total / count).astype(buffer.dtype))
-            buffer._version[0] += 1
+        for norm in norms:
+            norm.end()
+    for norm in norms:
+        norm.set_averages()
     return model.eval()
+
+
+class Measured:
+    """A BatchNorm whose statistics are summed up, over all batches and all its uses in each."""
+
+    def __init__(self, norm: BatchNorm) -> None:
+        self.norm = norm
+        self.decay = norm.decay
+        self.replaced = vars(norm).get("forward")  # a forward of this very instance
+        self.buffers = norm.running_mean, norm.running_var
+        self.before = [buffer.numpy().copy() for buffer in self.buffers]
+        self.sums = [np.zeros(norm.features) for _ in self.buffers]
+        self.uses = 0
+
+    def begin(self) -> None:
+        """From now on every use of the layer is counted."""
+        forward = self.norm.forward
+        self.norm.decay = 0.0  # then the running average is the batch's own statistic, the variance unbiased
+
+        def measured(*args: Any, **options: Any) -> Any:
+            self.put([np.zeros_like(array) for array in self.before])  # what is not finite would survive 0 times it
+            y = forward(*args, **options)
+            for total, buffer in zip(self.sums, self.buffers, strict=True):
+                total += buffer.numpy()
+            self.uses += 1
+            return y
+
+        self.norm.forward = measured  # type: ignore[method-assign]
+
+    def end(self) -> None:
+        """The layer is as it was, but for its statistics."""
+        self.norm.decay = self.decay
+        if self.replaced is None:
+            vars(self.norm).pop("forward", None)
+        else:
+            self.norm.forward = self.replaced  # type: ignore[method-assign]
+
+    def put(self, arrays: list[np.ndarray]) -> None:
+        """Write the running statistics."""
+        for buffer, array in zip(self.buffers, arrays, strict=True):
+            buffer._device.write(buffer._data, array.astype(buffer.dtype))
+            buffer._version[0] += 1
+
+    def give_back(self) -> None:
+        """The statistics are what they were."""
+        self.put(self.before)
+
+    def set_averages(self) -> None:
+        """The statistics are the averages; what they were for a layer that was not used."""
+        self.put([total / self.uses for total in self.sums] if self.uses else self.before)
 
 
 def fold_batch_norm(model: Module) -> Module:
     """A copy of the model, for inference, with every BatchNorm that follows a Linear or Conv2d in a Sequential folded in.
 
-    With s = gamma / sqrt(Var + eps): W' = W s per output, b' = (b - E) s + beta. Other modules are copied as they are.
-    The copy is in evaluation mode. Raises ValueError if the model has BatchNorm layers but none could be folded.
+    With s = gamma / sqrt(Var + eps): W' = W s per output, b' = (b - E) s + beta. Other modules are copied as they are, and so
+    are layers with a forward of their own, which may compute something else. The copy is in evaluation mode. Raises
+    ValueError if the model has BatchNorm layers but none could be folded.
     """
     folded = copy_module(model)
     found = sum(isinstance(module, BatchNorm) for _, module in model.modules())
@@ -89,7 +132,7 @@ def copy_module(module: Module) -> Module:
         elif isinstance(value, list | tuple) and any(isinstance(item, Module) for item in value):
             items = [copy_module(item) if isinstance(item, Module) else item for item in value]
             setattr(twin, name, type(value)(items))
-    if isinstance(twin, Sequential):
+    if isinstance(twin, Sequential) and is_plain(twin, Sequential):
         twin.layers = fold_layers(twin.layers)
     return twin
 
@@ -98,19 +141,21 @@ def fold_layers(layers: list[Module]) -> list[Module]:
     """The layers with each BatchNorm that follows a layer with weights folded into it."""
     result: list[Module] = []
     for layer in layers:
-        if isinstance(layer, BatchNorm) and result and has_weight(result[-1]):
+        has_weights = bool(result) and (is_plain(result[-1], Linear) or is_plain(result[-1], Conv2d))
+        if has_weights and is_plain(layer, BatchNorm):
             fold_into(result[-1], layer)
         else:
             result.append(layer)
     return result
 
 
-def has_weight(layer: Module) -> bool:
-    """Whether a BatchNorm after it can be folded into its weight, whose last axis is the output."""
-    return isinstance(layer, Linear) or type(layer).__name__ == "Conv2d"
+def is_plain(module: Module, kind: type[Module]) -> bool:
+    """Whether it computes what modules of this kind do: by their forward, and no other of its class or its own."""
+    own = "forward" in vars(module) or type(module).__call__ is not Module.__call__
+    return isinstance(module, kind) and type(module).forward is kind.forward and not own
 
 
-def fold_into(layer: Any, norm: BatchNorm) -> None:
+def fold_into(layer: Any, norm: Any) -> None:
     """W' = W s, b' = (b - E) s + beta, computed in float64."""
     scale = 1 / np.sqrt(norm.running_var.numpy().astype(np.float64) + norm.eps)
     if norm.gamma is not None:

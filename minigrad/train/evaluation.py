@@ -1,6 +1,5 @@
 """Loss and metrics of a model over batches it does not learn from."""
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -63,10 +62,7 @@ def default_metrics(loss: Loss, metrics: Mapping[str, Metric] | None) -> dict[st
 
 def epoch_of(batches: Any) -> Iterator[Any]:
     """One pass over the batches; over a loader's first epoch without moving its position."""
-    if hasattr(batches, "batch") and hasattr(batches, "steps"):
-        twin = copy.copy(batches)  # has a position, and a thread that prepares ahead, of its own
-        return twin.steps(len(twin), start=0)
-    return iter(batches)
+    return batches.one_epoch() if hasattr(batches, "one_epoch") else iter(batches)
 
 
 def pair(batch: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -233,3 +233,85 @@ def test_a_model_without_batch_norm_is_copied(rng):
     assert copy[0].weight is not model[0].weight
     x = data(rng, (9,))[0]
     np.testing.assert_array_equal(evaluated(copy, x), evaluated(model, x))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_statistics_that_are_not_finite_are_replaced(value, rng):
+    model, batches = network(), data(rng)
+    expected = expected_statistics(model, batches)
+    for norm in norms(model):
+        norm.running_mean[:] = value
+        norm.running_var[:] = value
+    nn.recompute_statistics(model, batches)
+    np.testing.assert_allclose(statistics(model), expected, rtol=1e-12)
+
+
+def test_layer_used_several_times_gets_the_average_over_its_uses(rng):
+    class Twice(nn.Module):
+        def __init__(self):
+            self.norm = nn.BatchNorm(2).to("float64")
+
+        def forward(self, x):
+            return self.norm(x) + self.norm(x + 10.0)
+
+    model = Twice()
+    x = 1 + rng.standard_normal((50, 2))
+    nn.recompute_statistics(model, [x])
+    np.testing.assert_allclose(model.norm.running_mean.numpy(), x.mean(0) + 5)
+    np.testing.assert_allclose(model.norm.running_var.numpy(), x.var(0, ddof=1))
+
+
+def test_loader_gives_a_whole_epoch_and_stays_where_it_is():
+    x = np.arange(40, dtype=np.float32).reshape(40, 1)
+    loader = mg.data.Loader(x, np.zeros(40, np.int64), batch_size=4, shuffle=False)
+    loader.seek(8)
+    norm = nn.BatchNorm(1)
+    nn.recompute_statistics(nn.Sequential(norm), loader)
+    assert norm.running_mean.item() == 19.5
+    assert loader.position == 8
+
+
+def test_forward_of_an_instance_is_used_and_stays():
+    norm = nn.BatchNorm(1)
+    inner = norm.forward
+    norm.forward = own = lambda x: inner(x * 2.0)
+    nn.recompute_statistics(nn.Sequential(norm), [np.arange(4, dtype=np.float32).reshape(4, 1)])
+    assert norm.running_mean.item() == 3
+    assert norm.forward is own
+
+
+class LinearReLU(nn.Linear):
+    """More than a Linear."""
+
+    def forward(self, x):
+        return mg.relu(super().forward(x))
+
+
+class Doubled(nn.BatchNorm):
+    """More than a BatchNorm."""
+
+    def forward(self, x, activation=None):
+        return super().forward(x) * 2.0
+
+
+def with_forward_replaced():
+    layer = nn.Linear(4, 4)
+    inner = layer.forward
+    layer.forward = lambda x: mg.relu(inner(x))
+    return layer, nn.BatchNorm(4)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [lambda: (LinearReLU(4, 4), nn.BatchNorm(4)), lambda: (nn.Linear(4, 4), Doubled(4)), with_forward_replaced],
+    ids=["subclass of Linear", "subclass of BatchNorm", "forward replaced"],
+)
+def test_what_may_compute_something_else_is_not_folded(pair, rng):
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm(4), *pair())
+    for _ in range(5):
+        model(mg.tensor(rng.standard_normal((16, 4)).astype(np.float32)))
+    model.eval()
+    folded = nn.fold_batch_norm(model)
+    assert len(folded) == 3
+    x = mg.tensor(rng.standard_normal((5, 4)).astype(np.float32))
+    np.testing.assert_allclose(folded(x).numpy(), model(x).numpy(), rtol=1e-5, atol=1e-5)
