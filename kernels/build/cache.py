@@ -2,9 +2,9 @@
 
 Numba's own cache does not notice an edit in an imported file, nor a damaged entry. Here the folder's name covers every
 source file of the target and those above it, and the versions of Python, NumPy, Numba and llvmlite (compiled code knows how
-they lay out their objects), and every file starts with the SHA-256 of the rest. The folder is `$MINIGRAD_CACHE`, else `minigrad`
-in the user's cache folder. It must belong to the user, since loading a file runs it. What cannot be read or written
-costs one warning and a compilation, never an error.
+they lay out their objects), and every file starts with the SHA-256 of the rest. The folder is `$MINIGRAD_CACHE`, else
+`minigrad` in the user's cache folder. It must belong to the user, since loading a file runs it. What cannot be read or
+written costs one warning and a compilation, never an error.
 """
 
 import functools

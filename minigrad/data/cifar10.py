@@ -5,7 +5,7 @@ A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009), h
 
 import io
 import os
-import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -31,6 +31,9 @@ MIRRORS = (
     "https://mindspore-website.obs.cn-north-4.myhuaweicloud.com/notebook/datasets/",
 )
 MAX_BYTES = 1 << 29  # the largest file, or archive unpacked, that is read; the official one has 184 MB
+BLOCK = 512  # bytes; what a tar file is made of
+REGULAR = (b"0", b"\0", b"7")  # kinds of members in a tar file
+WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices and folders
 PICKLES = ("data_batch_1", "test_batch", "cifar-10-batches-py", "cifar-10-python.tar.gz")
 
 
@@ -126,20 +129,17 @@ def read_archive(path: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     with gunzipped(path) as unzipped:
         stream = _Bounded(unzipped, path)
-        try:
-            with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload] # it only reads
-                for member in archive:
-                    folder, _, name = member.name.removeprefix("./").rpartition("/")
-                    if folder != FOLDER or name not in FILES:
-                        continue
-                    content = archive.extractfile(member) if member.isreg() else None
-                    if content is None:
-                        raise ValueError(f"{path}: {member.name} is no regular file in the archive; {REPLACE}")
-                    if name in found:
-                        raise ValueError(f"{path}: {member.name} is there twice; {REPLACE}")
-                    found[name] = content.read()
-        except tarfile.TarError as error:
-            raise ValueError(f"{path}: damaged tar data ({error}); {REPLACE}") from error
+        for member, kind, size in _members(stream):
+            folder, _, name = member.removeprefix("./").rstrip("/").rpartition("/")
+            if folder != FOLDER or name not in FILES:
+                stream.skip(_padded(size))
+                continue
+            if kind not in REGULAR:
+                raise ValueError(f"{path}: {folder}/{name} is no regular file in the archive; {REPLACE}")
+            if name in found:
+                raise ValueError(f"{path}: {folder}/{name} is there twice; {REPLACE}")
+            found[name] = stream.exactly(size)
+            stream.skip(_padded(size) - size)
         while stream.read(CHUNK):  # at the end, gzip compares its checksum
             pass
     missing = [name for name in FILES if name not in found]
@@ -157,6 +157,7 @@ class _Bounded:
         self.stream, self.path, self.given = stream, path, 0
 
     def read(self, size: int) -> bytes:
+        """At most `size` bytes, fewer at the end."""
         data = self.stream.read(size)
         self.given += len(data)
         if self.given > MAX_BYTES:
@@ -164,6 +165,66 @@ class _Bounded:
                 f"{self.path}: more than {MAX_BYTES:,} bytes unpacked, where 184 MB were expected; {REPLACE}"
             )
         return data
+
+    def exactly(self, size: int) -> bytes:
+        """`size` bytes; ValueError if there are fewer."""
+        parts = []
+        while size:
+            part = self.read(min(size, CHUNK))
+            if not part:
+                raise self.damage("it ends within a file")
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def skip(self, size: int) -> None:
+        """Pass over `size` bytes; ValueError if there are fewer."""
+        while size:
+            part = self.read(min(size, CHUNK))
+            if not part:
+                raise self.damage("it ends within a file")
+            size -= len(part)
+
+    def damage(self, what: str) -> ValueError:
+        """The error for something that no tar file holds."""
+        return ValueError(f"{self.path}: damaged tar data ({what}); {REPLACE}")
+
+
+def _members(stream: _Bounded) -> Iterator[tuple[str, bytes, int]]:
+    """(name, kind, size) of each member of a tar file (POSIX.1-1988, ustar); who asks for the next has read its content.
+
+    Extended headers are members of their own here, passed over like any other: a name or a size that needs one is none of
+    CIFAR-10's. So a header can make nobody read or allocate more than it says itself.
+    """
+    while True:
+        header = stream.read(BLOCK)
+        while 0 < len(header) < BLOCK and (rest := stream.read(BLOCK - len(header))):
+            header += rest
+        if not header.strip(b"\0"):  # an empty block, or no more: the end
+            return
+        if len(header) < BLOCK:
+            raise stream.damage("it ends within a header")
+        try:
+            own = int(header[148:156].strip(b" \0"), 8)
+            size = int(header[124:136].strip(b" \0") or b"0", 8)
+        except ValueError:
+            raise stream.damage("a header's numbers are not octal") from None
+        if own != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]):
+            raise stream.damage("a header's checksum is wrong")
+        if size < 0:
+            raise stream.damage(f"a header claims {size} bytes")
+        name, prefix = (
+            field.partition(b"\0")[0].decode("utf-8", "replace") for field in (header[:100], header[345:500])
+        )
+        if header[257:262] == b"ustar" and prefix:
+            name = f"{prefix}/{name}"
+        kind = header[156:157]
+        yield name, kind, 0 if kind in WITHOUT_CONTENT else size
+
+
+def _padded(size: int) -> int:
+    """The bytes that a member's content takes: whole blocks."""
+    return -(-size // BLOCK) * BLOCK
 
 
 def _has_files(place: Path) -> bool:

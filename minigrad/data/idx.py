@@ -22,6 +22,7 @@ TYPES: dict[int, np.dtype] = {
     0x0E: np.dtype(">f8"),
 }
 MAX_RANK = 64  # NumPy's own limit
+GZIP_RESERVED = 0xE0  # flags that no version of the format uses (RFC 1952, section 2.3.1.2)
 CHUNK = 1 << 20  # bytes read at a time
 DEFLATE_RATIO = 1032  # deflate spends at least 2 bits on 258 bytes, so no file grows by more than this factor
 REPLACE = "replace the file by a whole copy"
@@ -84,6 +85,10 @@ def is_gzip(path: Path) -> bool:
 @contextmanager
 def gunzipped(path: Path) -> Iterator[gzip.GzipFile]:
     """A gzip file open for reading; its damage (truncated, wrong CRC, not deflate) becomes a ValueError."""
+    with open(path, "rb") as file:
+        flags = file.read(4)[3:]
+    if flags and flags[0] & GZIP_RESERVED:
+        raise ValueError(f"{path}: damaged gzip data (flags 0x{flags[0]:02x}, of which some are reserved); {REPLACE}")
     with gzip.open(path) as stream:
         try:
             yield stream

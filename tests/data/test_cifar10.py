@@ -326,3 +326,65 @@ def test_all_60000_images_are_read(decoded):
     assert np.bincount(data.test_labels).tolist() == [1000] * 10
     # the channels' means are known from the literature; JPEG moves them by less
     np.testing.assert_allclose(data.train_images.mean(axis=(0, 1, 2)) / 255, [0.4914, 0.4822, 0.4465], atol=2e-3)
+
+
+def header(name, size, kind=b"0"):
+    """A tar header whose size field holds these bytes."""
+    fields = name.encode().ljust(100, b"\0") + b"0000644\0" * 3 + size.ljust(12, b"\0") + b"00000000000\0"
+    fields = fields.ljust(148, b"\0") + b" " * 8 + kind + b"\0" * 100 + b"ustar\x0000"
+    fields = fields.ljust(512, b"\0")
+    return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (b"-0000001000", "-512 bytes"),
+        (b"\x80" + b"\xff" * 11, "not octal"),  # the GNU way to write numbers that need more digits
+        (b"77777777777", "it ends within a file"),
+        (b"00000000089", "not octal"),
+        (b"wrong", "not octal"),
+    ],
+)
+@pytest.mark.parametrize("name", ["other", f"{FOLDER}/{FILES[0]}"])
+def test_sizes_that_no_archive_has_are_refused(size, message, name, tmp_path):
+    (tmp_path / ARCHIVE).write_bytes(gzip.compress(header(name, size) + bytes(2048)))
+    with pytest.raises(ValueError, match=f"damaged tar data .*{message}"):
+        read_archive(tmp_path / ARCHIVE)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "extension",
+    [
+        b"1" * (8 << 20),  # tarfile reads it as one number, for minutes
+        b"29 size=99999999999999999999\n",
+        b"22 GNU.sparse.size=3000000000000\n",
+        b"\xff" * 100,
+    ],
+    ids=["digits", "size", "sparse", "no text"],
+)
+def test_extended_headers_are_passed_over(extension, contents, tmp_path):
+    """They speak of a name, size or holes of the member after them, and none of the six needs that."""
+    padding = bytes(-len(extension) % 512)
+    archive = header("PaxHeaders/x", b"%011o" % len(extension), b"x") + extension + padding
+    archive += gzip.decompress(tar_gz(official(contents)))
+    (tmp_path / ARCHIVE).write_bytes(gzip.compress(archive, 1))
+    assert read_archive(tmp_path / ARCHIVE) == contents
+
+
+@pytest.mark.timeout(20)
+def test_sparse_member_is_no_regular_file(contents, tmp_path):
+    archive = header(f"{FOLDER}/{FILES[0]}", b"00000000000", b"S") + bytes(1024)
+    (tmp_path / ARCHIVE).write_bytes(gzip.compress(archive))
+    with pytest.raises(ValueError, match="data_batch_1.bin is no regular file"):
+        read_archive(tmp_path / ARCHIVE)
+
+
+def test_gzip_with_reserved_flags_is_refused(contents, tmp_path):
+    data = bytearray(tar_gz(official(contents)))
+    data[3] |= 0x80
+    (tmp_path / ARCHIVE).write_bytes(data)
+    with pytest.raises(ValueError, match="flags 0x8[0-9a-f], of which some are reserved"):
+        read_archive(tmp_path / ARCHIVE)
