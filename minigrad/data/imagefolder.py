@@ -1,14 +1,19 @@
 """Your own pictures, one folder for each class. Needs Pillow: pip install 'minigrad[images]'."""
 
+import copy
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minigrad.data.loader import integer
+from minigrad.data.png import check_png
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+WHITE = (255, 255, 255)
+MAX_PIXELS = 1 << 26  # 67 million, more than most cameras make; decoded, such a picture takes 200 MB
 DEEP_MODES = ("I", "F")  # Pillow's modes of more than 8 bits begin so; converting them would clip their values
 
 
@@ -22,12 +27,17 @@ class ImageFolder:
         Loader(data.images, data.labels, batch_size=32, transform=Kiefer(), prefetch=4)
 
     A picture is decoded when it is asked for, at every epoch anew; `data.images[:]` is an array of all of them, for what
-    fits into memory.
+    fits into memory. `data.images.damaged()` lists all files that cannot be read, and `data.split(0.1)` takes a tenth of
+    each class for validation.
 
     Args:
         folder: the folder of the classes' folders.
         size: height and width that all pictures are brought to, in pixels; one number for squares.
         crop: cut what sticks out, equally on both sides, so that proportions stay; False stretches the picture instead.
+        background: the colour, red, green and blue from 0 to 255, that shows through what is transparent.
+        max_pixels: pictures of more pixels are refused before they are decoded.
+        damaged: what happens to files that cannot be read: "raise" when a batch asks for one; "skip" reads all files now
+            and leaves out those that cannot, with one warning that names them.
 
     Attributes:
         images: the pictures, a `Pictures`; for a Loader as good as an array uint8 `(n, height, width, 3)`.
@@ -36,12 +46,23 @@ class ImageFolder:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: no class, a class without pictures, or a size below 1.
+        ValueError: no class, a class without pictures (that can be read), or a size below 1.
         ImportError: Pillow isn't installed.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], size: int | tuple[int, int], *, crop: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        size: int | tuple[int, int],
+        *,
+        crop: bool = True,
+        background: tuple[int, int, int] = WHITE,
+        max_pixels: int = MAX_PIXELS,
+        damaged: str = "raise",
+    ) -> None:
         _pillow()
+        if damaged not in ("raise", "skip"):
+            raise ValueError(f"damaged must be 'raise' or 'skip', not {damaged!r}")
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} isn't a folder")
@@ -68,7 +89,53 @@ class ImageFolder:
             )
         self.classes = tuple(members)
         self.labels = np.repeat(np.arange(len(members)), [len(files) for files in members.values()])
-        self.images = Pictures([file for files in members.values() for file in files], size, crop=crop)
+        paths = [file for files in members.values() for file in files]
+        self.images = Pictures(paths, size, crop=crop, background=background, max_pixels=max_pixels)
+        if damaged == "skip":
+            self._skip(self.images.damaged(), folder)
+
+    def _skip(self, damaged: dict[Path, str], folder: Path) -> None:
+        """Leave out files that cannot be read; ValueError if a class is then empty."""
+        if not damaged:
+            return
+        kept = np.array([path not in damaged for path in self.images.paths])
+        counts = np.bincount(self.labels[kept], minlength=len(self.classes))
+        if not counts.all():
+            names = [name for name, count in zip(self.classes, counts, strict=True) if not count]
+            raise ValueError(
+                f"{folder}: none of the pictures in {', '.join(names)} can be read:\n  " + "\n  ".join(damaged.values())
+            )
+        warnings.warn(
+            f"{folder}: {len(damaged)} of {len(kept)} pictures cannot be read and are left out:\n  "
+            + "\n  ".join(damaged.values()),
+            stacklevel=3,
+        )
+        self.images, self.labels = self.images.taken(np.flatnonzero(kept)), self.labels[kept]
+
+    def split(self, share: float, seed: int = 0) -> "tuple[ImageFolder, ImageFolder]":
+        """(the rest, a share of each class drawn by `seed`): two of the same classes, for training and validation.
+
+        Raises:
+            ValueError: the share is not between 0 and 1, or leaves a class without pictures on one side.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"the share must be above 0 and below 1, not {share}")
+        drawn = np.zeros(len(self), bool)
+        for label, name in enumerate(self.classes):
+            rows = np.flatnonzero(self.labels == label)
+            count = round(share * len(rows))
+            if not 0 < count < len(rows):
+                raise ValueError(
+                    f"a share of {share} of the {len(rows)} pictures of {name} leaves one side without any"
+                )
+            generator = np.random.Generator(np.random.Philox(key=np.array([seed, label], np.uint64)))
+            drawn[generator.permutation(rows)[:count]] = True
+        return self._taken(~drawn), self._taken(drawn)
+
+    def _taken(self, chosen: np.ndarray) -> "ImageFolder":
+        part = copy.copy(self)
+        part.images, part.labels = self.images.taken(np.flatnonzero(chosen)), self.labels[chosen]
+        return part
 
     def __len__(self) -> int:
         """The number of pictures."""
@@ -81,22 +148,31 @@ class ImageFolder:
 class Pictures:
     """Picture files as one array uint8 `(n, height, width, 3)` that is read where it is indexed: `p[5]`, `p[2:9]`, `p[rows]`.
 
-    Greys become three equal channels, transparency is dropped, a camera's note of orientation is followed. Resampling is
-    Pillow's bicubic, which averages where it shrinks.
+    Greys become three equal channels, what is transparent is laid over a background, a camera's note of orientation is
+    followed. Resampling is Pillow's bicubic, which averages where it shrinks.
 
     Args:
         paths: the files.
-        size: as for `ImageFolder`.
-        crop: as for `ImageFolder`.
+        size, crop, background, max_pixels: as for `ImageFolder`.
     """
 
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, paths: list[Path], size: int | tuple[int, int], *, crop: bool = True) -> None:
+    def __init__(
+        self,
+        paths: list[Path],
+        size: int | tuple[int, int],
+        *,
+        crop: bool = True,
+        background: tuple[int, int, int] = WHITE,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         height, width = size if isinstance(size, tuple | list) else (size, size)
         self.paths = list(paths)
         self.crop = bool(crop)
+        self.background = background
+        self.max_pixels = integer("max_pixels", max_pixels, 1)
         self.shape = (len(self.paths), integer("height", height, 1), integer("width", width, 1), 3)
 
     def __len__(self) -> int:
@@ -125,12 +201,11 @@ class Pictures:
         pillow, ops = _pillow()
         with open(path, "rb") as file:
             try:
+                check_png(file)
+                file.seek(0)
                 with pillow.open(file) as picture:
-                    if picture.mode.startswith(DEEP_MODES):
-                        raise ValueError(
-                            f"its pixels have more than 8 bits (mode {picture.mode}); convert it to 8 bits"
-                        )
-                    picture = ops.exif_transpose(picture).convert("RGB")
+                    self._check(picture)
+                    picture = _opaque(ops.exif_transpose(picture), self.background, pillow)
                     size = (self.shape[2], self.shape[1])
                     fitted = ops.fit(picture, size, pillow.Resampling.BICUBIC) if self.crop else picture.resize(size)
                     return np.asarray(fitted)
@@ -140,6 +215,41 @@ class Pictures:
                 Exception
             ) as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more on bad files
                 raise ValueError(f"{path}: not a picture that can be read: {error}") from error
+
+    def _check(self, picture: Any) -> None:
+        """Raise for what is not taken, before its pixels are decoded."""
+        if picture.mode.startswith(DEEP_MODES):
+            raise ValueError(f"its pixels have more than 8 bits (mode {picture.mode}); convert it to 8 bits")
+        if picture.width * picture.height > self.max_pixels:
+            raise ValueError(
+                f"it has {picture.width:,} x {picture.height:,} pixels, more than max_pixels={self.max_pixels:,}; such a "
+                "file can be made to fill the memory: if it is what it says, pass a larger max_pixels"
+            )
+
+    def damaged(self) -> dict[Path, str]:
+        """Why the files that cannot be read cannot, by their paths: all are read once. Empty if all is well."""
+        found = {}
+        for path in self.paths:
+            try:
+                self.read(path)
+            except (OSError, ValueError) as error:
+                found[path] = str(error)
+        return found
+
+    def taken(self, rows: np.ndarray) -> "Pictures":
+        """The pictures at some positions, as another array of pictures."""
+        part = copy.copy(self)
+        part.paths = [self.paths[row] for row in rows]
+        part.shape = (len(part.paths), *self.shape[1:])
+        return part
+
+
+def _opaque(picture: Any, background: tuple[int, int, int], pillow: Any) -> Any:
+    """The picture in red, green and blue, what is transparent laid over the background."""
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture.convert("RGB")
+    layer = picture.convert("RGBA")
+    return pillow.alpha_composite(pillow.new("RGBA", layer.size, (*background, 255)), layer).convert("RGB")
 
 
 def _is_seen(path: Path) -> bool:

@@ -1,11 +1,14 @@
 import os
 import pickle
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
 
 from minigrad.data import ImageFolder, Loader, channel_statistics
+from minigrad.data.png import bytes_of_rows
 
 pillow = pytest.importorskip("PIL.Image")
 
@@ -114,10 +117,24 @@ def test_grey_pictures_get_three_equal_channels(save, rng, tmp_path):
     np.testing.assert_array_equal(ImageFolder(tmp_path / "data", size=4).images[0], np.stack([grey] * 3, axis=-1))
 
 
-def test_transparency_is_dropped(save, rng, tmp_path):
+@pytest.mark.parametrize("background", [(255, 255, 255), (10, 20, 30)])
+def test_what_is_transparent_shows_the_background(background, save, rng, tmp_path):
     pixels = rng.integers(0, 256, (4, 4, 4), dtype=np.uint8)
+    pixels[..., 3] = rng.integers(0, 2, (4, 4)) * 255
     save("a/1.png", pixels)
-    np.testing.assert_array_equal(ImageFolder(tmp_path / "data", size=4).images[0], pixels[..., :3])
+    expected = np.where(pixels[..., 3:] == 255, pixels[..., :3], np.array(background, np.uint8))
+    image = ImageFolder(tmp_path / "data", size=4, background=background).images[0]
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_transparent_colour_of_a_palette_shows_the_background(save, tmp_path):
+    picture = pillow.fromarray(np.array([[0, 1], [1, 0]], np.uint8))
+    picture = pillow.frombytes("P", (2, 2), picture.tobytes())
+    picture.putpalette([7, 7, 7, 200, 100, 50])
+    path = save("a/1.png", np.zeros((2, 2), np.uint8))
+    picture.save(path, transparency=0)
+    image = ImageFolder(tmp_path / "data", size=2).images[0]
+    np.testing.assert_array_equal(image[0], [[255, 255, 255], [200, 100, 50]])
 
 
 def test_the_orientation_noted_by_a_camera_is_followed(save, rng, tmp_path):
@@ -180,6 +197,119 @@ def test_a_picture_too_large_to_be_true_is_refused(save, monkeypatch, tmp_path):
     monkeypatch.setattr(pillow, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match=r"bomb\.png.*1600 pixels"):
         ImageFolder(tmp_path / "data", size=4).images[0]
+
+
+def test_picture_of_too_many_pixels_is_refused_before_it_is_decoded(save, tmp_path):
+    save("a/large.png", np.zeros((40, 41, 3), np.uint8))
+    assert ImageFolder(tmp_path / "data", size=4, max_pixels=1640).images[0].shape == (4, 4, 3)
+    with pytest.raises(ValueError, match=r"large\.png.*41 x 40 pixels, more than max_pixels=1,639"):
+        ImageFolder(tmp_path / "data", size=4, max_pixels=1639).images[0]
+
+
+def chunks(data):
+    """(kind, content) of each chunk of a PNG."""
+    place = 8
+    while place < len(data):
+        length, kind = struct.unpack(">I4s", data[place : place + 8])
+        yield kind, data[place + 8 : place + 8 + length]
+        place += 12 + length
+
+
+def png(parts):
+    """The bytes of a PNG of these chunks, checksums right."""
+    body = [struct.pack(">I4s", len(c), k) + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+def half_the_rows(data):
+    """The same PNG, sound but for its rows, of which the second half is missing."""
+    whole = b"".join(content for kind, content in chunks(data) if kind == b"IDAT")
+    rows = zlib.decompress(whole)
+    parts = [(kind, content) for kind, content in chunks(data) if kind != b"IDAT"]
+    return png([parts[0], (b"IDAT", zlib.compress(rows[: len(rows) // 2])), *parts[1:]])
+
+
+def wrong_checksum(data):
+    """The same PNG with another checksum of its pixels."""
+    place = data.index(b"IDAT") - 4
+    (length,) = struct.unpack(">I", data[place : place + 4])
+    changed = bytearray(data)
+    changed[place + 8 + length] ^= 1
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [(half_the_rows, "its rows take"), (wrong_checksum, "the checksum of")])
+@pytest.mark.parametrize("shape", [(50, 41, 3), (50, 41), (33, 7, 4)])
+def test_png_that_is_not_whole_is_refused(spoil, message, shape, save, rng, tmp_path):
+    path = save("a/1.png", rng.integers(0, 256, shape, dtype=np.uint8))
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"1\.png: not a picture that can be read: {message}"):
+        ImageFolder(tmp_path / "data", size=4).images[0]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
+@pytest.mark.parametrize("size", [(1, 1), (9, 3), (40, 40), (700, 500)])
+def test_whole_png_of_any_kind_is_read(mode, size, rng, tmp_path):
+    (tmp_path / "a").mkdir()
+    noise = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    pillow.fromarray(noise).convert(mode).save(tmp_path / "a" / "1.png")
+    assert ImageFolder(tmp_path, size=4).images[0].shape == (4, 4, 3)
+
+
+def test_interlaced_rows_are_counted_pass_by_pass():
+    """8 x 8 pixels of 8 bits: passes of 1, 1, 2, 4, 8, 16 and 32 pixels in 1, 1, 1, 2, 2, 4 and 4 rows."""
+    assert bytes_of_rows(struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 1)) == 64 + 15
+    assert bytes_of_rows(struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 1)) == 3 + 1
+    assert bytes_of_rows(struct.pack(">IIBBBBB", 9, 2, 1, 0, 0, 0, 0)) == 2 * (1 + 2)
+
+
+def test_all_damaged_files_are_listed_at_once(colours):
+    spoiled = sorted(path for path in colours.rglob("*.png") if path.name != "2.png")[:2]
+    for path in spoiled:
+        overwrite(path)
+    damaged = ImageFolder(colours, size=4).images.damaged()
+    assert sorted(damaged) == spoiled
+    assert all(str(path) in why for path, why in damaged.items())
+
+
+def test_damaged_files_are_skipped_with_one_warning(colours):
+    overwrite(colours / "a" / "2.png")
+    overwrite(colours / "b" / "1.png")
+    with pytest.warns(
+        UserWarning, match=r"(?s)2 of 9 pictures cannot be read and are left out:.*2\.png.*1\.png"
+    ) as warned:
+        data = ImageFolder(colours, size=4, damaged="skip")
+    assert len(warned) == 1
+    assert data.labels.tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert data.images[:].shape == (7, 4, 4, 3)
+
+
+def test_class_of_damaged_files_alone_is_an_error(colours):
+    for path in (colours / "a").iterdir():
+        overwrite(path)
+    with pytest.raises(ValueError, match="none of the pictures in a can be read"):
+        ImageFolder(colours, size=4, damaged="skip")
+
+
+def test_split_takes_a_share_of_each_class(save, tmp_path):
+    for i in range(30):
+        save(f"{'ab'[i % 3 == 0]}/{i:02}.png", np.full((2, 2, 3), i, np.uint8))
+    data = ImageFolder(tmp_path / "data", size=2)
+    train, validation = data.split(0.1, seed=4)
+    assert np.bincount(train.labels).tolist() == [18, 9]
+    assert np.bincount(validation.labels).tolist() == [2, 1]
+    both = sorted([*train.images.paths, *validation.images.paths])
+    assert both == sorted(data.images.paths)
+    for part in (train, validation):
+        assert [path.parent.name for path in part.images.paths] == [part.classes[label] for label in part.labels]
+    assert data.split(0.1, seed=4)[1].images.paths == validation.images.paths
+    assert data.split(0.1, seed=5)[1].images.paths != validation.images.paths
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 0.01, 0.99])
+def test_split_that_leaves_nothing_is_refused(share, colours):
+    with pytest.raises(ValueError, match="share"):
+        ImageFolder(colours, size=4).split(share)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files")
