@@ -14,6 +14,32 @@ from minigrad.kernels.axes import Shape
 from minigrad.modes import read, refuse, refuse_reading, state
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+ONLY_LOOK = {
+    *(
+        "shape",
+        "ndim",
+        "size",
+        "result_type",
+        "shares_memory",
+        "may_share_memory",
+        "array_equal",
+        "array_equiv",
+        "allclose",
+    ),
+    *("isclose", "save", "savez", "savez_compressed", "savetxt", "array2string", "array_repr", "array_str", "copyto"),
+}
+"""NumPy's functions that no gradient is expected to pass."""
+NUMPY_TO_OURS = {
+    **{name: f"mg.{name}" for name in ("mean", "max", "reshape", "sum", "transpose", "matmul")},
+    **{"concatenate": "mg.concat", "amax": "mg.max", "dot": "mg.matmul"},
+    **dict.fromkeys(("stack", "vstack", "hstack"), "mg.concat of reshaped tensors"),
+    **{
+        "ravel": "t.reshape(-1)",
+        "swapaxes": "t.transpose(...)",
+        "expand_dims": "t.reshape(...)",
+        "squeeze": "t.reshape(...)",
+    },
+}
 NewHook = Callable[["Tensor"], "Tensor | None"]
 new_key = itertools.count().__next__
 
@@ -206,6 +232,29 @@ class Tensor:
             return self._device.to_host(self._data).astype(dtype)
         array = self._device.to_host(self._data)
         return array.copy() if copy and array is self._data else array
+
+    def __array_function__(self, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """NumPy's functions get the arrays of tensors, unless they would take off the tape what needs a gradient."""
+        off_tape: list[str] = []
+
+        def as_arrays(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                if value.requires_grad and state.grad_enabled and function.__name__ not in ONLY_LOOK:
+                    off_tape.append(f"{value.dtype}{list(value.shape)}")
+                return np.asarray(value)
+            if type(value) in (list, tuple):
+                return type(value)(map(as_arrays, value))
+            return {name: as_arrays(item) for name, item in value.items()} if type(value) is dict else value
+
+        given, named = as_arrays(args), as_arrays(kwargs)
+        if off_tape:
+            ours = NUMPY_TO_OURS.get(function.__name__)
+            instead = f"use {ours}, which is on the tape" if ours else "minigrad has no such op"
+            raise TypeError(
+                f"np.{function.__name__} would take a tensor {off_tape[0]} that requires a gradient off the tape: {instead}; "
+                "or, where no gradient is meant to pass, give it t.detach()"
+            )
+        return function(*given, **named)
 
     def __dlpack__(self, **options: Any) -> Any:
         refuse_reading("__dlpack__()")

@@ -185,3 +185,35 @@ def test_read_only_memory_is_not_written(change):
     with pytest.raises(ValueError, match="read-only"):
         change(t)
     assert t.item() == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "instead"),
+    [
+        (lambda y: np.stack([y, y]), "use mg.concat of reshaped tensors"),
+        (lambda y: np.concatenate([y, y]), "use mg.concat, which is on the tape"),
+        (lambda y: np.mean(y), "use mg.mean"),
+        (lambda y: np.sum(a=y), "use mg.sum"),
+        (lambda y: np.where(np.array([True, False]), y, 0.0), "minigrad has no such op"),
+        (lambda y: np.std(y), "minigrad has no such op"),
+    ],
+)
+def test_numpy_functions_do_not_take_a_tensor_off_the_tape_in_silence(function, instead):
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    for y in (x, x * 2.0):
+        with pytest.raises(
+            TypeError, match=rf"float32\[2\] that requires a gradient off the tape: {instead}.*t\.detach"
+        ):
+            function(y)
+    expected = function(np.array([1, 2], np.float32))
+    np.testing.assert_array_equal(function(x.detach()), expected)
+    with mg.no_grad():
+        np.testing.assert_array_equal(function(x), expected)
+
+
+def test_numpy_may_look_at_a_tensor_that_requires_a_gradient():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    assert np.shape(x) == (2,)
+    assert np.allclose(x, [1, 2])
+    assert np.array_equal(x, x)
+    assert isinstance(np.asarray(x), np.ndarray)
