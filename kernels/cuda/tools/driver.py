@@ -321,7 +321,7 @@ class SimulatedDriver:
             if parameter.is_pointer:
                 arguments.append(self.memory_at(next(given), dtype))
             elif parameter.count is not None:
-                arguments.append(tuple([dtype.type(next(given)) for _ in range(parameter.count)]))
+                arguments.append(parameter.tuple_of([dtype.type(next(given)) for _ in range(parameter.count)]))
             else:
                 arguments.append(dtype.type(next(given)))
         self.do(simulator.launch, kernel, real, grid, block, arguments, shared_bytes, self.order)

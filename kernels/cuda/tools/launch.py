@@ -33,18 +33,20 @@ from minigrad.kernels.axes import DIMS
 from minigrad.kernels.build.cache import cache_folder, keep, warn_once
 from minigrad.kernels.build.progress import progress
 from minigrad.kernels.cuda.tools import language
+from minigrad.kernels.window import Window
 
 
 class Parameter:
-    """What a kernel takes in one place: a number, a pointer to numbers, or a tuple of `count` numbers.
+    """What a kernel takes in one place: a number, a pointer to numbers, or a tuple of `count` numbers, of class `named`.
 
     dtype None is that of the kernel.
     """
 
-    def __init__(self, dtype, is_pointer, count=None):
+    def __init__(self, dtype, is_pointer, count=None, named=None):
         self.dtype = None if dtype is None else np.dtype(dtype)
         self.is_pointer = is_pointer
         self.count = count
+        self.named = named
 
     def resolved(self, constants):
         """The same with what a variant's constants say."""
@@ -53,9 +55,15 @@ class Parameter:
     def numba_type(self, real):
         """As the compiler knows it."""
         scalar = NUMBA[self.dtype or real]
+        if self.named is not None:
+            return types.NamedUniTuple(scalar, self.count, self.named)
         if self.count is not None:
             return types.UniTuple(scalar, self.count)
         return types.CPointer(scalar) if self.is_pointer else scalar
+
+    def tuple_of(self, numbers):
+        """What a kernel written in Python is given for a tuple."""
+        return tuple(numbers) if self.named is None else self.named(*numbers)
 
     def codes(self, real):
         """As the struct module packs it, one letter for each number."""
@@ -88,6 +96,7 @@ ULong, ULongs = Parameter(np.uint64, False), Parameter(np.uint64, True)
 UShorts = Parameter(np.uint16, True)
 Bytes = Parameter(np.uint8, True)
 Axes = Parameter(np.uint32, False, DIMS)  # a number for each axis of a layout
+UIntWindow = Parameter(np.uint32, False, len(Window._fields), Window)
 
 
 class Of:
