@@ -69,7 +69,9 @@ def gather_plan(axis, image, window, channels, item):
     """The groups as arrays: (groups (g, 6), positions (p, 2), taps (t, 3)).
 
     `image` is (height, width) of what the window goes over; the target is its results (forward_axis) or the image itself
-    (backward_axis), the source the other. A group is (first and number of its row positions, the same of its column positions, first and number of its taps). A
+    (backward_axis), the source the other.
+
+    A group is (first and number of its row positions, the same of its column positions, first and number of its taps). A
     position is (target, source of the first tap) on its axis. A tap is (distance in bytes, first row of B, depth): taps
     that are neighbours in the source and in B are joined to one, of as many times the depth.
     """

@@ -73,7 +73,8 @@ def place_in_turned_weights(where, channel, tap):
 
 def forward(
     x: Reals, w: Reals, bias: Reals, y: Reals, images: UInt, height: UInt, width: UInt, c: UInt, k: UInt,
-    window: UIntWindow, step0: UInt, step1: UInt, step2: UInt, b_load: UInt, across: UInt, part: UInt, y_step: ULong, flags: UInt,
+    window: UIntWindow, step0: UInt, step1: UInt, step2: UInt, b_load: UInt, across: UInt, part: UInt,
+    y_step: ULong, flags: UInt,
 ):  # fmt: skip
     rows, depth = uint32(images * window.oh * window.ow), uint32(window.kh * window.kw * c)
     plain = (uint32(0), uint32(0))
@@ -89,7 +90,8 @@ def forward(
 
 def backward_x(
     dy: Reals, w: Reals, bias: Reals, dx: Reals, images: UInt, height: UInt, width: UInt, c: UInt, k: UInt,
-    window: UIntWindow, step0: UInt, step1: UInt, step2: UInt, b_load: UInt, across: UInt, part: UInt, dx_step: ULong, flags: UInt,
+    window: UIntWindow, step0: UInt, step1: UInt, step2: UInt, b_load: UInt, across: UInt, part: UInt,
+    dx_step: ULong, flags: UInt,
 ):  # fmt: skip
     rows, depth = uint32(images * height * width), uint32(window.kh * window.kw * k)
     step = (step0, step1, step2)
@@ -105,7 +107,8 @@ def backward_x(
 
 def backward_w(
     x: Reals, dy: Reals, bias: Reals, dw: Reals, images: UInt, height: UInt, width: UInt, c: UInt, k: UInt,
-    window: UIntWindow, step0: UInt, step1: UInt, step2: UInt, b_load: UInt, across: UInt, part: UInt, dw_step: ULong, flags: UInt,
+    window: UIntWindow, step0: UInt, step1: UInt, step2: UInt, b_load: UInt, across: UInt, part: UInt,
+    dw_step: ULong, flags: UInt,
 ):  # fmt: skip
     rows, depth = uint32(window.kh * window.kw * c), uint32(images * window.oh * window.ow)
     plain = (uint32(0), uint32(0))

@@ -18,15 +18,16 @@ import functools
 
 from minigrad.kernels import formulas
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
+from minigrad.kernels.axes import merged
+from minigrad.kernels.bits import sqrt
 from minigrad.kernels.cuda import movement
 from minigrad.kernels.cuda.parts.units import below
-from minigrad.kernels.cuda.parts.walk import divided, merged, positions, reciprocal, walk
+from minigrad.kernels.cuda.parts.walk import divided, positions, reciprocal, walk
 from minigrad.kernels.cuda.tools.language import (
     at,
     cuda,
     device_function,
     load4,
-    sqrt,
     store4,
     uint32,
 )

@@ -170,7 +170,9 @@ def max_forward(
         columns_before, first_q, last_q = covered(j, window.kw, window.sw, window.left, w, uint32)
         while row < rows:
             image = uint32(row // window.oh)
-            rows_before, r, last_r = covered(uint32(row - image * window.oh), window.kh, window.sh, window.top, h, uint32)
+            rows_before, r, last_r = covered(
+                uint32(row - image * window.oh), window.kh, window.sh, window.top, h, uint32
+            )
             first_at = uint32(uint32(uint32(image * h + r) * w + first_q) * c + k)
             first_place = uint32(rows_before * window.kw + columns_before)
             best, winners = repeated(real(LOWEST)), repeated(first_place)
@@ -179,7 +181,11 @@ def max_forward(
                 while q < last_q:
                     best, winners = larger(load(x, at), place, best, winners)
                     at, place, q = uint32(at + c), uint32(place + uint32(1)), uint32(q + uint32(1))
-                first_at, first_place, r = uint32(first_at + w * c), uint32(first_place + window.kw), uint32(r + uint32(1))
+                first_at, first_place, r = (
+                    uint32(first_at + w * c),
+                    uint32(first_place + window.kw),
+                    uint32(r + uint32(1)),
+                )
             at = uint32(uint32(row * window.ow + j) * c + k)
             store(y, at, best)
             store_places(winner, at, winners)
@@ -200,7 +206,9 @@ def max_backward(
             total = repeated(real(0))
             while i < last_i:
                 at = uint32(uint32(uint32(image * window.oh + i) * window.ow + first_j) * c + k)
-                place = uint32(uint32(r + window.top - i * window.sh) * window.kw + uint32(q + window.left - first_j * window.sw))
+                place = uint32(
+                    uint32(r + window.top - i * window.sh) * window.kw + uint32(q + window.left - first_j * window.sw)
+                )
                 j = first_j
                 while j < last_j:
                     total = plus(total, won(load(dy, at), load_places(winner, at), place))

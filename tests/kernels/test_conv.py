@@ -78,7 +78,9 @@ def test_same_bits_with_any_number_of_threads(name):
         results = []
         for n in (1, 2):
             threads.set_num_threads(n)
-            results.append(run(cpu, name, np.random.default_rng(0), shapes, resolve("conv", (14, 13), 3, 1, 1), np.float32))
+            results.append(
+                run(cpu, name, np.random.default_rng(0), shapes, resolve("conv", (14, 13), 3, 1, 1), np.float32)
+            )
     finally:
         threads.set_num_threads(before)
     np.testing.assert_array_equal(*results)
