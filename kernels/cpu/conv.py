@@ -19,7 +19,7 @@ from numba import prange
 
 from minigrad.kernels.cpu.parts import winograd
 from minigrad.kernels.cpu.parts.panels import NO_BIAS, PARALLEL_WORK, panel, split
-from minigrad.kernels.cpu.tools.launch import FLAGS, Kernel, inlined, team_size
+from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_size
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.copies import copy_row, transpose_tile
 from minigrad.kernels.cpu.vector.target import REGISTER_BITS
@@ -268,14 +268,14 @@ def gather_is_large(source, w, bias, target, *rest):
     return target.size * w.shape[0] * w.shape[1] * source.shape[3] >= PARALLEL_WORK
 
 
-conv_forward = Kernel(
+conv_forward = CpuKernel(
     gather,
     FLAGS,
     is_large=gather_is_large,
     prepare=prepare_forward,
     instead=(lambda x, w, bias, window, y: winograd.pays(x, y, window), winograd.winograd_forward),
 )
-conv_backward_x = Kernel(
+conv_backward_x = CpuKernel(
     gather,
     FLAGS,
     is_large=gather_is_large,
@@ -371,7 +371,7 @@ def reduce_pixels(x, dy, dw, stride_h, stride_w, plan):
                     )  # fmt: skip
 
 
-conv_backward_w = Kernel(
+conv_backward_w = CpuKernel(
     reduce_pixels,
     FLAGS,
     is_large=lambda x, dy, dw, *rest: dy.size * dw.shape[0] * dw.shape[1] * x.shape[3] >= PARALLEL_WORK,

@@ -9,7 +9,7 @@ from numba import prange
 from minigrad.kernels import formulas
 from minigrad.kernels.activations import RELU, SIGMOID
 from minigrad.kernels.axes import DIMS
-from minigrad.kernels.cpu.tools.launch import FLAGS, Kernel, inlined, parallel_kernel
+from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, parallel_kernel
 
 BLOCK = 1 << 12  # elements
 
@@ -70,7 +70,7 @@ def broadcasting(name, formula):
                     v[:] = formula(a[p], b[q])
 
     kernel.__name__ = kernel.__qualname__ = name
-    return Kernel(kernel, FLAGS, size_of=2)
+    return CpuKernel(kernel, FLAGS, sized_by=2)
 
 
 add_forward = broadcasting("add_forward", lambda a, b: a + b)
@@ -89,7 +89,7 @@ def unary(name, formula):
                 v[i] = formula(u[i])
 
     kernel.__name__ = kernel.__qualname__ = name
-    return Kernel(kernel, FLAGS, size_of=-1)
+    return CpuKernel(kernel, FLAGS, sized_by=-1)
 
 
 def gradient(name, formula):
@@ -102,7 +102,7 @@ def gradient(name, formula):
                 dv[i] = formula(du[i], u[i])
 
     kernel.__name__ = kernel.__qualname__ = name
-    return Kernel(kernel, FLAGS, size_of=-1)
+    return CpuKernel(kernel, FLAGS, sized_by=-1)
 
 
 exp_forward = unary("exp_forward", formulas.exp)
@@ -130,7 +130,7 @@ def log_backward(dy, x, dx):  # of which the gradient takes x, not y
 # count references, which costs more than a short row, and a signed position might stand for one from the end.
 
 
-@parallel_kernel(size_of=0)
+@parallel_kernel(sized_by=0)
 def activate(x, activation, y, column):
     m, c = x.shape
     rows = max(1, BLOCK // c)
@@ -149,7 +149,7 @@ def activate(x, activation, y, column):
                     v[q + j] = u[p + j]
 
 
-@parallel_kernel(size_of=0)
+@parallel_kernel(sized_by=0)
 def activate_backward(dy, y, column, activation, dx):
     m, c = dx.shape
     rows = max(1, BLOCK // c)

@@ -49,7 +49,7 @@ def touch_rows(x, row, count):
         touch(x.ctypes.data + row * w * c * x.itemsize, count * w * c * x.itemsize)
 
 
-@parallel_kernel(size_of=0)
+@parallel_kernel(sized_by=0)
 def max_pool_forward(x, window, y, winner):
     n, h, w, c = x.shape
     oh, ow = window.oh, window.ow
@@ -105,7 +105,7 @@ def max_pool_backward(dy, winner, window, dx):
             j += count
 
 
-@parallel_kernel(size_of=0)
+@parallel_kernel(sized_by=0)
 def avg_pool_forward(x, window, y):
     n, h, w, c = x.shape
     oh, ow = window.oh, window.ow

@@ -21,8 +21,8 @@ from minigrad.kernels.cuda.parts.plans import (
     TF32_TILES,
     aligned,
     kernels_for,
-    plan,
-    run_plan,
+    best_tiling,
+    run_tiled,
     shared_bytes,
     uses_tf32,
 )
@@ -148,7 +148,7 @@ def run(function, a, b, bias, c, sizes, window, product_shape, radices, wide_row
         return
     work = m * n * depth
     tiles = [DOUBLE] if c.dtype == FLOAT64 else TF32_TILES if uses_tf32(work) else FLOAT32_TILES
-    how = plan(tiles, m, n, depth)
+    how = best_tiling(tiles, m, n, depth)
     tile = how.tile
     a_deep, b_deep = DEEP[function]
     step = digits(tile.step(a_deep, tile.rows), *radices)
@@ -157,13 +157,13 @@ def run(function, a, b, bias, c, sizes, window, product_shape, radices, wide_row
         (how.tiles, 1, how.parts), tile.threads, shared_bytes(tile, c.itemsize, a_deep, b_deep)
     ]
 
-    def launch(bias, c, flags):
+    def fill(bias, c, flags):
         configured(
             a, b, bias, c, *sizes, window, *step, tile.step(b_deep, tile.columns),
             how.across, how.part, m * n, flags | found,
         )  # fmt: skip
 
-    run_plan(launch, how, bias, c, n, flags)
+    run_tiled(fill, how, bias, c, n, flags)
 
 
 def conv_forward(x, w, bias, window, y):

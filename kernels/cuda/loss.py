@@ -366,7 +366,7 @@ def tile(n):
     return lanes, THREADS // lanes
 
 
-def launch(kernels, *arrays):
+def launch_rows(kernels, *arrays):
     """Launch a kernel over the rows of the first array."""
     m, n = arrays[0].shape
     if not m * n:
@@ -376,19 +376,19 @@ def launch(kernels, *arrays):
 
 
 def softmax_forward(x, y):
-    launch(softmax_kernels, x, y)
+    launch_rows(softmax_kernels, x, y)
 
 
 def softmax_backward(dy, y, dx):
-    launch(softmax_gradient_kernels, dy, y, dx)
+    launch_rows(softmax_gradient_kernels, dy, y, dx)
 
 
 def log_softmax_forward(x, y):
-    launch(log_softmax_kernels, x, y)
+    launch_rows(log_softmax_kernels, x, y)
 
 
 def log_softmax_backward(dy, y, dx):
-    launch(log_softmax_gradient_kernels, dy, y, dx)
+    launch_rows(log_softmax_gradient_kernels, dy, y, dx)
 
 
 def cross_entropy_forward(logits, labels, probs, loss):

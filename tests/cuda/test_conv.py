@@ -50,7 +50,7 @@ def choose(monkeypatch):
     """choose(tile, parts): every product is by that tile, its depth in at most so many parts."""
 
     def choose(tile, parts=1):
-        monkeypatch.setattr(conv, "plan", lambda _, m, n, k: plans.cut(tile, m, n, k, parts))
+        monkeypatch.setattr(conv, "best_tiling", lambda _, m, n, k: plans.tiling_by(tile, m, n, k, parts))
 
     return choose
 

@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 
 from minigrad.kernels.cpu.parts.panels import NO_BIAS, pack_transposed, panel, split, tiles_down
-from minigrad.kernels.cpu.tools.launch import FLAGS, Kernel, inlined, team_size
+from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_size
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.copies import touch
 from minigrad.kernels.cpu.vector.winograd import (
@@ -169,8 +169,8 @@ def prepare_backward_x(dy, w, window, dx):
     return dy, w, NO_BIAS[dy.dtype], dx, 2 - window.top, 2 - window.left, True
 
 
-winograd_forward = Kernel(convolve, FLAGS, is_large=lambda *arguments: True, prepare=prepare_forward)
-winograd_backward_x = Kernel(
+winograd_forward = CpuKernel(convolve, FLAGS, is_large=lambda *arguments: True, prepare=prepare_forward)
+winograd_backward_x = CpuKernel(
     convolve, FLAGS, is_large=lambda *arguments: True, prepare=prepare_backward_x, shares=winograd_forward
 )
 
@@ -229,4 +229,4 @@ def prepare_backward_w(x, dy, window, dw):
     return x, dy, dw, window.top, window.left
 
 
-winograd_backward_w = Kernel(reduce_tiles, FLAGS, is_large=lambda *arguments: True, prepare=prepare_backward_w)
+winograd_backward_w = CpuKernel(reduce_tiles, FLAGS, is_large=lambda *arguments: True, prepare=prepare_backward_w)

@@ -55,7 +55,7 @@ MIN_PART = 128  # depths that a part of a sum has at least
 MOST_SCRATCH = 1 << 24  # elements of all parts together
 
 
-class Plan(NamedTuple):
+class Tiling(NamedTuple):
     """How a product is shared out."""
 
     tile: Tile
@@ -70,19 +70,19 @@ def uses_tf32(work):
     return context.matmul_precision == "tf32" and work >= TF32_WORK
 
 
-def cut(tile, m, n, k, parts):
-    """The plan by one tile, with at most so many parts of the depth."""
+def tiling_by(tile, m, n, k, parts):
+    """The tiling by one tile, with at most so many parts of the depth."""
     across = blocks_for(n, tile.columns)
     part = -(-k // (parts * tile.depth)) * tile.depth
-    return Plan(tile, across, across * blocks_for(m, tile.rows), max(1, -(-k // part)) if k else 1, part)
+    return Tiling(tile, across, across * blocks_for(m, tile.rows), max(1, -(-k // part)) if k else 1, part)
 
 
-def plan(tiles, m, n, k):
-    """The plan by the tile that costs least for n columns, in parts if it is fewer than half a wave of tiles."""
+def best_tiling(tiles, m, n, k):
+    """The tiling by the tile that costs least for n columns, in parts if it is fewer than half a wave of tiles."""
     tile = min(tiles, key=lambda tile: blocks_for(n, tile.columns) * tile.columns * tile.cost)
     count = blocks_for(n, tile.columns) * blocks_for(m, tile.rows)
     parts = min(WAVE // count, k // MIN_PART, MOST_SCRATCH // (m * n)) if count <= WAVE // 2 else 1
-    return cut(tile, m, n, k, max(1, parts))
+    return tiling_by(tile, m, n, k, max(1, parts))
 
 
 def shared_bytes(tile, itemsize, a_deep, b_deep):
@@ -116,13 +116,13 @@ def sum_parts(parts: Reals, bias: Reals, c: Reals, size: UInt, n: UInt, count: U
         c[i] = total
 
 
-def run_plan(launch, how, bias, c, n, flags):
-    """Fill C of rows of n by launch(bias, c, flags), at once or by parts in scratch memory that are then added up."""
+def run_tiled(fill, how, bias, c, n, flags):
+    """Fill C of rows of n by fill(bias, c, flags), at once or by parts in scratch memory that are then added up."""
     if how.parts == 1:
-        launch(bias, c, flags | (WIDE_C if aligned(c, n) else 0))
+        fill(bias, c, flags | (WIDE_C if aligned(c, n) else 0))
         return
     parts = context.empty((how.parts, c.size), c.dtype)
-    launch(bias, parts, WIDE_C if aligned(parts, n) else 0)
+    fill(bias, parts, WIDE_C if aligned(parts, n) else 0)
     sum_parts[blocks_for(c.size, 256), 256](parts, bias, c, c.size, n, how.parts, flags)
 
 

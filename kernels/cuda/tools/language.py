@@ -38,7 +38,7 @@ except ImportError as error:  # also what importlib.metadata raises for a packag
 float32, float64 = types.float32, types.float64
 int8, int16, int32, int64 = types.int8, types.int16, types.int32, types.int64
 uint8, uint16, uint32, uint64 = types.uint8, types.uint16, types.uint32, types.uint64
-real = float32  # in a kernel: the type it is compiled for, which Kernel puts in this name's place
+real = float32  # in a kernel: the type it is compiled for, which CudaKernel puts in this name's place
 
 
 def device_function(function):

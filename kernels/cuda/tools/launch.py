@@ -158,10 +158,10 @@ class Context:
 
 
 context = Context()
-kernels: list["Kernel"] = []  # all that are defined
+kernels: list["CudaKernel"] = []  # all that are defined
 
 
-class Kernel:
+class CudaKernel:
     """One kernel, with its constants; `kernel[grid, block](...)` or `kernel[grid, block, shared_bytes](...)` launches it."""
 
     def __init__(self, function, threads, min_blocks, constants, types=None, uses_float64=False):
@@ -197,7 +197,7 @@ class Kernel:
             if unknown:
                 raise TypeError(f"{self.function.__name__} knows no {', '.join(unknown)}")
             together = {**self.constants, **constants}
-            self.variants[key] = Kernel(
+            self.variants[key] = CudaKernel(
                 self.function, self.threads, self.min_blocks, together, types or self.types, self.uses_float64
             )
         return self.variants[key]
@@ -248,7 +248,7 @@ def kernel(*, threads, min_blocks=1, types=None, uses_float64=False):
     """
 
     def define(function):
-        defined = Kernel(function, threads, min_blocks, {}, types, uses_float64)
+        defined = CudaKernel(function, threads, min_blocks, {}, types, uses_float64)
         kernels.append(defined)
         return defined
 
@@ -323,7 +323,7 @@ def checksum(ptx):
     return f"// sha256 {hashlib.sha256(ptx.encode()).hexdigest()}"
 
 
-class Layout:
+class ArgumentLayout:
     """How a kernel's arguments lie in memory, one after another, each aligned to its size."""
 
     def __init__(self, kernel, real):
