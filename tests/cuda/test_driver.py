@@ -9,7 +9,7 @@ import pytest
 
 from minigrad.kernels.cuda.tools import driver, launch
 from minigrad.kernels.cuda.tools.driver import Driver, OutOfMemory, SimulatedDriver
-from minigrad.kernels.cuda.tools.launch import FLOAT32, Double, Floats, Int, CudaKernel, UInt
+from minigrad.kernels.cuda.tools.launch import FLOAT32, CudaKernel, Double, Floats, Int, UInt
 
 
 class Constant(NamedTuple):

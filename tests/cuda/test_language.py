@@ -18,7 +18,7 @@ from minigrad.kernels.cuda.tools.language import (
     to_tf32,
     uint32,
 )
-from minigrad.kernels.cuda.tools.launch import FLOAT32, FLOAT64, Floats, CudaKernel, Reals, UInt, UInts
+from minigrad.kernels.cuda.tools.launch import FLOAT32, FLOAT64, CudaKernel, Floats, Reals, UInt, UInts
 
 GROUP, TWO_GROUPS = 32, 64
 AMOUNT = 1
