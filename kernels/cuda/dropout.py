@@ -2,7 +2,7 @@
 
 A thread makes the four words of a Philox group for the four elements they serve, which it reads and writes as one
 vector of 16 bytes; two groups at once, so that a second load and a second chain of multiplications are under way. Some
-eighty integer instructions for 32 bytes (float32) leave memory the slower side.
+eighty integer instructions for 32 bytes (float32) should leave memory the slower side (reckoned, not measured).
 
 The key is read on the GPU, and `advance` counts there, so a graph of launches replayed makes new masks each time.
 """

@@ -25,7 +25,7 @@ class Tile(NamedTuple):
     width: int
     threads: int
     min_blocks: int  # on a multiprocessor at once
-    cost: float  # of an element of the result, compared with the largest tile
+    cost: float  # of an element of the result, compared with the largest tile; reckoned, not measured
 
     def constants(self, dtype="float32"):
         """What a kernel's names in capitals stand for."""
@@ -48,6 +48,7 @@ TF32_TALL = Tile(128, 64, 16, 64, 32, 128, 3, 1.2)
 
 FLOAT32_TILES, TF32_TILES = (LARGE, TALL, NARROW), (TF32_LARGE, TF32_TALL)
 
+# These four are reckoned, not measured.
 SMALL_WORK = 1 << 27  # multiply-adds up to which many small tiles are better than few large ones
 TF32_WORK = 1 << 20  # multiply-adds up to which tensor cores are not worth the loss of digits
 WAVE = 264  # blocks that a large GPU has room for; a constant, for sums may not depend on the machine

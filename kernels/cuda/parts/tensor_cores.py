@@ -4,7 +4,8 @@ A warp computes HEIGHT x WIDTH elements by products of 16 x 8 by 8 x 8, of facto
 Tiles come into one of three buffers by asynchronous copies, two steps ahead, as they lie in memory: a row of shared memory
 is a line of a deep factor, else a depth. Rows are 4 or 8 numbers longer than the tile: then the 32 threads, which read the
 parts of a small product, meet 32 different banks. A warp's 64 x 64 elements take half of its registers and 32 reads of a
-number for 32 small products; smaller ones would keep the shared memory busier than the tensor cores.
+number for 32 small products; smaller ones would keep the shared memory busier than the tensor cores (reckoned, not
+measured).
 """
 
 from minigrad.kernels.cuda.parts.factors import begin_copies, own_group
