@@ -36,9 +36,7 @@ from minigrad.kernels.cuda.tools.launch import Axes, Real, Reals, UInt, blocks_f
 THREADS = 256
 STEP = 4 * THREADS  # elements that a block takes at once, a vector for each thread
 SPAN = 4 * STEP  # elements that a block takes in large arrays
-LARGE = (
-    1 << 21
-)  # elements from where each thread takes several vectors: every multiprocessor has work then; reckoned, not measured
+LARGE = 1 << 21  # elements from where a thread takes several vectors; reckoned, not measured
 FORMULA = None  # what a kernel computes, put in by its variants
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import ops
+from minigrad.kernels.activations import NUMBERS
 from minigrad.modes import state, takes_part
 from minigrad.nn import init
 from minigrad.nn.module import Module, Parameter
@@ -158,7 +159,15 @@ class Dropout(Module):
         return str(self.p)
 
 
-FUSED = {ReLU: "relu", Sigmoid: "sigmoid"}  # activations that BatchNorm applies on the way
+ACTIVATIONS: dict[str, type[Module]] = {"relu": ReLU, "sigmoid": Sigmoid, "tanh": Tanh}
+FUSED = {ACTIVATIONS[name]: name for name in NUMBERS if name is not None}  # those that BatchNorm applies on the way
+
+
+def activation_layer(name: str) -> Module:
+    """A layer by the activation's name; ValueError for one that there is not."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {name!r}")
+    return ACTIVATIONS[name]()
 
 
 def fused_activation(norm: Module, activation: Module) -> str | None:
