@@ -300,7 +300,7 @@ def width_for(*arrays):
     return 4 if fits else 1
 
 
-def power_of_two(n):
+def next_power_of_two(n):
     """The smallest that is no smaller than n."""
     return 1 << (n - 1).bit_length()
 
@@ -308,9 +308,9 @@ def power_of_two(n):
 def blocks_over(result, groups):
     """(grid, block, tiles along the channels, rows of all images) for a thread at each group of the result's channels."""
     n, h, w, _ = result.shape
-    x = min(power_of_two(groups), 8 if groups < result.shape[3] else 16)
-    y = min(power_of_two(w), 32 // x)
-    z = min(power_of_two(n * h), THREADS // (x * y), 64)
+    x = min(next_power_of_two(groups), 8 if groups < result.shape[3] else 16)
+    y = min(next_power_of_two(w), 32 // x)
+    z = min(next_power_of_two(n * h), THREADS // (x * y), 64)
     tiles = blocks_for(groups, x)
     return (tiles * blocks_for(w, y), blocks_for(n * h, z, MOST_BLOCKS)), (x, y, z), tiles, n * h
 

@@ -15,7 +15,7 @@ from minigrad.kernels.cuda.tools.language import cuda, uint32
 from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, blocks_for, context, kernel
 
 
-class Tile(NamedTuple):
+class TileSize(NamedTuple):
     """The size of a block's tile, and of a thread's (float32, float64) or a warp's (TF32)."""
 
     rows: int
@@ -38,13 +38,13 @@ class Tile(NamedTuple):
         return self.depth if deep else self.threads * 4 // size
 
 
-LARGE = Tile(128, 128, 8, 8, 8, 256, 2, 1.0)
-TALL = Tile(128, 64, 16, 8, 4, 256, 2, 1.2)
-NARROW = Tile(128, 32, 16, 8, 4, 128, 4, 1.4)
-SMALL = Tile(32, 32, 32, 4, 4, 64, 6, 2.0)
-DOUBLE = Tile(32, 32, 16, 4, 4, 64, 4, 1.0)
-TF32_LARGE = Tile(128, 128, 16, 64, 64, 128, 2, 1.0)
-TF32_TALL = Tile(128, 64, 16, 64, 32, 128, 3, 1.2)
+LARGE = TileSize(128, 128, 8, 8, 8, 256, 2, 1.0)
+TALL = TileSize(128, 64, 16, 8, 4, 256, 2, 1.2)
+NARROW = TileSize(128, 32, 16, 8, 4, 128, 4, 1.4)
+SMALL = TileSize(32, 32, 32, 4, 4, 64, 6, 2.0)
+DOUBLE = TileSize(32, 32, 16, 4, 4, 64, 4, 1.0)
+TF32_LARGE = TileSize(128, 128, 16, 64, 64, 128, 2, 1.0)
+TF32_TALL = TileSize(128, 64, 16, 64, 32, 128, 3, 1.2)
 
 FLOAT32_TILES, TF32_TILES = (LARGE, TALL, NARROW), (TF32_LARGE, TF32_TALL)
 
@@ -59,7 +59,7 @@ MOST_SCRATCH = 1 << 24  # elements of all parts together
 class Tiling(NamedTuple):
     """How a product is shared out."""
 
-    tile: Tile
+    tile: TileSize
     across: int  # tiles along a row
     tiles: int
     parts: int

@@ -36,7 +36,7 @@ from minigrad.kernels.cuda.tools import language
 from minigrad.kernels.window import Window
 
 
-class Parameter:
+class KernelParameter:
     """What a kernel takes in one place: a number, a pointer to numbers, or a tuple of `count` numbers, of class `named`.
 
     dtype None is that of the kernel.
@@ -86,16 +86,16 @@ CODES = {
 }
 NUMBA = {dtype: getattr(types, dtype.name) for dtype in CODES}
 
-Real, Reals = Parameter(None, False), Parameter(None, True)
-Float, Floats = Parameter(np.float32, False), Parameter(np.float32, True)
-Double, Doubles = Parameter(np.float64, False), Parameter(np.float64, True)
-Int = Parameter(np.int32, False)
-Long, Longs = Parameter(np.int64, False), Parameter(np.int64, True)
-UInt, UInts = Parameter(np.uint32, False), Parameter(np.uint32, True)
-ULong, ULongs = Parameter(np.uint64, False), Parameter(np.uint64, True)
-Bytes = Parameter(np.uint8, True)
-Axes = Parameter(np.uint32, False, DIMS)  # a number for each axis of a layout
-UIntWindow = Parameter(np.uint32, False, len(Window._fields), Window)
+Real, Reals = KernelParameter(None, False), KernelParameter(None, True)
+Float, Floats = KernelParameter(np.float32, False), KernelParameter(np.float32, True)
+Double, Doubles = KernelParameter(np.float64, False), KernelParameter(np.float64, True)
+Int = KernelParameter(np.int32, False)
+Long, Longs = KernelParameter(np.int64, False), KernelParameter(np.int64, True)
+UInt, UInts = KernelParameter(np.uint32, False), KernelParameter(np.uint32, True)
+ULong, ULongs = KernelParameter(np.uint64, False), KernelParameter(np.uint64, True)
+Bytes = KernelParameter(np.uint8, True)
+Axes = KernelParameter(np.uint32, False, DIMS)  # a number for each axis of a layout
+UIntWindow = KernelParameter(np.uint32, False, len(Window._fields), Window)
 
 
 class Of:
@@ -108,8 +108,8 @@ class Of:
         self.constant = constant
 
     def resolved(self, constants):
-        """The Parameter, by the constants of a variant."""
-        return Parameter(constants[self.constant].name, True)
+        """The KernelParameter, by the constants of a variant."""
+        return KernelParameter(constants[self.constant].name, True)
 
 
 MOST_TABLES = 1024
