@@ -1,9 +1,10 @@
 """Pooling over the images of an Inception network: 3 x 3 with stride 1 within modules, with stride 2 between them."""
 
 import functools
-import math
 
 import numpy as np
+
+from minigrad.ops.window import resolve
 
 from .measure import DEVICES, Benchmark, empty, normal
 
@@ -19,18 +20,16 @@ class Pool(Benchmark):
     def setup(self, images, stride, device):
         self.use(device)
         n, h, w, c = map(int, images.split("x"))
-        oh = math.ceil(h / stride)
-        padding = max((oh - 1) * stride + 3 - h, 0) // 2
-        window = (3, 3), (stride, stride), (padding, padding)
-        x, y = normal(n, h, w, c), empty(n, oh, math.ceil(w / stride), c)
+        window = resolve("pool", (h, w), 3, stride, "same")
+        x, y = normal(n, h, w, c), empty(n, window.oh, window.ow, c)
         winner = np.zeros(y.shape, np.uint8)
         self.works = {
-            "max": self.checked_call("max_pool_forward", x, *window, y, winner),
-            "avg": self.checked_call("avg_pool_forward", x, *window, y),
+            "max": self.checked_call("max_pool_forward", x, window, y, winner),
+            "avg": self.checked_call("avg_pool_forward", x, window, y),
         }
         dy, dx = normal(*y.shape), empty(*x.shape)
-        self.works["max_backward"] = self.checked_call("max_pool_backward", dy, winner, *window, dx)
-        self.works["avg_backward"] = self.checked_call("avg_pool_backward", dy, *window, dx)
+        self.works["max_backward"] = self.checked_call("max_pool_backward", dy, winner, window, dx)
+        self.works["avg_backward"] = self.checked_call("avg_pool_backward", dy, window, dx)
 
     def checked_call(self, name, *arguments):
         """A call of a kernel, compiled, after it was right on the first images; on all, the reference would take too long."""

@@ -75,7 +75,7 @@ class Benchmark:
         """Copies on the device of NumPy arrays, also in lists and tuples; anything else as it is."""
         if isinstance(argument, np.ndarray):
             return self.device.from_host(argument.copy())
-        if isinstance(argument, list | tuple):
+        if type(argument) in (list, tuple):
             return type(argument)([self.put(a) for a in argument])
         return argument
 

@@ -57,8 +57,8 @@ def broadcast_shape(a: Shape, b: Shape) -> Shape:
     return tuple(reversed(shape))
 
 
-def merge(shape: Shape, *strides: Shape) -> tuple[Shape, ...]:
-    """The same walk with as few axes as possible, filled up to DIMS: (shape, *strides). Raises ValueError if too many."""
+def merged(shape: Shape, *strides: Shape) -> list[list[int]]:
+    """[[length, a stride for each array], ...] of the same walk in as few axes as possible, the innermost last."""
     axes: list[list[int]] = []
     for length, *steps in zip(shape, *strides, strict=True):
         if length == 1:
@@ -67,6 +67,12 @@ def merge(shape: Shape, *strides: Shape) -> tuple[Shape, ...]:
             axes[-1] = [axes[-1][0] * length, *steps]
         else:
             axes.append([length, *steps])
+    return axes
+
+
+def merge(shape: Shape, *strides: Shape) -> tuple[Shape, ...]:
+    """The same walk with as few axes as possible, filled up to DIMS: (shape, *strides). Raises ValueError if too many."""
+    axes = merged(shape, *strides)
     if len(axes) > DIMS:
         raise ValueError(f"an array of shape {shape} needs {len(axes)} nested loops here; at most {DIMS} are supported")
     axes = [[1] + [0] * len(strides)] * (DIMS - len(axes)) + axes

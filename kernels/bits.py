@@ -104,6 +104,26 @@ def _compiled_polynomial(x, coefficients):
     return lambda x, coefficients: _polynomial(x, coefficients)
 
 
+def sqrt(x):
+    """Return the square root of x, rounded to the nearest; NaN below 0."""
+    return np.sqrt(x)
+
+
+@intrinsic
+def _sqrt(typing_context, x):
+    layout = common_format(x)
+
+    def generate(context, builder, signature, arguments):
+        return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [layout.real]), arguments)
+
+    return x(x), generate
+
+
+@overload(sqrt, jit_options=STRICT)
+def _compiled_sqrt(x):
+    return lambda x: _sqrt(x)
+
+
 def select(condition, a, b):
     """Return a, converted to the type of b, if condition holds, else b; both are computed."""
     return type(b)(a) if condition else b

@@ -14,6 +14,7 @@ from benchmarks.comparison.gpu_norm_cases import norm_backward, norm_forward
 from benchmarks.comparison.gpu_sides import OURS, THEIRS, Case, Ours, Theirs, Work, normal
 from minigrad.kernels import reference
 from minigrad.kernels.axes import broadcast_layout
+from minigrad.ops.window import resolve
 
 ELEMENTWISE, NORM, OPTIMIZER, OTHER = "element-wise", "batch norm", "optimizer", "other"
 ELEMENTS = 1 << 26
@@ -89,30 +90,28 @@ def transposed(n: int) -> Case:
 
 def max_pool(batch: int, length: int, c: int, stride: int, backward: bool) -> Case:
     """3 x 3 windows, forward with the place of each maximum, or backward."""
-    out = -(-length // stride)
-    padding = max((out - 1) * stride + 3 - length, 0) // 2
-    window = (3, 3), (stride, stride), (padding, padding)
-    x, dy = normal(batch, length, length, c), normal(batch, out, out, c, seed=1)
+    window = resolve("pool", (length, length), 3, stride, "same")
+    x, dy = normal(batch, length, length, c), normal(batch, window.oh, window.ow, c, seed=1)
     few = slice(None, None, max(1, batch // 3))
     y, winner, dx = np.empty(dy[few].shape), np.empty(dy[few].shape, np.uint8), np.empty(x[few].shape)
-    reference.pool.max_pool_forward(x[few].astype(float), *window, y, winner)
-    reference.pool.max_pool_backward(dy[few].astype(float), winner, *window, dx)
+    reference.pool.max_pool_forward(x[few].astype(float), window, y, winner)
+    reference.pool.max_pool_backward(dy[few].astype(float), winner, window, dx)
 
     def ours(side: Ours) -> Work:
         kernels = side.device.kernels.pool
         image, found, places = side.put(x), side.room(*dy.shape), side.room(*dy.shape, dtype=np.uint8)
         if not backward:
-            given = image, *window, found, places
+            given = image, window, found, places
             return Work(lambda: kernels.max_pool_forward(*given), lambda _: [side.get(a)[few] for a in (found, places)])
-        kernels.max_pool_forward(image, *window, found, places)
+        kernels.max_pool_forward(image, window, found, places)
         gradient, result = side.put(dy), side.room(*x.shape)
         return Work(
-            lambda: kernels.max_pool_backward(gradient, places, *window, result), lambda _: [side.get(result)[few]]
+            lambda: kernels.max_pool_backward(gradient, places, window, result), lambda _: [side.get(result)[few]]
         )
 
     def theirs(side: Theirs) -> Work:
         aten, image, gradient = side.torch.ops.aten, side.images(x), side.images(dy)
-        how = [3, 3], [stride, stride], [padding, padding], [1, 1], stride > 1  # the last is ceil_mode
+        how = [3, 3], [stride, stride], [window.top, window.left], [1, 1], stride > 1  # the last is ceil_mode
         if not backward:
             return Work(
                 lambda: aten.max_pool2d_with_indices(image, *how),

@@ -11,7 +11,7 @@ class UnexpectedCompile(RuntimeError):
     """A kernel had to be compiled inside `no_compile()`."""
 
 
-class Progress:
+class CompileProgress:
     """What is being compiled, on stderr: one line that is rewritten on a terminal, a single notice elsewhere."""
 
     def __init__(self):
@@ -46,7 +46,7 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-progress = Progress()
+progress = CompileProgress()
 
 
 @contextlib.contextmanager

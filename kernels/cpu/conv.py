@@ -19,7 +19,7 @@ from numba import prange
 
 from minigrad.kernels.cpu.parts import winograd
 from minigrad.kernels.cpu.parts.panels import NO_BIAS, PARALLEL_WORK, panel, split
-from minigrad.kernels.cpu.tools.launch import FLAGS, Kernel, inlined, team_size
+from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_size
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.copies import copy_row, transpose_tile
 from minigrad.kernels.cpu.vector.target import REGISTER_BITS
@@ -65,24 +65,26 @@ def axis_groups(meetings):
 
 
 @functools.lru_cache(maxsize=1024)
-def gather_plan(axis, source, target, kernel, window, channels, item):
+def gather_plan(axis, image, window, channels, item):
     """The groups as arrays: (groups (g, 6), positions (p, 2), taps (t, 3)).
+
+    `image` is (height, width) of what the window goes over; the target is its results (forward_axis) or the image itself
+    (backward_axis), the source the other.
 
     A group is (first and number of its row positions, the same of its column positions, first and number of its taps). A
     position is (target, source of the first tap) on its axis. A tap is (distance in bytes, first row of B, depth): taps
     that are neighbours in the source and in B are joined to one, of as many times the depth.
     """
-    sh, sw, top, left, dh, dw = window
-    vertical = axis_groups(axis(source[0], target[0], kernel[0], sh, top, dh))
-    horizontal = axis_groups(axis(source[1], target[1], kernel[1], sw, left, dw))
-    width = source[1] if axis is forward_axis else target[1]
+    vertical = axis_groups(axis(image[0], window.oh, window.kh, window.sh, window.top, window.dil_h))
+    horizontal = axis_groups(axis(image[1], window.ow, window.kw, window.sw, window.left, window.dil_w))
+    width = image[1] if axis is forward_axis else window.ow
     groups, positions, taps = [], [], []
     for rows, row_distances, row_positions in vertical:
         for columns, column_distances, column_positions in horizontal:
             start = len(taps)
             for a, down in zip(rows, row_distances, strict=True):
                 for b, right in zip(columns, column_distances, strict=True):
-                    distance, first = (down * width + right) * channels * item, (a * kernel[1] + b) * channels
+                    distance, first = (down * width + right) * channels * item, (a * window.kw + b) * channels
                     last = taps[-1] if len(taps) > start else None
                     if last and last[0] + last[2] * item == distance and last[1] + last[2] == first:
                         last[2] += channels
@@ -100,19 +102,16 @@ def gather_plan(axis, source, target, kernel, window, channels, item):
 
 def prepare_forward(x, w, bias, window, y):
     if pairs_pay(y, window):
-        return prepare_pairs(x, w, bias, window[2:4], y, False)
-    plan = gather_plan(forward_axis, x.shape[1:3], y.shape[1:3], w.shape[:2], tuple(window), x.shape[3], x.itemsize)
+        return prepare_pairs(x, w, bias, window, y, False)
+    plan = gather_plan(forward_axis, x.shape[1:3], window, x.shape[3], x.itemsize)
     return x, w, bias, y, False, False, *plan
 
 
 def prepare_backward_x(dy, w, window, dx):
     no_bias = NO_BIAS[dy.dtype]
     if pairs_pay(dx, window):
-        padding = w.shape[0] - 1 - window[2], w.shape[1] - 1 - window[3]
-        return prepare_pairs(dy, w, no_bias, padding, dx, True)
-    plan = gather_plan(
-        backward_axis, dx.shape[1:3], dy.shape[1:3], w.shape[:2], tuple(window), dy.shape[3], dy.itemsize
-    )
+        return prepare_pairs(dy, w, no_bias, turned_round(window, dx.shape[1:3]), dx, True)
+    plan = gather_plan(backward_axis, dx.shape[1:3], window, dy.shape[3], dy.itemsize)
     return dy, w, no_bias, dx, True, False, *plan
 
 
@@ -126,18 +125,24 @@ def pairs_pay(target, window):
         target.shape[3] <= half
         and target.shape[2] % 2 == 0
         and target.size > 0
-        and window[1] == window[4] == window[5] == 1 == window[0]
+        and window.sh == window.sw == window.dil_h == window.dil_w == 1
     )
 
 
-def prepare_pairs(source, w, bias, padding, target, transposed):
+def turned_round(window, image):
+    """The window over the results that gives the image's gradient; strides and dilations are 1."""
+    kh, kw = window.kh - 1, window.kw - 1
+    return window._replace(
+        top=kh - window.top, bottom=kh - window.bottom, left=kw - window.left, right=kw - window.right,
+        oh=image[0], ow=image[1],
+    )  # fmt: skip
+
+
+def prepare_pairs(source, w, bias, window, target, transposed):
     n, h, width, k = target.shape
-    window = 1, 2, *map(int, padding), 1, 1
     pairs = target.reshape(n, h, width // 2, 2 * k)
-    kernel = w.shape[0], w.shape[1] + 1
-    plan = gather_plan(
-        forward_axis, source.shape[1:3], pairs.shape[1:3], kernel, window, source.shape[3], source.itemsize
-    )
+    wider = window._replace(kw=window.kw + 1, sw=2, ow=width // 2)
+    plan = gather_plan(forward_axis, source.shape[1:3], wider, source.shape[3], source.itemsize)
     return source, w, bias, pairs, transposed, True, *plan
 
 
@@ -263,32 +268,34 @@ def gather_is_large(source, w, bias, target, *rest):
     return target.size * w.shape[0] * w.shape[1] * source.shape[3] >= PARALLEL_WORK
 
 
-conv_forward = Kernel(
+conv_forward = CpuKernel(
     gather,
     FLAGS,
     is_large=gather_is_large,
     prepare=prepare_forward,
-    instead=(lambda x, w, bias, window, y: winograd.pays(x, y, w.shape[:2], window), winograd.winograd_forward),
+    instead=(lambda x, w, bias, window, y: winograd.pays(x, y, window), winograd.winograd_forward),
 )
-conv_backward_x = Kernel(
+conv_backward_x = CpuKernel(
     gather,
     FLAGS,
     is_large=gather_is_large,
     prepare=prepare_backward_x,
     shares=conv_forward,
-    instead=(lambda dy, w, window, dx: winograd.pays(dy, dx, w.shape[:2], window), winograd.winograd_backward_x),
+    instead=(lambda dy, w, window, dx: winograd.pays(dy, dx, window), winograd.winograd_backward_x),
 )
 
 
 @functools.lru_cache(maxsize=1024)
-def reduce_plan(source, out, kernel, window):
+def reduce_plan(image, window):
     """For each tap: (first output row, number, first input row, first output column, number, first input column)."""
-    sh, sw, top, left, dh, dw = window
     plan = []
-    for a in range(kernel[0]):
-        for b in range(kernel[1]):
+    for a in range(window.kh):
+        for b in range(window.kw):
             row = []
-            for n, m, stride, start in ((source[0], out[0], sh, a * dh - top), (source[1], out[1], sw, b * dw - left)):
+            for n, m, stride, start in (
+                (image[0], window.oh, window.sh, a * window.dil_h - window.top),
+                (image[1], window.ow, window.sw, b * window.dil_w - window.left),
+            ):
                 inside = [i for i in range(m) if 0 <= i * stride + start < n]
                 row += [inside[0], len(inside), inside[0] * stride + start] if inside else [0, 0, 0]
             plan.append(row)
@@ -296,14 +303,7 @@ def reduce_plan(source, out, kernel, window):
 
 
 def prepare_backward_w(x, dy, window, dw):
-    return (
-        x,
-        dy,
-        dw,
-        int(window[0]),
-        int(window[1]),
-        reduce_plan(x.shape[1:3], dy.shape[1:3], dw.shape[:2], tuple(window)),
-    )
+    return x, dy, dw, window.sh, window.sw, reduce_plan(x.shape[1:3], window)
 
 
 @inlined
@@ -371,10 +371,10 @@ def reduce_pixels(x, dy, dw, stride_h, stride_w, plan):
                     )  # fmt: skip
 
 
-conv_backward_w = Kernel(
+conv_backward_w = CpuKernel(
     reduce_pixels,
     FLAGS,
     is_large=lambda x, dy, dw, *rest: dy.size * dw.shape[0] * dw.shape[1] * x.shape[3] >= PARALLEL_WORK,
     prepare=prepare_backward_w,
-    instead=(lambda x, dy, window, dw: winograd.pays(x, dy, dw.shape[:2], window), winograd.winograd_backward_w),
+    instead=(lambda x, dy, window, dw: winograd.pays(x, dy, window), winograd.winograd_backward_w),
 )

@@ -10,27 +10,21 @@ import numpy as np
 from numba import prange
 
 from minigrad.kernels.cpu.tools.launch import inlined, kernel, parallel_kernel
+from minigrad.kernels.philox import HALF, LOW, philox
 
 BLOCK = 1 << 12  # elements, a multiple of four
 GROUP = 4  # elements that share a Philox counter
-ROUNDS = 10
-MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-KEY_STEP_0, KEY_STEP_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
-LOW = np.uint64(0xFFFFFFFF)
-HALF = np.uint64(32)
+
+words_of = inlined(philox)
 
 
 @inlined
-def philox(first, seed, counter, words):
+def fill_words(first, seed, counter, words):
     """Words of Philox 4x32-10 for the groups from `first` on, one for every element; a multiple of four."""
     for i in range(words.size // GROUP):
         group = first + np.uint64(i)
-        c0, c1, c2, c3 = group & LOW, group >> HALF, counter & LOW, counter >> HALF
-        k0, k1 = seed & LOW, seed >> HALF
-        for _ in range(ROUNDS):
-            a, b = MULTIPLIER_0 * c0, MULTIPLIER_1 * c2
-            c0, c1, c2, c3 = (b >> HALF) ^ c1 ^ k0, b & LOW, (a >> HALF) ^ c3 ^ k1, a & LOW
-            k0, k1 = (k0 + KEY_STEP_0) & LOW, (k1 + KEY_STEP_1) & LOW
+        given = group & LOW, group >> HALF, counter & LOW, counter >> HALF, seed & LOW, seed >> HALF
+        c0, c1, c2, c3 = words_of(*given)
         words[i * GROUP] = c0
         words[i * GROUP + 1] = c1
         words[i * GROUP + 2] = c2
@@ -45,7 +39,7 @@ def dropout(x, p, key, y):
         start = block * BLOCK
         source, target = x[start : start + BLOCK], y[start : start + BLOCK]
         words = np.empty(-(-target.size // GROUP) * GROUP, np.uint32)
-        philox(np.uint64(start // GROUP), key[0], key[1], words)
+        fill_words(np.uint64(start // GROUP), key[0], key[1], words)
         for i in range(target.size):
             target[i] = source[i] * (kept if words[i] >= threshold else dropped)
 

@@ -9,7 +9,7 @@ from numba import prange
 from minigrad.kernels import formulas
 from minigrad.kernels.activations import RELU, SIGMOID
 from minigrad.kernels.axes import DIMS
-from minigrad.kernels.cpu.tools.launch import FLAGS, Kernel, inlined, parallel_kernel
+from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, parallel_kernel
 
 BLOCK = 1 << 12  # elements
 
@@ -70,7 +70,7 @@ def broadcasting(name, formula):
                     v[:] = formula(a[p], b[q])
 
     kernel.__name__ = kernel.__qualname__ = name
-    return Kernel(kernel, FLAGS, size_of=2)
+    return CpuKernel(kernel, FLAGS, sized_by=2)
 
 
 add_forward = broadcasting("add_forward", lambda a, b: a + b)
@@ -79,107 +79,58 @@ mul_forward = broadcasting("mul_forward", lambda a, b: a * b)
 div_forward = broadcasting("div_forward", lambda a, b: a / b)
 
 
-@parallel_kernel()
-def exp_forward(x, y):
-    for block in prange(blocks(y)):
-        u, v = part(x, block), part(y, block)
-        for i in range(v.size):
-            v[i] = formulas.exp(u[i])
+def unary(name, formula):
+    """A kernel that applies `formula` to every element."""
+
+    def kernel(x, y):
+        for block in prange(blocks(y)):
+            u, v = part(x, block), part(y, block)
+            for i in range(v.size):
+                v[i] = formula(u[i])
+
+    kernel.__name__ = kernel.__qualname__ = name
+    return CpuKernel(kernel, FLAGS, sized_by=-1)
+
+
+def gradient(name, formula):
+    """A kernel that applies `formula` to every dy and result y."""
+
+    def kernel(dy, y, dx):
+        for block in prange(blocks(dx)):
+            du, u, dv = part(dy, block), part(y, block), part(dx, block)
+            for i in range(dv.size):
+                dv[i] = formula(du[i], u[i])
+
+    kernel.__name__ = kernel.__qualname__ = name
+    return CpuKernel(kernel, FLAGS, sized_by=-1)
+
+
+exp_forward = unary("exp_forward", formulas.exp)
+exp_backward = gradient("exp_backward", formulas.exp_grad)
+log_forward = unary("log_forward", formulas.log)
+sqrt_forward = unary("sqrt_forward", np.sqrt)
+sqrt_backward = gradient("sqrt_backward", formulas.sqrt_grad)
+tanh_forward = unary("tanh_forward", formulas.tanh)
+tanh_backward = gradient("tanh_backward", formulas.tanh_grad)
+sigmoid_forward = unary("sigmoid_forward", formulas.sigmoid)
+sigmoid_backward = gradient("sigmoid_backward", formulas.sigmoid_grad)
+relu_forward = unary("relu_forward", formulas.relu)
+relu_backward = gradient("relu_backward", formulas.relu_grad)
 
 
 @parallel_kernel()
-def exp_backward(dy, y, dx):
-    for block in prange(blocks(dx)):
-        du, u, dv = part(dy, block), part(y, block), part(dx, block)
-        for i in range(dv.size):
-            dv[i] = formulas.exp_grad(du[i], u[i])
-
-
-@parallel_kernel()
-def log_forward(x, y):
-    for block in prange(blocks(y)):
-        u, v = part(x, block), part(y, block)
-        for i in range(v.size):
-            v[i] = formulas.log(u[i])
-
-
-@parallel_kernel()
-def log_backward(dy, x, dx):
+def log_backward(dy, x, dx):  # of which the gradient takes x, not y
     for block in prange(blocks(dx)):
         du, u, dv = part(dy, block), part(x, block), part(dx, block)
         for i in range(dv.size):
             dv[i] = formulas.log_grad(du[i], u[i])
 
 
-@parallel_kernel()
-def sqrt_forward(x, y):
-    for block in prange(blocks(y)):
-        u, v = part(x, block), part(y, block)
-        for i in range(v.size):
-            v[i] = np.sqrt(u[i])
-
-
-@parallel_kernel()
-def sqrt_backward(dy, y, dx):
-    for block in prange(blocks(dx)):
-        du, u, dv = part(dy, block), part(y, block), part(dx, block)
-        for i in range(dv.size):
-            dv[i] = formulas.sqrt_grad(du[i], u[i])
-
-
-@parallel_kernel()
-def tanh_forward(x, y):
-    for block in prange(blocks(y)):
-        u, v = part(x, block), part(y, block)
-        for i in range(v.size):
-            v[i] = formulas.tanh(u[i])
-
-
-@parallel_kernel()
-def tanh_backward(dy, y, dx):
-    for block in prange(blocks(dx)):
-        du, u, dv = part(dy, block), part(y, block), part(dx, block)
-        for i in range(dv.size):
-            dv[i] = formulas.tanh_grad(du[i], u[i])
-
-
-@parallel_kernel()
-def sigmoid_forward(x, y):
-    for block in prange(blocks(y)):
-        u, v = part(x, block), part(y, block)
-        for i in range(v.size):
-            v[i] = formulas.sigmoid(u[i])
-
-
-@parallel_kernel()
-def sigmoid_backward(dy, y, dx):
-    for block in prange(blocks(dx)):
-        du, u, dv = part(dy, block), part(y, block), part(dx, block)
-        for i in range(dv.size):
-            dv[i] = formulas.sigmoid_grad(du[i], u[i])
-
-
-@parallel_kernel()
-def relu_forward(x, y):
-    for block in prange(blocks(y)):
-        u, v = part(x, block), part(y, block)
-        for i in range(v.size):
-            v[i] = formulas.relu(u[i])
-
-
-@parallel_kernel()
-def relu_backward(dy, y, dx):
-    for block in prange(blocks(dx)):
-        du, u, dv = part(dy, block), part(y, block), part(dx, block)
-        for i in range(dv.size):
-            dv[i] = formulas.relu_grad(du[i], u[i])
-
-
 # Rows of activate and activate_backward are found by unsigned positions in the flat arrays: a slice for each row would
 # count references, which costs more than a short row, and a signed position might stand for one from the end.
 
 
-@parallel_kernel(size_of=0)
+@parallel_kernel(sized_by=0)
 def activate(x, activation, y, column):
     m, c = x.shape
     rows = max(1, BLOCK // c)
@@ -198,7 +149,7 @@ def activate(x, activation, y, column):
                     v[q + j] = u[p + j]
 
 
-@parallel_kernel(size_of=0)
+@parallel_kernel(sized_by=0)
 def activate_backward(dy, y, column, activation, dx):
     m, c = dx.shape
     rows = max(1, BLOCK // c)

@@ -24,7 +24,7 @@ from minigrad.kernels.cpu.parts.panels import (
     split,
     tiles_down,
 )
-from minigrad.kernels.cpu.tools.launch import FLAGS, Kernel, inlined, parallel_kernel, team_size
+from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, parallel_kernel, team_size
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.copies import touch
 from minigrad.kernels.cpu.vector.tiles import HEIGHTS
@@ -204,8 +204,8 @@ def gemm_is_large(a, b, bias, c, trans_a, *rest):
     return c.size * a.shape[not trans_a] >= PARALLEL_WORK
 
 
-gemm = Kernel(multiply, FLAGS, is_large=gemm_is_large, prepare=prepare_gemm)
-gemm_add = Kernel(multiply, FLAGS, is_large=gemm_is_large, prepare=prepare_gemm_add, shares=gemm)
+gemm = CpuKernel(multiply, FLAGS, is_large=gemm_is_large, prepare=prepare_gemm)
+gemm_add = CpuKernel(multiply, FLAGS, is_large=gemm_is_large, prepare=prepare_gemm_add, shares=gemm)
 
 
 @parallel_kernel(is_large=lambda a, b, c, trans_a, trans_b: c.size * a.shape[1 + (not trans_a)] >= PARALLEL_WORK)

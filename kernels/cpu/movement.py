@@ -1,7 +1,7 @@
 """Filling, copying and gathering elements. Contracts: kernels/reference/movement.py; layouts: kernels/axes.py.
 
-A layout is read or written tile by tile: axes that lie one behind the other in both arrays are merged, and a tile spans
-the last axis and that other axis along which memory is densest, so that transposing uses whole cache lines.
+A layout, whose axes are merged already, is read or written tile by tile: a tile spans the last axis and that other axis
+along which memory is densest, so that transposing uses whole cache lines.
 """
 
 import numpy as np
@@ -51,29 +51,6 @@ def c_strides(shape):
 
 
 @inlined
-def merge_axes(shape, x_strides, y_strides):
-    """The same layout in as few axes as possible, aligned at the end; the axes before have length 1."""
-    merged, x_steps, y_steps = shape, x_strides, y_strides
-    last = DIMS
-    for d in range(DIMS - 1, -1, -1):
-        n, x_step, y_step = shape[d], x_strides[d], y_strides[d]
-        if n == 1:
-            continue
-        if last < DIMS and x_step == merged[last] * x_steps[last] and y_step == merged[last] * y_steps[last]:
-            merged = tuple_setitem(merged, last, merged[last] * n)
-        else:
-            last -= 1
-            merged = tuple_setitem(merged, last, n)
-            x_steps = tuple_setitem(x_steps, last, x_step)
-            y_steps = tuple_setitem(y_steps, last, y_step)
-    for d in range(last):
-        merged = tuple_setitem(merged, d, 1)
-        x_steps = tuple_setitem(x_steps, d, 0)
-        y_steps = tuple_setitem(y_steps, d, 0)
-    return merged, x_steps, y_steps
-
-
-@inlined
 def swap(values, i, j):
     """A tuple with two of its items exchanged."""
     return tuple_setitem(tuple_setitem(values, i, values[j]), j, values[i])
@@ -103,8 +80,8 @@ def tile_sides(rows, columns, contiguous):
 
 @inlined
 def cut_tiles(shape, x_strides, y_strides):
-    """(number of tiles, their rows and columns, the merged and reordered layout)."""
-    shape, x_strides, y_strides = pair_axes(*merge_axes(shape, x_strides, y_strides))
+    """(number of tiles, their rows and columns, the reordered layout)."""
+    shape, x_strides, y_strides = pair_axes(shape, x_strides, y_strides)
     rows, columns = tile_sides(shape[-2], shape[-1], x_strides[-1] == 1 and y_strides[-1] == 1)
     count = -(-shape[-2] // rows) * -(-shape[-1] // columns)
     for d in range(DIMS - 2):

@@ -190,7 +190,7 @@ def batch_norms_forward(size, branches, eps, y, xs, gammas, betas, means, varian
             normalize_chunk(x, y, column, block * rows, min(m, (block + 1) * rows), activation, part)
 
 
-@parallel_kernel(size_of=0)
+@parallel_kernel(sized_by=0)
 def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
     m, c = x.shape
     chunk = chunk_size(c)
@@ -275,7 +275,7 @@ def batch_norms_backward(
             gradient_chunk(dy, x, y, column, block * rows, min(m, (block + 1) * rows), activation, part, dx)
 
 
-@parallel_kernel(size_of=1)
+@parallel_kernel(sized_by=1)
 def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
     m, c = x.shape
     chunk = chunk_size(c)
@@ -311,7 +311,7 @@ def gradient_coefficients(sums, m, mean, var, gamma, eps, table, dgamma, dbeta):
         table[OFFSET, j] = -scale * total[j] / m - slope * low
 
 
-@parallel_kernel(size_of=0)
+@parallel_kernel(sized_by=0)
 def batch_norm_inference(x, gamma, beta, mean, var, eps, activation, y, column):
     m, c = x.shape
     chunk = chunk_size(c)
@@ -323,7 +323,7 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps, activation, y, column):
         normalize_chunk(x, y, column, k * chunk, min(m, (k + 1) * chunk), activation, table)
 
 
-@parallel_kernel(size_of=1)
+@parallel_kernel(sized_by=1)
 def batch_norm_inference_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
     m, c = x.shape
     chunk = chunk_size(c)

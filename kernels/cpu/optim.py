@@ -6,12 +6,18 @@ Sums and products are in the type of the parameters; Adam's bias corrections in 
 import numpy as np
 from numba import prange
 
+from minigrad.kernels import steps
 from minigrad.kernels.cpu.tools.launch import GRAIN, inlined, parallel_kernel, team_size
 from minigrad.kernels.cpu.tools.pointers import array_at, pack
 
 SHARED = 1 << 14  # elements of an array from which all threads work on it
 LINE = 16  # elements that shares are a multiple of: of aligned arrays no two threads write to one cache line
 LARGE = 2 * GRAIN  # these loops only move memory: a parallel region pays later than elsewhere
+
+sgd_step = inlined(steps.sgd)
+momentum_sgd_step = inlined(steps.momentum_sgd)
+adagrad_step = inlined(steps.adagrad)
+adam_step = inlined(steps.adam)
 
 
 def is_large(total, *arguments):
@@ -60,20 +66,15 @@ def sgd(total, sizes, like, params, grads, velocities, hyper):
         g = array_at(grads, i, start, size, like)
         if velocities.size == 0:
             for k in range(size):
-                p[k] -= lr * (g[k] + weight_decay * p[k])
+                p[k] = sgd_step(p[k], g[k], lr, weight_decay)
         else:
             v = array_at(velocities, i, start, size, like)
             if nesterov:
                 for k in range(size):
-                    gradient = g[k] + weight_decay * p[k]
-                    velocity = momentum * v[k] + gradient
-                    v[k] = velocity
-                    p[k] -= lr * (gradient + momentum * velocity)
+                    p[k], v[k] = momentum_sgd_step(p[k], g[k], v[k], lr, momentum, True, weight_decay)
             else:
                 for k in range(size):
-                    velocity = momentum * v[k] + (g[k] + weight_decay * p[k])
-                    v[k] = velocity
-                    p[k] -= lr * velocity
+                    p[k], v[k] = momentum_sgd_step(p[k], g[k], v[k], lr, momentum, False, weight_decay)
 
 
 def prepare_adagrad(params, grads, sums, hyper):
@@ -92,10 +93,7 @@ def adagrad(total, sizes, like, params, grads, sums, hyper):
         g = array_at(grads, i, start, size, like)
         s = array_at(sums, i, start, size, like)
         for k in range(size):
-            gradient = g[k] + weight_decay * p[k]
-            total_square = s[k] + gradient * gradient
-            s[k] = total_square
-            p[k] -= lr * gradient / (np.sqrt(total_square) + eps)
+            p[k], s[k] = adagrad_step(p[k], g[k], s[k], lr, eps, weight_decay)
 
 
 def prepare_adam(params, grads, means, squares, step, hyper):
@@ -121,9 +119,6 @@ def adam(total, sizes, like, params, grads, means, squares, step, hyper):
         m = array_at(means, i, start, size, like)
         v = array_at(squares, i, start, size, like)
         for k in range(size):
-            gradient = g[k] + weight_decay * p[k]
-            mean = beta1 * m[k] + rest1 * gradient
-            square = beta2 * v[k] + rest2 * (gradient * gradient)
-            m[k] = mean
-            v[k] = square
-            p[k] -= lr * mean / (np.sqrt(square) * root_scale + eps)
+            p[k], m[k], v[k] = adam_step(
+                p[k], g[k], m[k], v[k], lr, root_scale, beta1, rest1, beta2, rest2, eps, weight_decay
+            )

@@ -11,11 +11,15 @@ where windows are one pixel apart, the channels of all pixels between the edges,
 import numpy as np
 from numba import prange
 
+from minigrad.kernels import window as windows
 from minigrad.kernels.cpu.tools.launch import inlined, parallel_kernel
 from minigrad.kernels.cpu.vector.copies import touch
 from minigrad.kernels.cpu.vector.pool import max_run, mean_run, share_run, won_run
 
 TOUCHED = 8  # rows whose windows' pixels are read in order, before they are worked on
+
+covered = inlined(windows.covered)
+covering = inlined(windows.covering)
 
 
 @inlined
@@ -28,27 +32,12 @@ def has_nan(x):
 
 
 @inlined
-def covered(window, size, stride, padding, length):
-    """(first, last + 1) of the pixels that a window covers, on one axis."""
-    start = window * stride - padding
-    return max(start, 0), min(start + size, length)
-
-
-@inlined
-def covering(pixel, size, stride, padding, windows):
-    """(first, last + 1) of the windows that cover a pixel, on one axis; the second is no larger if there is none."""
-    place = pixel + padding
-    first = 0 if place < size else (place - size) // stride + 1
-    return first, min(place // stride + 1, windows)
-
-
-@inlined
-def whole_windows(window, size, stride, padding, length, windows):
+def whole_windows(place, size, stride, padding, length, windows):
     """How many windows from this one on are one pixel apart and wholly in the image, on one axis; at least 1, itself."""
-    start = window * stride - padding
+    start = place * stride - padding
     if stride > 1 or start < 0 or start + size > length:
         return 1
-    return min(length - size - start + 1, windows - window)
+    return min(length - size - start + 1, windows - place)
 
 
 @inlined
@@ -60,73 +49,73 @@ def touch_rows(x, row, count):
         touch(x.ctypes.data + row * w * c * x.itemsize, count * w * c * x.itemsize)
 
 
-@parallel_kernel(size_of=0)
-def max_pool_forward(x, size, stride, padding, y, winner):
+@parallel_kernel(sized_by=0)
+def max_pool_forward(x, window, y, winner):
     n, h, w, c = x.shape
-    _, oh, ow, _ = y.shape
+    oh, ow = window.oh, window.ow
     for task in prange(n * oh):
         image, i = task // oh, task % oh
-        top, bottom = covered(i, size[0], stride[0], padding[0], h)
-        row_place = (top + padding[0] - i * stride[0]) * size[1]
+        rows_before, top, bottom = covered(i, window.kh, window.sh, window.top, h, np.int64)
+        row_place = rows_before * window.kw
         if i % TOUCHED == 0:
-            touch_rows(x, image * h + top, TOUCHED * stride[0] + size[0])
+            touch_rows(x, image * h + top, TOUCHED * window.sh + window.kh)
         nan = has_nan(x[image, top:bottom].reshape(-1))
         j = 0
         while j < ow:
-            count = whole_windows(j, size[1], stride[1], padding[1], w, ow)
-            left, right = covered(j, size[1], stride[1], padding[1], w)
-            place = row_place + left + padding[1] - j * stride[1]
+            count = whole_windows(j, window.kw, window.sw, window.left, w, ow)
+            columns_before, left, right = covered(j, window.kw, window.sw, window.left, w, np.int64)
+            place = row_place + columns_before
             source, target = ((image * h + top) * w + left) * c, (task * ow + j) * c
             max_run(
                 x.dtype, winner.dtype, nan, x.ctypes.data + source * x.itemsize, w * c, bottom - top, c, right - left,
-                place, size[1], count * c, y.ctypes.data + target * y.itemsize,
+                place, window.kw, count * c, y.ctypes.data + target * y.itemsize,
                 winner.ctypes.data + target * winner.itemsize,
             )  # fmt: skip
             j += count
 
 
 @parallel_kernel()
-def max_pool_backward(dy, winner, size, stride, padding, dx):
-    _, oh, ow, c = dy.shape
-    n, h, w, _ = dx.shape
+def max_pool_backward(dy, winner, window, dx):
+    n, h, w, c = dx.shape
+    oh, ow = window.oh, window.ow
     for task in prange(n * h):
         image, i = task // h, task % h
-        top, bottom = covering(i, size[0], stride[0], padding[0], oh)
-        row_place = (i + padding[0] - top * stride[0]) * size[1]
+        top, bottom = covering(i, window.kh, window.sh, window.top, oh, np.int64)
+        row_place = (i + window.top - top * window.sh) * window.kw
         if i % TOUCHED == 0:
-            rows = TOUCHED // stride[0] + size[0]
+            rows = TOUCHED // window.sh + window.kh
             touch_rows(dy, image * oh + top, rows)
             touch_rows(winner, image * oh + top, rows)
         j = 0
         while j < w:
-            left, right = covering(j, size[1], stride[1], padding[1], ow)
+            left, right = covering(j, window.kw, window.sw, window.left, ow, np.int64)
             count = 1
-            if stride[1] == 1 and right - left == size[1]:  # as many for all pixels up to the one in the last window
+            if window.sw == 1 and right - left == window.kw:  # as many for all pixels up to the one in the last window
                 count = min(ow - right + 1, w - j)
             if top < bottom and left < right:
-                place = row_place + j + padding[1] - left * stride[1]
+                place = row_place + j + window.left - left * window.sw
                 source, target = ((image * oh + top) * ow + left) * c, (task * w + j) * c
                 won_run(
                     dy.dtype, winner.dtype, dy.ctypes.data + source * dy.itemsize,
                     winner.ctypes.data + source * winner.itemsize, ow * c, bottom - top, c, right - left,
-                    place, stride[0] * size[1], stride[1], count * c, dx.ctypes.data + target * dx.itemsize,
+                    place, window.sh * window.kw, window.sw, count * c, dx.ctypes.data + target * dx.itemsize,
                 )  # fmt: skip
             else:
                 dx[image, i, j : j + count] = 0
             j += count
 
 
-@parallel_kernel(size_of=0)
-def avg_pool_forward(x, size, stride, padding, y):
+@parallel_kernel(sized_by=0)
+def avg_pool_forward(x, window, y):
     n, h, w, c = x.shape
-    _, oh, ow, _ = y.shape
+    oh, ow = window.oh, window.ow
     for task in prange(n * oh):
         image, i = task // oh, task % oh
-        top, bottom = covered(i, size[0], stride[0], padding[0], h)
+        _, top, bottom = covered(i, window.kh, window.sh, window.top, h, np.int64)
         j = 0
         while j < ow:
-            count = whole_windows(j, size[1], stride[1], padding[1], w, ow)
-            left, right = covered(j, size[1], stride[1], padding[1], w)
+            count = whole_windows(j, window.kw, window.sw, window.left, w, ow)
+            _, left, right = covered(j, window.kw, window.sw, window.left, w, np.int64)
             source, target = ((image * h + top) * w + left) * c, (task * ow + j) * c
             mean_run(
                 x.dtype, x.ctypes.data + source * x.itemsize, w * c, bottom - top, c, right - left, count * c,
@@ -136,25 +125,25 @@ def avg_pool_forward(x, size, stride, padding, y):
 
 
 @parallel_kernel()
-def avg_pool_backward(dy, size, stride, padding, dx):
-    _, oh, ow, c = dy.shape
-    n, h, w, _ = dx.shape
+def avg_pool_backward(dy, window, dx):
+    n, h, w, c = dx.shape
+    oh, ow = window.oh, window.ow
     weights = np.empty((oh, ow), dx.dtype)  # what a pixel gets of the gradient of a window
     for i in range(oh):
-        top, bottom = covered(i, size[0], stride[0], padding[0], h)
+        _, top, bottom = covered(i, window.kh, window.sh, window.top, h, np.int64)
         for j in range(ow):
-            left, right = covered(j, size[1], stride[1], padding[1], w)
+            _, left, right = covered(j, window.kw, window.sw, window.left, w, np.int64)
             weights[i, j] = 1 / ((bottom - top) * (right - left))
     for task in prange(n * h):
         image, i = task // h, task % h
-        top, bottom = covering(i, size[0], stride[0], padding[0], oh)
+        top, bottom = covering(i, window.kh, window.sh, window.top, oh, np.int64)
         j = 0
         while j < w:
-            left, right = covering(j, size[1], stride[1], padding[1], ow)
+            left, right = covering(j, window.kw, window.sw, window.left, ow, np.int64)
             count = 1
-            if right - left == size[1]:  # a run, as far as all its windows are whole and so weigh the same
-                whole = whole_windows(left, size[1], stride[1], padding[1], w, ow)
-                count = max(1, min(whole - size[1] + 1, w - j))
+            if right - left == window.kw:  # a run, as far as all its windows are whole and so weigh the same
+                whole = whole_windows(left, window.kw, window.sw, window.left, w, ow)
+                count = max(1, min(whole - window.kw + 1, w - j))
             if top < bottom and left < right:
                 source, target = ((image * oh + top) * ow + left) * c, (task * w + j) * c
                 share_run(

@@ -20,66 +20,66 @@ from minigrad.kernels.cuda.parts.plans import (
     FLOAT32_TILES,
     TF32_TILES,
     aligned,
+    best_tiling,
     kernels_for,
-    plan,
-    run_plan,
+    run_tiled,
     shared_bytes,
     uses_tf32,
 )
 from minigrad.kernels.cuda.parts.tensor_cores import product_tf32
 from minigrad.kernels.cuda.parts.tiles import HAS_BIAS, WIDE_A, WIDE_B, product
 from minigrad.kernels.cuda.tools.language import cuda, device_function, uint32
-from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, ULong
+from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, UIntWindow, ULong
 
 PRODUCT = product
 
 
 @device_function
-def place_in_window(geometry, pixel, tap):
-    """An element of x, as a pixel of y meets it at a tap."""
-    images, h, w, c, kh, sh, sw, top, left, dh, dw = geometry
-    i = uint32(pixel[1] * sh + tap[0] * dh - top)
-    j = uint32(pixel[2] * sw + tap[1] * dw - left)
-    found = (pixel[0] < images) & (tap[0] < kh) & (i < h) & (j < w)
+def place_in_window(where, pixel, tap):
+    """An element of x, as a pixel of y meets it at a tap; `where` is ((images, height, width, channels) of x, the window)."""
+    (images, h, w, c), window = where
+    i = uint32(pixel[1] * window.sh + tap[0] * window.dil_h - window.top)
+    j = uint32(pixel[2] * window.sw + tap[1] * window.dil_w - window.left)
+    found = (pixel[0] < images) & (tap[0] < window.kh) & (i < h) & (j < w)
     return found, uint32(((pixel[0] * h + i) * w + j) * c + tap[2])
 
 
 @device_function
-def place_in_turned_window(geometry, tap, pixel):
+def place_in_turned_window(where, tap, pixel):
     """The same, of the transposed matrix."""
-    return place_in_window(geometry, pixel, tap)
+    return place_in_window(where, pixel, tap)
 
 
 @device_function
-def place_under_window(geometry, pixel, tap):
-    """An element of y, as a pixel of x meets it at a tap."""
-    images, oh, ow, k, kh, sh, sw, top, left, dh, dw = geometry
-    i_moved, j_moved = uint32(pixel[1] + top - tap[0] * dh), uint32(pixel[2] + left - tap[1] * dw)
-    i = uint32(i_moved // sh) if sh > uint32(1) else i_moved
-    j = uint32(j_moved // sw) if sw > uint32(1) else j_moved
-    met = (uint32(i * sh) == i_moved) & (uint32(j * sw) == j_moved)
-    found = (pixel[0] < images) & (tap[0] < kh) & (i < oh) & (j < ow) & met
-    return found, uint32(((pixel[0] * oh + i) * ow + j) * k + tap[2])
+def place_under_window(where, pixel, tap):
+    """An element of y, as a pixel of x meets it at a tap; `where` is (images, channels of y, the window)."""
+    images, k, window = where
+    i_moved = uint32(pixel[1] + window.top - tap[0] * window.dil_h)
+    j_moved = uint32(pixel[2] + window.left - tap[1] * window.dil_w)
+    i = uint32(i_moved // window.sh) if window.sh > uint32(1) else i_moved
+    j = uint32(j_moved // window.sw) if window.sw > uint32(1) else j_moved
+    met = (uint32(i * window.sh) == i_moved) & (uint32(j * window.sw) == j_moved)
+    found = (pixel[0] < images) & (tap[0] < window.kh) & (i < window.oh) & (j < window.ow) & met
+    return found, uint32(((pixel[0] * window.oh + i) * window.ow + j) * k + tap[2])
 
 
 @device_function
-def place_in_turned_weights(geometry, channel, tap):
-    """A weight, from a channel of x to a channel of y, which is the third digit of the tap."""
-    c, k, kh, kw = geometry
-    found = (channel[2] < c) & (tap[0] < kh)
-    return found, uint32(((tap[0] * kw + tap[1]) * c + channel[2]) * k + tap[2])
+def place_in_turned_weights(where, channel, tap):
+    """A weight, from a channel of x to a channel of y, which is the third digit of the tap; `where` is (c, k, the window)."""
+    c, k, window = where
+    found = (channel[2] < c) & (tap[0] < window.kh)
+    return found, uint32(((tap[0] * window.kw + tap[1]) * c + channel[2]) * k + tap[2])
 
 
 def forward(
-    x: Reals, w: Reals, bias: Reals, y: Reals, images: UInt, height: UInt, width: UInt, c: UInt, oh: UInt, ow: UInt,
-    k: UInt, kh: UInt, kw: UInt, sh: UInt, sw: UInt, top: UInt, left: UInt, dh: UInt, dw: UInt,
-    step0: UInt, step1: UInt, step2: UInt, b_load: UInt, across: UInt, part: UInt, y_step: ULong, flags: UInt,
+    x: Reals, w: Reals, bias: Reals, y: Reals, images: UInt, height: UInt, width: UInt, c: UInt, k: UInt,
+    window: UIntWindow, step0: UInt, step1: UInt, step2: UInt, b_load: UInt, across: UInt, part: UInt,
+    y_step: ULong, flags: UInt,
 ):  # fmt: skip
-    rows, depth = uint32(images * oh * ow), uint32(kh * kw * c)
+    rows, depth = uint32(images * window.oh * window.ow), uint32(window.kh * window.kw * c)
     plain = (uint32(0), uint32(0))
-    factor_x = (
-        (oh, ow), (kw, c), (step0, step1, step2), (images, height, width, c, kh, sh, sw, top, left, dh, dw),
-    )  # fmt: skip
+    seen = (images, height, width, c), window
+    factor_x = (window.oh, window.ow), (window.kw, c), (step0, step1, step2), seen
     factor_w = (plain, plain, (uint32(0), uint32(0), b_load), (k, depth, uint32(1), k))
     begin = uint32(uint32(cuda.blockIdx.z) * part)
     end = uint32(min(depth, uint32(begin + part)))
@@ -89,14 +89,14 @@ def forward(
 
 
 def backward_x(
-    dy: Reals, w: Reals, bias: Reals, dx: Reals, images: UInt, height: UInt, width: UInt, c: UInt, oh: UInt, ow: UInt,
-    k: UInt, kh: UInt, kw: UInt, sh: UInt, sw: UInt, top: UInt, left: UInt, dh: UInt, dw: UInt,
-    step0: UInt, step1: UInt, step2: UInt, b_load: UInt, across: UInt, part: UInt, dx_step: ULong, flags: UInt,
+    dy: Reals, w: Reals, bias: Reals, dx: Reals, images: UInt, height: UInt, width: UInt, c: UInt, k: UInt,
+    window: UIntWindow, step0: UInt, step1: UInt, step2: UInt, b_load: UInt, across: UInt, part: UInt,
+    dx_step: ULong, flags: UInt,
 ):  # fmt: skip
-    rows, depth = uint32(images * height * width), uint32(kh * kw * k)
+    rows, depth = uint32(images * height * width), uint32(window.kh * window.kw * k)
     step = (step0, step1, step2)
-    factor_dy = ((height, width), (kw, k), step, (images, oh, ow, k, kh, sh, sw, top, left, dh, dw))
-    factor_w = ((uint32(0), uint32(0)), (kw, k), step, (c, k, kh, kw))
+    factor_dy = (height, width), (window.kw, k), step, (images, k, window)
+    factor_w = (uint32(0), uint32(0)), (window.kw, k), step, (c, k, window)
     begin = uint32(uint32(cuda.blockIdx.z) * part)
     end = uint32(min(depth, uint32(begin + part)))
     PRODUCT(
@@ -106,21 +106,20 @@ def backward_x(
 
 
 def backward_w(
-    x: Reals, dy: Reals, bias: Reals, dw_: Reals, images: UInt, height: UInt, width: UInt, c: UInt, oh: UInt, ow: UInt,
-    k: UInt, kh: UInt, kw: UInt, sh: UInt, sw: UInt, top: UInt, left: UInt, dh: UInt, dw: UInt,
-    step0: UInt, step1: UInt, step2: UInt, b_load: UInt, across: UInt, part: UInt, dw_step: ULong, flags: UInt,
+    x: Reals, dy: Reals, bias: Reals, dw: Reals, images: UInt, height: UInt, width: UInt, c: UInt, k: UInt,
+    window: UIntWindow, step0: UInt, step1: UInt, step2: UInt, b_load: UInt, across: UInt, part: UInt,
+    dw_step: ULong, flags: UInt,
 ):  # fmt: skip
-    rows, depth = uint32(kh * kw * c), uint32(images * oh * ow)
+    rows, depth = uint32(window.kh * window.kw * c), uint32(images * window.oh * window.ow)
     plain = (uint32(0), uint32(0))
-    factor_x = (
-        (kw, c), (oh, ow), (step0, step1, step2), (images, height, width, c, kh, sh, sw, top, left, dh, dw),
-    )  # fmt: skip
+    seen = (images, height, width, c), window
+    factor_x = (window.kw, c), (window.oh, window.ow), (step0, step1, step2), seen
     factor_dy = (plain, plain, (uint32(0), uint32(0), b_load), (k, depth, uint32(1), k))
     begin = uint32(uint32(cuda.blockIdx.z) * part)
     end = uint32(min(depth, uint32(begin + part)))
     PRODUCT(
         x, place_in_turned_window, factor_x, dy, place_in_matrix, factor_dy,
-        bias, dw_, dw_step, rows, k, across, begin, end, flags,
+        bias, dw, dw_step, rows, k, across, begin, end, flags,
     )  # fmt: skip
 
 
@@ -142,14 +141,14 @@ def digits(x, middle, low):
     return *divmod(high, middle), last
 
 
-def run(function, a, b, bias, c, shapes, window, product_shape, radices, wide_rows, flags=0):
-    """Launch a pass, a product of that shape (m, n, k); `radices` are those of the depth of A."""
+def run(function, a, b, bias, c, sizes, window, product_shape, radices, wide_rows, flags=0):
+    """Launch a pass, a product of that shape (m, n, k); `radices` are those of the depth of A, `sizes` (n, h, w, c, k)."""
     m, n, depth = product_shape
     if not c.size:
         return
     work = m * n * depth
     tiles = [DOUBLE] if c.dtype == FLOAT64 else TF32_TILES if uses_tf32(work) else FLOAT32_TILES
-    how = plan(tiles, m, n, depth)
+    how = best_tiling(tiles, m, n, depth)
     tile = how.tile
     a_deep, b_deep = DEEP[function]
     step = digits(tile.step(a_deep, tile.rows), *radices)
@@ -158,37 +157,32 @@ def run(function, a, b, bias, c, shapes, window, product_shape, radices, wide_ro
         (how.tiles, 1, how.parts), tile.threads, shared_bytes(tile, c.itemsize, a_deep, b_deep)
     ]
 
-    def launch(bias, c, flags):
+    def fill(bias, c, flags):
         configured(
-            a, b, bias, c, *shapes, *window, *step, tile.step(b_deep, tile.columns),
+            a, b, bias, c, *sizes, window, *step, tile.step(b_deep, tile.columns),
             how.across, how.part, m * n, flags | found,
         )  # fmt: skip
 
-    run_plan(launch, how, bias, c, n, flags)
-
-
-def shapes_of(x, w_shape, y):
-    """(images, height, width, c, oh, ow, k, kh, kw)."""
-    return *x.shape, *y.shape[1:], *w_shape[:2]
+    run_tiled(fill, how, bias, c, n, flags)
 
 
 def conv_forward(x, w, bias, window, y):
-    n, oh, ow, k = y.shape
-    kh, kw, c, _ = w.shape
+    n, height, width, c = x.shape
+    kh, kw, _, k = w.shape
     flags = HAS_BIAS if bias.size else 0
-    shape = n * oh * ow, k, kh * kw * c
-    run(forward, x, w, bias, y, shapes_of(x, w.shape, y), window, shape, (kw, c), (c, k), flags)
+    shape = n * window.oh * window.ow, k, kh * kw * c
+    run(forward, x, w, bias, y, (n, height, width, c, k), window, shape, (kw, c), (c, k), flags)
 
 
 def conv_backward_x(dy, w, window, dx):
     n, height, width, c = dx.shape
     kh, kw, _, k = w.shape
     shape = n * height * width, c, kh * kw * k
-    run(backward_x, dy, w, dx, dx, shapes_of(dx, w.shape, dy), window, shape, (kw, k), (k, k))
+    run(backward_x, dy, w, dx, dx, (n, height, width, c, k), window, shape, (kw, k), (k, k))
 
 
 def conv_backward_w(x, dy, window, dw):
-    kh, kw, c, k = dw.shape
-    n, oh, ow, _ = dy.shape
-    shape = kh * kw * c, k, n * oh * ow
-    run(backward_w, x, dy, dw, dw, shapes_of(x, dw.shape, dy), window, shape, (oh, ow), (c, k))
+    n, height, width, c = x.shape
+    kh, kw, _, k = dw.shape
+    shape = kh * kw * c, k, n * window.oh * window.ow
+    run(backward_w, x, dy, dw, dw, (n, height, width, c, k), window, shape, (window.oh, window.ow), (c, k))

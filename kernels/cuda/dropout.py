@@ -2,13 +2,14 @@
 
 A thread makes the four words of a Philox group for the four elements they serve, which it reads and writes as one
 vector of 16 bytes; two groups at once, so that a second load and a second chain of multiplications are under way. Some
-eighty integer instructions for 32 bytes (float32) leave memory the slower side.
+eighty integer instructions for 32 bytes (float32) should leave memory the slower side (reckoned, not measured).
 
 The key is read on the GPU, and `advance` counts there, so a graph of launches replayed makes new masks each time.
 """
 
 import math
 
+from minigrad.kernels import philox
 from minigrad.kernels.cuda import movement
 from minigrad.kernels.cuda.tools.language import cuda, device_function, load4, real, store4, uint32, uint64
 from minigrad.kernels.cuda.tools.launch import Real, Reals, UInt, ULongs, blocks_for, kernel
@@ -17,24 +18,15 @@ THREADS = 256
 GROUP = 4  # elements that share a Philox counter
 
 
-@device_function
-def round_of(c0, c1, c2, c3, k0, k1):
-    """One of the rounds of Philox 4x32."""
-    a, b = uint64(0xD2511F53) * uint64(c0), uint64(0xCD9E8D57) * uint64(c2)
-    low_a, low_b = uint32(a & uint64(0xFFFFFFFF)), uint32(b & uint64(0xFFFFFFFF))
-    return uint32(b >> uint64(32)) ^ c1 ^ k0, low_b, uint32(a >> uint64(32)) ^ c3 ^ k1, low_a
+words_of = device_function(philox.philox)
 
 
 @device_function
-def philox(group, counter, seed):
+def group_words(group, counter, seed):
     """The four words of Philox 4x32-10 for one group of elements."""
-    c0, c1 = group, uint32(0)
-    c2, c3 = uint32(counter & uint64(0xFFFFFFFF)), uint32(counter >> uint64(32))
-    k0, k1 = uint32(seed & uint64(0xFFFFFFFF)), uint32(seed >> uint64(32))
-    for _ in range(10):
-        c0, c1, c2, c3 = round_of(c0, c1, c2, c3, k0, k1)
-        k0, k1 = uint32(k0 + uint32(0x9E3779B9)), uint32(k1 + uint32(0xBB67AE85))
-    return c0, c1, c2, c3
+    low, half = uint64(0xFFFFFFFF), uint64(32)
+    c0, c1, c2, c3 = words_of(uint64(group), uint64(0), counter & low, counter >> half, seed & low, seed >> half)
+    return uint32(c0), uint32(c1), uint32(c2), uint32(c3)
 
 
 @device_function
@@ -76,7 +68,7 @@ def mask(x: Reals, y: Reals, n: UInt, whole: UInt, key: ULongs, last_dropped: UI
     group = uint32(uint32(cuda.blockIdx.x) * uint32(2 * THREADS) + uint32(cuda.threadIdx.x))
     i = uint32(group * uint32(GROUP))
     j = uint32(i + uint32(GROUP * THREADS))
-    words, others = philox(group, counter, seed), philox(uint32(group + uint32(THREADS)), counter, seed)
+    words, others = group_words(group, counter, seed), group_words(uint32(group + uint32(THREADS)), counter, seed)
     if j < whole:
         u, v = load4(x, i), load4(x, j)
         put(y, i, u, words, last_dropped, scale)

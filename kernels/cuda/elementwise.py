@@ -18,15 +18,16 @@ import functools
 
 from minigrad.kernels import formulas
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
+from minigrad.kernels.axes import merged
+from minigrad.kernels.bits import sqrt
 from minigrad.kernels.cuda import movement
 from minigrad.kernels.cuda.parts.units import below
-from minigrad.kernels.cuda.parts.walk import divided, merged, positions, reciprocal, walk
+from minigrad.kernels.cuda.parts.walk import divided, positions, reciprocal, walk
 from minigrad.kernels.cuda.tools.language import (
     at,
     cuda,
     device_function,
     load4,
-    sqrt,
     store4,
     uint32,
 )
@@ -35,7 +36,7 @@ from minigrad.kernels.cuda.tools.launch import Axes, Real, Reals, UInt, blocks_f
 THREADS = 256
 STEP = 4 * THREADS  # elements that a block takes at once, a vector for each thread
 SPAN = 4 * STEP  # elements that a block takes in large arrays
-LARGE = 1 << 21  # elements from where each thread takes several vectors: every multiprocessor has work then
+LARGE = 1 << 21  # elements from where a thread takes several vectors; reckoned, not measured
 FORMULA = None  # what a kernel computes, put in by its variants
 
 

@@ -15,9 +15,9 @@ from minigrad.kernels.cuda.parts.plans import (
     SMALL_WORK,
     TF32_TILES,
     aligned,
+    best_tiling,
     kernels_for,
-    plan,
-    run_plan,
+    run_tiled,
     shared_bytes,
     uses_tf32,
 )
@@ -66,7 +66,7 @@ def tiles_for(dtype, work):
 
 
 def launcher(a, b, m, n, k, trans_a, trans_b, how, batch=None):
-    """A function launch(bias, c, flags) of the product, or of `batch` products one after another in memory."""
+    """A function fill(bias, c, flags) that launches the product, or of `batch` products one after another in memory."""
     tile = how.tile
     a_deep, b_deep = (not trans_a, trans_b) if (tile, not trans_a, trans_b) in KERNELS else (False, False)
     found = 0
@@ -79,7 +79,7 @@ def launcher(a, b, m, n, k, trans_a, trans_b, how, batch=None):
     grid = how.tiles, 1, parts
     configured = KERNELS[tile, a_deep, b_deep][grid, tile.threads, shared_bytes(tile, a.itemsize, a_deep, b_deep)]
 
-    def launch(bias, c, flags):
+    def fill(bias, c, flags):
         configured(
             a, b, bias, c, m, n, k,
             *((1, m) if trans_a else (k, 1)), tile.step(a_deep, tile.rows),
@@ -87,15 +87,15 @@ def launcher(a, b, m, n, k, trans_a, trans_b, how, batch=None):
             how.across, part, *steps, flags | found,
         )  # fmt: skip
 
-    return launch
+    return fill
 
 
 def run(a, b, bias, c, trans_a, trans_b, flags):
     m, n = c.shape
     k = a.shape[0] if trans_a else a.shape[1]
     if c.size:
-        how = plan(tiles_for(c.dtype, m * n * k), m, n, k)
-        run_plan(launcher(a, b, m, n, k, trans_a, trans_b, how), how, bias, c, n, flags)
+        how = best_tiling(tiles_for(c.dtype, m * n * k), m, n, k)
+        run_tiled(launcher(a, b, m, n, k, trans_a, trans_b, how), how, bias, c, n, flags)
 
 
 def gemm(a, b, bias, c, trans_a, trans_b):
@@ -111,7 +111,7 @@ def gemm_batched(a, b, c, trans_a, trans_b):
     k = a.shape[1] if trans_a else a.shape[2]
     if not c.size:
         return
-    how = plan(tiles_for(c.dtype, m * n * k), m, n, k)
+    how = best_tiling(tiles_for(c.dtype, m * n * k), m, n, k)
     for first in range(0, batch, MOST_PRODUCTS):
         count = min(batch - first, MOST_PRODUCTS)
         left, right, result = (

@@ -16,16 +16,15 @@ before it launches anything): its row has loss NaN, and gradients NaN, and nothi
 import math
 
 from minigrad.kernels import formulas
-from minigrad.kernels.cuda.parts.columns import in_fours
+from minigrad.kernels.cuda.parts.columns import THREADS, by_fours, in_fours
 from minigrad.kernels.cuda.parts.sums import add, whole
 from minigrad.kernels.cuda.tools.language import cuda, device_function, load4, real, store4, uint32
-from minigrad.kernels.cuda.tools.launch import FLOAT32, Longs, Real, Reals, UInt, blocks_for, context, kernel
+from minigrad.kernels.cuda.tools.launch import Longs, Real, Reals, UInt, blocks_for, context, kernel
 
-THREADS = 256
 WARPS = THREADS // 32
 TWO_WARPS = 2 * WARPS
 SHARED = 2 * THREADS
-LONG = 1024
+LONG = 1024  # this and the next two are reckoned, not measured
 BLOCKS = 1024  # that give a sum of losses, at most
 ONE_LAUNCH = 4 * THREADS
 EVERYONE = 0xFFFFFFFF
@@ -340,14 +339,6 @@ def cross_entropy_gradient(dy: Reals, probs: Reals, labels: Longs, dx: Reals, m:
 # Which kernel for which rows
 
 
-def by_fours(function):
-    """A kernel's variants {whether elements are read by fours: kernel}."""
-    return {
-        True: kernel(threads=THREADS, types=(FLOAT32,))(function).variant(FOURS=True),
-        False: kernel(threads=THREADS)(function).variant(FOURS=False),
-    }
-
-
 softmax_kernels = by_fours(softmax)
 softmax_gradient_kernels = by_fours(softmax_gradient)
 log_softmax_kernels = by_fours(log_softmax)
@@ -366,7 +357,7 @@ def tile(n):
     return lanes, THREADS // lanes
 
 
-def launch(kernels, *arrays):
+def launch_rows(kernels, *arrays):
     """Launch a kernel over the rows of the first array."""
     m, n = arrays[0].shape
     if not m * n:
@@ -376,19 +367,19 @@ def launch(kernels, *arrays):
 
 
 def softmax_forward(x, y):
-    launch(softmax_kernels, x, y)
+    launch_rows(softmax_kernels, x, y)
 
 
 def softmax_backward(dy, y, dx):
-    launch(softmax_gradient_kernels, dy, y, dx)
+    launch_rows(softmax_gradient_kernels, dy, y, dx)
 
 
 def log_softmax_forward(x, y):
-    launch(log_softmax_kernels, x, y)
+    launch_rows(log_softmax_kernels, x, y)
 
 
 def log_softmax_backward(dy, y, dx):
-    launch(log_softmax_gradient_kernels, dy, y, dx)
+    launch_rows(log_softmax_gradient_kernels, dy, y, dx)
 
 
 def cross_entropy_forward(logits, labels, probs, loss):

@@ -15,9 +15,10 @@ import functools
 
 import numpy as np
 
+from minigrad.kernels.axes import merged
 from minigrad.kernels.cuda.parts import rows
 from minigrad.kernels.cuda.parts.units import UNITS, alignment, below
-from minigrad.kernels.cuda.parts.walk import WORD, contiguous_steps, merged, positions, walk
+from minigrad.kernels.cuda.parts.walk import WORD, contiguous_steps, positions, walk
 from minigrad.kernels.cuda.tools import launch
 from minigrad.kernels.cuda.tools.language import (
     cast,

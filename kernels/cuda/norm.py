@@ -24,7 +24,7 @@ comes through just where its result was positive.
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cuda.parts import columns
-from minigrad.kernels.cuda.parts.columns import in_fours, my_columns, owned_columns, read, tile, write
+from minigrad.kernels.cuda.parts.columns import by_fours, in_fours, my_columns, owned_columns, read, tile, write
 from minigrad.kernels.cuda.parts.norm_rows import (
     all_slopes,
     block_statistics,
@@ -38,12 +38,13 @@ from minigrad.kernels.cuda.parts.norm_rows import (
     zeros,
 )
 from minigrad.kernels.cuda.tools.language import cuda, device_function, float64, real, uint32
-from minigrad.kernels.cuda.tools.launch import FLOAT32, Double, Doubles, Real, Reals, UInt, blocks_for, context, kernel
+from minigrad.kernels.cuda.tools.launch import Double, Doubles, Real, Reals, UInt, blocks_for, context, kernel
+from minigrad.kernels.one_by_one import one_by_one
 
 THREADS = columns.THREADS
 MERGED, MERGERS = 4, 256  # channels of a block that merges chunks, and threads for each of them
 MERGE_SHARED = 2 * MERGED * MERGERS
-ONE_LAUNCH = 1024  # rows
+ONE_LAUNCH = 1024  # rows; this and the next two are reckoned, not measured
 SUM_BLOCKS = 1024  # as many chunks as one block merges quickly, and enough to fill a GPU
 ROW_BLOCKS = 4096
 FOURS = False
@@ -352,14 +353,6 @@ def update(
 # Which kernel for which array
 
 
-def by_fours(function, **options):
-    """A kernel's variants {whether columns are read by fours: kernel}."""
-    return {
-        True: kernel(threads=THREADS, types=(FLOAT32,), **options)(function).variant(FOURS=True),
-        False: kernel(threads=THREADS, **options)(function).variant(FOURS=False),
-    }
-
-
 def by_activation(kernels):
     """{(by fours, activation): kernel}; the activation is compiled in with fours, where speed counts most."""
     return {
@@ -430,18 +423,13 @@ def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activatio
 
 def batch_norms_forward(xs, gammas, betas, eps, activations, y, columns, means, variances):
     """One after another: a GPU's memory does not care which columns of y are written when."""
-    for x, *before, column, mean, var in zip(
-        xs, gammas, betas, eps, activations, columns, means, variances, strict=True
-    ):
-        batch_norm_forward(x, *before, y, column, mean, var)
+    one_by_one(batch_norm_forward, xs, gammas, betas, eps, activations, y, columns, means, variances)
 
 
 def batch_norms_backward(dy, xs, y, columns, gammas, betas, means, variances, eps, activations, dxs, dgammas, dbetas):
     """One after another."""
-    for x, *rest in zip(
-        xs, columns, gammas, betas, means, variances, eps, activations, dxs, dgammas, dbetas, strict=True
-    ):
-        batch_norm_backward(dy, x, y, *rest)
+    given = gammas, betas, means, variances, eps, activations
+    one_by_one(batch_norm_backward, dy, xs, y, columns, *given, dxs, dgammas, dbetas)
 
 
 def batch_norm_inference(x, gamma, beta, mean, var, eps, activation, y, column):

@@ -13,6 +13,8 @@ import itertools
 
 import numpy as np
 
+from minigrad.kernels import steps
+from minigrad.kernels.bits import sqrt
 from minigrad.kernels.cuda.tools import launch
 from minigrad.kernels.cuda.tools.language import (
     cuda,
@@ -21,7 +23,6 @@ from minigrad.kernels.cuda.tools.language import (
     load4,
     memory_at,
     real,
-    sqrt,
     store4,
     uint32,
     uint64,
@@ -102,41 +103,38 @@ def update(like: Reals, table: ULongs, count: UInt, numbers: Doubles):
             i = uint32(i + uint32(1))
 
 
+sgd_step = device_function(steps.sgd)
+momentum_sgd_step = device_function(steps.momentum_sgd)
+adagrad_step = device_function(steps.adagrad)
+adam_step = device_function(steps.adam)
+
+
 # New values of (param, first state, second state), from the old ones, the gradient and the hyperparameters
 
 
 @device_function
-def plain_sgd(p, g, s, t, hyper):
-    lr, weight_decay = real(hyper[0]), real(hyper[3])
-    return p - lr * (g + weight_decay * p), s, t
+def update_sgd(p, g, s, t, hyper):
+    return sgd_step(p, g, real(hyper[0]), real(hyper[3])), s, t
 
 
 @device_function
-def momentum_sgd(p, g, v, t, hyper):
-    lr, momentum, nesterov, weight_decay = real(hyper[0]), real(hyper[1]), real(hyper[2]), real(hyper[3])
-    gradient = g + weight_decay * p
-    velocity = momentum * v + gradient
-    step = gradient + momentum * velocity if nesterov != real(0) else velocity
-    return p - lr * step, velocity, t
+def update_momentum_sgd(p, g, v, t, hyper):
+    nesterov = real(hyper[2]) != real(0)
+    p, v = momentum_sgd_step(p, g, v, real(hyper[0]), real(hyper[1]), nesterov, real(hyper[3]))
+    return p, v, t
 
 
 @device_function
-def adagrad_step(p, g, s, t, hyper):
-    lr, eps, weight_decay = real(hyper[0]), real(hyper[1]), real(hyper[2])
-    gradient = g + weight_decay * p
-    total = s + gradient * gradient
-    return p - lr * gradient / (sqrt(total) + eps), total, t
+def update_adagrad(p, g, s, t, hyper):
+    p, s = adagrad_step(p, g, s, real(hyper[0]), real(hyper[1]), real(hyper[2]))
+    return p, s, t
 
 
 @device_function
-def adam_step(p, g, m, v, numbers):
+def update_adam(p, g, m, v, numbers):
     lr, root_scale = real(numbers[0]), real(numbers[1])
     beta1, rest1, beta2, rest2 = real(numbers[2]), real(numbers[3]), real(numbers[4]), real(numbers[5])
-    eps, weight_decay = real(numbers[6]), real(numbers[7])
-    gradient = g + weight_decay * p
-    mean = beta1 * m + rest1 * gradient
-    square = beta2 * v + rest2 * (gradient * gradient)
-    return p - lr * mean / (sqrt(square) * root_scale + eps), mean, square
+    return adam_step(p, g, m, v, lr, root_scale, beta1, rest1, beta2, rest2, real(numbers[6]), real(numbers[7]))
 
 
 @kernel(threads=1, uses_float64=True)
@@ -154,10 +152,10 @@ def adam_numbers(step: Doubles, hyper: Doubles, numbers: Doubles):
     numbers[7] = hyper[4]
 
 
-plain_sgd_kernel = update.variant(UPDATE=plain_sgd, STATES=0)
-momentum_sgd_kernel = update.variant(UPDATE=momentum_sgd, STATES=1)
-adagrad_kernel = update.variant(UPDATE=adagrad_step, STATES=1)
-adam_kernel = update.variant(UPDATE=adam_step, STATES=2)
+plain_sgd_kernel = update.variant(UPDATE=update_sgd, STATES=0)
+momentum_sgd_kernel = update.variant(UPDATE=update_momentum_sgd, STATES=1)
+adagrad_kernel = update.variant(UPDATE=update_adagrad, STATES=1)
+adam_kernel = update.variant(UPDATE=update_adam, STATES=2)
 
 
 @functools.lru_cache(maxsize=256)

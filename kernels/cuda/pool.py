@@ -10,13 +10,14 @@ channels of float32 are one), and the windows of a tile overlap within it: each 
 other windows from the L1 cache. So a pass moves about what its arrays weigh: forward x, y and winner (a byte for each
 element of y), backward dy, winner and dx.
 
-All arithmetic on places is unsigned: the padding at the top and left is cut off before anything is subtracted.
+All arithmetic on places is unsigned.
 """
 
 import math
 
+from minigrad.kernels import window as windows
 from minigrad.kernels.cuda.tools.language import cuda, device_function, int32, load4, real, store4, uint8, uint32
-from minigrad.kernels.cuda.tools.launch import FLOAT32, Of, Reals, UInt, blocks_for, kernel
+from minigrad.kernels.cuda.tools.launch import FLOAT32, Of, Reals, UInt, UIntWindow, blocks_for, kernel
 
 THREADS = 256
 MOST_BLOCKS = 65535  # along a grid's second axis; its blocks go on with further rows
@@ -70,7 +71,8 @@ def store_places(winner, at, places):
 
 
 @device_function
-def filled(value):
+def repeated(value):
+    """The same in each channel."""
     if WIDTH == 4:
         return value, value, value, value
     return value
@@ -149,49 +151,42 @@ def row_step():
     return uint32(uint32(cuda.gridDim.y) * uint32(cuda.blockDim.z))
 
 
-@device_function
-def covered(window, size, stride, padding, length):
-    """(places of the window before the image, first pixel, last + 1) of what a window covers, on one axis."""
-    start = uint32(window * stride)
-    last = uint32(min(uint32(start + size), uint32(length + padding)) - padding)
-    if start < padding:
-        return uint32(padding - start), uint32(0), last
-    return uint32(0), uint32(start - padding), last
+covered = device_function(windows.covered)
+covering_at = device_function(windows.covering)
 
 
 @device_function
-def covering(pixel, size, stride, padding, windows):
-    """(first, last + 1) of the windows that cover a pixel, on one axis; the second is no larger if there is none."""
-    if UNIT_STRIDE:
-        stride = uint32(1)
-    place = uint32(pixel + padding)
-    first = uint32(0)
-    if place >= size:
-        first = uint32(uint32(place - size) // stride + uint32(1))
-    return first, min(uint32(place // stride + uint32(1)), windows)
+def covering(pixel, size, stride, padding, count):
+    """covering_at, whose divisions are none by a constant 1."""
+    return covering_at(pixel, size, uint32(1) if UNIT_STRIDE else stride, padding, count, uint32)
 
 
 @kernel(threads=THREADS, min_blocks=4)
 def max_forward(
-    x: Reals, y: Reals, winner: Of("PLACES"), tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, oh: UInt, ow: UInt,
-    height: UInt, width: UInt, down: UInt, across: UInt, above: UInt, left: UInt,
+    x: Reals, y: Reals, winner: Of("PLACES"), tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, window: UIntWindow
 ):  # fmt: skip
     k, j, row = own_place(tiles)
-    if k < c and j < ow:
-        columns_before, first_q, last_q = covered(j, width, across, left, w)
+    if k < c and j < window.ow:
+        columns_before, first_q, last_q = covered(j, window.kw, window.sw, window.left, w, uint32)
         while row < rows:
-            image = uint32(row // oh)
-            rows_before, r, last_r = covered(uint32(row - image * oh), height, down, above, h)
+            image = uint32(row // window.oh)
+            rows_before, r, last_r = covered(
+                uint32(row - image * window.oh), window.kh, window.sh, window.top, h, uint32
+            )
             first_at = uint32(uint32(uint32(image * h + r) * w + first_q) * c + k)
-            first_place = uint32(rows_before * width + columns_before)
-            best, winners = filled(real(LOWEST)), filled(first_place)
+            first_place = uint32(rows_before * window.kw + columns_before)
+            best, winners = repeated(real(LOWEST)), repeated(first_place)
             while r < last_r:
                 at, place, q = first_at, first_place, first_q
                 while q < last_q:
                     best, winners = larger(load(x, at), place, best, winners)
                     at, place, q = uint32(at + c), uint32(place + uint32(1)), uint32(q + uint32(1))
-                first_at, first_place, r = uint32(first_at + w * c), uint32(first_place + width), uint32(r + uint32(1))
-            at = uint32(uint32(row * ow + j) * c + k)
+                first_at, first_place, r = (
+                    uint32(first_at + w * c),
+                    uint32(first_place + window.kw),
+                    uint32(r + uint32(1)),
+                )
+            at = uint32(uint32(row * window.ow + j) * c + k)
             store(y, at, best)
             store_places(winner, at, winners)
             row = uint32(row + row_step())
@@ -199,24 +194,25 @@ def max_forward(
 
 @kernel(threads=THREADS, min_blocks=4)
 def max_backward(
-    dy: Reals, winner: Of("PLACES"), dx: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, oh: UInt, ow: UInt,
-    height: UInt, width: UInt, down: UInt, across: UInt, above: UInt, left: UInt,
+    dy: Reals, winner: Of("PLACES"), dx: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, window: UIntWindow
 ):  # fmt: skip
     k, q, row = own_place(tiles)
     if k < c and q < w:
-        first_j, last_j = covering(q, width, across, left, ow)
+        first_j, last_j = covering(q, window.kw, window.sw, window.left, window.ow)
         while row < rows:
             image = uint32(row // h)
             r = uint32(row - image * h)
-            i, last_i = covering(r, height, down, above, oh)
-            total = filled(real(0))
+            i, last_i = covering(r, window.kh, window.sh, window.top, window.oh)
+            total = repeated(real(0))
             while i < last_i:
-                at = uint32(uint32(uint32(image * oh + i) * ow + first_j) * c + k)
-                place = uint32(uint32(r + above - i * down) * width + uint32(q + left - first_j * across))
+                at = uint32(uint32(uint32(image * window.oh + i) * window.ow + first_j) * c + k)
+                place = uint32(
+                    uint32(r + window.top - i * window.sh) * window.kw + uint32(q + window.left - first_j * window.sw)
+                )
                 j = first_j
                 while j < last_j:
                     total = plus(total, won(load(dy, at), load_places(winner, at), place))
-                    at, place, j = uint32(at + c), uint32(place - across), uint32(j + uint32(1))
+                    at, place, j = uint32(at + c), uint32(place - window.sw), uint32(j + uint32(1))
                 i = uint32(i + uint32(1))
             store(dx, uint32(uint32(row * w + q) * c + k), total)
             row = uint32(row + row_step())
@@ -224,50 +220,48 @@ def max_backward(
 
 @kernel(threads=THREADS, min_blocks=4)
 def mean_forward(
-    x: Reals, y: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, oh: UInt, ow: UInt,
-    height: UInt, width: UInt, down: UInt, across: UInt, above: UInt, left: UInt,
+    x: Reals, y: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, window: UIntWindow
 ):  # fmt: skip
     k, j, row = own_place(tiles)
-    if k < c and j < ow:
-        _, first_q, last_q = covered(j, width, across, left, w)
+    if k < c and j < window.ow:
+        _, first_q, last_q = covered(j, window.kw, window.sw, window.left, w, uint32)
         while row < rows:
-            image = uint32(row // oh)
-            _, r, last_r = covered(uint32(row - image * oh), height, down, above, h)
+            image = uint32(row // window.oh)
+            _, r, last_r = covered(uint32(row - image * window.oh), window.kh, window.sh, window.top, h, uint32)
             share = real(1) / real(uint32(uint32(last_r - r) * uint32(last_q - first_q)))
             first_at = uint32(uint32(uint32(image * h + r) * w + first_q) * c + k)
-            total = filled(real(0))
+            total = repeated(real(0))
             while r < last_r:
-                part = filled(real(0))  # rows are added up by themselves, which rounds less
+                part = repeated(real(0))  # rows are added up by themselves, which rounds less
                 at, q = first_at, first_q
                 while q < last_q:
                     part = plus(part, load(x, at))
                     at, q = uint32(at + c), uint32(q + uint32(1))
                 total = plus(total, part)
                 first_at, r = uint32(first_at + w * c), uint32(r + uint32(1))
-            store(y, uint32(uint32(row * ow + j) * c + k), times(total, share))
+            store(y, uint32(uint32(row * window.ow + j) * c + k), times(total, share))
             row = uint32(row + row_step())
 
 
 @kernel(threads=THREADS, min_blocks=4)
 def mean_backward(
-    dy: Reals, dx: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, oh: UInt, ow: UInt,
-    height: UInt, width: UInt, down: UInt, across: UInt, above: UInt, left: UInt,
+    dy: Reals, dx: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, window: UIntWindow
 ):  # fmt: skip
     k, q, row = own_place(tiles)
     if k < c and q < w:
-        whole = uint32(height * width)
+        whole = uint32(window.kh * window.kw)
         share_of_whole = real(1) / real(whole)
-        first_j, last_j = covering(q, width, across, left, ow)
+        first_j, last_j = covering(q, window.kw, window.sw, window.left, window.ow)
         while row < rows:
             image = uint32(row // h)
-            i, last_i = covering(uint32(row - image * h), height, down, above, oh)
-            total = filled(real(0))
+            i, last_i = covering(uint32(row - image * h), window.kh, window.sh, window.top, window.oh)
+            total = repeated(real(0))
             while i < last_i:
-                _, first_r, last_r = covered(i, height, down, above, h)
-                at = uint32(uint32(uint32(image * oh + i) * ow + first_j) * c + k)
+                _, first_r, last_r = covered(i, window.kh, window.sh, window.top, h, uint32)
+                at = uint32(uint32(uint32(image * window.oh + i) * window.ow + first_j) * c + k)
                 j = first_j
                 while j < last_j:
-                    _, first_q, last_q = covered(j, width, across, left, w)
+                    _, first_q, last_q = covered(j, window.kw, window.sw, window.left, w, uint32)
                     count = uint32(uint32(last_r - first_r) * uint32(last_q - first_q))
                     share = share_of_whole
                     if count != whole:  # only windows that reach over an edge cost a division
@@ -306,7 +300,7 @@ def width_for(*arrays):
     return 4 if fits else 1
 
 
-def power_of_two(n):
+def next_power_of_two(n):
     """The smallest that is no smaller than n."""
     return 1 << (n - 1).bit_length()
 
@@ -314,48 +308,45 @@ def power_of_two(n):
 def blocks_over(result, groups):
     """(grid, block, tiles along the channels, rows of all images) for a thread at each group of the result's channels."""
     n, h, w, _ = result.shape
-    x = min(power_of_two(groups), 8 if groups < result.shape[3] else 16)
-    y = min(power_of_two(w), 32 // x)
-    z = min(power_of_two(n * h), THREADS // (x * y), 64)
+    x = min(next_power_of_two(groups), 8 if groups < result.shape[3] else 16)
+    y = min(next_power_of_two(w), 32 // x)
+    z = min(next_power_of_two(n * h), THREADS // (x * y), 64)
     tiles = blocks_for(groups, x)
     return (tiles * blocks_for(w, y), blocks_for(n * h, z, MOST_BLOCKS)), (x, y, z), tiles, n * h
 
 
-def launch(kernel, width, arrays, image, windows, size, stride, padding, result):
-    """Launch a kernel over the result; `image` and `windows` are the larger and the smaller array."""
+def launch_over(result, kernel, width, arrays, image, window):
+    """Launch a kernel over the result; `image` is what the window goes over."""
     groups = result.shape[3] // width
     grid, block, tiles, rows = blocks_over(result, groups)
-    kernel[grid, block](
-        *arrays, tiles, rows, *image.shape[1:3], groups, *windows.shape[1:3], *size, *stride, *padding
-    )  # fmt: skip
+    kernel[grid, block](*arrays, tiles, rows, *image.shape[1:3], groups, window)
 
 
-def max_pool_forward(x, size, stride, padding, y, winner):
+def max_pool_forward(x, window, y, winner):
     if y.size == 0:
         return
     width = width_for(x, y) if winner.itemsize == 1 and winner.pointer % 4 == 0 else 1
-    kernel = MAX_FORWARD[width, winner.itemsize]
-    launch(kernel, width, (x, y, winner), x, y, size, stride, padding, y)
+    launch_over(y, MAX_FORWARD[width, winner.itemsize], width, (x, y, winner), x, window)
 
 
-def max_pool_backward(dy, winner, size, stride, padding, dx):
+def max_pool_backward(dy, winner, window, dx):
     if dx.size == 0:
         return
     width = width_for(dy, dx) if winner.itemsize == 1 and winner.pointer % 4 == 0 else 1
-    kernel = MAX_BACKWARD[width, winner.itemsize, width == 4 and tuple(stride) == (1, 1)]
-    launch(kernel, width, (dy, winner, dx), dx, dy, size, stride, padding, dx)
+    kernel = MAX_BACKWARD[width, winner.itemsize, width == 4 and window.sh == window.sw == 1]
+    launch_over(dx, kernel, width, (dy, winner, dx), dx, window)
 
 
-def avg_pool_forward(x, size, stride, padding, y):
+def avg_pool_forward(x, window, y):
     if y.size == 0:
         return
     width = width_for(x, y)
-    launch(MEAN_FORWARD[width], width, (x, y), x, y, size, stride, padding, y)
+    launch_over(y, MEAN_FORWARD[width], width, (x, y), x, window)
 
 
-def avg_pool_backward(dy, size, stride, padding, dx):
+def avg_pool_backward(dy, window, dx):
     if dx.size == 0:
         return
     width = width_for(dy, dx)
-    kernel = MEAN_BACKWARD[width, width == 4 and tuple(stride) == (1, 1)]
-    launch(kernel, width, (dy, dx), dx, dy, size, stride, padding, dx)
+    kernel = MEAN_BACKWARD[width, width == 4 and window.sh == window.sw == 1]
+    launch_over(dx, kernel, width, (dy, dx), dx, window)

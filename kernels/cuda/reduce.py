@@ -20,9 +20,9 @@ from minigrad.kernels.cuda.tools.launch import FLOAT32, Longs, Reals, UInt, UInt
 THREADS = 256
 ACROSS = 64  # threads of a block along the inner axis, at most
 DEEP = 64  # and along the outer one; more are not allowed
-BLOCKS = 1024  # enough to fill a GPU, few enough to be added up quickly
+BLOCKS = 1024  # enough to fill a GPU, few enough to be added up quickly; reckoned, not measured
 LEAST = 16  # elements of a thread, at least, if the reduced axis is cut
-LONG_ROW = 2048
+LONG_ROW = 2048  # reckoned, not measured
 SHARED = 2 * THREADS
 SHARED_FOURS = 8 * THREADS
 FIRST, LAST = True, True  # whether a kernel looks at elements, not at candidates; whether it decides

@@ -5,28 +5,13 @@
     advance   key = state, then state[1] += 1: a key of its own for every call
 
 key and state are uint64 (seed, counter). uniform(key, i) is word i % 4, divided by 2^32, of Philox 4x32-10 under the
-two words of the seed, for the counter (i // 4 low word, i // 4 high word, counter low word, counter high word).
-
-Philox: J. Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011). Each of its ten rounds multiplies two of
-the four words by constants and mixes the halves of the products with the other words and the round's key.
+two words of the seed, for the counter (i // 4 low word, i // 4 high word, counter low word, counter high word). Philox is in
+kernels/philox.py.
 """
 
 import numpy as np
 
-MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-KEY_STEPS = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)  # what follows the point of the golden ratio and of sqrt(3)
-ROUNDS = 10
-LOW = np.uint64(0xFFFFFFFF)
-HALF = np.uint64(32)
-
-
-def _philox(c0, c1, c2, c3, k0, k1):
-    """The four 32-bit words for a counter of four and a key of two; uint64 scalars or arrays."""
-    for _ in range(ROUNDS):
-        first, second = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2
-        c0, c1, c2, c3 = (second >> HALF) ^ c1 ^ k0, second & LOW, (first >> HALF) ^ c3 ^ k1, first & LOW
-        k0, k1 = (k0 + KEY_STEPS[0]) & LOW, (k1 + KEY_STEPS[1]) & LOW
-    return c0, c1, c2, c3
+from minigrad.kernels.philox import HALF, LOW, philox
 
 
 def _uniform(key, n):
@@ -34,7 +19,7 @@ def _uniform(key, n):
     seed, counter = key
     group = np.arange(-(-n // 4), dtype=np.uint64)
     counters = group & LOW, group >> HALF, np.full_like(group, counter & LOW), np.full_like(group, counter >> HALF)
-    words = _philox(*counters, seed & LOW, seed >> HALF)
+    words = philox(*counters, seed & LOW, seed >> HALF)
     return np.stack(words, axis=1).ravel()[:n] / 2**32
 
 

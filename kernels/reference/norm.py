@@ -18,6 +18,7 @@ float32 is computed in float64, var from the differences to the mean.
 import numpy as np
 
 from minigrad.kernels.activations import RELU, SIGMOID
+from minigrad.kernels.one_by_one import one_by_one
 from minigrad.kernels.reference import elementwise
 
 defined = np.errstate(all="ignore")
@@ -72,17 +73,12 @@ def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activatio
 
 
 def batch_norms_forward(xs, gammas, betas, eps, activations, y, columns, means, variances):
-    for x, *before, column, mean, var in zip(
-        xs, gammas, betas, eps, activations, columns, means, variances, strict=True
-    ):
-        batch_norm_forward(x, *before, y, column, mean, var)
+    one_by_one(batch_norm_forward, xs, gammas, betas, eps, activations, y, columns, means, variances)
 
 
 def batch_norms_backward(dy, xs, y, columns, gammas, betas, means, variances, eps, activations, dxs, dgammas, dbetas):
-    for x, *rest in zip(
-        xs, columns, gammas, betas, means, variances, eps, activations, dxs, dgammas, dbetas, strict=True
-    ):
-        batch_norm_backward(dy, x, y, *rest)
+    given = gammas, betas, means, variances, eps, activations
+    one_by_one(batch_norm_backward, dy, xs, y, columns, *given, dxs, dgammas, dbetas)
 
 
 @defined

@@ -10,7 +10,7 @@ give them different seeds.
 
 import numpy as np
 
-from minigrad.data.loader import integer
+from minigrad.checks import integer, number
 from minigrad.data.transforms import Transform, checked, float_type, scale_of
 from minigrad.kernels import cpu
 
@@ -77,7 +77,7 @@ class Kiefer(Transform):
     """
 
     def __init__(self, zoom: float = 0.2, shear: float = 0.2, flip: bool = True, seed: int = 0) -> None:
-        self.zoom, self.shear = _number("zoom", zoom, 1), _number("shear", shear, 90)
+        self.zoom, self.shear = number("zoom", zoom, 1), number("shear", shear, 90)
         self.flip = bool(flip)
         self.seed = integer("seed", seed, 0, 2**64 - 1)
 
@@ -151,7 +151,7 @@ class BrightnessContrast(Transform):
     """
 
     def __init__(self, brightness: float = 0.2, contrast: float = 0.2, seed: int = 0) -> None:
-        self.brightness, self.contrast = _number("brightness", brightness, np.inf), _number("contrast", contrast, 1)
+        self.brightness, self.contrast = number("brightness", brightness, np.inf), number("contrast", contrast, 1)
         self.seed = integer("seed", seed, 0, 2**64 - 1)
 
     def changes(self, n: int, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -167,12 +167,3 @@ class BrightnessContrast(Transform):
             brightness, contrast = self.changes(len(images), epoch, step)
             cpu.augment.brightness_contrast(images, brightness, contrast, scale_of(images), y)
         return y
-
-
-def _number(name: str, value: float, below: float) -> float:
-    """The value, which must be from 0 to below a bound."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} is {value!r}, where a number was expected")
-    if not 0 <= value < below:
-        raise ValueError(f"{name} is {value!r}, where a number from 0 to below {below} was expected")
-    return float(value)

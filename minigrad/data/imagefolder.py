@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.data.loader import integer
+from minigrad.checks import integer
 from minigrad.data.png import check_png
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")

@@ -1,12 +1,12 @@
 """Mini-batches of NumPy arrays in a reproducible random order that can be taken up at any step."""
 
 import copy
-import operator
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from minigrad.checks import integer
 from minigrad.data.prefetch import Prefetcher
 
 Batch = tuple[np.ndarray, ...]
@@ -260,17 +260,3 @@ def _native(array: np.ndarray | Samples, number: int) -> np.ndarray | Samples:
     if array.ndim == 0:
         raise ValueError(f"argument {number} is a single value, where an array of samples along axis 0 was expected")
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-
-
-def integer(name: str, value: int, low: int, high: int | None = None) -> int:
-    """The value as an int from low to high; otherwise a TypeError or ValueError that names the argument."""
-    if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} is {value!r}, where an integer was expected")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}, where an integer was expected") from None
-    if number < low or (high is not None and number > high):
-        bound = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} is {number}, where an integer {bound} was expected")
-    return number

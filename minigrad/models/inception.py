@@ -11,13 +11,9 @@ from minigrad.nn import (
     Linear,
     MaxPool2d,
     Module,
-    ReLU,
     Sequential,
-    Sigmoid,
-    Tanh,
 )
-
-ACTIVATIONS: dict[str, type[Module]] = {"relu": ReLU, "sigmoid": Sigmoid, "tanh": Tanh}
+from minigrad.nn.layers import activation_layer
 
 # channels of: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection; "pool" halves the image
 MODULES: dict[str, tuple[int, ...] | str] = {
@@ -57,14 +53,12 @@ class Inception(Sequential):
         eps: float = 1e-5,
         channels: int = 3,
     ) -> None:
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
         if not width > 0:
             raise ValueError(f"width must be above 0, not {width}")
 
         def unit(inputs: int, outputs: int, size: int) -> list[Module]:
             norm = [BatchNorm(outputs, decay=decay, eps=eps, gamma=gamma)] if batch_norm else []
-            return [Conv2d(inputs, outputs, size, padding="same", bias=False), *norm, ACTIVATIONS[activation]()]
+            return [Conv2d(inputs, outputs, size, padding="same", bias=False), *norm, activation_layer(activation)]
 
         self.names: list[str] = []
         layers: list[Module] = []

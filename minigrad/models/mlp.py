@@ -4,9 +4,8 @@ import functools
 import operator
 from collections.abc import Sequence
 
-from minigrad.nn import BatchNorm, Flatten, Linear, Module, ReLU, Sequential, Sigmoid, Tanh, init
-
-ACTIVATIONS: dict[str, type[Module]] = {"sigmoid": Sigmoid, "relu": ReLU, "tanh": Tanh}
+from minigrad.nn import BatchNorm, Flatten, Linear, Module, Sequential, init
+from minigrad.nn.layers import activation_layer
 
 
 class MLP(Sequential):
@@ -27,8 +26,7 @@ class MLP(Sequential):
         activation: str = "sigmoid",
         sigma: float = 0.05,
     ) -> None:
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+        activation_layer(activation)  # raises for a name that is none, with no hidden layers too
         gaussian = functools.partial(init.gaussian, std=sigma)
         layers: list[Module] = [Flatten()]
         width = operator.index(inputs)
@@ -36,7 +34,7 @@ class MLP(Sequential):
             layers.append(Linear(width, units, bias=not batch_norm, weight_init=gaussian))
             if batch_norm:
                 layers.append(BatchNorm(units))
-            layers.append(ACTIVATIONS[activation]())
+            layers.append(activation_layer(activation))
             width = units
         layers.append(Linear(width, classes, weight_init=gaussian))
         super().__init__(*layers)

@@ -3,8 +3,9 @@
 from minigrad.nn import init
 from minigrad.nn.conv import Conv2d
 from minigrad.nn.layers import BatchNorm, Concat, Dropout, Flatten, Linear, ReLU, Sequential, Sigmoid, Tanh
+from minigrad.nn.lrn import LocalResponseNorm
 from minigrad.nn.module import Module, Parameter
-from minigrad.nn.pool import AvgPool2d, GlobalAvgPool, LocalResponseNorm, MaxPool2d
+from minigrad.nn.pool import AvgPool2d, GlobalAvgPool, MaxPool2d
 from minigrad.nn.statistics import fold_batch_norm, recompute_statistics
 
 __all__ = [

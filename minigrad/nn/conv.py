@@ -1,12 +1,13 @@
 """The convolutional layer."""
 
-import operator
 from typing import Any
 
 from minigrad import ops
+from minigrad.checks import integer
 from minigrad.nn import init
-from minigrad.nn.layers import Initializer, positive
+from minigrad.nn.layers import Initializer
 from minigrad.nn.module import Module, Parameter
+from minigrad.ops.window import pair
 from minigrad.tensor import Tensor
 
 
@@ -29,10 +30,9 @@ class Conv2d(Module):
         bias: bool = True,
         weight_init: Initializer = init.glorot_uniform,
     ) -> None:
-        kh, kw = (size, size) if hasattr(size, "__index__") else size
-        self.size = positive("size", operator.index(kh)), positive("size", operator.index(kw))
+        self.size = pair("Conv2d", "size", size)
         self.stride, self.padding, self.dilation = stride, padding, dilation
-        shape = (*self.size, positive("in_channels", in_channels), positive("out_channels", out_channels))
+        shape = (*self.size, integer("in_channels", in_channels), integer("out_channels", out_channels))
         self.weight = Parameter(weight_init(shape))
         self.bias = Parameter(init.zeros(shape[3:])) if bias else None
 

@@ -1,6 +1,5 @@
 """Layers: parameters and state; the math is in minigrad.ops."""
 
-import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from minigrad import ops
+from minigrad.checks import integer
+from minigrad.kernels.activations import NUMBERS
 from minigrad.modes import state, takes_part
 from minigrad.nn import init
 from minigrad.nn.module import Module, Parameter
@@ -15,17 +16,6 @@ from minigrad.random import counter_state
 from minigrad.tensor import Tensor
 
 Initializer = Callable[[tuple[int, ...]], np.ndarray]
-
-
-def positive(name: str, value: Any) -> int:
-    """`value` as an int of at least 1."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, not {value!r}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, not {number}")
-    return number
 
 
 class Linear(Module):
@@ -37,7 +27,7 @@ class Linear(Module):
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, weight_init: Initializer = init.glorot_uniform
     ) -> None:
-        self.in_features, self.out_features = positive("in", in_features), positive("out", out_features)
+        self.in_features, self.out_features = integer("in", in_features), integer("out", out_features)
         self.weight = Parameter(weight_init((self.in_features, self.out_features)))
         self.bias = Parameter(init.zeros((self.out_features,))) if bias else None
 
@@ -61,7 +51,7 @@ class BatchNorm(Module):
     def __init__(
         self, features: int, *, decay: float = 0.9, eps: float = 1e-5, gamma: bool = True, beta: bool = True
     ) -> None:
-        self.features = positive("features", features)
+        self.features = integer("features", features)
         if not 0 <= decay <= 1:
             raise ValueError(f"decay, the kept share of the running averages, must be 0 to 1, not {decay}")
         if not eps >= 0:
@@ -158,7 +148,15 @@ class Dropout(Module):
         return str(self.p)
 
 
-FUSED = {ReLU: "relu", Sigmoid: "sigmoid"}  # activations that BatchNorm applies on the way
+ACTIVATIONS: dict[str, type[Module]] = {"relu": ReLU, "sigmoid": Sigmoid, "tanh": Tanh}
+FUSED = {ACTIVATIONS[name]: name for name in NUMBERS if name is not None}  # those that BatchNorm applies on the way
+
+
+def activation_layer(name: str) -> Module:
+    """A layer by the activation's name; ValueError for one that there is not."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {name!r}")
+    return ACTIVATIONS[name]()
 
 
 def fused_activation(norm: Module, activation: Module) -> str | None:

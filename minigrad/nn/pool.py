@@ -1,10 +1,9 @@
-"""Layers over windows of images, other than convolution: pooling, and normalization by neighbouring channels."""
+"""Pooling layers, over windows of images."""
 
 from typing import Any
 
 from minigrad import ops
 from minigrad.nn.module import Module
-from minigrad.ops.lrn import constants
 from minigrad.ops.window import is_same, paddings, pair
 from minigrad.tensor import Tensor
 
@@ -50,18 +49,3 @@ class GlobalAvgPool(Module):
     def forward(self, x: Tensor) -> Tensor:
         """The means."""
         return ops.global_avg_pool(x)
-
-
-class LocalResponseNorm(Module):
-    """x / (k + alpha * sum of squares over `size` neighbouring channels) ** beta; see `mg.local_response_norm`."""
-
-    def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
-        self.constants = constants(size, alpha, beta, k)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalized."""
-        return ops.local_response_norm(x, **self.constants)
-
-    def settings(self) -> str:
-        """The four constants."""
-        return ", ".join(f"{name}={value}" for name, value in self.constants.items())

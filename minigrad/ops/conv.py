@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.kernels.window import Window
 from minigrad.ops.elementwise import float_tensor
 from minigrad.ops.gemm import no_bias, product
-from minigrad.ops.window import Window, resolve
+from minigrad.ops.window import resolve
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -29,11 +30,10 @@ class Conv2d(Op):
     def forward(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, *, window: Window) -> np.ndarray:
         self.save(x if self.needs[1] else None, w if self.needs[0] else None)
         self.x_shape, self.w_shape = x.shape, w.shape
-        self.geometry = (window.sh, window.sw, window.top, window.left, window.dh, window.dw)
+        self.window = window
         # a window of one pixel that steps over each: a matrix product
-        self.is_product = (
-            w.shape[:2] == (1, 1) and self.geometry[:4] == (1, 1, 0, 0) and not (window.bottom or window.right)
-        )
+        around = window.top, window.bottom, window.left, window.right
+        self.is_product = window.kh == window.kw == window.sh == window.sw == 1 and not any(around)
         y = self.empty((x.shape[0], window.oh, window.ow, w.shape[3]), x.dtype)
         bias = no_bias(self, x.dtype) if b is None else b
         if not y.size:
@@ -41,7 +41,7 @@ class Conv2d(Op):
         if self.is_product:
             self.kernels.gemm.gemm(pixels(x), w.reshape(w.shape[2:]), bias, pixels(y), False, False)
         else:
-            self.kernels.conv.conv_forward(x, w, bias, self.geometry, y)
+            self.kernels.conv.conv_forward(x, w, bias, window, y)
         return y
 
     def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
@@ -54,14 +54,14 @@ class Conv2d(Op):
             else:
                 dx = self.empty(self.x_shape, dy.dtype)
                 if dx.size:
-                    self.kernels.conv.conv_backward_x(dy, w, self.geometry, dx)
+                    self.kernels.conv.conv_backward_x(dy, w, self.window, dx)
         if self.needs[1]:
             if self.is_product:
                 dw = product(self, pixels(x), pixels(dy), trans_a=True, shape=self.w_shape)
             else:
                 dw = self.empty(self.w_shape, dy.dtype)
                 if dw.size:
-                    self.kernels.conv.conv_backward_w(x, dy, self.geometry, dw)
+                    self.kernels.conv.conv_backward_w(x, dy, self.window, dw)
         if self.needs[2]:
             db = self.empty(dy.shape[-1:], dy.dtype)
             if db.size:

@@ -1,10 +1,10 @@
 """Local response normalization (Krizhevsky, Sutskever & Hinton 2012, section 3.3) over the last axis of an array."""
 
-import operator
 from typing import Any
 
 import numpy as np
 
+from minigrad.checks import integer
 from minigrad.ops.elementwise import float_tensor
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
@@ -50,14 +50,7 @@ def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: flo
 
 def constants(size: Any, alpha: Any, beta: Any, k: Any) -> dict[str, Any]:
     """The arguments of local_response_norm by name, checked."""
-    try:
-        size = operator.index(size)
-    except TypeError:
-        raise TypeError(f"local_response_norm: size must be an integer, not {size!r}") from None
-    if size < 1:
-        raise ValueError(
-            f"local_response_norm: size, the number of channels to sum over, must be at least 1, not {size}"
-        )
+    size = integer("local_response_norm: size", size)
     alpha, beta, k = float(alpha), float(beta), float(k)
     if not (0 <= alpha < np.inf and 0 <= beta < np.inf and 0 < k < np.inf):
         raise ValueError(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad.devices import is_array
-from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
+from minigrad.kernels.activations import IDENTITY, NUMBERS, RELU, SIGMOID
 from minigrad.modes import read
 from minigrad.ops.elementwise import float_tensor
 from minigrad.ops.gemm import as_matrix
@@ -128,9 +128,6 @@ def scale_and_shift(
     )
 
 
-ACTIVATIONS = {None: IDENTITY, "relu": RELU, "sigmoid": SIGMOID}
-
-
 def batch_norm(
     x: Tensor,
     gamma: Tensor | None,
@@ -169,9 +166,9 @@ def batch_norm(
 
 def activation_number(op: str, name: str | None) -> int:
     """The number kernels know an activation by."""
-    if not (name is None or isinstance(name, str)) or name not in ACTIVATIONS:
+    if not (name is None or isinstance(name, str)) or name not in NUMBERS:
         raise ValueError(f"{op}: activation must be None, 'relu' or 'sigmoid', not {name!r}")
-    return ACTIVATIONS[name]
+    return NUMBERS[name]
 
 
 def checked(x: Tensor, norm: Normalization) -> Running:

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.kernels.window import Window
 from minigrad.ops.movement import filled
 from minigrad.ops.reduce import mean
-from minigrad.ops.window import Window, image_tensor, resolve, times
+from minigrad.ops.window import image_tensor, resolve, times
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -20,12 +21,12 @@ class MaxPool(Op):
     passes_on = False
 
     def forward(self, x: np.ndarray, *, window: Window) -> np.ndarray:
-        self.x_shape, self.window = x.shape, geometry(window)
+        self.x_shape, self.window = x.shape, window
         shape = (x.shape[0], window.oh, window.ow, x.shape[3])
         y = self.empty(shape, x.dtype)
         winner = self.empty(shape, NARROW if window.kh * window.kw <= 256 else WIDE)
         if y.size:
-            self.kernels.pool.max_pool_forward(x, *self.window, y, winner)
+            self.kernels.pool.max_pool_forward(x, window, y, winner)
         self.save(winner)
         return y
 
@@ -34,7 +35,7 @@ class MaxPool(Op):
         if not dy.size:
             return (filled(self, self.x_shape, dy.dtype, 0.0),)
         dx = self.empty(self.x_shape, dy.dtype)
-        self.kernels.pool.max_pool_backward(dy, winner, *self.window, dx)
+        self.kernels.pool.max_pool_backward(dy, winner, self.window, dx)
         return (dx,)
 
 
@@ -45,23 +46,18 @@ class AvgPool(Op):
     passes_on = False
 
     def forward(self, x: np.ndarray, *, window: Window) -> np.ndarray:
-        self.x_shape, self.window = x.shape, geometry(window)
+        self.x_shape, self.window = x.shape, window
         y = self.empty((x.shape[0], window.oh, window.ow, x.shape[3]), x.dtype)
         if y.size:
-            self.kernels.pool.avg_pool_forward(x, *self.window, y)
+            self.kernels.pool.avg_pool_forward(x, window, y)
         return y
 
     def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
         if not dy.size:
             return (filled(self, self.x_shape, dy.dtype, 0.0),)
         dx = self.empty(self.x_shape, dy.dtype)
-        self.kernels.pool.avg_pool_backward(dy, *self.window, dx)
+        self.kernels.pool.avg_pool_backward(dy, self.window, dx)
         return (dx,)
-
-
-def geometry(window: Window) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """(size, stride, padding) as the kernels take them; the padding at the end follows from the shapes."""
-    return (window.kh, window.kw), (window.sh, window.sw), (window.top, window.left)
 
 
 def pooling_window(name: str, x: Tensor, size: Any, stride: Any, padding: Any) -> Window:

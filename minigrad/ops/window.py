@@ -1,32 +1,13 @@
 """What the arguments of ops over windows of images mean: size, stride, padding and dilation."""
 
 import operator
-from typing import Any, NamedTuple
+from typing import Any
 
+from minigrad.kernels.window import Window
 from minigrad.ops.elementwise import float_tensor
 from minigrad.tensor import Tensor
 
 Pair = tuple[int, int]
-
-
-class Window(NamedTuple):
-    """A window on its way over an image, in pixels: heights before widths.
-
-    Window (i, j) has its first row at i sh - top and its first column at j sw - left; rows are dh apart, columns dw.
-    """
-
-    kh: int
-    kw: int
-    sh: int
-    sw: int
-    top: int
-    bottom: int
-    left: int
-    right: int
-    dh: int
-    dw: int
-    oh: int
-    ow: int
 
 
 def resolve(name: str, image: Pair, size: Any, stride: Any, padding: Any, dilation: Any = 1) -> Window:

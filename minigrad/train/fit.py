@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from minigrad.checks import integer
 from minigrad.nn import Module
-from minigrad.nn.layers import positive
 from minigrad.ops import cross_entropy
 from minigrad.optim import Optimizer
 from minigrad.train.callbacks import Checkpoints, checked_callbacks
@@ -108,8 +108,8 @@ def fit(
         validation=validation,
         schedule=schedule,
         schedule_by=schedule_by,
-        log_every=None if log_every is None else positive("log_every", log_every),
-        validate_every=None if validate_every is None else positive("validate_every", validate_every),
+        log_every=None if log_every is None else integer("log_every", log_every),
+        validate_every=None if validate_every is None else integer("validate_every", validate_every),
         callbacks=checked_callbacks(callbacks),
         checkpoints=checkpoints,
         configuration={
@@ -144,7 +144,7 @@ def step_count(epochs: int | None, steps: int | None, per_epoch: int) -> int:
     """How many steps to train."""
     if (epochs is None) == (steps is None):
         raise ValueError("give either epochs or steps: how long shall it train?")
-    return positive("steps", steps) if epochs is None else positive("epochs", epochs) * per_epoch
+    return integer("steps", steps) if epochs is None else integer("epochs", epochs) * per_epoch
 
 
 def check_parts(model: Module, optimizer: Optimizer, loader: Any, device: str | None) -> None:

@@ -4,23 +4,25 @@ import pytest
 from minigrad.kernels.cuda import conv
 from minigrad.kernels.cuda.parts import plans
 from minigrad.kernels.cuda.tools import launch
+from minigrad.ops.window import resolve
 
-PROBLEMS = {  # x (n, h, w, c), (kh, kw, k), (oh, ow), window (sh, sw, top, left, dh, dw)
-    "one pixel": ((1, 1, 1, 1), (1, 1, 1), (1, 1), (1, 1, 0, 0, 1, 1)),
-    "3x3, odd channels": ((2, 5, 4, 3), (3, 3, 5), (5, 4), (1, 1, 1, 1, 1, 1)),
-    "3x3, groups of four": ((2, 4, 5, 8), (3, 3, 12), (4, 5), (1, 1, 1, 1, 1, 1)),
-    "strides": ((2, 7, 6, 4), (3, 2, 8), (3, 3), (2, 3, 1, 0, 1, 1)),
-    "dilations": ((1, 8, 7, 5), (2, 3, 4), (7, 4), (1, 1, 1, 0, 2, 2)),
-    "unequal padding": ((1, 4, 4, 4), (4, 4, 4), (5, 6), (1, 1, 3, 2, 1, 1)),
+PROBLEMS = {  # x (n, h, w, c), (kh, kw, k), stride, padding, dilation
+    "one pixel": ((1, 1, 1, 1), (1, 1, 1), 1, 0, 1),
+    "3x3, odd channels": ((2, 5, 4, 3), (3, 3, 5), 1, 1, 1),
+    "3x3, groups of four": ((2, 4, 5, 8), (3, 3, 12), 1, 1, 1),
+    "strides": ((2, 7, 6, 4), (3, 2, 8), (2, 3), ((1, 0), (0, 2)), 1),
+    "dilations": ((1, 8, 7, 5), (2, 3, 4), 1, ((1, 0), (0, 1)), 2),
+    "unequal padding": ((1, 4, 4, 4), (4, 4, 4), 1, ((3, 1), (2, 3)), 1),
 }
 PASSES = ["conv_forward", "conv_backward_x", "conv_backward_w"]
 
 
 def arguments(rng, name, problem, dtype, bias=True):
-    x_shape, (kh, kw, k), out, window = problem
+    x_shape, (kh, kw, k), *how = problem
+    window = resolve("conv", x_shape[1:3], (kh, kw), *how)
     x = rng.standard_normal(x_shape).astype(dtype)
     w = rng.standard_normal((kh, kw, x_shape[3], k)).astype(dtype)
-    y = rng.standard_normal((x_shape[0], *out, k)).astype(dtype)
+    y = rng.standard_normal((x_shape[0], window.oh, window.ow, k)).astype(dtype)
     if name == "conv_forward":
         return x, w, rng.standard_normal(k if bias else 0).astype(dtype), window, np.empty_like(y)
     if name == "conv_backward_x":
@@ -48,7 +50,7 @@ def choose(monkeypatch):
     """choose(tile, parts): every product is by that tile, its depth in at most so many parts."""
 
     def choose(tile, parts=1):
-        monkeypatch.setattr(conv, "plan", lambda _, m, n, k: plans.cut(tile, m, n, k, parts))
+        monkeypatch.setattr(conv, "best_tiling", lambda _, m, n, k: plans.tiling_by(tile, m, n, k, parts))
 
     return choose
 
@@ -80,9 +82,9 @@ def test_depth_in_parts(check_kernel, choose, rng, memory, name):
 @pytest.mark.parametrize("name", PASSES)
 def test_second_tile_down(check_kernel, rng, name):
     problem = {
-        "conv_forward": ((3, 7, 7, 1), (1, 2, 33), (7, 7), (1, 1, 0, 0, 1, 1)),
-        "conv_backward_x": ((3, 7, 7, 33), (2, 1, 1), (6, 7), (1, 1, 0, 0, 1, 1)),
-        "conv_backward_w": ((1, 2, 2, 33), (2, 2, 3), (2, 2), (1, 1, 1, 0, 1, 1)),
+        "conv_forward": ((3, 7, 7, 1), (1, 2, 33), 1, ((0, 0), (0, 1)), 1),
+        "conv_backward_x": ((3, 7, 7, 33), (2, 1, 1), 1, 0, 1),
+        "conv_backward_w": ((1, 2, 2, 33), (2, 2, 3), 1, ((1, 0), (0, 1)), 1),
     }[name]
     check_kernel("conv", name, *arguments(rng, name, problem, np.float32))
 
@@ -106,7 +108,7 @@ def test_memory_off_the_16_bytes(memory, rng, name):
 
 def test_no_images_leave_no_gradient(check_kernel, dtype):
     x, dy = np.empty((0, 4, 4, 2), dtype), np.empty((0, 4, 4, 3), dtype)
-    check_kernel("conv", "conv_backward_w", x, dy, (1, 1, 1, 1, 1, 1), np.empty((3, 3, 2, 3), dtype))
+    check_kernel("conv", "conv_backward_w", x, dy, resolve("conv", (4, 4), 3, 1, 1), np.empty((3, 3, 2, 3), dtype))
 
 
 @pytest.mark.parametrize("function", conv.DEEP, ids=lambda function: function.__name__)

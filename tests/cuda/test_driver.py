@@ -9,7 +9,7 @@ import pytest
 
 from minigrad.kernels.cuda.tools import driver, launch
 from minigrad.kernels.cuda.tools.driver import Driver, OutOfMemory, SimulatedDriver
-from minigrad.kernels.cuda.tools.launch import FLOAT32, Double, Floats, Int, Kernel, UInt
+from minigrad.kernels.cuda.tools.launch import FLOAT32, CudaKernel, Double, Floats, Int, UInt
 
 
 class Constant(NamedTuple):
@@ -87,7 +87,7 @@ def gpu(api):
 
 def small_kernel(function):
     """A kernel that no table lists."""
-    return Kernel(function, 32, 1, {})
+    return CudaKernel(function, 32, 1, {})
 
 
 @small_kernel

@@ -31,7 +31,7 @@ def choose(monkeypatch):
     """choose(tile, parts): every product is by that tile, its depth in at most so many parts."""
 
     def choose(tile, parts=1):
-        monkeypatch.setattr(gemm, "plan", lambda _, m, n, k: plans.cut(tile, m, n, k, parts))
+        monkeypatch.setattr(gemm, "best_tiling", lambda _, m, n, k: plans.tiling_by(tile, m, n, k, parts))
 
     return choose
 
@@ -160,7 +160,7 @@ def test_nan_and_infinity_stay_in_their_rows(check_kernel, rng, dtype):
     ("m", "n", "k"), [(60, 100, 784), (784, 100, 60), (192, 96, 256000), (1, 1, 1), (4096, 4096, 4096)]
 )
 def test_parts_cover_the_depth(m, n, k):
-    how = plans.plan(gemm.tiles_for(np.dtype(np.float32), m * n * k), m, n, k)
+    how = plans.best_tiling(gemm.tiles_for(np.dtype(np.float32), m * n * k), m, n, k)
     assert (how.parts - 1) * how.part < k <= how.parts * how.part
     assert how.part % how.tile.depth == 0
     assert how.parts == 1 or how.tiles * how.parts <= plans.WAVE

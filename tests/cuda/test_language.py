@@ -18,7 +18,7 @@ from minigrad.kernels.cuda.tools.language import (
     to_tf32,
     uint32,
 )
-from minigrad.kernels.cuda.tools.launch import FLOAT32, FLOAT64, Floats, Kernel, Reals, UInt, UInts
+from minigrad.kernels.cuda.tools.launch import FLOAT32, FLOAT64, CudaKernel, Floats, Reals, UInt, UInts
 
 GROUP, TWO_GROUPS = 32, 64
 AMOUNT = 1
@@ -28,7 +28,7 @@ SPACE = 16
 
 def small_kernel(function, **options):
     """A kernel that no table lists."""
-    return Kernel(function, 32, 1, {}, **options)
+    return CudaKernel(function, 32, 1, {}, **options)
 
 
 @small_kernel

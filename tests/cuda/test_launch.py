@@ -12,11 +12,11 @@ from minigrad.kernels.cuda.tools.language import cuda, device_function, float32,
 from minigrad.kernels.cuda.tools.launch import (
     FLOAT32,
     FLOAT64,
+    ArgumentLayout,
     Bytes,
+    CudaKernel,
     Double,
     Floats,
-    Kernel,
-    Layout,
     Long,
     Of,
     Real,
@@ -33,7 +33,7 @@ CAPABILITY = 8, 0
 
 def small_kernel(function, **options):
     """A kernel that no table lists, for blocks of up to 32 threads."""
-    return Kernel(function, 32, 1, {}, **options)
+    return CudaKernel(function, 32, 1, {}, **options)
 
 
 @small_kernel
@@ -109,7 +109,7 @@ def test_name_says_family_function_and_constants():
 
 
 def test_variants_stand_for_the_kernel_in_the_table():
-    kernel = Kernel(shifted.function, 32, 1, {})
+    kernel = CudaKernel(shifted.function, 32, 1, {})
     assert launch.final(kernel) == [kernel]
     one, two = kernel.variant(SHIFT=1), kernel.variant(SHIFT=2)
     deeper = two.variant(MORE=3)
@@ -123,7 +123,7 @@ def test_types_are_both_floats_or_the_ones_given():
 
 
 def test_two_kernels_of_one_name_are_an_error(monkeypatch):
-    monkeypatch.setattr(launch, "kernels", [without_reals, Kernel(without_reals.function, 64, 1, {})])
+    monkeypatch.setattr(launch, "kernels", [without_reals, CudaKernel(without_reals.function, 64, 1, {})])
     with pytest.raises(RuntimeError, match="several kernels named test_launch.without_reals:float32"):
         machine_code.cases()
 
@@ -164,7 +164,7 @@ def test_number_that_does_not_fit_is_an_error(memory, n):
 
 @pytest.mark.parametrize("real", [FLOAT32, FLOAT64], ids=str)
 def test_arguments_lie_at_multiples_of_their_size(real):
-    layout = Layout(mixed, real)
+    layout = ArgumentLayout(mixed, real)
     assert layout.offsets == [0, 8, 16, 24, 32, 40, 48, 56]
     assert layout.size == struct.calcsize(layout.format) == 60
 
@@ -173,8 +173,8 @@ def test_arguments_lie_close():
     def close(a: UInt, b: Real, c: UInt, d: Real):
         pass
 
-    assert Layout(small_kernel(close, types=(FLOAT32,)), FLOAT32).offsets == [0, 4, 8, 12]
-    assert Layout(small_kernel(close, types=(FLOAT64,)), FLOAT64).offsets == [0, 8, 16, 24]
+    assert ArgumentLayout(small_kernel(close, types=(FLOAT32,)), FLOAT32).offsets == [0, 4, 8, 12]
+    assert ArgumentLayout(small_kernel(close, types=(FLOAT64,)), FLOAT64).offsets == [0, 8, 16, 24]
 
 
 @pytest.mark.parametrize("real", [FLOAT32, FLOAT64], ids=str)
@@ -183,7 +183,7 @@ def test_arguments_lie_where_the_compiled_kernel_takes_them(real):
     ptx, _ = launch.compile_ptx(mixed, real, CAPABILITY)
     head = ptx[ptx.index(".entry") : ptx.index("{")]
     bits = [int(n) for n in re.findall(r"\.param \.[a-z]+(\d+)", head)]
-    layout = Layout(mixed, real)
+    layout = ArgumentLayout(mixed, real)
     ends = [offset + n // 8 for offset, n in zip(layout.offsets, bits, strict=True)]
     assert ends == sorted(ends)
     assert all(end <= start for end, start in zip(ends, layout.offsets[1:], strict=False))

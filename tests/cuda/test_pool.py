@@ -5,6 +5,7 @@ import pytest
 
 from minigrad.kernels.cuda import pool
 from minigrad.kernels.cuda.tools import launch
+from minigrad.ops.window import resolve
 
 # images, size, stride, padding ((top, bottom), (left, right))
 CASES = {
@@ -27,21 +28,18 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
 def unpacked(case):
-    """(shape of x, shape of y, size, stride, padding at the start) of a case."""
+    """(shape of x, shape of y, window) of a case."""
     (n, h, w, c), size, stride, padding = case
-    counts = [
-        (length + sum(around) - k) // step + 1
-        for length, around, k, step in zip((h, w), padding, size, stride, strict=True)
-    ]
-    return (n, h, w, c), (n, *counts, c), size, stride, tuple(around[0] for around in padding)
+    window = resolve("pool", (h, w), size, stride, padding)
+    return (n, h, w, c), (n, window.oh, window.ow, c), window
 
 
 def max_pool(check_kernel, x, case):
     """(y, winner) of max_pool_forward, checked against the reference."""
-    _, y_shape, size, stride, padding = unpacked(case)
+    _, y_shape, window = unpacked(case)
     y = np.zeros(y_shape, x.dtype)
-    winner = np.zeros(y_shape, np.uint8 if size[0] * size[1] <= 256 else np.int32)
-    return check_kernel("pool", "max_pool_forward", x, size, stride, padding, y, winner, ulps=0)[-2:]
+    winner = np.zeros(y_shape, np.uint8 if window.kh * window.kw <= 256 else np.int32)
+    return check_kernel("pool", "max_pool_forward", x, window, y, winner, ulps=0)[-2:]
 
 
 @every_case
@@ -78,31 +76,32 @@ def test_max_of_zeros_of_either_sign_is_the_first(check_kernel, dtype, c):
 
 @every_case
 def test_max_backward_matches_reference(check_kernel, rng, dtype, case):
-    x_shape, y_shape, size, stride, padding = unpacked(case)
+    x_shape, y_shape, window = unpacked(case)
     _, winner = max_pool(check_kernel, rng.standard_normal(x_shape).astype(dtype), case)
     dy, dx = rng.standard_normal(y_shape).astype(dtype), np.full(x_shape, np.nan, dtype)
-    check_kernel("pool", "max_pool_backward", dy, winner, size, stride, padding, dx, ulps=4)
+    check_kernel("pool", "max_pool_backward", dy, winner, window, dx, ulps=4)
 
 
 @every_case
 def test_avg_matches_reference(check_kernel, rng, dtype, case):
-    x_shape, y_shape, size, stride, padding = unpacked(case)
+    x_shape, y_shape, window = unpacked(case)
     x, y = rng.standard_normal(x_shape).astype(dtype), np.full(y_shape, np.nan, dtype)
-    check_kernel("pool", "avg_pool_forward", x, size, stride, padding, y, ulps=4, scale=1)
+    check_kernel("pool", "avg_pool_forward", x, window, y, ulps=4, scale=1)
 
 
 @every_case
 def test_avg_backward_matches_reference(check_kernel, rng, dtype, case):
-    x_shape, y_shape, size, stride, padding = unpacked(case)
+    x_shape, y_shape, window = unpacked(case)
     dy, dx = rng.standard_normal(y_shape).astype(dtype), np.full(x_shape, np.nan, dtype)
-    check_kernel("pool", "avg_pool_backward", dy, size, stride, padding, dx, ulps=4)
+    check_kernel("pool", "avg_pool_backward", dy, window, dx, ulps=4)
 
 
 @pytest.mark.parametrize("c", [3, 4])
 def test_nan_reaches_the_averages_of_its_windows_only(check_kernel, dtype, c):
     x = np.ones((1, 5, 6, c), dtype)
     x[0, 1, 2, 2] = np.nan
-    *_, y = check_kernel("pool", "avg_pool_forward", x, (3, 3), (1, 1), (1, 1), np.zeros_like(x))
+    window = resolve("pool", (5, 6), 3, 1, 1)
+    *_, y = check_kernel("pool", "avg_pool_forward", x, window, np.zeros_like(x))
     expected = np.zeros(x.shape, bool)
     expected[0, :3, 1:4, 2] = True
     np.testing.assert_array_equal(np.isnan(y), expected)
@@ -114,7 +113,8 @@ def test_nan_in_a_gradient_reaches_the_winner_only(check_kernel, dtype, c):
     _, winner = max_pool(check_kernel, x, (x.shape, (3, 3), (1, 1), ((0, 0), (0, 0))))
     dy = np.ones((1, 2, 2, c), dtype)
     dy[0, 0, 0] = np.nan
-    *_, dx = check_kernel("pool", "max_pool_backward", dy, winner, (3, 3), (1, 1), (0, 0), np.zeros_like(x))
+    window = resolve("pool", (4, 4), 3, 1, 0)
+    *_, dx = check_kernel("pool", "max_pool_backward", dy, winner, window, np.zeros_like(x))
     expected = np.zeros((4, 4))
     expected[2, 2:], expected[3, 2:] = (np.nan, 1), (1, 1)
     np.testing.assert_array_equal(dx[0, :, :, 2], expected)
@@ -125,9 +125,10 @@ def test_more_rows_than_blocks_are_worked_off(check_kernel, rng, monkeypatch):
     case = (20, 3, 3, 8), (3, 3), (1, 1), ((1, 1), (1, 1))
     x = rng.standard_normal(case[0]).astype(np.float32)
     _, winner = max_pool(check_kernel, x, case)
-    check_kernel("pool", "max_pool_backward", x, winner, *case[1:3], (1, 1), np.zeros_like(x), ulps=4)
-    check_kernel("pool", "avg_pool_forward", x, *case[1:3], (1, 1), np.zeros_like(x), ulps=4)
-    check_kernel("pool", "avg_pool_backward", x, *case[1:3], (1, 1), np.zeros_like(x), ulps=4)
+    *_, window = unpacked(case)
+    check_kernel("pool", "max_pool_backward", x, winner, window, np.zeros_like(x), ulps=4)
+    check_kernel("pool", "avg_pool_forward", x, window, np.zeros_like(x), ulps=4)
+    check_kernel("pool", "avg_pool_backward", x, window, np.zeros_like(x), ulps=4)
 
 
 def test_arrays_that_start_between_two_vectors_are_pooled_by_ones(memory, rng):
@@ -135,7 +136,7 @@ def test_arrays_that_start_between_two_vectors_are_pooled_by_ones(memory, rng):
     whole = memory.put(np.concatenate([[0], x.ravel()]).astype(np.float32))
     shifted = whole.part(1, 17).reshape(x.shape)
     result = memory.put(y)
-    pool.avg_pool_forward(shifted, (2, 2), (1, 1), (0, 0), result)
+    pool.avg_pool_forward(shifted, resolve("pool", (2, 2), 2, 1, 0), result)
     np.testing.assert_allclose(memory.get(result)[0, 0, 0], x.mean(axis=(0, 1, 2)), rtol=1e-6)
     assert dict(memory.driver.launches) == {"pool.mean_forward,WIDTH=1": 1}
 
@@ -143,21 +144,22 @@ def test_arrays_that_start_between_two_vectors_are_pooled_by_ones(memory, rng):
 def test_fours_take_the_kernels_for_fours(memory):
     x, y = memory.put(np.ones((1, 2, 2, 4), np.float32)), memory.put(np.zeros((1, 2, 2, 4), np.float32))
     winner = memory.put(np.zeros((1, 2, 2, 4), np.uint8))
-    window = (1, 1), (1, 1), (0, 0)
-    pool.max_pool_forward(x, *window, y, winner)
-    pool.max_pool_backward(y, winner, *window, x)
-    pool.avg_pool_forward(x, *window, y)
-    pool.avg_pool_backward(y, *window, x)
+    window = resolve("pool", (2, 2), 1, 1, 0)
+    pool.max_pool_forward(x, window, y, winner)
+    pool.max_pool_backward(y, winner, window, x)
+    pool.avg_pool_forward(x, window, y)
+    pool.avg_pool_backward(y, window, x)
     assert len(memory.driver.launches) == 4
     assert all(name.endswith("WIDTH=4") for name in memory.driver.launches)
 
 
 def test_no_images_are_no_launch(memory):
     x, winner = memory.put(np.zeros((0, 2, 2, 4), np.float32)), memory.put(np.zeros((0, 2, 2, 4), np.uint8))
-    pool.max_pool_forward(x, (1, 1), (1, 1), (0, 0), x, winner)
-    pool.max_pool_backward(x, winner, (1, 1), (1, 1), (0, 0), x)
-    pool.avg_pool_forward(x, (1, 1), (1, 1), (0, 0), x)
-    pool.avg_pool_backward(x, (1, 1), (1, 1), (0, 0), x)
+    window = resolve("pool", (2, 2), 1, 1, 0)
+    pool.max_pool_forward(x, window, x, winner)
+    pool.max_pool_backward(x, winner, window, x)
+    pool.avg_pool_forward(x, window, x)
+    pool.avg_pool_backward(x, window, x)
     assert not memory.driver.launches
 
 

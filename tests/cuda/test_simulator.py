@@ -4,7 +4,7 @@ import pytest
 from minigrad.kernels.cuda.tools import launch, simulator
 from minigrad.kernels.cuda.tools.driver import MOST_SHARED
 from minigrad.kernels.cuda.tools.language import cuda, device_function, float32, uint32, uint64
-from minigrad.kernels.cuda.tools.launch import Double, Floats, Kernel, UInt, UInts, ULongs
+from minigrad.kernels.cuda.tools.launch import CudaKernel, Double, Floats, UInt, UInts, ULongs
 
 ALL = 0xFFFFFFFF
 N = 64
@@ -13,7 +13,7 @@ BARRIER = True
 
 def small_kernel(function, **options):
     """A kernel that no table lists, for blocks of up to 64 threads."""
-    return Kernel(function, N, 1, {}, **options)
+    return CudaKernel(function, N, 1, {}, **options)
 
 
 @small_kernel
@@ -147,7 +147,7 @@ def test_shuffled_threads_run_in_the_same_order_every_time():
     for _ in range(2):
         y = np.zeros(N, np.float32)
         kernel, x = turned_round.variant(BARRIER=False), np.arange(N, dtype=np.float32)
-        simulator.launch(kernel, launch.FLOAT32, (1, 1, 1), (N, 1, 1), [x, y], order=np.random.default_rng(3))
+        simulator.simulate(kernel, launch.FLOAT32, (1, 1, 1), (N, 1, 1), [x, y], order=np.random.default_rng(3))
         results.append(y)
     assert results[0].tobytes() == results[1].tobytes()
 
@@ -264,7 +264,7 @@ def test_launches_that_the_gpu_would_refuse_are_errors(memory, grid, block, shar
 
 
 def test_a_block_is_at_most_64_deep(memory):
-    deep = Kernel(copied.function, 1024, 1, {})
+    deep = CudaKernel(copied.function, 1024, 1, {})
     x = memory.put(np.zeros(4, np.float32))
     deep[1, (1, 1, 64)](x, x, 0)
     with pytest.raises(RuntimeError, match="a block is"):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numba import types
 
-from minigrad.kernels.axes import positions
+from minigrad.kernels.axes import merged, positions
 from minigrad.kernels.cuda.parts import walk
 from minigrad.kernels.cuda.tools import language, simulator
 
@@ -40,7 +40,7 @@ LAYOUTS = [
 @np.errstate(over="ignore")
 def test_a_walk_meets_the_elements_in_order(layout):
     shape, *strides = layout
-    rank, lengths, multipliers, shifts, steps = walk.walk(walk.merged(shape, *strides))
+    rank, lengths, multipliers, shifts, steps = walk.walk(merged(shape, *strides))
     constants = [tuple(map(np.uint32, each)) for each in (lengths, multipliers, shifts, *steps)]
     step = in_python(walk.positions)
     if all(n == 1 for n in shape):

@@ -214,11 +214,11 @@ def test_a_transform_that_fails_does_not_move_the_position():
         ((np.zeros(3), np.zeros(4)), {}, r"\[3, 4\].*equal"),
         ((np.zeros((0, 5)),), {}, "no samples"),
         ((np.array(1.0),), {}, "single value"),
-        ((np.zeros(3),), {"batch_size": 0}, "batch_size is 0"),
-        ((np.zeros(3),), {"batch_size": -1}, "batch_size is -1"),
+        ((np.zeros(3),), {"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ((np.zeros(3),), {"batch_size": -1}, "batch_size must be at least 1, not -1"),
         ((np.zeros(3),), {"batch_size": 4, "drop_last": True}, "4 with drop_last.*at most 3"),
-        ((np.zeros(3),), {"seed": -1}, "seed is -1"),
-        ((np.zeros(3),), {"seed": 2**64}, "seed is"),
+        ((np.zeros(3),), {"seed": -1}, "seed must be from 0 to 18446744073709551615, not -1"),
+        ((np.zeros(3),), {"seed": 2**64}, "seed must be from 0"),
     ],
 )
 def test_bad_values_are_refused(arrays, options, message):
@@ -231,9 +231,9 @@ def test_bad_values_are_refused(arrays, options, message):
     [
         ([1, 2, 3], {}, "argument 0 is a list"),
         (np.array([1, None], object), {}, "argument 0 holds Python objects"),
-        (np.zeros(3), {"batch_size": 2.0}, "batch_size is 2.0"),
-        (np.zeros(3), {"batch_size": True}, "batch_size is True"),
-        (np.zeros(3), {"seed": None}, "seed is None"),
+        (np.zeros(3), {"batch_size": 2.0}, "batch_size must be an integer, not 2.0"),
+        (np.zeros(3), {"batch_size": True}, "batch_size must be an integer, not True"),
+        (np.zeros(3), {"seed": None}, "seed must be an integer, not None"),
     ],
 )
 def test_bad_types_are_refused(array, options, message):
@@ -243,7 +243,7 @@ def test_bad_types_are_refused(array, options, message):
 
 @pytest.mark.parametrize("call", ["batch", "seek", "steps"])
 def test_negative_steps_are_refused_at_the_call(call):
-    with pytest.raises(ValueError, match="is -1, where an integer at least 0"):
+    with pytest.raises(ValueError, match="must be at least 0, not -1"):
         getattr(Loader(ROWS, batch_size=10), call)(-1)
 
 
@@ -261,7 +261,7 @@ def test_a_state_of_another_loader_is_refused_with_all_differences():
     [
         (lambda state: state.pop("seed"), "keys"),
         (lambda state: state.update(extra=1), "extra"),
-        (lambda state: state.update(position=-2), "is -2"),
+        (lambda state: state.update(position=-2), "step must be at least 0, not -2"),
     ],
 )
 def test_a_broken_state_is_refused_and_changes_nothing(change, message):

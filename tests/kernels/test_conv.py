@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from minigrad.kernels.cpu import conv as cpu
 from minigrad.kernels.cpu.tools import threads
 from minigrad.kernels.reference import conv as reference
+from minigrad.ops.window import resolve
 
 PASSES = ("conv_forward", "conv_backward_x", "conv_backward_w")
 
@@ -20,13 +21,13 @@ def small(low, high):
 def problems(draw):
     """(x shape, w shape, y shape, window) where at least one window fits."""
     n, h, w, c, k = (draw(small(*limits)) for limits in ((1, 4), (1, 11), (1, 11), (1, 37), (1, 67)))
-    kh, kw, sh, sw, dh, dw = (draw(small(*limits)) for limits in ((1, 5), (1, 5), (1, 3), (1, 3), (1, 2), (1, 2)))
-    spans = (kh - 1) * dh + 1, (kw - 1) * dw + 1
+    kh, kw, sh, sw, dil_h, dil_w = (draw(small(*limits)) for limits in ((1, 5), (1, 5), (1, 3), (1, 3), (1, 2), (1, 2)))
+    spans = (kh - 1) * dil_h + 1, (kw - 1) * dil_w + 1
     (top, bottom), (left, right) = ((draw(small(0, 3)), draw(small(0, 3))) for _ in range(2))
     bottom += max(0, spans[0] - h - top - bottom)
     right += max(0, spans[1] - w - left - right)
-    oh, ow = (h + top + bottom - spans[0]) // sh + 1, (w + left + right - spans[1]) // sw + 1
-    return (n, h, w, c), (kh, kw, c, k), (n, oh, ow, k), (sh, sw, top, left, dh, dw)
+    window = resolve("conv", (h, w), (kh, kw), (sh, sw), ((top, bottom), (left, right)), (dil_h, dil_w))
+    return (n, h, w, c), (kh, kw, c, k), (n, window.oh, window.ow, k), window
 
 
 def run(kernels, name, rng, shapes, window, dtype, with_bias=False):
@@ -58,14 +59,13 @@ def test_agrees_with_the_reference(name, problem, dtype, with_bias):
 
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize(
-    ("n", "size", "c", "k", "window"),
+    ("n", "size", "c", "k", "side"),
     [(9, 32, 24, 32, 3), (17, 8, 160, 96, 3), (5, 16, 16, 50, 5), (3, 33, 3, 64, 7)],
     ids=str,
 )
-def test_layers_of_real_sizes(name, n, size, c, k, window):
-    pad = window // 2
-    shapes = (n, size, size, c), (window, window, c, k), (n, size, size, k)
-    agree(name, shapes, (1, 1, pad, pad, 1, 1), np.float32)
+def test_layers_of_real_sizes(name, n, size, c, k, side):
+    shapes = (n, size, size, c), (side, side, c, k), (n, size, size, k)
+    agree(name, shapes, resolve("conv", (size, size), side, 1, side // 2), np.float32)
 
 
 @pytest.mark.parametrize("name", PASSES)
@@ -78,7 +78,9 @@ def test_same_bits_with_any_number_of_threads(name):
         results = []
         for n in (1, 2):
             threads.set_num_threads(n)
-            results.append(run(cpu, name, np.random.default_rng(0), shapes, (1, 1, 1, 1, 1, 1), np.float32))
+            results.append(
+                run(cpu, name, np.random.default_rng(0), shapes, resolve("conv", (14, 13), 3, 1, 1), np.float32)
+            )
     finally:
         threads.set_num_threads(before)
     np.testing.assert_array_equal(*results)
@@ -88,7 +90,8 @@ def test_nan_reaches_only_the_windows_that_see_it():
     x = np.ones((1, 7, 7, 3), np.float32)
     x[0, 3, 3, 1] = np.nan
     y = np.empty((1, 7, 7, 4), np.float32)
-    cpu.conv_forward(x, np.ones((3, 3, 3, 4), np.float32), np.empty(0, np.float32), (1, 1, 1, 1, 1, 1), y)
+    window = resolve("conv", (7, 7), 3, 1, 1)
+    cpu.conv_forward(x, np.ones((3, 3, 3, 4), np.float32), np.empty(0, np.float32), window, y)
     seen = np.zeros((7, 7), bool)
     seen[2:5, 2:5] = True
     np.testing.assert_array_equal(np.isnan(y).all(axis=(0, 3)), seen)

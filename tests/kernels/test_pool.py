@@ -3,6 +3,7 @@ import pytest
 
 from minigrad.kernels.cpu import pool
 from minigrad.kernels.cpu.tools.launch import GRAIN
+from minigrad.ops.window import resolve
 
 # images, size, stride, padding ((top, bottom), (left, right))
 SMALL = {
@@ -29,17 +30,14 @@ every_small_case = pytest.mark.parametrize("case", SMALL.values(), ids=SMALL.key
 
 
 def unpacked(case):
-    """(shape of x, shape of y, size, stride, padding at the start) of a case."""
+    """(shape of x, shape of y, window) of a case."""
     (n, h, w, c), size, stride, padding = case
-    counts = [
-        (length + sum(around) - k) // step + 1
-        for length, around, k, step in zip((h, w), padding, size, stride, strict=True)
-    ]
-    return (n, h, w, c), (n, *counts, c), size, stride, tuple(around[0] for around in padding)
+    window = resolve("pool", (h, w), size, stride, padding)
+    return (n, h, w, c), (n, window.oh, window.ow, c), window
 
 
-def place_dtype(size):
-    return np.uint8 if size[0] * size[1] <= 256 else np.int32
+def place_dtype(window):
+    return np.uint8 if window.kh * window.kw <= 256 else np.int32
 
 
 def is_parallel(x):
@@ -52,9 +50,9 @@ def sample(rng, shape, dtype):
 
 def max_pool(check_kernel, x, case):
     """(y, winner) of max_pool_forward, checked against the reference."""
-    _, y_shape, size, stride, padding = unpacked(case)
-    y, winner = np.zeros(y_shape, x.dtype), np.zeros(y_shape, place_dtype(size))
-    arguments = x, size, stride, padding, y, winner
+    _, y_shape, window = unpacked(case)
+    y, winner = np.zeros(y_shape, x.dtype), np.zeros(y_shape, place_dtype(window))
+    arguments = x, window, y, winner
     return check_kernel("pool", "max_pool_forward", *arguments, parallel=is_parallel(x), ulps=0)[-2:]
 
 
@@ -98,31 +96,32 @@ def test_winner_counts_places_with_the_padding(check_kernel, dtype):
 
 @every_case
 def test_max_backward_matches_reference(check_kernel, rng, dtype, case):
-    x_shape, y_shape, size, stride, padding = unpacked(case)
+    x_shape, y_shape, window = unpacked(case)
     _, winner = max_pool(check_kernel, sample(rng, x_shape, dtype), case)
     dy, dx = sample(rng, y_shape, dtype), np.full(x_shape, np.nan, dtype)
-    arguments = dy, winner, size, stride, padding, dx
+    arguments = dy, winner, window, dx
     check_kernel("pool", "max_pool_backward", *arguments, parallel=is_parallel(dx), ulps=20)
 
 
 @every_case
 def test_avg_matches_reference(check_kernel, rng, dtype, case):
-    x_shape, y_shape, size, stride, padding = unpacked(case)
+    x_shape, y_shape, window = unpacked(case)
     x, y = sample(rng, x_shape, dtype), np.full(y_shape, np.nan, dtype)
-    check_kernel("pool", "avg_pool_forward", x, size, stride, padding, y, parallel=is_parallel(x), ulps=20)
+    check_kernel("pool", "avg_pool_forward", x, window, y, parallel=is_parallel(x), ulps=20)
 
 
 @every_case
 def test_avg_backward_matches_reference(check_kernel, rng, dtype, case):
-    x_shape, y_shape, size, stride, padding = unpacked(case)
+    x_shape, y_shape, window = unpacked(case)
     dy, dx = sample(rng, y_shape, dtype), np.full(x_shape, np.nan, dtype)
-    check_kernel("pool", "avg_pool_backward", dy, size, stride, padding, dx, parallel=is_parallel(dx), ulps=20)
+    check_kernel("pool", "avg_pool_backward", dy, window, dx, parallel=is_parallel(dx), ulps=20)
 
 
 def test_nan_reaches_the_averages_of_its_windows_only(check_kernel, dtype):
     x = np.ones((1, 5, 6, 20), dtype)
     x[0, 1, 2, 3] = np.nan
-    *_, y = check_kernel("pool", "avg_pool_forward", x, (3, 3), (1, 1), (1, 1), np.zeros_like(x))
+    window = resolve("pool", (5, 6), 3, 1, 1)
+    *_, y = check_kernel("pool", "avg_pool_forward", x, window, np.zeros_like(x))
     expected = np.zeros(x.shape, bool)
     expected[0, :3, 1:4, 3] = True
     np.testing.assert_array_equal(np.isnan(y), expected)
@@ -134,7 +133,8 @@ def test_nan_in_a_gradient_reaches_the_winner_only(check_kernel, dtype):
     _, winner = max_pool(check_kernel, x, case)
     dy = np.ones((1, 2, 2, 20), dtype)
     dy[0, 0, 0] = np.nan
-    *_, dx = check_kernel("pool", "max_pool_backward", dy, winner, (3, 3), (1, 1), (0, 0), np.zeros_like(x))
+    window = resolve("pool", (4, 4), 3, 1, 0)
+    *_, dx = check_kernel("pool", "max_pool_backward", dy, winner, window, np.zeros_like(x))
     expected = np.zeros((4, 4))
     expected[2, 2:], expected[3, 2:] = (np.nan, 1), (1, 1)
     np.testing.assert_array_equal(dx[0, :, :, 7], expected)
@@ -155,21 +155,21 @@ def assert_fence(buffer, fill):
 
 @every_small_case
 def test_no_element_outside_the_arrays_is_used(rng, dtype, case):
-    x_shape, y_shape, size, stride, padding = unpacked(case)
+    x_shape, y_shape, window = unpacked(case)
     x, _ = fenced(sample(rng, x_shape, dtype), np.nan)
     y, y_buffer = fenced(np.zeros(y_shape, dtype), 5)
-    winner, winner_buffer = fenced(np.zeros(y_shape, place_dtype(size)), 255)
-    pool.max_pool_forward(x, size, stride, padding, y, winner)
+    winner, winner_buffer = fenced(np.zeros(y_shape, place_dtype(window)), 255)
+    pool.max_pool_forward(x, window, y, winner)
     assert np.isfinite(y).all()
-    pool.avg_pool_forward(x, size, stride, padding, y)
+    pool.avg_pool_forward(x, window, y)
     assert np.isfinite(y).all()
     assert_fence(y_buffer, 5)
     assert_fence(winner_buffer, 255)
 
     dy, _ = fenced(sample(rng, y_shape, dtype), np.nan)
     dx, dx_buffer = fenced(np.zeros(x_shape, dtype), 5)
-    pool.max_pool_backward(dy, winner, size, stride, padding, dx)
+    pool.max_pool_backward(dy, winner, window, dx)
     assert np.isfinite(dx).all()
-    pool.avg_pool_backward(dy, size, stride, padding, dx)
+    pool.avg_pool_backward(dy, window, dx)
     assert np.isfinite(dx).all()
     assert_fence(dx_buffer, 5)

@@ -8,6 +8,7 @@ from minigrad.kernels.cpu.conv import pairs_pay
 from minigrad.kernels.cpu.parts import winograd
 from minigrad.kernels.cpu.tools import threads
 from minigrad.kernels.reference import conv as reference
+from minigrad.ops.window import resolve
 
 PASSES = ("conv_forward", "conv_backward_x", "conv_backward_w")
 WINOGRAD = [  # (images, height, width, channels, results, (top, left), (bottom, right))
@@ -32,10 +33,10 @@ each_pass = pytest.mark.parametrize("name", PASSES)
 
 def sizes(problem):
     """((x, w, y) shapes, window)."""
-    n, h, w, c, k, (top, left), (bottom, right), *kernel = problem
-    kh, kw = kernel[0] if kernel else (3, 3)
-    shapes = (n, h, w, c), (kh, kw, c, k), (n, h + top + bottom - kh + 1, w + left + right - kw + 1, k)
-    return shapes, (1, 1, top, left, 1, 1)
+    n, h, w, c, k, (top, left), (bottom, right), *size = problem
+    window = resolve("conv", (h, w), size[0] if size else 3, 1, ((top, bottom), (left, right)))
+    shapes = (n, h, w, c), (window.kh, window.kw, c, k), (n, window.oh, window.ow, k)
+    return shapes, window
 
 
 def draw(problem, dtype=np.float32, seed=0):
@@ -107,16 +108,17 @@ def test_winograd_of_zeros_and_ones_is_exact(name):
 
 @pytest.mark.parametrize("change", ["float64", "stride", "dilation", "window", "few channels", "few tiles"])
 def test_winograd_is_for_what_it_pays_for(change):
-    def allowed(shape, kernel=(3, 3), window=(1, 1, 1, 1, 1, 1), c=32, k=48, dtype=np.float32):
-        return winograd.pays(np.empty((*shape, c), dtype), np.empty((*shape, k), dtype), kernel, window)
+    def allowed(shape, size=3, stride=1, dilation=1, c=32, k=48, dtype=np.float32):
+        window = resolve("conv", shape[1:], size, stride, "same", dilation)
+        return winograd.pays(np.empty((*shape, c), dtype), np.empty((*shape, k), dtype), window)
 
     images = (4, 16, 16)
     assert allowed(images)
     refused = {
         "float64": {"dtype": np.float64},
-        "stride": {"window": (2, 1, 1, 1, 1, 1)},
-        "dilation": {"window": (1, 1, 1, 1, 1, 2)},
-        "window": {"kernel": (3, 5)},
+        "stride": {"stride": (2, 1)},
+        "dilation": {"dilation": (1, 2)},
+        "window": {"size": (3, 5)},
         "few channels": {"c": 8},
         "few tiles": {"shape": (1, 8, 8)},
     }[change]
@@ -143,12 +145,13 @@ def test_pairs_of_pixels_agree_with_the_reference(name, problem, dtype):
 
 
 def test_pairs_are_not_for_strides_or_odd_widths():
-    def allowed(width=8, channels=4, window=(1, 1, 1, 1, 1, 1)):
+    def allowed(width=8, channels=4, stride=1, dilation=1):
+        window = resolve("conv", (4, width), 3, stride, "same", dilation)
         return pairs_pay(np.empty((1, 4, width, channels), np.float32), window)
 
     half = conv.REGISTER_BITS // 64
     assert allowed(channels=half)
     assert not allowed(channels=half + 1)
     assert not allowed(width=7)
-    assert not allowed(window=(2, 1, 1, 1, 1, 1))
-    assert not allowed(window=(1, 1, 1, 1, 1, 2))
+    assert not allowed(stride=(2, 1))
+    assert not allowed(dilation=(1, 2))

@@ -88,7 +88,7 @@ def test_of_nothing_is_nothing(shape, device):
 @pytest.mark.parametrize(
     ("error", "message", "arguments"),
     [
-        (ValueError, "size, the number of channels to sum over, must be at least 1, not 0", {"size": 0}),
+        (ValueError, "size must be at least 1, not 0", {"size": 0}),
         (TypeError, "size must be an integer, not 5.0", {"size": 5.0}),
         (ValueError, "alpha and beta must be at least 0 and k above 0", {"alpha": -1.0}),
         (ValueError, "alpha and beta must be at least 0 and k above 0", {"beta": np.inf}),

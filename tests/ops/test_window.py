@@ -10,7 +10,7 @@ lengths = st.integers(1, 12)
 
 def on_one_axis(window):
     """(size, stride, before, after, dilation, count) of the vertical axis."""
-    return window.kh, window.sh, window.top, window.bottom, window.dh, window.oh
+    return window.kh, window.sh, window.top, window.bottom, window.dil_h, window.oh
 
 
 def count_by_hand(length, size, stride, before, after, dilation):

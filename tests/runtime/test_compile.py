@@ -46,7 +46,7 @@ def test_last_argument_chooses_the_variant(size, expected):
 
 
 def test_another_argument_may_choose_the_variant():
-    by_first = parallel_kernel(size_of=0)(double)
+    by_first = parallel_kernel(sized_by=0)(double)
     assert variant(by_first, np.ones(GRAIN), np.ones(1)) == "parallel"
     assert variant(by_first, np.ones(1), np.ones(GRAIN)) == "serial"
 
@@ -80,7 +80,7 @@ def test_prepare_turns_the_arguments():
     _, arguments = prepared.resolve([3, 4], y)
     np.testing.assert_array_equal(y, [2, 4])
     np.testing.assert_array_equal(arguments[0], [3.0, 4.0])
-    assert variant(parallel_kernel(size_of=0, prepare=lambda n: (np.empty(n),))(double), GRAIN) == "parallel"
+    assert variant(parallel_kernel(sized_by=0, prepare=lambda n: (np.empty(n),))(double), GRAIN) == "parallel"
 
 
 def test_variants_are_compiled_when_first_used():

@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 
 from minigrad.kernels.cpu.parts.panels import NO_BIAS, pack_transposed, panel, split, tiles_down
-from minigrad.kernels.cpu.tools.launch import FLAGS, Kernel, inlined, team_size
+from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_size
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.copies import touch
 from minigrad.kernels.cpu.vector.winograd import (
@@ -36,14 +36,13 @@ MOST_SUMS = 1 << 22  # elements of all parts of the gradient of the weights toge
 PART_TILES = 512  # of a part, at least
 
 
-def pays(source, target, kernel, window):
+def pays(source, target, window):
     """Whether a convolution goes this way."""
     n, oh, ow = target.shape[:3]
     return (
         source.dtype == np.float32
-        and tuple(kernel) == (3, 3)
-        and tuple(window[:2]) == (1, 1)
-        and tuple(window[4:]) == (1, 1)
+        and window.kh == window.kw == 3
+        and window.sh == window.sw == window.dil_h == window.dil_w == 1
         and source.shape[3] >= LEAST_CHANNELS
         and target.shape[3] >= LEAST_CHANNELS
         and source.shape[3] * target.shape[3] >= LEAST_WEIGHTS
@@ -163,15 +162,15 @@ def convolve(source, w, bias, target, top, left, transposed):
 
 
 def prepare_forward(x, w, bias, window, y):
-    return x, w, bias, y, int(window[2]), int(window[3]), False
+    return x, w, bias, y, window.top, window.left, False
 
 
 def prepare_backward_x(dy, w, window, dx):
-    return dy, w, NO_BIAS[dy.dtype], dx, 2 - int(window[2]), 2 - int(window[3]), True
+    return dy, w, NO_BIAS[dy.dtype], dx, 2 - window.top, 2 - window.left, True
 
 
-winograd_forward = Kernel(convolve, FLAGS, is_large=lambda *arguments: True, prepare=prepare_forward)
-winograd_backward_x = Kernel(
+winograd_forward = CpuKernel(convolve, FLAGS, is_large=lambda *arguments: True, prepare=prepare_forward)
+winograd_backward_x = CpuKernel(
     convolve, FLAGS, is_large=lambda *arguments: True, prepare=prepare_backward_x, shares=winograd_forward
 )
 
@@ -227,7 +226,7 @@ def reduce_tiles(x, dy, dw, top, left):
 
 
 def prepare_backward_w(x, dy, window, dw):
-    return x, dy, dw, int(window[2]), int(window[3])
+    return x, dy, dw, window.top, window.left
 
 
-winograd_backward_w = Kernel(reduce_tiles, FLAGS, is_large=lambda *arguments: True, prepare=prepare_backward_w)
+winograd_backward_w = CpuKernel(reduce_tiles, FLAGS, is_large=lambda *arguments: True, prepare=prepare_backward_w)

@@ -26,7 +26,7 @@ GRAIN = 1 << 15  # elements from which a parallel region pays
 FLAGS = {"contract"}
 SUMS = {"contract", "reassoc", "nsz"}
 
-compile_results = {}  # what Numba knows of the compiled functions that `Kernel.resolve` gave out
+compile_results = {}  # what Numba knows of the compiled functions that `CpuKernel.resolve` gave out
 
 
 def machine_code_of(dispatcher, kinds):
@@ -68,23 +68,24 @@ class Variants:
         run_large(self, arguments)
 
 
-class Kernel:
+class CpuKernel:
     """A kernel: call it with arrays and scalars, outputs last.
 
     `resolve` gives the compiled function a call runs and its arguments, so that a recorded call is repeated without the
     work of choosing and preparing. `prepare` turns the caller's arguments into the compiled function's where they differ.
-    `instead` is (predicate of the caller's arguments, another kernel), which runs where the predicate holds.
+    `instead` is (predicate of the caller's arguments, another kernel), which runs where the predicate holds. The parallel
+    variant runs where argument `sized_by` has GRAIN elements or more, or where `is_large(*arguments)` says so.
     """
 
-    def __init__(self, function, flags, *, size_of=None, is_large=None, prepare=None, shares=None, instead=None):
+    def __init__(self, function, flags, *, sized_by=None, is_large=None, prepare=None, shares=None, instead=None):
         self.function = function
         self.instead = instead
         self.shares = shares  # another kernel of the same function, whose compiled variants serve this one too
         self.flags = flags
-        self.size_of = size_of
-        self.large = is_large
+        self.sized_by = sized_by
+        self.is_large = is_large
         self.prepare = prepare
-        self.is_plain = prepare is None and size_of is not None
+        self.is_plain = prepare is None and sized_by is not None
         self.variants = {}  # that large work has been resolved to, by the types of the arguments
         functools.update_wrapper(self, function)
 
@@ -106,11 +107,11 @@ class Kernel:
         """The variant for all threads."""
         return self.shares.parallel if self.shares else self.dispatcher(parallel=True)
 
-    def is_large(self, arguments):
+    def runs_parallel(self, arguments):
         """Whether a call runs the parallel variant."""
-        if self.size_of is not None:
-            return arguments[self.size_of].size >= GRAIN
-        return self.large is not None and self.large(*arguments)
+        if self.sized_by is not None:
+            return arguments[self.sized_by].size >= GRAIN
+        return self.is_large is not None and self.is_large(*arguments)
 
     def resolve(self, *arguments):
         """(function, arguments) that a call with these arguments runs.
@@ -122,7 +123,7 @@ class Kernel:
         if self.prepare is not None:
             arguments = self.prepare(*arguments)
         kinds = tuple([numba.typeof(a) for a in arguments])
-        if self.is_large(arguments):
+        if self.runs_parallel(arguments):
             return self.variants.setdefault(kinds, Variants(self, kinds)), arguments
         return machine_code_of(self.serial, kinds), arguments
 
@@ -133,7 +134,7 @@ class Kernel:
     def __call__(self, *arguments):
         """Launch."""
         if self.is_plain:  # the usual kernel, told apart first: this runs for every launch
-            if arguments[self.size_of].size < GRAIN:
+            if arguments[self.sized_by].size < GRAIN:
                 self.serial(*arguments)
             else:
                 self.run_parallel(*arguments)
@@ -143,7 +144,7 @@ class Kernel:
             return
         if self.prepare is not None:
             arguments = self.prepare(*arguments)
-        if self.is_large(arguments):
+        if self.runs_parallel(arguments):
             self.run_parallel(*arguments)
         else:
             self.serial(*arguments)
@@ -156,17 +157,17 @@ def kernel(function=None, *, flags=FLAGS):
     """Make `function` a kernel of one thread."""
     if function is None:
         return functools.partial(kernel, flags=flags)
-    return Kernel(function, flags)
+    return CpuKernel(function, flags)
 
 
-def parallel_kernel(*, size_of=-1, is_large=None, flags=FLAGS, prepare=None):
+def parallel_kernel(*, sized_by=-1, is_large=None, flags=FLAGS, prepare=None):
     """Make a function with `prange` loops a kernel that runs them in parallel when the work is large.
 
-    That is when argument `size_of` has GRAIN elements or more, or when `is_large(*arguments)` says so.
+    That is when argument `sized_by` has GRAIN elements or more, or when `is_large(*arguments)` says so.
     `prepare(*arguments)` may turn what callers pass into what the compiled function takes.
     """
-    chosen_by = {"size_of": size_of} if is_large is None else {"is_large": is_large}
-    return lambda function: Kernel(function, flags, prepare=prepare, **chosen_by)
+    chosen_by = {"sized_by": sized_by} if is_large is None else {"is_large": is_large}
+    return lambda function: CpuKernel(function, flags, prepare=prepare, **chosen_by)
 
 
 def inlined(function=None, *, flags=FLAGS):

@@ -56,7 +56,7 @@ def joined(calls, parallel=None):
     functions = assemble(runs) if runs else []
     result = []
     for joins, group in groups:
-        result += [(Run(group, functions.pop(0)), ())] if joins else group
+        result += [(JoinedCalls(group, functions.pop(0)), ())] if joins else group
     return result
 
 
@@ -75,7 +75,7 @@ def can_join(function):
     return all(isinstance(kind, types.Array | NUMBERS) for kind in known.signature.args)
 
 
-class Run:
+class JoinedCalls:
     """Calls of compiled kernels, made by one function of machine code that holds no lock of Python's."""
 
     def __init__(self, calls, function):

@@ -10,7 +10,7 @@ Columns beyond the last one are read as if they were the last, so that no load w
 """
 
 from minigrad.kernels.cuda.tools.language import cuda, device_function, load4, real, store4, uint32
-from minigrad.kernels.cuda.tools.launch import FLOAT32
+from minigrad.kernels.cuda.tools.launch import FLOAT32, kernel
 
 THREADS = 256  # of a block, at most
 ACROSS = 64  # of them beside each other, at most: a row of 1 KiB
@@ -129,3 +129,11 @@ def in_fours(c, column, width, *arrays):
     return (
         arrays[0].dtype == FLOAT32 and not (c | column | width) & 3 and all(array.pointer % 16 == 0 for array in arrays)
     )
+
+
+def by_fours(function, **options):
+    """A kernel's variants {whether elements are read by fours: kernel}."""
+    return {
+        True: kernel(threads=THREADS, types=(FLOAT32,), **options)(function).variant(FOURS=True),
+        False: kernel(threads=THREADS, **options)(function).variant(FOURS=False),
+    }

@@ -10,9 +10,9 @@ A factor is a tuple of four:
     lines      (middle, low), the radices of the two lower digits of a line; low 0 for a plain number, all in its last digit
     depths     (middle, low), those of a depth
     step       three digits: how far the depth advances from one load of a thread to the next
-    geometry   whatever its `place` wants
+    where      whatever its `place` wants
 
-and a function place(geometry, line, depth) -> (whether there is such an element, its index in memory). What is not there
+and a function place(where, line, depth) -> (whether there is such an element, its index in memory). What is not there
 counts as zero: the padding of an image, lines and depths beyond the last.
 
 A factor is deep if neighbours along the depth are neighbours in memory, else its lines are. Every thread loads groups of
@@ -64,9 +64,9 @@ def advanced(x, step, radices):
 
 
 @device_function
-def place_in_matrix(geometry, line, depth):
+def place_in_matrix(where, line, depth):
     """(lines, end of depths, step of a line in memory, step of a depth): an element of a matrix."""
-    lines, end, line_step, depth_step = geometry
+    lines, end, line_step, depth_step = where
     i, k = line[2], depth[2]
     return (i < lines) & (k < end), uint32(i * line_step + k * depth_step)
 
@@ -94,12 +94,12 @@ def own_lines(factor, first, deep, apart, loads, lines):
 @device_function
 def fetch_group(memory, place, factor, lines, depth, deep, wide, q, values):
     """The q-th group of four to values[4 q] and after. Gives the depth of the next one."""
-    line_radices, depth_radices, step, geometry = factor
+    line_radices, depth_radices, step, where = factor
     one = (uint32(0), uint32(0), uint32(1))
     r = 3 * q if deep else 0
     line = (lines[r], lines[r + 1], lines[r + 2])
     if wide:
-        found, i = place(geometry, line, depth)
+        found, i = place(where, line, depth)
         group = (real(0), real(0), real(0), real(0))
         if found:
             group = READ4(memory, i)
@@ -110,7 +110,7 @@ def fetch_group(memory, place, factor, lines, depth, deep, wide, q, values):
     else:
         depth_of_e = depth
         for e in range(4):
-            found, i = place(geometry, line, depth_of_e)
+            found, i = place(where, line, depth_of_e)
             value = real(0)
             if found:
                 value = memory[i]
@@ -158,17 +158,17 @@ def put(values, shared, start, pitch, deep, apart, loads):
 @device_function
 def copy_group(memory, place, factor, lines, depth, deep, wide, q, shared, start):
     """As fetch_group, but begin to copy to shared[start] and after."""
-    line_radices, depth_radices, step, geometry = factor
+    line_radices, depth_radices, step, where = factor
     one = (uint32(0), uint32(0), uint32(1))
     r = 3 * q if deep else 0
     line = (lines[r], lines[r + 1], lines[r + 2])
     if wide:
-        found, i = place(geometry, line, depth)
+        found, i = place(where, line, depth)
         copy16(shared, start, memory, i if found else uint32(0), uint32(16) if found else uint32(0))
     else:
         depth_of_e = depth
         for e in range(4):
-            found, i = place(geometry, line, depth_of_e)
+            found, i = place(where, line, depth_of_e)
             copy4(shared, start + e, memory, i if found else uint32(0), uint32(4) if found else uint32(0))
             if deep:
                 depth_of_e = advanced(depth_of_e, one, depth_radices)

@@ -15,7 +15,7 @@ from minigrad.kernels.cuda.tools.language import cuda, uint32
 from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, blocks_for, context, kernel
 
 
-class Tile(NamedTuple):
+class TileSize(NamedTuple):
     """The size of a block's tile, and of a thread's (float32, float64) or a warp's (TF32)."""
 
     rows: int
@@ -25,7 +25,7 @@ class Tile(NamedTuple):
     width: int
     threads: int
     min_blocks: int  # on a multiprocessor at once
-    cost: float  # of an element of the result, compared with the largest tile
+    cost: float  # of an element of the result, compared with the largest tile; reckoned, not measured
 
     def constants(self, dtype="float32"):
         """What a kernel's names in capitals stand for."""
@@ -38,16 +38,17 @@ class Tile(NamedTuple):
         return self.depth if deep else self.threads * 4 // size
 
 
-LARGE = Tile(128, 128, 8, 8, 8, 256, 2, 1.0)
-TALL = Tile(128, 64, 16, 8, 4, 256, 2, 1.2)
-NARROW = Tile(128, 32, 16, 8, 4, 128, 4, 1.4)
-SMALL = Tile(32, 32, 32, 4, 4, 64, 6, 2.0)
-DOUBLE = Tile(32, 32, 16, 4, 4, 64, 4, 1.0)
-TF32_LARGE = Tile(128, 128, 16, 64, 64, 128, 2, 1.0)
-TF32_TALL = Tile(128, 64, 16, 64, 32, 128, 3, 1.2)
+LARGE = TileSize(128, 128, 8, 8, 8, 256, 2, 1.0)
+TALL = TileSize(128, 64, 16, 8, 4, 256, 2, 1.2)
+NARROW = TileSize(128, 32, 16, 8, 4, 128, 4, 1.4)
+SMALL = TileSize(32, 32, 32, 4, 4, 64, 6, 2.0)
+DOUBLE = TileSize(32, 32, 16, 4, 4, 64, 4, 1.0)
+TF32_LARGE = TileSize(128, 128, 16, 64, 64, 128, 2, 1.0)
+TF32_TALL = TileSize(128, 64, 16, 64, 32, 128, 3, 1.2)
 
 FLOAT32_TILES, TF32_TILES = (LARGE, TALL, NARROW), (TF32_LARGE, TF32_TALL)
 
+# These four are reckoned, not measured.
 SMALL_WORK = 1 << 27  # multiply-adds up to which many small tiles are better than few large ones
 TF32_WORK = 1 << 20  # multiply-adds up to which tensor cores are not worth the loss of digits
 WAVE = 264  # blocks that a large GPU has room for; a constant, for sums may not depend on the machine
@@ -55,10 +56,10 @@ MIN_PART = 128  # depths that a part of a sum has at least
 MOST_SCRATCH = 1 << 24  # elements of all parts together
 
 
-class Plan(NamedTuple):
+class Tiling(NamedTuple):
     """How a product is shared out."""
 
-    tile: Tile
+    tile: TileSize
     across: int  # tiles along a row
     tiles: int
     parts: int
@@ -70,19 +71,19 @@ def uses_tf32(work):
     return context.matmul_precision == "tf32" and work >= TF32_WORK
 
 
-def cut(tile, m, n, k, parts):
-    """The plan by one tile, with at most so many parts of the depth."""
+def tiling_by(tile, m, n, k, parts):
+    """The tiling by one tile, with at most so many parts of the depth."""
     across = blocks_for(n, tile.columns)
     part = -(-k // (parts * tile.depth)) * tile.depth
-    return Plan(tile, across, across * blocks_for(m, tile.rows), max(1, -(-k // part)) if k else 1, part)
+    return Tiling(tile, across, across * blocks_for(m, tile.rows), max(1, -(-k // part)) if k else 1, part)
 
 
-def plan(tiles, m, n, k):
-    """The plan by the tile that costs least for n columns, in parts if it is fewer than half a wave of tiles."""
+def best_tiling(tiles, m, n, k):
+    """The tiling by the tile that costs least for n columns, in parts if it is fewer than half a wave of tiles."""
     tile = min(tiles, key=lambda tile: blocks_for(n, tile.columns) * tile.columns * tile.cost)
     count = blocks_for(n, tile.columns) * blocks_for(m, tile.rows)
     parts = min(WAVE // count, k // MIN_PART, MOST_SCRATCH // (m * n)) if count <= WAVE // 2 else 1
-    return cut(tile, m, n, k, max(1, parts))
+    return tiling_by(tile, m, n, k, max(1, parts))
 
 
 def shared_bytes(tile, itemsize, a_deep, b_deep):
@@ -116,13 +117,13 @@ def sum_parts(parts: Reals, bias: Reals, c: Reals, size: UInt, n: UInt, count: U
         c[i] = total
 
 
-def run_plan(launch, how, bias, c, n, flags):
-    """Fill C of rows of n by launch(bias, c, flags), at once or by parts in scratch memory that are then added up."""
+def run_tiled(fill, how, bias, c, n, flags):
+    """Fill C of rows of n by fill(bias, c, flags), at once or by parts in scratch memory that are then added up."""
     if how.parts == 1:
-        launch(bias, c, flags | (WIDE_C if aligned(c, n) else 0))
+        fill(bias, c, flags | (WIDE_C if aligned(c, n) else 0))
         return
     parts = context.empty((how.parts, c.size), c.dtype)
-    launch(bias, parts, WIDE_C if aligned(parts, n) else 0)
+    fill(bias, parts, WIDE_C if aligned(parts, n) else 0)
     sum_parts[blocks_for(c.size, 256), 256](parts, bias, c, c.size, n, how.parts, flags)
 
 

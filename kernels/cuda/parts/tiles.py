@@ -3,10 +3,10 @@
 A block computes ROWS x COLUMNS elements of the result, a thread HEIGHT x WIDTH of them in registers. It goes along the
 shared depth in steps: while the threads multiply one tile of each factor out of shared memory, they have the loads of the
 next on their way into registers, and write them to a second buffer: one barrier a step. Per depth a thread reads HEIGHT +
-WIDTH numbers, 16 bytes at a time, and does HEIGHT * WIDTH multiply-adds: 64 for 4 reads in the largest tile, which keeps
-the arithmetic and not the shared memory busy. The 32 threads of a warp are 4 x 8: the reads of a warp then touch 64 and
-128 neighbouring bytes, without bank conflicts. Rows of shared memory are 4 numbers longer than the tile, so that the
-writes of a tile that is turned while it is stored spread over the banks.
+WIDTH numbers, 16 bytes at a time, and does HEIGHT * WIDTH multiply-adds: 64 for 4 reads in the largest tile, which keeps the
+arithmetic and not the shared memory busy (reckoned, not measured). The 32 threads of a warp are 4 x 8: the reads of a
+warp then touch 64 and 128 neighbouring bytes, without bank conflicts. Rows of shared memory are 4 numbers longer than the
+tile, so that the writes of a tile that is turned while it is stored spread over the banks.
 """
 
 from minigrad.kernels.cuda.parts.factors import READ4, WRITE4, fetch, number, own_group, own_lines, put
@@ -130,8 +130,22 @@ def multiply_tile(shared, left, right, sums):
 
 
 @device_function
+def tile_corner(across):
+    """(first row, first column) of the block's tile; tiles are numbered along the rows, `across` in each."""
+    tile = uint32(cuda.blockIdx.x)
+    return uint32(tile // across * uint32(ROWS)), uint32(tile % across * uint32(COLUMNS))
+
+
+@device_function
+def own_depth(factor, begin, first, group, deep, apart, loads, lines):
+    """The depth of a thread's first load, for its first group (line, depth) of a tile from `first` on; fills in its lines."""
+    own_lines(factor, uint32(first + group[0]), deep, apart, loads, lines)
+    return number(uint32(begin + group[1]), factor[1])
+
+
+@device_function
 def product(a, place_a, factor_a, b, place_b, factor_b, bias, c, c_step, m, n, across, begin, end, flags):
-    """The block's tile of C = A B, over depths begin to end; tiles are numbered along the rows, `across` in each."""
+    """The block's tile of C = A B, over depths begin to end."""
     threads = ROWS // HEIGHT * (COLUMNS // WIDTH)
     loads_a, loads_b = ROWS * DEPTH // 4 // threads, COLUMNS * DEPTH // 4 // threads
     apart_a = threads * 4 // DEPTH if A_DEEP else threads * 4 // ROWS  # between the groups that a thread loads
@@ -146,15 +160,11 @@ def product(a, place_a, factor_a, b, place_b, factor_b, bias, c, c_step, m, n, a
     lines_b = cuda.local.array(12, uint32)
 
     thread = uint32(cuda.threadIdx.x)
-    tile = uint32(cuda.blockIdx.x)
-    first_row = uint32(tile // across * uint32(ROWS))
-    first_column = uint32(tile % across * uint32(COLUMNS))
+    first_row, first_column = tile_corner(across)
     line_a, k_a = own_group(thread, A_DEEP, ROWS, DEPTH)
     line_b, k_b = own_group(thread, B_DEEP, COLUMNS, DEPTH)
-    own_lines(factor_a, uint32(first_row + line_a), A_DEEP, apart_a, loads_a, lines_a)
-    own_lines(factor_b, uint32(first_column + line_b), B_DEEP, apart_b, loads_b, lines_b)
-    depth_a = number(uint32(begin + k_a), factor_a[1])
-    depth_b = number(uint32(begin + k_b), factor_b[1])
+    depth_a = own_depth(factor_a, begin, first_row, (line_a, k_a), A_DEEP, apart_a, loads_a, lines_a)
+    depth_b = own_depth(factor_b, begin, first_column, (line_b, k_b), B_DEEP, apart_b, loads_b, lines_b)
     to_a = uint32(k_a * uint32(pitch_a) + line_a)
     to_b = uint32(k_b * uint32(pitch_b) + line_b + uint32(DEPTH * pitch_a))
 

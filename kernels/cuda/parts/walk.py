@@ -36,21 +36,8 @@ def reciprocal(d):
     return WORD * ((1 << bits) - d) // d + 1, bits - 1
 
 
-def merged(shape, *strides):
-    """[[length, a stride for each array], ...] of the same walk in as few axes as possible, the innermost last."""
-    axes = []
-    for length, *steps in zip(shape, *strides, strict=True):
-        if length == 1:
-            continue
-        if axes and all(outer == inner * length for outer, inner in zip(axes[-1][1:], steps, strict=True)):
-            axes[-1] = [axes[-1][0] * length, *steps]
-        else:
-            axes.append([length, *steps])
-    return axes
-
-
 def walk(axes):
-    """The Walk over axes as `merged` gives them."""
+    """The Walk over axes as `axes.merged` gives them."""
     arrays = len(axes[0]) - 1 if axes else 1
     one = [1] + [0] * arrays
     while len(axes) < 2:

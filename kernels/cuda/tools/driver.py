@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from minigrad.kernels.cuda.tools.launch import OLDEST, Layout, cached_ptx
+from minigrad.kernels.cuda.tools.launch import OLDEST, ArgumentLayout, cached_ptx
 
 
 class OutOfMemory(RuntimeError):
@@ -96,7 +96,7 @@ class Driver:
         )
         limit = self.attribute(self.api.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
         self.call("cuFuncSetAttribute", function, attribute, limit - static)
-        return LoadedKernel(kernel.name, function, Layout(kernel, real))
+        return LoadedKernel(kernel.name, function, ArgumentLayout(kernel, real))
 
     def launch(self, kernel, grid, block, shared_bytes, stream, values):
         """Run a prepared kernel."""
@@ -301,7 +301,7 @@ class SimulatedDriver:
 
         kernel, real = handle
         self.launches[kernel.name] += 1
-        struct.pack(Layout(kernel, real).format, *values)  # raises for what a GPU would not be given either
+        struct.pack(ArgumentLayout(kernel, real).format, *values)  # raises for what a GPU would not be given either
         threads = block[0] * block[1] * block[2]
         if not 0 < threads <= kernel.threads:
             raise RuntimeError(
@@ -321,10 +321,10 @@ class SimulatedDriver:
             if parameter.is_pointer:
                 arguments.append(self.memory_at(next(given), dtype))
             elif parameter.count is not None:
-                arguments.append(tuple([dtype.type(next(given)) for _ in range(parameter.count)]))
+                arguments.append(parameter.tuple_of([dtype.type(next(given)) for _ in range(parameter.count)]))
             else:
                 arguments.append(dtype.type(next(given)))
-        self.do(simulator.launch, kernel, real, grid, block, arguments, shared_bytes, self.order)
+        self.do(simulator.simulate, kernel, real, grid, block, arguments, shared_bytes, self.order)
 
     def memory_at(self, pointer, dtype):
         """The rest of the block that an address lies in, as a flat array; nothing for the null pointer."""

@@ -8,7 +8,6 @@ shared.array, syncthreads), takes bare pointers, and finds here
     load4, store4      four elements in one instruction of 16 bytes (two if they have 8 bytes), at a multiple of 4
     at                 the pointer to element i
     memory_at, cast    a pointer from an address, or to elements of another type
-    sqrt               the square root, NaN below 0
     copy16, ...        copies from global to shared memory that go on while the thread works (cp.async, sm_80)
     mma_tf32           the product of two small matrices by the 32 threads of a warp, on tensor cores
 
@@ -39,7 +38,7 @@ except ImportError as error:  # also what importlib.metadata raises for a packag
 float32, float64 = types.float32, types.float64
 int8, int16, int32, int64 = types.int8, types.int16, types.int32, types.int64
 uint8, uint16, uint32, uint64 = types.uint8, types.uint16, types.uint32, types.uint64
-real = float32  # in a kernel: the type it is compiled for, which Kernel puts in this name's place
+real = float32  # in a kernel: the type it is compiled for, which CudaKernel puts in this name's place
 
 
 def device_function(function):
@@ -269,28 +268,6 @@ def _cast(typing_context, pointer, dtype):
 @overload(cast)
 def _compiled_cast(pointer, dtype):
     return lambda pointer, dtype: _cast(pointer, dtype)
-
-
-def sqrt(x):
-    """The square root of a float, rounded to the nearest; NaN below 0."""
-    return np.sqrt(x)
-
-
-@intrinsic
-def _sqrt(typing_context, x):
-    if x not in (float32, float64):
-        raise TypingError(f"sqrt takes a float, not {x}")
-
-    def generate(context, builder, signature, arguments):
-        kind = arguments[0].type
-        return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [kind]), arguments)
-
-    return x(x), generate
-
-
-@overload(sqrt)
-def _compiled_sqrt(x):
-    return lambda x: _sqrt(x)
 
 
 # Copies to shared memory that go on while the thread works (PTX ISA, cp.async)

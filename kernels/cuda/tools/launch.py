@@ -33,18 +33,20 @@ from minigrad.kernels.axes import DIMS
 from minigrad.kernels.build.cache import cache_folder, keep, warn_once
 from minigrad.kernels.build.progress import progress
 from minigrad.kernels.cuda.tools import language
+from minigrad.kernels.window import Window
 
 
-class Parameter:
-    """What a kernel takes in one place: a number, a pointer to numbers, or a tuple of `count` numbers.
+class KernelParameter:
+    """What a kernel takes in one place: a number, a pointer to numbers, or a tuple of `count` numbers, of class `named`.
 
     dtype None is that of the kernel.
     """
 
-    def __init__(self, dtype, is_pointer, count=None):
+    def __init__(self, dtype, is_pointer, count=None, named=None):
         self.dtype = None if dtype is None else np.dtype(dtype)
         self.is_pointer = is_pointer
         self.count = count
+        self.named = named
 
     def resolved(self, constants):
         """The same with what a variant's constants say."""
@@ -53,9 +55,15 @@ class Parameter:
     def numba_type(self, real):
         """As the compiler knows it."""
         scalar = NUMBA[self.dtype or real]
+        if self.named is not None:
+            return types.NamedUniTuple(scalar, self.count, self.named)
         if self.count is not None:
             return types.UniTuple(scalar, self.count)
         return types.CPointer(scalar) if self.is_pointer else scalar
+
+    def tuple_of(self, numbers):
+        """What a kernel written in Python is given for a tuple."""
+        return tuple(numbers) if self.named is None else self.named(*numbers)
 
     def codes(self, real):
         """As the struct module packs it, one letter for each number."""
@@ -78,16 +86,16 @@ CODES = {
 }
 NUMBA = {dtype: getattr(types, dtype.name) for dtype in CODES}
 
-Real, Reals = Parameter(None, False), Parameter(None, True)
-Float, Floats = Parameter(np.float32, False), Parameter(np.float32, True)
-Double, Doubles = Parameter(np.float64, False), Parameter(np.float64, True)
-Int, Ints = Parameter(np.int32, False), Parameter(np.int32, True)
-Long, Longs = Parameter(np.int64, False), Parameter(np.int64, True)
-UInt, UInts = Parameter(np.uint32, False), Parameter(np.uint32, True)
-ULong, ULongs = Parameter(np.uint64, False), Parameter(np.uint64, True)
-UShorts = Parameter(np.uint16, True)
-Bytes = Parameter(np.uint8, True)
-Axes = Parameter(np.uint32, False, DIMS)  # a number for each axis of a layout
+Real, Reals = KernelParameter(None, False), KernelParameter(None, True)
+Float, Floats = KernelParameter(np.float32, False), KernelParameter(np.float32, True)
+Double, Doubles = KernelParameter(np.float64, False), KernelParameter(np.float64, True)
+Int = KernelParameter(np.int32, False)
+Long, Longs = KernelParameter(np.int64, False), KernelParameter(np.int64, True)
+UInt, UInts = KernelParameter(np.uint32, False), KernelParameter(np.uint32, True)
+ULong, ULongs = KernelParameter(np.uint64, False), KernelParameter(np.uint64, True)
+Bytes = KernelParameter(np.uint8, True)
+Axes = KernelParameter(np.uint32, False, DIMS)  # a number for each axis of a layout
+UIntWindow = KernelParameter(np.uint32, False, len(Window._fields), Window)
 
 
 class Of:
@@ -100,8 +108,8 @@ class Of:
         self.constant = constant
 
     def resolved(self, constants):
-        """The Parameter, by the constants of a variant."""
-        return Parameter(constants[self.constant].name, True)
+        """The KernelParameter, by the constants of a variant."""
+        return KernelParameter(constants[self.constant].name, True)
 
 
 MOST_TABLES = 1024
@@ -149,10 +157,10 @@ class Context:
 
 
 context = Context()
-kernels: list["Kernel"] = []  # all that are defined
+kernels: list["CudaKernel"] = []  # all that are defined
 
 
-class Kernel:
+class CudaKernel:
     """One kernel, with its constants; `kernel[grid, block](...)` or `kernel[grid, block, shared_bytes](...)` launches it."""
 
     def __init__(self, function, threads, min_blocks, constants, types=None, uses_float64=False):
@@ -188,7 +196,7 @@ class Kernel:
             if unknown:
                 raise TypeError(f"{self.function.__name__} knows no {', '.join(unknown)}")
             together = {**self.constants, **constants}
-            self.variants[key] = Kernel(
+            self.variants[key] = CudaKernel(
                 self.function, self.threads, self.min_blocks, together, types or self.types, self.uses_float64
             )
         return self.variants[key]
@@ -239,7 +247,7 @@ def kernel(*, threads, min_blocks=1, types=None, uses_float64=False):
     """
 
     def define(function):
-        defined = Kernel(function, threads, min_blocks, {}, types, uses_float64)
+        defined = CudaKernel(function, threads, min_blocks, {}, types, uses_float64)
         kernels.append(defined)
         return defined
 
@@ -314,7 +322,7 @@ def checksum(ptx):
     return f"// sha256 {hashlib.sha256(ptx.encode()).hexdigest()}"
 
 
-class Layout:
+class ArgumentLayout:
     """How a kernel's arguments lie in memory, one after another, each aligned to its size."""
 
     def __init__(self, kernel, real):

@@ -56,7 +56,7 @@ class Index:
         self.x, self.y, self.z = x, y, z
 
 
-class Block:
+class ThreadBlock:
     """The threads that share memory; runs them all."""
 
     def __init__(self, function, arguments, size, shared_bytes, order):
@@ -244,7 +244,7 @@ SCALARS = {
 }
 
 
-def launch(kernel, real, grid, block, arguments, shared_bytes=0, order=None):
+def simulate(kernel, real, grid, block, arguments, shared_bytes=0, order=None):
     """Run a kernel; pointers are flat arrays. `order` (a NumPy Generator) shuffles the threads."""
     cuda = Cuda(grid, block)
 
@@ -257,4 +257,4 @@ def launch(kernel, real, grid, block, arguments, shared_bytes=0, order=None):
     with np.errstate(all="ignore"):
         for z, y, x in np.ndindex(grid[2], grid[1], grid[0]):
             cuda.blockIdx = Index(x, y, z)
-            Block(function, arguments, block, shared_bytes, order).run()
+            ThreadBlock(function, arguments, block, shared_bytes, order).run()

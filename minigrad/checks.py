@@ -1,0 +1,29 @@
+"""Checks of plain arguments: numbers in a range. The errors say what came and what was expected."""
+
+import operator
+from typing import SupportsIndex
+
+import numpy as np
+
+
+def integer(name: str, value: SupportsIndex, low: int = 1, high: int | None = None) -> int:
+    """The value as an int from `low` to `high`; TypeError for what is no integer, as a bool is none, else ValueError."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        found = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {value!r}") from None
+    if found < low or (high is not None and found > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be {bounds}, not {found}")
+    return found
+
+
+def number(name: str, value: float, below: float) -> float:
+    """The value as a float from 0 to below a bound; TypeError for what is no number, else ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not 0 <= value < below:
+        raise ValueError(f"{name} must be from 0 to below {below}, not {value!r}")
+    return float(value)
