@@ -1,17 +1,16 @@
 """Checks of plain arguments: numbers in a range. The errors say what came and what was expected."""
 
 import operator
-from typing import SupportsIndex
 
 import numpy as np
 
 
-def integer(name: str, value: SupportsIndex, low: int = 1, high: int | None = None) -> int:
+def integer(name: str, value: object, low: int = 1, high: int | None = None) -> int:
     """The value as an int from `low` to `high`; TypeError for what is no integer, as a bool is none, else ValueError."""
     try:
         if isinstance(value, bool | np.bool_):
             raise TypeError
-        found = operator.index(value)
+        found = operator.index(value)  # type: ignore[arg-type]  # whether it can is what is asked
     except TypeError:
         raise TypeError(f"{name} must be an integer, not {value!r}") from None
     if found < low or (high is not None and found > high):
