@@ -15,10 +15,7 @@ from minigrad.kernels.cpu.tools import threads
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "mnist_batchnorm.py"
 PNG = b"\x89PNG\r\n\x1a\n"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not SCRIPT.exists(), reason="not run from the sources"),
-]
+pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="not run from the sources")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,6 +81,7 @@ def test_batch_normalization_learns_faster(one_thread):
     )
 
 
+@pytest.mark.slow
 def test_figure_is_a_picture(tmp_path, one_thread):
     run(tmp_path / "run", steps=1)
     content = (tmp_path / "run" / "out" / "figure1.png").read_bytes()
@@ -102,6 +100,7 @@ def test_terminal_shows_a_table(one_thread):
         assert text in printed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(threads.available_threads() < 2, reason="needs two CPUs")
 def test_same_seed_gives_the_same_bits_on_any_number_of_threads(tmp_path, one_thread):
     _, history = run(tmp_path / "run", "--threads", 2)
@@ -109,6 +108,7 @@ def test_same_seed_gives_the_same_bits_on_any_number_of_threads(tmp_path, one_th
     assert without_times(history) == without_times(one_thread[1])
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_numbers(tmp_path, one_thread):
     _, history = run(tmp_path / "run", "--seed", 1)
     assert history["configuration"]["seed"] == 1
@@ -116,12 +116,14 @@ def test_another_seed_gives_other_numbers(tmp_path, one_thread):
         assert network["loss"] != one_thread[1]["networks"][name]["loss"]
 
 
+@pytest.mark.slow
 def test_diverging_network_is_recorded_as_such(tmp_path):
     printed, history = run(tmp_path / "run", "--learning-rate", "1e38")
     assert [network["diverged_at"] for network in history["networks"].values()] == [60, 60]
     assert "diverged" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

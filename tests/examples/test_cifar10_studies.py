@@ -13,59 +13,11 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.data.cifar10 import FILES, RECORD
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TIMES = ("seconds", "training_seconds", "images_per_second", "machine")
-SMALL = ["--width", "0.01", "--images", "80", "--test-images", "30", "--epochs", "2", "--bn-decay", "0.5"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not EXAMPLES.exists(), reason="not run from the sources")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def scripts():
-    """The folder of the scripts among those that imports are looked for in, as when one of them is run."""
-    for name in ("matplotlib", "typer", "rich", "safetensors"):
-        pytest.importorskip(name)
-    sys.path.insert(0, str(EXAMPLES))
-    yield
-    sys.path.remove(str(EXAMPLES))
-
-
-@pytest.fixture(scope="module")
-def study(scripts):
-    return importlib.import_module("cifar10_study")
-
-
-@pytest.fixture(scope="module")
-def cifar10(tmp_path_factory):
-    """A folder in the layout of the binary distribution, 40 images in each file."""
-    folder = tmp_path_factory.mktemp("cifar10")
-    rng = np.random.default_rng(7)
-    colours = rng.integers(30, 226, (10, 3))
-    for name in FILES:
-        records = np.zeros((40, RECORD), np.uint8)
-        records[:, 0] = rng.permutation(40) % 10
-        planes = colours[records[:, 0]][:, :, None] + rng.integers(-30, 30, (40, 3, 1024))
-        records[:, 1:] = planes.reshape(40, -1)
-        (folder / name).write_bytes(records.tobytes())
-    return folder
-
-
-@pytest.fixture(scope="module")
-def start(cifar10, scripts):
-    """A function that runs a script in this process; returns (exit code, what it printed)."""
-    import typer
-    from typer.testing import CliRunner
-
-    def run(script, output, *options):
-        app = typer.Typer()
-        app.command()(importlib.import_module(script).main)
-        arguments = ["--data", str(cifar10), "--output", str(output), *SMALL, *map(str, options)]
-        result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1"}, catch_exceptions=False)
-        return result.exit_code, result.output
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -384,10 +336,10 @@ def test_ensemble_is_the_mean_of_its_members_probabilities(finished, study, cifa
 # Going on, and what is refused.
 
 
-def test_killed_sweep_goes_on_to_the_same_numbers(finished, start, cifar10, tmp_path):
+def test_killed_sweep_goes_on_to_the_same_numbers(finished, start, cifar10, small, tmp_path):
     options = ["--batch", "20", "--lr", "0.01", "--lr", "0.1", "--lr", "1e38"]
     script = EXAMPLES / "sweep_learning_rate.py"
-    command = [sys.executable, script, "--data", cifar10, "--output", tmp_path, *SMALL, *options]
+    command = [sys.executable, script, "--data", cifar10, "--output", tmp_path, *small, *options]
     process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     for line in process.stderr:  # the first network is done, and the second has a checkpoint
         if line.startswith("network 2"):

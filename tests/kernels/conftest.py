@@ -14,8 +14,9 @@ def rng():
     return np.random.default_rng(2015)
 
 
-@pytest.fixture(params=["float32", "float64"])
+@pytest.fixture(params=["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def dtype(request):
+    """In the default run float32 alone: to compile every kernel for float64 too takes as long; ops are tested in both."""
     return np.dtype(request.param)
 
 

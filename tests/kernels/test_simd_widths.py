@@ -20,8 +20,13 @@ HOST = target.target_features()
 pytestmark = [
     pytest.mark.skipif(target.MACHINE not in ("x86_64", "amd64"), reason="targets of x86"),
     pytest.mark.skipif("NUMBA_CPU_NAME" in os.environ, reason="runs on the target of the environment already"),
+    pytest.mark.timeout(1500),  # in which the kernels are compiled anew
 ]
 each_target = pytest.mark.parametrize("name", TARGETS)
+OTHER_WIDTHS = [  # than this CPU's, on which all other tests run
+    name for name, (_, _, bits, _) in TARGETS.items() if bits != target.REGISTER_BITS
+]
+each_other_width = pytest.mark.parametrize("name", OTHER_WIDTHS)
 
 
 def environment_of(name):
@@ -39,7 +44,7 @@ def run(*arguments, name=None, **variables):
 
 
 def run_tests(*arguments, **options):
-    return run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=0", *arguments, **options)
+    return run("-m", "pytest", "--full", "-q", "-p", "no:cacheprovider", "--timeout=0", *arguments, **options)
 
 
 @each_target
@@ -65,7 +70,7 @@ def test_vector_units(features, machine, expected):
 
 
 @pytest.mark.slow
-@each_target
+@each_other_width
 def test_matrix_products_of_each_width(name):
     output = run_tests(
         str(HERE / "test_gemm.py"),
@@ -77,7 +82,7 @@ def test_matrix_products_of_each_width(name):
 
 
 @pytest.mark.slow
-@each_target
+@each_other_width
 def test_elementwise_functions_of_each_width(name):
     chosen = "(forward_matches or special_values_match) and (exp or log or tanh)"
     output = run_tests(str(HERE / "test_elementwise.py"), "-k", chosen, name=name)
@@ -85,14 +90,14 @@ def test_elementwise_functions_of_each_width(name):
 
 
 @pytest.mark.slow
-@each_target
+@each_other_width
 def test_convolutions_of_each_width(name):
     files = [str(HERE / file) for file in ("test_conv.py", "test_winograd.py")]
     assert " passed" in run_tests(*files, "-k", "layers or agree", name=name)
 
 
 @pytest.mark.slow
-@each_target
+@each_other_width
 def test_normalization_of_each_width(name):
     chosen = "activation_to_the_bit or of_the_normalization_to_the_bit or relu or backward_matches"
     output = run_tests(str(HERE / "test_norm_activations.py"), "-k", chosen, name=name)
@@ -100,7 +105,7 @@ def test_normalization_of_each_width(name):
 
 
 @pytest.mark.slow
-@each_target
+@each_other_width
 def test_activation_of_rows_of_each_width(name):
     output = run_tests(str(HERE / "test_elementwise.py"), "-k", "activate", name=name)
     assert " passed" in output
@@ -163,7 +168,7 @@ needs_guard_pages = pytest.mark.skipif(sys.platform != "linux", reason="protects
 
 @pytest.mark.slow
 @needs_guard_pages
-@pytest.mark.parametrize("name", [None, *TARGETS], ids=str)
+@pytest.mark.parametrize("name", [None, *OTHER_WIDTHS], ids=str)
 def test_nothing_is_read_or_written_outside(name):
     assert run(str(HERE / "guard_pages.py"), name=name) == "inside\n"
 
