@@ -8,7 +8,7 @@ number for 32 small products; smaller ones would keep the shared memory busier t
 measured).
 """
 
-from minigrad.kernels.cuda.parts.factors import begin_copies, own_group
+from minigrad.kernels.cuda.parts.factors import begin_copies, number, own_group, own_lines
 from minigrad.kernels.cuda.parts.tiles import (
     A_DEEP,
     B_DEEP,
@@ -22,7 +22,6 @@ from minigrad.kernels.cuda.parts.tiles import (
     WIDTH,
     add_bias,
     finish_rows,
-    own_depth,
     tile_corner,
 )
 from minigrad.kernels.cuda.tools.language import (
@@ -104,8 +103,10 @@ def product_tf32(a, place_a, factor_a, b, place_b, factor_b, bias, c, c_step, m,
     first_row, first_column = tile_corner(across)
     line_a, k_a = own_group(thread, A_DEEP, ROWS, DEPTH)
     line_b, k_b = own_group(thread, B_DEEP, COLUMNS, DEPTH)
-    depth_a = own_depth(factor_a, begin, first_row, (line_a, k_a), A_DEEP, apart_a, loads_a, lines_a)
-    depth_b = own_depth(factor_b, begin, first_column, (line_b, k_b), B_DEEP, apart_b, loads_b, lines_b)
+    own_lines(factor_a, uint32(first_row + line_a), A_DEEP, apart_a, loads_a, lines_a)
+    own_lines(factor_b, uint32(first_column + line_b), B_DEEP, apart_b, loads_b, lines_b)
+    depth_a = number(uint32(begin + k_a), factor_a[1])
+    depth_b = number(uint32(begin + k_b), factor_b[1])
     to_a = uint32(line_a * uint32(pitch_a) + k_a if A_DEEP else k_a * uint32(pitch_a) + line_a)
     to_b = uint32(line_b * uint32(pitch_b) + k_b if B_DEEP else k_b * uint32(pitch_b) + line_b) + uint32(size_a)
 

@@ -137,13 +137,6 @@ def tile_corner(across):
 
 
 @device_function
-def own_depth(factor, begin, first, group, deep, apart, loads, lines):
-    """The depth of a thread's first load, for its first group (line, depth) of a tile from `first` on; fills in its lines."""
-    own_lines(factor, uint32(first + group[0]), deep, apart, loads, lines)
-    return number(uint32(begin + group[1]), factor[1])
-
-
-@device_function
 def product(a, place_a, factor_a, b, place_b, factor_b, bias, c, c_step, m, n, across, begin, end, flags):
     """The block's tile of C = A B, over depths begin to end."""
     threads = ROWS // HEIGHT * (COLUMNS // WIDTH)
@@ -163,8 +156,10 @@ def product(a, place_a, factor_a, b, place_b, factor_b, bias, c, c_step, m, n, a
     first_row, first_column = tile_corner(across)
     line_a, k_a = own_group(thread, A_DEEP, ROWS, DEPTH)
     line_b, k_b = own_group(thread, B_DEEP, COLUMNS, DEPTH)
-    depth_a = own_depth(factor_a, begin, first_row, (line_a, k_a), A_DEEP, apart_a, loads_a, lines_a)
-    depth_b = own_depth(factor_b, begin, first_column, (line_b, k_b), B_DEEP, apart_b, loads_b, lines_b)
+    own_lines(factor_a, uint32(first_row + line_a), A_DEEP, apart_a, loads_a, lines_a)
+    own_lines(factor_b, uint32(first_column + line_b), B_DEEP, apart_b, loads_b, lines_b)
+    depth_a = number(uint32(begin + k_a), factor_a[1])
+    depth_b = number(uint32(begin + k_b), factor_b[1])
     to_a = uint32(k_a * uint32(pitch_a) + line_a)
     to_b = uint32(k_b * uint32(pitch_b) + line_b + uint32(DEPTH * pitch_a))
 
