@@ -27,9 +27,12 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """How many processes share the tests: one a core; none for files, which are done before the processes are ready."""
+    """How many processes share the tests: one a core; none for files, which are done before the processes are ready.
+
+    Nor where there is a GPU: its memory is filled and counted by tests.
+    """
     folders = all(Path(argument).is_dir() for argument in config.args)
-    return min(threads.available_threads(), 8) if folders else 0
+    return min(threads.available_threads(), 8) if folders and not THERE_IS_A_GPU else 0
 
 
 def pytest_collection_modifyitems(config, items):
