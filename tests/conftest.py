@@ -27,15 +27,22 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """How many processes share the tests: one a core; none for files, which are done before the processes are ready."""
+    """How many processes share the tests: one a core; none for files, which are done before the processes are ready.
+
+    Nor where there is a GPU: its memory is filled and counted by tests.
+    """
     folders = all(Path(argument).is_dir() for argument in config.args)
-    return min(threads.available_threads(), 8) if folders else 0
+    return min(threads.available_threads(), 8) if folders and not THERE_IS_A_GPU else 0
 
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
+        if item.path.parent == Path(__file__).parent / "benchmarks":
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("gpu") and not THERE_IS_A_GPU:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)  # so that no process has one of these files left at the end
     if config.getoption("full") or any("::" in argument for argument in config.args):  # a test that is named is run
         return
     quick = [item for item in items if not item.get_closest_marker("slow")]

@@ -28,6 +28,12 @@ def test_word_on_the_threshold_is_kept(check_kernel, dtype):
     assert y[0] > 0
 
 
+def test_word_below_the_threshold_is_dropped(check_kernel, dtype):
+    p = float(_uniform(KEY, 1)[0]) + 2.0**-32
+    *_, y = check_kernel("dropout", "dropout", np.ones(1, dtype), p, KEY, np.full(1, np.nan, dtype))
+    assert y[0] == 0
+
+
 def test_nan_survives_dropout(check_kernel, dtype):
     *_, y = check_kernel("dropout", "dropout", np.full(50, np.nan, dtype), 0.5, KEY, np.zeros(50, dtype))
     assert np.isnan(y).all()

@@ -53,6 +53,12 @@ def test_word_on_the_threshold_is_kept(check_kernel, dtype):
     assert y[0] > 0
 
 
+def test_word_below_the_threshold_is_dropped(check_kernel, dtype):
+    p = float(_uniform(KEY, 1)[0]) + 2.0**-32
+    *_, y = check_kernel("dropout", "dropout", np.ones(1, dtype), p, KEY, np.full(1, np.nan, dtype))
+    assert y[0] == 0
+
+
 def test_mask_keeps_its_share_and_the_mean():
     y = mask(100_000, 0.3, KEY)
     assert abs(np.mean(y > 0) - 0.7) < 0.01  # 7 standard deviations
