@@ -97,10 +97,11 @@ def tool():
     return runpy.run_path(str(ROOT / "tools" / "pages.py"))
 
 
-@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
-def test_quotations_and_line_counts_are_those_of_the_sources(tool, page):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    assert tool["with_line_counts"](tool["with_quotations"](text)) == text
+def test_pages_show_sources_and_measurements_as_they_are(tool):
+    pages = tool["pages"]()
+    assert {"README.md", "an-op-in-one-sitting.md", "convolution.md"} <= {path.name for path in pages}
+    stale = [str(path) for path in pages if tool["up_to_date"](path) != path.read_text(encoding="utf-8")]
+    assert stale == []  # python tools/pages.py writes them anew
 
 
 def test_page_of_an_op_quotes_the_sources(tool):
@@ -130,3 +131,10 @@ def test_number_of_lines_is_counted_anew(tool):
     page = "| 1 | [`tape`](minigrad/tape.py) | 1,007 | the tape |\n| together |  | 3 |  |\n"
     counted = f"| 1 | [`tape`](minigrad/tape.py) | {lines:,} | the tape |\n| together |  | {lines:,} |  |\n"
     assert tool["with_line_counts"](page) == counted
+
+
+def test_readme_says_how_much_to_read_first():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    said = re.search(r"^Some ([\d,]+) lines, in this order", text, re.MULTILINE)[1]
+    counted = re.search(r"^\| together \|  \| ([\d,]+) \|", text, re.MULTILINE)[1]
+    assert abs(int(counted.replace(",", "")) - int(said.replace(",", ""))) <= 100
