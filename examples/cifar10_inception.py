@@ -16,13 +16,10 @@ bits. A run that was ended, by whatever, goes on when the same command is starte
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import cifar10_study as study
 import typer
-from reporting import WITH_BN, WITHOUT_BN, plt, save_figure, write_table
-
-import minigrad as mg
+from reporting import WITH_BN, WITHOUT_BN, plt, save_figure
 
 STUDY = {"BN": (94, 87), "no BN": (66, 66)}  # training and validation accuracy, percent
 
@@ -41,38 +38,15 @@ def draw(results: dict, path: Path) -> None:
     save_figure(figure, path)
 
 
-def main(
-    data: study.DataFolder = None,
-    output: study.Output = Path("runs/cifar10_inception"),
-    width: study.Width = 1.0,
-    images: study.Images = 50_000,
-    test_images: study.TestImages = 10_000,
-    epochs: study.Epochs = 30,
-    batch: study.Batch = 250,
-    lr: study.LearningRate = 0.01,
-    drop_every: study.DropEvery = 10,
-    augment: study.Augment = True,
-    gamma: study.Gamma = False,
-    bn_decay: study.BNDecay = 0.99,
-    seed: study.Seed = 0,
-    device: study.Device = "cpu",
-    threads: study.Threads = None,
-    quick: Annotated[
-        bool, study.quick_option(width=0.25, images=2_000, test_images=1_000, epochs=5, batch=50, bn_decay=0.9)
-    ] = False,
-) -> None:
+@study.experiment(
+    "runs/cifar10_inception",
+    quick={"width": 0.25, "images": 2_000, "test_images": 1_000, "epochs": 5, "batch": 50, "bn_decay": 0.9},
+)
+def main(run: study.Experiment) -> None:
     """Train both networks and draw their accuracies."""
-    if threads is not None:
-        mg.set_num_threads(threads)
-    base = study.Network(
-        width=width, gamma=gamma, bn_decay=bn_decay, images=images, test_images=test_images, augment=augment,
-        epochs=epochs, batch=batch, lr=lr, drop_every=drop_every, seed=seed, device=device,
-    )  # fmt: skip
-    networks = {"BN": base, "no BN": replace(base, batch_norm=False)}
-    results = study.train_all(networks, study.load_data(data, images, test_images), output)
+    results = run.train({"BN": run.network, "no BN": replace(run.network, batch_norm=False)})
 
-    study.write_results(output, results)
-    draw(results, output / "accuracy.png")
+    run.write_results(results)
     rows = [
         (
             name,
@@ -83,8 +57,10 @@ def main(
         for name, result in results.items()
     ]
     columns = ("network", "training", "validation", "best validation")
-    write_table(output / "table.md", f"Accuracy in % after {epochs} epochs (the study's after 30)", columns, rows)
-    print(f"results.json, table.md and accuracy.png are in {output}")
+    run.write_table(
+        "table.md", f"Accuracy in % after {run.network.epochs} epochs (the study's after 30)", columns, rows
+    )
+    draw(results, run.path("accuracy.png"))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,26 @@
-"""What the CIFAR-10 experiments share: a network and its training as one record, and the training of many in turn.
+"""What the CIFAR-10 experiments share: their command, a network and its training as one record, the training of many in turn.
 
 Everything that decides a trained network's bits is in `Network`, whose defaults are those of Kiefer's study. `train_all`
 trains networks one after another and may be killed at any time: each has a folder with a checkpoint while it is trained,
-and with `result.json` once it is done, which the next start of the same command takes as it is.
+and with `result.json` once it is done, which the next start of the same command takes as it is. `experiment` makes a script's
+function its command: the options are here, the script adds its own.
 """
 
+import functools
 import hashlib
+import inspect
 import json
 import os
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from reporting import machine, write_json
+from reporting import machine, write_json, write_table
 from rich.console import Console
 
 import minigrad as mg
@@ -29,24 +32,12 @@ CHECKPOINT_IMAGES = 5_000  # training images between two checkpoints
 PREFETCH = 2
 INFERENCE_BATCH = 250
 
+# The options of all experiments.
 DataFolder = Annotated[
     Path | None,
     typer.Option("--data", help="Folder of the binary CIFAR-10; else $MINIGRAD_DATA, else it is downloaded."),
 ]
 Output = Annotated[Path, typer.Option(help="Folder for results, and for checkpoints to go on from.")]
-Width = Annotated[float, typer.Option(help="Multiplies every number of channels (at least 8).")]
-Images = Annotated[int, typer.Option(min=1, help="Training images, the first of the set.")]
-TestImages = Annotated[int, typer.Option(min=1, help="Test images, the first of the set, to validate on.")]
-Epochs = Annotated[int, typer.Option(min=1, help="Of each network.")]
-Batch = Annotated[int, typer.Option(min=1, help="Images in a training step.")]
-LearningRate = Annotated[float, typer.Option(help="The initial one.")]
-DropEvery = Annotated[
-    int, typer.Option(min=1, help="Epochs, the first time one less, after which it falls to a tenth.")
-]
-Augment = Annotated[bool, typer.Option(help="Zoom, shear and flip the training images at random.")]
-Gamma = Annotated[bool, typer.Option(help="BN with a scale as well as a shift.")]
-BNDecay = Annotated[float, typer.Option(help="Kept share of BN's running averages in a step.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of weights, shuffling, augmentation and dropout.")]
 
 
 def known_device(name: str) -> str:
@@ -57,10 +48,25 @@ def known_device(name: str) -> str:
         raise typer.BadParameter(str(error)) from None
 
 
-Device = Annotated[
-    str, typer.Option(callback=known_device, help="cpu, cuda, or auto: the GPU if there is one that works.")
-]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default all.")]
+OPTIONS = {  # those that are fields of Network
+    "width": Annotated[float, typer.Option(help="Multiplies every number of channels (at least 8).")],
+    "images": Annotated[int, typer.Option(min=1, help="Training images, the first of the set.")],
+    "test_images": Annotated[int, typer.Option(min=1, help="Test images, the first of the set, to validate on.")],
+    "epochs": Annotated[int, typer.Option(min=1, help="Of each network.")],
+    "batch": Annotated[int, typer.Option(min=1, help="Images in a training step.")],
+    "lr": Annotated[float, typer.Option(help="The initial one.")],
+    "drop_every": Annotated[
+        int, typer.Option(min=1, help="Epochs, the first time one less, after which it falls to a tenth.")
+    ],
+    "augment": Annotated[bool, typer.Option(help="Zoom, shear and flip the training images at random.")],
+    "gamma": Annotated[bool, typer.Option(help="BN with a scale as well as a shift.")],
+    "bn_decay": Annotated[float, typer.Option(help="Kept share of BN's running averages in a step.")],
+    "seed": Annotated[int, typer.Option(min=0, help="Of weights, shuffling, augmentation and dropout.")],
+    "device": Annotated[
+        str, typer.Option(callback=known_device, help="cpu, cuda, or auto: the GPU if there is one that works.")
+    ],
+}
 
 
 def quick_option(**values: Any) -> Any:
@@ -106,6 +112,76 @@ class Network:
     validate_every: int | None = None
     seed: int = 0
     device: str = "cpu"
+
+
+@dataclass
+class Experiment:
+    """One start of an experiment: the network that its options describe, its data, its folder and what it leaves there."""
+
+    network: Network
+    data: CIFAR10
+    output: Path
+    files: list[str] = field(default_factory=list)
+
+    def train(
+        self, networks: Mapping[str, Network], keep: Mapping[str, str] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """The results of `train_all`."""
+        return train_all(networks, self.data, self.output, keep)
+
+    def write_results(self, results: Mapping[str, dict[str, Any]], **more: Any) -> None:
+        """Write results.json: every number, with what it was measured by."""
+        content = {"versions": mg.checkpoint.versions(), "machine": machine(), **more, "networks": results}
+        write_json(self.path("results.json"), content)
+
+    def write_table(self, name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table, and write it as Markdown."""
+        write_table(self.path(name), title, columns, rows)
+
+    def path(self, name: str) -> Path:
+        """Where to write a file, which is named when the experiment is over."""
+        self.files.append(name)
+        return self.output / name
+
+
+def experiment(
+    output: str, *, quick: Mapping[str, Any], without: Sequence[str] = (), **defaults: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function (run, own options) the command of a script, with the options of all experiments besides.
+
+    `output` is the default folder, `defaults` are those of options where they differ from Network's, `quick` what the
+    option --quick sets. An option that the function takes itself, or that is in `without`, is not one of the network's.
+    """
+
+    def decorated(function: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(function).parameters.values())[1:]
+        names = [name for name in OPTIONS if name not in {*without, *(parameter.name for parameter in own)}]
+
+        def option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+            return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+        @functools.wraps(function)
+        def main(*, data: Path | None, output: Path, threads: int | None, quick: bool, **options: Any) -> None:
+            if threads is not None:
+                mg.set_num_threads(threads)
+            network = Network(**{name: options.pop(name) for name in names})
+            run = Experiment(network, load_data(data, network.images, network.test_images), output)
+            function(run, **options)
+            print(f"{', '.join(run.files[:-1])} and {run.files[-1]} are in {output}")
+
+        parameters = [
+            option("data", DataFolder, None),
+            option("output", Output, Path(output)),
+            *[parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own],
+            *[option(name, OPTIONS[name], defaults.get(name, getattr(Network, name))) for name in names],
+            option("threads", Threads, None),
+            option("quick", Annotated[bool, quick_option(**quick)], False),
+        ]
+        main.__signature__ = inspect.Signature(parameters)  # from which typer makes the options
+        main.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return main
+
+    return decorated
 
 
 def load_data(folder: Path | None, images: int, test_images: int) -> CIFAR10:
@@ -305,12 +381,6 @@ def class_probabilities(model: mg.nn.Module, data: CIFAR10) -> np.ndarray:
         batches = (images for images, _ in test_loader(data))
         logits = [model(mg.tensor(images, device=home)).numpy().astype(np.float64) for images in batches]
     return mg.softmax(mg.tensor(np.concatenate(logits))).numpy()
-
-
-def write_results(output: Path, results: Mapping[str, dict[str, Any]], **more: Any) -> None:
-    """Write results.json: every number, with what it was measured by."""
-    content = {"versions": mg.checkpoint.versions(), "machine": machine(), **more, "networks": results}
-    write_json(output / "results.json", content)
 
 
 def percent(result: Mapping[str, Any], key: str, study: float | None = None) -> str:

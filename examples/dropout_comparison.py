@@ -17,11 +17,10 @@ ended goes on when the same command is started again.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import cifar10_study as study
 import typer
-from reporting import WITH_BN, WITHOUT_BN, plt, save_figure, write_table
+from reporting import WITH_BN, WITHOUT_BN, plt, save_figure
 
 import minigrad as mg
 
@@ -58,44 +57,26 @@ def lowest_loss(network: study.Network, result: dict, data: mg.data.CIFAR10, out
     return {"epoch": min(losses)[1], "validation_loss": measured["loss"], "validation_accuracy": measured["accuracy"]}
 
 
-def main(
-    data: study.DataFolder = None,
-    output: study.Output = Path("runs/dropout_comparison"),
-    width: study.Width = 0.25,
-    images: study.Images = 10_000,
-    test_images: study.TestImages = 10_000,
-    epochs: study.Epochs = 50,
-    batch: study.Batch = 250,
-    lr: study.LearningRate = 0.01,
-    drop_every: study.DropEvery = 20,
-    augment: study.Augment = False,
-    gamma: study.Gamma = False,
-    bn_decay: study.BNDecay = 0.99,
-    seed: study.Seed = 0,
-    device: study.Device = "cpu",
-    threads: study.Threads = None,
-    quick: Annotated[
-        bool, study.quick_option(images=1_000, test_images=500, epochs=8, batch=50, lr=0.02, bn_decay=0.9)
-    ] = False,
-) -> None:
+@study.experiment(
+    "runs/dropout_comparison",
+    quick={"images": 1_000, "test_images": 500, "epochs": 8, "batch": 50, "lr": 0.02, "bn_decay": 0.9},
+    width=0.25,
+    images=10_000,
+    epochs=50,
+    drop_every=20,
+    augment=False,
+)
+def main(run: study.Experiment) -> None:
     """Train the three networks, and look at the best weights of the one with BN."""
-    if threads is not None:
-        mg.set_num_threads(threads)
-    base = study.Network(
-        width=width, gamma=gamma, bn_decay=bn_decay, images=images, test_images=test_images, augment=augment,
-        epochs=epochs, batch=batch, lr=lr, drop_every=drop_every, seed=seed, device=device,
-    )  # fmt: skip
     networks = {
-        "no BN": replace(base, batch_norm=False),
-        DROPOUT: replace(base, batch_norm=False, dropout=0.5),
-        "BN": base,
+        "no BN": replace(run.network, batch_norm=False),
+        DROPOUT: replace(run.network, batch_norm=False, dropout=0.5),
+        "BN": run.network,
     }
-    cifar10 = study.load_data(data, images, test_images)
-    results = study.train_all(networks, cifar10, output, keep={"BN": "best"})
-    lowest = lowest_loss(base, results["BN"], cifar10, output)
+    results = run.train(networks, keep={"BN": "best"})
+    lowest = lowest_loss(run.network, results["BN"], run.data, run.output)
 
-    study.write_results(output, results, lowest_validation_loss=lowest)
-    draw(results, lowest, output / "validation.png")
+    run.write_results(results, lowest_validation_loss=lowest)
     rows = [
         (
             name,
@@ -107,9 +88,9 @@ def main(
     ]
     if lowest:
         rows.append((f"{LOWEST} (epoch {lowest['epoch']})", f"{100 * lowest['validation_accuracy']:.1f}", "", ""))
-    heading = f"Accuracy in % after {epochs} epochs (in brackets the study's, of another model)"
-    write_table(output / "table.md", heading, ("network", "validation", "best validation", "training"), rows)
-    print(f"results.json, table.md and validation.png are in {output}")
+    heading = f"Accuracy in % after {run.network.epochs} epochs (in brackets the study's, of another model)"
+    run.write_table("table.md", heading, ("network", "validation", "best validation", "training"), rows)
+    draw(results, lowest, run.path("validation.png"))
 
 
 if __name__ == "__main__":

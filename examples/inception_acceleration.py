@@ -30,7 +30,7 @@ from typing import Annotated
 import cifar10_study as study
 import numpy as np
 import typer
-from reporting import plt, save_figure, write_table
+from reporting import plt, save_figure
 
 import minigrad as mg
 
@@ -118,59 +118,50 @@ def draw(results: dict, target: float | None, path: Path) -> None:
     save_figure(figure, path)
 
 
+@study.experiment(
+    "runs/inception_acceleration",
+    quick={
+        "width": 0.125,
+        "images": 1_000,
+        "test_images": 500,
+        "epochs": 3,
+        "batch": 25,
+        "validate_every": 20,
+        "bn_decay": 0.9,
+    },
+    without=["drop_every"],
+    width=0.5,
+    batch=32,
+    gamma=True,
+)
 def main(
-    data: study.DataFolder = None,
-    output: study.Output = Path("runs/inception_acceleration"),
-    width: study.Width = 0.5,
-    images: study.Images = 50_000,
-    test_images: study.TestImages = 10_000,
-    epochs: study.Epochs = 30,
-    batch: study.Batch = 32,
+    run: study.Experiment,
     lr: Annotated[float, typer.Option(min=0, help="Initial rate of Inception; the others' are multiples.")] = 0.01,
     lr_left: Annotated[float, typer.Option(min=1e-6, max=1, help="Share of Inception's rate left at the end.")] = 0.3,
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Of Inception and BN-Baseline.")] = 0.4,
     weight_decay: Annotated[float, typer.Option(min=0, help="L2 penalty of Inception and BN-Baseline.")] = 1e-4,
     distortion: Annotated[float, typer.Option(min=0, max=0.99, help="Random brightness and contrast of theirs.")] = 0.2,
-    augment: study.Augment = True,
-    gamma: study.Gamma = True,
-    bn_decay: study.BNDecay = 0.99,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between two validations.")] = 500,
     ensemble: Annotated[bool, typer.Option(help="Also train the six networks of section 4.2.3.")] = True,
     controls: Annotated[bool, typer.Option(help="Also Inception at 5 times the rate, and with sigmoids.")] = False,
-    seed: study.Seed = 0,
-    device: study.Device = "cpu",
-    threads: study.Threads = None,
-    quick: Annotated[
-        bool,
-        study.quick_option(
-            width=0.125, images=1_000, test_images=500, epochs=3, batch=25, validate_every=20, bn_decay=0.9
-        ),
-    ] = False,
 ) -> None:
     """Train the networks of the paper's table and of its ensemble, and compare them."""
-    if threads is not None:
-        mg.set_num_threads(threads)
-    networks = family(
-        study.Network(
-            batch_norm=False, width=width, gamma=gamma, bn_decay=bn_decay, dropout=dropout, images=images,
-            test_images=test_images, augment=augment, distortion=distortion, epochs=epochs, batch=batch, lr=lr,
-            lr_left=lr_left, weight_decay=weight_decay, validate_every=validate_every, seed=seed, device=device,
-        ),
-        controls,
+    inception = replace(
+        run.network, batch_norm=False, lr=lr, lr_left=lr_left, dropout=dropout, weight_decay=weight_decay,
+        distortion=distortion, validate_every=validate_every,
     )  # fmt: skip
+    networks = family(inception, controls)
     members = {
-        f"member {i}": replace(networks["BN-x30"], seed=seed + i, **variation)
+        f"member {i}": replace(networks["BN-x30"], seed=inception.seed + i, **variation)
         for i, variation in enumerate(VARIATIONS if ensemble else (), 1)
     }
-    cifar10 = study.load_data(data, images, test_images)
-    results = study.train_all(networks | members, cifar10, output, keep=dict.fromkeys(members, "last"))
+    results = run.train(networks | members, keep=dict.fromkeys(members, "last"))
     table = {name: results[name] for name in networks}
     target = table["Inception"]["best_validation_accuracy"]
     steps = {name: steps_to(target, result) for name, result in table.items()}
-    votes = vote(members, results, cifar10, output)
+    votes = vote(members, results, run.data, run.output)
 
-    study.write_results(output, results, steps_to_best_of_inception=steps, ensemble=votes)
-    draw(table, target, output / "accuracy.png")
+    run.write_results(results, steps_to_best_of_inception=steps, ensemble=votes)
     reached = "Inception's best" if target is None else f"{100 * target:.1f} %"
     rows = [
         (
@@ -183,8 +174,8 @@ def main(
         for name, result in table.items()
     ]
     columns = ("network", "learning rate", f"steps to {reached}", "best, %", "paper: to 72.2 %", "paper: best, %")
-    heading = f"Steps to Inception's best validation accuracy; epochs: {epochs}, batch: {batch}"
-    write_table(output / "table.md", heading, columns, rows)
+    heading = f"Steps to Inception's best validation accuracy; epochs: {inception.epochs}, batch: {inception.batch}"
+    run.write_table("table.md", heading, columns, rows)
     if votes:
         single = list(votes["single"].values())
         rows = [
@@ -193,8 +184,8 @@ def main(
             (f"ensemble of {len(single)}", f"{100 * votes['ensemble']:.1f}", "79.9"),
         ]
         heading = "Networks like BN-x30, their last weights: validation accuracy in %"
-        write_table(output / "ensemble.md", heading, ("", "here", "paper"), rows)
-    print(f"results.json, table.md{', ensemble.md' if votes else ''} and accuracy.png are in {output}")
+        run.write_table("ensemble.md", heading, ("", "here", "paper"), rows)
+    draw(table, target, run.path("accuracy.png"))
 
 
 if __name__ == "__main__":

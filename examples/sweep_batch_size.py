@@ -21,9 +21,7 @@ from typing import Annotated
 
 import cifar10_study as study
 import typer
-from reporting import WITH_BN, WITHOUT_BN, plt, save_figure, write_table
-
-import minigrad as mg
+from reporting import WITH_BN, WITHOUT_BN, plt, save_figure
 
 SIZES = [5, 10, 50, 100, 250]
 STUDY = {
@@ -68,43 +66,24 @@ def draw(results: dict, sizes: list[int], path: Path) -> None:
     save_figure(figure, path)
 
 
+@study.experiment(
+    "runs/sweep_batch_size",
+    quick={"width": 0.125, "images": 1_000, "test_images": 500, "epochs": 3, "bn_decay": 0.9},
+)
 def main(
-    data: study.DataFolder = None,
-    output: study.Output = Path("runs/sweep_batch_size"),
+    run: study.Experiment,
     batch: Annotated[list[int], typer.Option(min=1, help="Images in a step; give it once for each size.")] = SIZES,
-    width: study.Width = 1.0,
-    images: study.Images = 50_000,
-    test_images: study.TestImages = 10_000,
-    epochs: study.Epochs = 30,
-    lr: study.LearningRate = 0.01,
-    drop_every: study.DropEvery = 10,
-    augment: study.Augment = True,
-    gamma: study.Gamma = False,
-    bn_decay: study.BNDecay = 0.99,
-    seed: study.Seed = 0,
-    device: study.Device = "cpu",
-    threads: study.Threads = None,
-    quick: Annotated[
-        bool, study.quick_option(width=0.125, images=1_000, test_images=500, epochs=3, bn_decay=0.9)
-    ] = False,
 ) -> None:
     """Train a network with BN and one without at each batch size."""
-    if threads is not None:
-        mg.set_num_threads(threads)
     sizes = sorted(set(batch))
-    base = study.Network(
-        width=width, gamma=gamma, bn_decay=bn_decay, images=images, test_images=test_images, augment=augment,
-        epochs=epochs, lr=lr, drop_every=drop_every, seed=seed, device=device,
-    )  # fmt: skip
     networks = {
-        title(kind, size): replace(base, batch=size, batch_norm=kind == "BN")
+        title(kind, size): replace(run.network, batch=size, batch_norm=kind == "BN")
         for size in sizes
         for kind in ("BN", "no BN")
     }
-    results = study.train_all(networks, study.load_data(data, images, test_images), output)
+    results = run.train(networks)
 
-    study.write_results(output, results)
-    draw(results, sizes, output / "accuracy_and_time.png")
+    run.write_results(results)
     rows = []
     for size in sizes:
         row = [str(size)]
@@ -114,10 +93,11 @@ def main(
             took, study_took = minutes(results[title(kind, size)]), STUDY_MINUTES[kind].get(size)
             row.append(("-" if took is None else f"{took:.2f}") + (f" ({study_took})" if study_took else ""))
         rows.append(row)
+    epochs, images = run.network.epochs, run.network.images
     heading = f"Best validation accuracy and minutes; epochs: {epochs}, images: {images:,} (the study's: 30, 50,000)"
     columns = ("batch size", "BN, %", "no BN, %", "BN, minutes", "no BN, minutes")
-    write_table(output / "table.md", heading, columns, rows)
-    print(f"results.json, table.md and accuracy_and_time.png are in {output}")
+    run.write_table("table.md", heading, columns, rows)
+    draw(results, sizes, run.path("accuracy_and_time.png"))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,7 @@ from typing import Annotated
 
 import cifar10_study as study
 import typer
-from reporting import WITH_BN, WITHOUT_BN, plt, save_figure, write_table
-
-import minigrad as mg
+from reporting import WITH_BN, WITHOUT_BN, plt, save_figure
 
 RATES = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0]
 STUDY = {
@@ -53,41 +51,24 @@ def draw(results: dict, rates: list[float], path: Path) -> None:
     save_figure(figure, path)
 
 
+@study.experiment(
+    "runs/sweep_learning_rate",
+    quick={"width": 0.125, "images": 1_000, "test_images": 500, "epochs": 2, "batch": 50, "bn_decay": 0.9},
+)
 def main(
-    data: study.DataFolder = None,
-    output: study.Output = Path("runs/sweep_learning_rate"),
+    run: study.Experiment,
     lr: Annotated[list[float], typer.Option(min=0, help="An initial rate; give it once for each.")] = RATES,
-    width: study.Width = 1.0,
-    images: study.Images = 50_000,
-    test_images: study.TestImages = 10_000,
-    epochs: study.Epochs = 30,
-    batch: study.Batch = 250,
-    drop_every: study.DropEvery = 10,
-    augment: study.Augment = True,
-    gamma: study.Gamma = False,
-    bn_decay: study.BNDecay = 0.99,
-    seed: study.Seed = 0,
-    device: study.Device = "cpu",
-    threads: study.Threads = None,
-    quick: Annotated[
-        bool, study.quick_option(width=0.125, images=1_000, test_images=500, epochs=2, batch=50, bn_decay=0.9)
-    ] = False,
 ) -> None:
     """Train a network with BN and one without at each rate."""
-    if threads is not None:
-        mg.set_num_threads(threads)
     rates = sorted(set(lr))
-    base = study.Network(
-        width=width, gamma=gamma, bn_decay=bn_decay, images=images, test_images=test_images, augment=augment,
-        epochs=epochs, batch=batch, drop_every=drop_every, seed=seed, device=device,
-    )  # fmt: skip
     networks = {
-        title(kind, rate): replace(base, lr=rate, batch_norm=kind == "BN") for rate in rates for kind in ("BN", "no BN")
+        title(kind, rate): replace(run.network, lr=rate, batch_norm=kind == "BN")
+        for rate in rates
+        for kind in ("BN", "no BN")
     }
-    results = study.train_all(networks, study.load_data(data, images, test_images), output)
+    results = run.train(networks)
 
-    study.write_results(output, results)
-    draw(results, rates, output / "accuracy.png")
+    run.write_results(results)
     rows = [
         (
             f"{rate:g}",
@@ -98,9 +79,9 @@ def main(
         )
         for rate in rates
     ]
-    heading = f"Best validation accuracy in %; epochs: {epochs} (the study's with 30)"
-    write_table(output / "table.md", heading, ("initial learning rate", "BN", "no BN"), rows)
-    print(f"results.json, table.md and accuracy.png are in {output}")
+    heading = f"Best validation accuracy in %; epochs: {run.network.epochs} (the study's with 30)"
+    run.write_table("table.md", heading, ("initial learning rate", "BN", "no BN"), rows)
+    draw(results, rates, run.path("accuracy.png"))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,14 @@ from minigrad.devices.registry import DEVICES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = ("how-autograd-works", "convolution", "batch-normalization", "training", "cuda")  # those whose code is run
+PAGES = (
+    "how-autograd-works",
+    "an-op-in-one-sitting",
+    "convolution",
+    "batch-normalization",
+    "training",
+    "cuda",
+)  # those whose code is run
 ROUGH = {"training": 0.03}  # by how much a number may differ where hundreds of steps have multiplied rounding errors
 NEEDS = {"training": ("safetensors", "PIL"), "cuda": ("greenlet", "minigrad.kernels.cuda.tools.language")}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
