@@ -3,7 +3,8 @@
 from numba.core import types
 from numba.extending import intrinsic
 
-from minigrad.kernels.cpu.vector.code import LANE, Value, VectorCode, micro_kernel, where
+from minigrad.kernels.cpu.vector.code import LANE, VectorCode, micro_kernel
+from minigrad.kernels.cpu.vector.values import Value, where
 
 LINE = 64  # bytes that the cache fetches at a time
 

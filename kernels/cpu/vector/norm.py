@@ -15,8 +15,9 @@ The coefficients come as a table (6, c): the mean as a float and the remainder, 
 """
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
-from minigrad.kernels.cpu.vector.code import fma, micro_kernel, where
+from minigrad.kernels.cpu.vector.code import micro_kernel
 from minigrad.kernels.cpu.vector.tiles import WIDTHS
+from minigrad.kernels.cpu.vector.values import fma, where
 
 DEVIATION = 3  # in place of an activation, for column_sums: dz is x - shift too; the table is one row, the shift
 HIGH, LOW, SCALE, BETA, SLOPE, OFFSET = range(6)  # rows of the table

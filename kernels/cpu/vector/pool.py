@@ -12,7 +12,8 @@ the first of the pixel's windows. Windows, or the windows of a pixel, are rows x
 elements.
 """
 
-from minigrad.kernels.cpu.vector.code import join, micro_kernel, minimum, where
+from minigrad.kernels.cpu.vector.code import micro_kernel
+from minigrad.kernels.cpu.vector.values import join, minimum, where
 
 VECTORS = 4  # registers of a run that are computed together
 UNROLLED = 3  # columns of a window for which there is code without a loop: 3 x 3 is what networks pool over
@@ -91,10 +92,9 @@ def max_run(
             row_place = code.everywhere(place + row.number * width)
             for tap in code.loop(unrolled or columns, at_least=1, largest=row.largest, winner=row.winner):
                 u = piece.load(x, row.number * row_step + tap.number * column_step)
+                better = u > tap.largest
                 if nan:  # better than any number, and nothing better than the first
                     better = ~(u <= tap.largest) & (tap.largest == tap.largest)
-                else:
-                    better = u > tap.largest
                 tap.largest = where(better, u, tap.largest)
                 tap.winner = where(better, row_place + code.everywhere(tap.number), tap.winner)
             row.largest, row.winner = tap.largest, tap.winner

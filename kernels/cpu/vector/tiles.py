@@ -20,11 +20,10 @@ K. Goto and R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
 
 import functools
 
-from llvmlite import ir
-
-from minigrad.kernels.cpu.vector.code import fma, join, micro_kernel, minimum, where
+from minigrad.kernels.cpu.vector.code import micro_kernel
 from minigrad.kernels.cpu.vector.copies import LINE
 from minigrad.kernels.cpu.vector.target import REGISTERS
+from minigrad.kernels.cpu.vector.values import fma, join, minimum, where
 
 
 def tile_height(vectors):
@@ -63,59 +62,54 @@ class Tile:
     """
 
     def __init__(self, code, height, width, lanes, pairs):
-        self.code, self.height, self.width, self.pairs = code, height, width, pairs
-        self.places = []  # of every register: the rows it belongs to, and its number in them
-        for i in range(height):
-            own = width - 1 if pairs else width
-            self.places += [((i,), j) for j in range(own)]
-            if pairs and i % 2 == 0:
-                self.places.append(((i, min(i + 1, height - 1)), width - 1))
+        self.code, self.width, self.pairs = code, width, pairs
         self.half = code.lanes // 2
-        self.low, self.high = code.first_lanes(lanes), code.first_lanes(lanes, self.half)
+        self.low, self.high, self.is_upper = (
+            code.first_lanes(lanes),
+            code.first_lanes(lanes, self.half),
+            code.from_lane(self.half),
+        )
+        # Of every register: its number in a row, and (row, mask, bytes from the row's address to where the register would
+        # begin) for it or for each half.
+        self.layout = []
+        for i in range(height):
+            for j in range(width):
+                begin = j * code.width
+                if j < width - 1 or not pairs:
+                    self.layout.append((j, [(i, None if j < width - 1 else self.low, begin)]))
+                elif i % 2 == 0:
+                    following = min(i + 1, height - 1), self.high, begin - self.half * code.bytes
+                    self.layout.append((j, [(i, self.low, begin), following]))
 
-    def halves(self, low, high):
-        """The lower half of one vector and the upper half of another."""
-        is_upper = ir.Constant(ir.VectorType(ir.IntType(1), self.code.lanes), [i >= self.half for i in range(self.code.lanes)])
-        return low.each(lambda low, high: self.code.builder.select(is_upper, high, low), high)
-
-    def parts(self, rows, j):
-        """(row, mask, bytes from the row's address to where the register would begin) of a register's halves, or of all."""
-        begin = j * self.code.width
-        if len(rows) == 1:
-            return [(rows[0], self.low if j == self.width - 1 else None, begin)]
-        return [(rows[0], self.low, begin), (rows[1], self.high, begin - self.half * self.code.bytes)]
+    def merged(self, vectors):
+        """One vector as it is, or of two the lower half of the first and the upper half of the second."""
+        return vectors[0] if len(vectors) == 1 else where(self.is_upper, vectors[1], vectors[0])
 
     def start(self, condition, find_rows):
         """The registers: what lies in the rows at the addresses find_rows() if the condition holds, else zeros."""
         code = self.code
-        with code.only_if(condition, sums=code.everywhere(0.0, len(self.places))) as tile:
-            addresses = find_rows()
-            loaded = []
-            for rows, j in self.places:
-                values = [code.load(addresses[i] + shift, mask) for i, mask, shift in self.parts(rows, j)]
-                loaded.append(self.halves(*values) if len(values) == 2 else values[0])
-            tile.sums = join(loaded)
+        with code.only_if(condition, sums=code.everywhere(0.0, len(self.layout))) as tile:
+            rows = find_rows()
+            loads = ([code.load(rows[i] + begin, mask) for i, mask, begin in parts] for _, parts in self.layout)
+            tile.sums = join([self.merged(vectors) for vectors in loads])
         return tile.sums
 
-    def store(self, sums, addresses):
+    def store(self, sums, rows):
         """Write the registers to the rows at the addresses."""
-        for (rows, j), value in zip(self.places, sums, strict=True):
-            for i, mask, shift in self.parts(rows, j):
-                self.code.store(value, addresses[i] + shift, mask)
+        for (_, parts), value in zip(self.layout, sums, strict=True):
+            for i, mask, begin in parts:
+                self.code.store(value, rows[i] + begin, mask)
 
     def multiply_add(self, a, b, sums):
         """sums + outer product of a column of A, whose elements are at the addresses `a`, and the row of B at `b`."""
         code = self.code
-        row = list(code.load(b, self.low, self.width))
+        b_row = list(code.load(b, self.low, self.width))
         if self.pairs:  # the end of B's row, for both halves
-            row[-1] = code.shuffled(row[-1], row[-1], [i % self.half for i in range(code.lanes)])
-        element = functools.cache(lambda i: code.broadcast(a[i]))
-        results = []
-        for (rows, j), value in zip(self.places, sums, strict=True):
-            factors = [element(i) for i in rows]
-            factor = self.halves(*factors) if len(factors) == 2 else factors[0]
-            results.append(fma(factor, row[j], value))
-        return join(results)
+            b_row[-1] = code.shuffled(b_row[-1], b_row[-1], [i % self.half for i in range(code.lanes)])
+        a_element = functools.cache(lambda i: code.broadcast(a[i]))
+        # One by one: were all elements of A broadcast before they are multiplied, they would need registers of their own.
+        factors = (self.merged([a_element(i) for i, _, _ in parts]) for _, parts in self.layout)
+        return join([fma(a, b_row[j], c) for a, (j, _), c in zip(factors, self.layout, sums, strict=True)])
 
 
 @micro_kernel(choose_tile)
@@ -161,7 +155,7 @@ def tile_cols(
     cache is asked for what lies a_ahead and b_ahead bytes further on.
     """
     tile = Tile(code, height, width, lanes, pairs)
-    # 1. What there are less rows than the tile is high, the last stands for: it is computed several times, to the same bits.
+    # 1. Where the tile is higher than there are rows, it computes the last one several times, to the same bits.
     row = join([code.index(0), *(minimum(i, rows - 1) for i in range(1, height))])
     c_rows, offsets = c + row * c_step, row * code.bytes
     # 2. Start from C or from zeros. The loops move a and b by their own steps, each from where its own round began.

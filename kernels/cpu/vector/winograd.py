@@ -6,7 +6,8 @@ and infinity (A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Ne
 1/2, up to the sign.
 """
 
-from minigrad.kernels.cpu.vector.code import micro_kernel, minimum
+from minigrad.kernels.cpu.vector.code import micro_kernel
+from minigrad.kernels.cpu.vector.values import minimum
 
 PIXELS = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # four pixels of an image
 WINDOW = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))  # three weights
