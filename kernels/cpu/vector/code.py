@@ -73,7 +73,8 @@ class VectorCode:
         become. With a number of Python for `count`, the body is written that often. at_least=1 saves the test whether
         there is anything to do.
         """
-        carried["number"] = self.index(0)
+        carried.pop("number", None)  # of a loop before, whose values these are
+        carried = {"number": self.index(0), **carried}
         if isinstance(count, int):
             state = Carried(**carried)
             for number in range(count):
@@ -207,10 +208,13 @@ class VectorCode:
         element = self.builder.load(self.pointer(address, self.scalar), align=self.bytes)
         return self.everywhere(Value(self.builder, element))
 
+    def entry(self, table, i):
+        """Entry i, a number of Python, of a table of 64-bit integers."""
+        return Value(self.builder, self.builder.load(self.pointer(table + 8 * i, INDEX)))
+
     def entries(self, table, count):
-        """The first `count` entries of a table of 64-bit integers."""
-        pointers = [self.pointer(table + 8 * i, INDEX) for i in range(count)]
-        return Value(self.builder, *map(self.builder.load, pointers))
+        """The first `count` entries of such a table."""
+        return join([self.entry(table, i) for i in range(count)])
 
     def prefetch(self, address):
         """Ask for the cache line at an address, to be read soon; it may lie anywhere."""

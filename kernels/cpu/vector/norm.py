@@ -17,7 +17,7 @@ The coefficients come as a table (6, c): the mean as a float and the remainder, 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cpu.vector.code import micro_kernel
 from minigrad.kernels.cpu.vector.tiles import WIDTHS
-from minigrad.kernels.cpu.vector.values import fma, where
+from minigrad.kernels.cpu.vector.values import fma, join, where
 
 DEVIATION = 3  # in place of an activation, for column_sums: dz is x - shift too; the table is one row, the shift
 HIGH, LOW, SCALE, BETA, SLOPE, OFFSET = range(6)  # rows of the table
@@ -75,8 +75,7 @@ class Strip:
         if self.activation == RELU:
             dz = where(self.normalized(far) <= 0, 0, dz)
         elif self.activation == SIGMOID:
-            activated = self.load(y)
-            dz = dz * activated * (1 - activated)
+            dz = join([g * v * (1 - v) for g, v in zip(dz, self.load(y), strict=True)])
         return dz, far
 
 
@@ -99,18 +98,23 @@ def column_sums(
                     strip.ask_for(row.dy, wide_step)
                 terms.append(strip.gradient(row.dy, row.x, row.y))
                 row.dy, row.x, row.y = row.dy + wide_step, row.x + x_step, row.y + wide_step
-            # 2. Added to each other first: short chains wait less for one another, and round less, than one long chain.
-            row.first += tree([dz for dz, _ in terms])
-            row.second += tree([products(terms[k : k + 2]) for k in range(0, count, 2)])
+            # 2. They are added to each other first: short chains wait less, and round less, than a long one. Register by
+            # register, since all sums of all registers at once would be too many for the CPU.
+            dz, far = zip(*terms, strict=True)
+            row.first = join([total + tree(rows) for total, *rows in zip(row.first, *dz, strict=True)])
+            row.second = join([total + dot(rows) for total, *rows in zip(row.second, *map(zip, dz, far), strict=True)])
         values = vars(row)
     strip.store(row.first, first)
     strip.store(row.second, second)
 
 
-def products(terms):
-    """The sum of dz (x - mean) of one row or two."""
-    (dz, far), *more = terms
-    return fma(*more[0], dz * far) if more else dz * far
+def dot(rows):
+    """The sum of dz (x - mean) over rows, two by two, then as a tree."""
+    sums = []
+    for k in range(0, len(rows), 2):
+        (dz, far), *second = rows[k : k + 2]
+        sums.append(fma(*second[0], dz * far) if second else dz * far)
+    return tree(sums)
 
 
 def tree(values):

@@ -40,10 +40,16 @@ def with_care_for_nan(code, call, stored, nan, columns):
 
 
 class Piece:
-    """Part of a run: some registers from element `start` on, of the last only the lanes of the mask."""
+    """Part of a run: some registers from element `start` on, of the last only the lanes of the mask.
+
+    It goes through a window register by register: all of them in each step would be more than the CPU has.
+    """
 
     def __init__(self, code, start, vectors, mask=None):
         self.code, self.start, self.vectors, self.mask = code, start, vectors, mask
+
+    def __iter__(self):
+        return (Piece(self.code, self.start + j * self.code.lanes, 1, self.mask) for j in range(self.vectors))
 
     def load(self, array, distance, stored=None):
         """What lies so many elements further on than the piece."""
@@ -91,12 +97,15 @@ def max_run(
         for row in code.loop(rows, at_least=1, **start):
             row_place = code.everywhere(place + row.number * width)
             for tap in code.loop(unrolled or columns, at_least=1, largest=row.largest, winner=row.winner):
-                u = piece.load(x, row.number * row_step + tap.number * column_step)
-                better = u > tap.largest
-                if nan:  # better than any number, and nothing better than the first
-                    better = ~(u <= tap.largest) & (tap.largest == tap.largest)
-                tap.largest = where(better, u, tap.largest)
-                tap.winner = where(better, row_place + code.everywhere(tap.number), tap.winner)
+                here = row_place + code.everywhere(tap.number)
+                results = []
+                for part, largest, winner_so_far in zip(piece, tap.largest, tap.winner, strict=True):
+                    u = part.load(x, row.number * row_step + tap.number * column_step)
+                    better = u > largest
+                    if nan:  # better than any number, and nothing better than the first
+                        better = ~(u <= largest) & (largest == largest)
+                    results.append((where(better, u, largest), where(better, here, winner_so_far)))
+                tap.largest, tap.winner = map(join, zip(*results, strict=True))
             row.largest, row.winner = tap.largest, tap.winner
         piece.store(row.largest, y)
         piece.store(row.winner, winner, stored)
@@ -151,6 +160,7 @@ def sum_run(code, rows, columns, length, result, term, divisor=None):
         zeros = code.everywhere(0.0, piece.vectors)
         for row in code.loop(rows, at_least=1, total=zeros):
             for tap in code.loop(columns, at_least=1, total=zeros):
-                tap.total += term(piece, row.number, tap.number)
+                terms = (term(part, row.number, tap.number) for part in piece)
+                tap.total = join([total + one for total, one in zip(tap.total, terms, strict=True)])
             row.total += tap.total
         piece.store(row.total if divisor is None else row.total / divisor, result)

@@ -154,10 +154,10 @@ def tile_cols(
     A(k, i) lies i elements after `a`, B(k, :) at `b`. A loop is (count, step of a, step of b), in bytes. On the way the
     cache is asked for what lies a_ahead and b_ahead bytes further on.
     """
-    tile = Tile(code, height, width, lanes, pairs)
     # 1. Where the tile is higher than there are rows, it computes the last one several times, to the same bits.
     row = join([code.index(0), *(minimum(i, rows - 1) for i in range(1, height))])
     c_rows, offsets = c + row * c_step, row * code.bytes
+    tile = Tile(code, height, width, lanes, pairs)
     # 2. Start from C or from zeros. The loops move a and b by their own steps, each from where its own round began.
     start = tile.start(accumulate != 0, lambda: c_rows)
     outer_count, *outer_steps = outer

@@ -39,17 +39,18 @@ def transform(code, matrix, sources, targets, channels, bias=None):
         start = vector.number * code.lanes
         mask = code.first_lanes(minimum(channels - start, code.lanes))
         shift = start * code.bytes
-        # 2. The map down the columns, then along the rows.
-        rows = [code.load(address + shift, mask) for address in code.entries(sources, size * size)]
-        columns = [applied(matrix, rows[j::size]) for j in range(size)]
-        values = [value for i in range(results) for value in applied(matrix, [column[i] for column in columns])]
-        # 3. The bias, and write.
+        # 2. The bias, or zeros.
         if bias is not None:
             with code.only_if(bias != 0, shift=code.everywhere(0.0)) as present:
                 present.shift = code.load(bias + shift, mask)
-            values = [value + present.shift for value in values]
-        for value, address in zip(values, code.entries(targets, results * results), strict=True):
-            code.store(value, address + shift, mask)
+        # 3. The map down the columns, then along the rows. Each address is loaded when it is needed: all at once would
+        # take more registers than there are.
+        rows = [code.load(code.entry(sources, i) + shift, mask) for i in range(size * size)]
+        columns = [applied(matrix, rows[j::size]) for j in range(size)]
+        for i in range(results):
+            for j, value in enumerate(applied(matrix, [column[i] for column in columns])):
+                value = value if bias is None else value + present.shift
+                code.store(value, code.entry(targets, i * results + j) + shift, mask)
 
 
 @micro_kernel()
