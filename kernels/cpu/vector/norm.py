@@ -100,9 +100,9 @@ def column_sums(
                 row.dy, row.x, row.y = row.dy + wide_step, row.x + x_step, row.y + wide_step
             # 2. They are added to each other first: short chains wait less, and round less, than a long one. Register by
             # register, since all sums of all registers at once would be too many for the CPU.
-            dz, far = zip(*terms, strict=True)
-            row.first = join([total + tree(rows) for total, *rows in zip(row.first, *dz, strict=True)])
-            row.second = join([total + dot(rows) for total, *rows in zip(row.second, *map(zip, dz, far), strict=True)])
+            parts = [[(dz[j], far[j]) for dz, far in terms] for j in range(width)]
+            row.first = join([row.first[j] + tree([dz for dz, _ in part]) for j, part in enumerate(parts)])
+            row.second = join([row.second[j] + dot(part) for j, part in enumerate(parts)])
         values = vars(row)
     strip.store(row.first, first)
     strip.store(row.second, second)
