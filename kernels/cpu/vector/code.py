@@ -136,13 +136,15 @@ class VectorCode:
         """A float of Python in all lanes of `count` registers, or a value in all of one: integers cut to a lane's width."""
         if not isinstance(value, Value):
             return Value(self.builder, *[constant(self.vector, value)] * count)
-        return self._spread(value, self.vector) if value.is_float else self._spread(value, self.integers)
+        return self._spread(value, self.vector if value.is_float else self.integers)
 
     def _spread(self, value, vector):
         scalar = value if value.is_float else value.to(vector.element)
-        nothing = ir.Constant(vector, ir.Undefined)
-        first = Value(self.builder, self.builder.insert_element(nothing, scalar.registers[0], constant(LANE, 0)))
-        return self.shuffled(first, first.like(ir.Undefined), [0] * self.lanes)
+        nothing = Value(self.builder, ir.Constant(vector, ir.Undefined))
+        first = nothing.each(
+            lambda lanes, element: self.builder.insert_element(lanes, element, constant(LANE, 0)), scalar
+        )
+        return self.shuffled(first, nothing, [0] * self.lanes)
 
     def shuffled(self, a, b, lanes):
         """A vector of these lanes, counted through a and on through b."""
@@ -152,10 +154,8 @@ class VectorCode:
     def first_lanes(self, count, start=0):
         """A mask with `count` lanes set, from lane `start` on."""
         vector = ir.VectorType(LANE, self.lanes)
-        numbers = [
-            (i - start) % (1 << 32) for i in range(self.lanes)
-        ]  # before `start`: the largest of unsigned numbers
-        numbers = ir.Constant(vector, numbers)
+        # Unsigned, the numbers of the lanes before `start` are the largest there are.
+        numbers = ir.Constant(vector, [(i - start) % (1 << 32) for i in range(self.lanes)])
         return self._spread(count, vector).each(lambda wide: self.builder.icmp_unsigned("<", numbers, wide))
 
     def from_lane(self, start):
@@ -241,6 +241,7 @@ def micro_kernel(choose=lambda code, call: call(), inline=False):
         own, asked = arguments_of(body)[1:], arguments_of(choose)[2:]
         labels = ["dtype", *(label for label in asked if label not in own), *own]
 
+        # Numba calls this with the types of a call's arguments, and what it returns to have the code for them.
         def typed(typingctx, *kinds):
             kinds = list(map(types.unliteral, kinds))
 
