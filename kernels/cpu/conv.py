@@ -18,8 +18,9 @@ import numpy as np
 from numba import prange
 
 from minigrad.kernels.cpu.parts import winograd
-from minigrad.kernels.cpu.parts.panels import NO_BIAS, PARALLEL_WORK, panel, split
+from minigrad.kernels.cpu.parts.panels import NO_BIAS, PARALLEL_WORK, panel, panel_at, split
 from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_size
+from minigrad.kernels.cpu.tools.pointers import pixel_at, row_at
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.copies import copy_row, transpose_tile
 from minigrad.kernels.cpu.vector.target import REGISTER_BITS
@@ -157,86 +158,85 @@ def pair_weights(w):
 
 
 @inlined
-def pack_weights(w, p, panels, vectors, packed):
+def pack_weights(w, p, packed):
     """Panel p of B = the rows of w one after another: (kh kw c, k), zeros beyond the last column."""
     kh, kw, c, k = w.shape
-    lanes = vector_lanes(w.dtype)
     item = np.intp(w.itemsize)
-    v0, width = panel(p, panels, vectors)
-    used = min(lanes, k - (v0 + width - 1) * lanes)
-    depth = kh * kw * c
-    source = w.ctypes.data + v0 * lanes * item
-    target = packed.ctypes.data + v0 * lanes * depth * item
+    j, width, used = panel(p, k, w.dtype)
+    depth, step = kh * kw * c, width * vector_lanes(w.dtype) * item
     for row in range(depth):
-        copy_row(w.dtype, width, source + row * k * item, target + row * width * lanes * item, used)
+        copy_row(w.dtype, width, row_at(w, row) + j * item, panel_at(packed, j, depth) + row * step, used)
 
 
 @inlined
-def pack_weights_transposed(w, p, panels, vectors, packed):
+def pack_weights_transposed(w, p, packed):
     """Panel p of B = the transposed weights with taps in reverse order: (kh kw k, c), zeros beyond the last column."""
     kh, kw, c, k = w.shape
     lanes = vector_lanes(w.dtype)
     item = np.intp(w.itemsize)
-    v0, width = panel(p, panels, vectors)
-    begin = packed.ctypes.data + v0 * lanes * kh * kw * k * item
+    register = lanes * item
+    j0, width, _ = panel(p, c, w.dtype)
+    begin = panel_at(packed, j0, kh * kw * k)
     for tap in range(kh * kw):
         for v in range(width):
-            j = (v0 + v) * lanes
+            j = j0 + v * lanes
             for q in range(0, k, lanes):
-                source = w.ctypes.data + ((tap * c + j) * k + q) * item
-                target = begin + (((kh * kw - 1 - tap) * k + q) * width + v) * lanes * item
-                columns = min(lanes, k - q)
-                transpose_tile(w.dtype, source, k * item, min(lanes, c - j), columns, target, width * lanes * item)
+                source = row_at(w, tap * c + j) + q * item
+                target = begin + (((kh * kw - 1 - tap) * k + q) * width + v) * register
+                rows, columns = min(lanes, c - j), min(lanes, k - q)
+                transpose_tile(w.dtype, source, k * item, rows, columns, target, width * register)
 
 
 @inlined
-def gather_rows(source, target, bias, packed, group, positions, taps, depth, panels, vectors, r0, r1):
+def gather_rows(source, target, bias, packed, group, positions, taps, depth, r0, r1):
     """Rows r0:r1 of a group, all channels. A row is (image, row position, column position), the last running fastest."""
-    _, height, width, c = source.shape
-    _, out_height, out_width, k = target.shape
+    k = target.shape[3]
     item = np.intp(target.itemsize)
-    lanes = vector_lanes(target.dtype)
     h_first, h_count, w_first, w_count, tap_first, tap_count = group
     tables = np.empty(2 * (CHUNK + TALLEST) + TALLEST, np.int64)
     a_rows, c_rows, starts = tables[: CHUNK + TALLEST], tables[CHUNK + TALLEST : -TALLEST], tables[-TALLEST:]
-    tap_list = taps.ctypes.data + tap_first * 24
+    tap_list = row_at(taps, tap_first)
     for q0 in range(r0, r1, CHUNK):
         count = min(CHUNK, r1 - q0)
+        # 1. Where each row's pixel is in the target, and where its first tap meets the source.
         image, inside = q0 // (h_count * w_count), q0 % (h_count * w_count)
         i, j = inside // w_count, inside % w_count
         for r in range(count):
             h, w = positions[h_first + i], positions[w_first + j]
-            a_rows[r] = source.ctypes.data + ((image * height + h[1]) * width + w[1]) * c * item
-            c_rows[r] = target.ctypes.data + ((image * out_height + h[0]) * out_width + w[0]) * k * item
+            a_rows[r] = pixel_at(source, image, h[1], w[1])
+            c_rows[r] = pixel_at(target, image, h[0], w[0])
             j += 1
             if j == w_count:
                 i, j = i + 1, 0
                 if i == h_count:
                     image, i = image + 1, 0
+        # 2. A tile that is higher than what is left computes the last row several times.
         a_rows[count : count + TALLEST] = a_rows[count - 1]
         c_rows[count : count + TALLEST] = c_rows[count - 1]
-        for p in range(panels):
-            v0, wide = panel(p, panels, vectors)
-            used = min(lanes, k - (v0 + wide - 1) * lanes)
-            shift = v0 * lanes * item
+        # 3. Panel by panel of the weights, tile by tile down the rows, from the biases or from zeros.
+        for p in range(split(k, target.dtype)[1]):
+            j, wide, used = panel(p, k, target.dtype)
+            shift, b_step = j * item, wide * vector_lanes(target.dtype) * item
             starts[:] = bias.ctypes.data + shift
             start = starts.ctypes.data if bias.size else 0
-            b = packed.ctypes.data + shift * depth
+            b = panel_at(packed, j, depth)
             for r in range(0, count, HEIGHTS[wide]):
                 tile_rows(
                     target.dtype, wide, min(HEIGHTS[wide], count - r), a_rows.ctypes.data + 8 * r, c_rows.ctypes.data + 8 * r,
-                    shift, start, tap_list, tap_count, b, wide * lanes * item, used, None,
+                    shift, start, tap_list, tap_count, b, b_step, used, None,
                 )  # fmt: skip
 
 
 def gather(source, weights, biases, target, turned, paired, groups, positions, taps):
     """target[pixel] = bias + sum over the taps of its group of source[pixel, tap] B[tap]."""
+    # 1. Of two pixels at once, the weights are those of a wider window with twice the channels.
     w, bias, transposed = weights, biases, turned
     if paired:
         around = weights[::-1, ::-1].transpose((0, 1, 3, 2))  # as the gradient of the image takes them
         w = pair_weights(around) if turned else pair_weights(weights)
         transposed = False
         bias = np.concatenate((biases, biases))
+    # 2. The weights as a matrix B (taps x channels of the source, channels of the target) in panels.
     k = target.shape[3]
     depth = w.shape[0] * w.shape[1] * source.shape[3]
     lanes = vector_lanes(target.dtype)
@@ -244,16 +244,17 @@ def gather(source, weights, biases, target, turned, paired, groups, positions, t
     packed = np.empty(vectors * lanes * depth, target.dtype)
     for p in prange(panels):
         if transposed:
-            pack_weights_transposed(w, p, panels, vectors, packed)
+            pack_weights_transposed(w, p, packed)
         else:
-            pack_weights(w, p, panels, vectors, packed)
+            pack_weights(w, p, packed)
+    # 3. Each thread has its share of the pixels of every group; those that no tap meets are the bias alone.
     threads = team_size()
     for t in prange(threads):
         for g in range(groups.shape[0]):
             rows = target.shape[0] * groups[g, 1] * groups[g, 3]
             r0, r1 = t * rows // threads, (t + 1) * rows // threads
             if groups[g, 5]:
-                gather_rows(source, target, bias, packed, groups[g], positions, taps, depth, panels, vectors, r0, r1)
+                gather_rows(source, target, bias, packed, groups[g], positions, taps, depth, r0, r1)
             else:
                 h_first, h_count, w_first, w_count = groups[g, 0], groups[g, 1], groups[g, 2], groups[g, 3]
                 for r in range(r0, r1):
@@ -307,30 +308,26 @@ def prepare_backward_w(x, dy, window, dw):
 
 
 @inlined
-def reduce_tap(x, dy, dw, stride_h, stride_w, plan, tap, n0, n1, o0, o1, v0, wide, c0, c1, x_ahead, dy_ahead):
-    """dw[tap, c0:c1, v0:v0 + wide registers] += sum over images n0:n1 and output rows o0:o1.
+def reduce_tap(x, dy, dw, stride_h, stride_w, plan, tap, n0, n1, o0, o1, p, c0, c1, x_ahead, dy_ahead):
+    """dw[tap, c0:c1, panel p] += sum over images n0:n1 and output rows o0:o1.
 
     On the way the cache is asked for what lies x_ahead and dy_ahead bytes further on.
     """
     _, h, w, c = x.shape
     _, oh, ow, k = dy.shape
     item = np.intp(dy.itemsize)
-    lanes = vector_lanes(dy.dtype)
     first, count, row, left, columns, column = plan
     lo, hi = max(o0, first), min(o1, first + count)
     if lo >= hi or columns == 0:
         return
     row += (lo - first) * stride_h
-    a = x.ctypes.data + ((n0 * h + row) * w + column) * c * item
-    b = dy.ctypes.data + (((n0 * oh + lo) * ow + left) * k + v0 * lanes) * item
-    used = min(lanes, k - (v0 + wide - 1) * lanes)
-    target = dw.ctypes.data + (tap * c * k + v0 * lanes) * item
+    j, wide, used = panel(p, k, dy.dtype)
+    a, b = pixel_at(x, n0, row, column), pixel_at(dy, n0, lo, left) + j * item
     for i in range(c0, c1, HEIGHTS[wide]):
         tile_cols(
-            dy.dtype, wide, a + i * item, n1 - n0, h * w * c * item, oh * ow * k * item,
-            hi - lo, stride_h * w * c * item, ow * k * item, columns, stride_w * c * item, b, k * item,
-            target + i * k * item, k * item, min(HEIGHTS[wide], c1 - i), used, 1,
-            x_ahead, dy_ahead,
+            dy.dtype, wide, a + i * item, b, (n1 - n0, h * w * c * item, oh * ow * k * item),
+            (hi - lo, stride_h * w * c * item, ow * k * item), (columns, stride_w * c * item, k * item),
+            row_at(dw, tap * c + i) + j * item, k * item, min(HEIGHTS[wide], c1 - i), used, 1, x_ahead, dy_ahead,
         )  # fmt: skip
 
 
@@ -341,10 +338,12 @@ def reduce_pixels(x, dy, dw, stride_h, stride_w, plan):
     c = x.shape[3]
     kw = dw.shape[1]
     vectors, panels = split(k, dw.dtype)
+    # 1. A unit of work is a panel of dw, at a tap, for some channels of x; a thread has some units that are neighbours.
     taps = plan.shape[0]
     tall = 4 * HEIGHTS[-(-vectors // panels)]  # channels of a unit of work
     blocks = -(-c // tall)
     units = panels * taps * blocks
+    # 2. All go through the same REDUCED pixels or so before the next ones: some images, or some rows of one.
     images = max(1, REDUCED // (oh * ow))
     rows = max(1, min(oh, REDUCED // ow))
     if images > 1 or rows == oh:
@@ -354,20 +353,21 @@ def reduce_pixels(x, dy, dw, stride_h, stride_w, plan):
     threads = team_size()
     for t in prange(threads):
         u0, u1 = t * units // threads, (t + 1) * units // threads
+        # 3. The sums begin from zeros,
         for u in range(u0, u1):
             p, tap, block = u // (taps * blocks), u // blocks % taps, u % blocks
-            lanes = vector_lanes(dw.dtype)
-            j0, j1 = p * vectors // panels * lanes, min(k, (p + 1) * vectors // panels * lanes)
-            dw[tap // kw, tap % kw, block * tall : min(c, (block + 1) * tall), j0:j1] = 0
+            j, wide, _ = panel(p, k, dw.dtype)
+            j1 = min(k, j + wide * vector_lanes(dw.dtype))
+            dw[tap // kw, tap % kw, block * tall : min(c, (block + 1) * tall), j:j1] = 0
+        # 4. and every unit adds what it meets of the pixels, in order. The thread's first tap fetches the next ones.
         for n0 in range(0, n, images):
             for o0 in range(0, oh, rows):
                 for u in range(u0, u1):
                     p, tap, block = u // (taps * blocks), u // blocks % taps, u % blocks
-                    v0, wide = panel(p, panels, vectors)
-                    first = 1 if tap == u0 // blocks % taps else 0  # of this thread: it fetches the next block
+                    first = 1 if tap == u0 // blocks % taps else 0
                     reduce_tap(
                         x, dy, dw, stride_h, stride_w, plan[tap], tap, n0, min(n, n0 + images), o0, min(oh, o0 + rows),
-                        v0, wide, block * tall, min(c, (block + 1) * tall), first * x_ahead, first * dy_ahead,
+                        p, block * tall, min(c, (block + 1) * tall), first * x_ahead, first * dy_ahead,
                     )  # fmt: skip
 
 

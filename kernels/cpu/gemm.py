@@ -21,10 +21,12 @@ from minigrad.kernels.cpu.parts.panels import (
     pack_rows,
     pack_transposed,
     panel,
+    panel_at,
     split,
     tiles_down,
 )
 from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, parallel_kernel, team_size
+from minigrad.kernels.cpu.tools.pointers import element_at, row_at
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.copies import touch
 from minigrad.kernels.cpu.vector.tiles import HEIGHTS
@@ -45,44 +47,44 @@ AHEAD = 2  # tiles from the one at work to the one whose rows of A the cache is 
 
 
 @inlined
-def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, q0, q1, p0, p1, panels, vectors, accumulate):
+def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, q0, q1, p0, p1, accumulate):
     """Rows i0:i1, panels p0:p1 of C = A B over the indices q0:q1, plus the bias if it has a size, or plus C."""
     dtype = c.dtype
     item = np.intp(c.itemsize)
-    lanes = vector_lanes(dtype)
     n = c.shape[1]
     k = a.shape[0] if trans_a else a.shape[1]
     rows = i1 - i0
+    # 1. A B goes through all indices at once; A^T B through as many as both sides' rows stay in the cache for.
     most = max(1, min(q1 - q0, DEPTH) if trans_a else q1 - q0)
     copied = trans_a and a.strides[0] >= COPY_STEP and n >= REUSE
     block = np.empty((most, rows) if copied else (0, 0), dtype)
     for k0 in range(q0, q1, most):
         depth = min(most, q1 - k0)
+        # 2. Where A begins and how far apart its rows are: in place, or copied so that they do not push each other out.
         if copied:
             for q in range(depth):
                 block[q] = a[k0 + q, i0:i1]
             first, step = block.ctypes.data, rows * item
         else:
             step = a.strides[0]
-            first = a.ctypes.data + (k0 * step + i0 * item if trans_a else i0 * step + k0 * item)
+            first = element_at(a, k0, i0) if trans_a else element_at(a, i0, k0)
+        # 3. C is written crosswise: it comes into the cache in order first.
         if k0 == q0 and c.strides[0] == n * item and rows * n * item <= TOUCHED:
-            touch(c.ctypes.data + i0 * n * item, rows * n * item)
+            touch(element_at(c, i0, 0), rows * n * item)
+        # 4. Panel by panel of B, down all rows. From the second indices on, what C holds is added to.
         for p in range(p0, p1):
-            v0, width = panel(p, panels, vectors)
-            j0 = v0 * lanes
-            last = min(lanes, n - j0 - (width - 1) * lanes)
+            j0, width, used = panel(p, n, dtype)
             if packed:
-                b_step = width * lanes * item
-                b_first = b_packed.ctypes.data + j0 * k * item + k0 * b_step
+                b_step = width * vector_lanes(dtype) * item
+                b_first = panel_at(b_packed, j0, k) + k0 * b_step
             else:
                 b_step = b.strides[0]
-                b_first = b.ctypes.data + k0 * b_step + j0 * item
-            target = c.ctypes.data + i0 * c.strides[0] + j0 * item
+                b_first = element_at(b, k0, j0)
             keep = 1 if k0 > q0 else accumulate
             biases = bias.ctypes.data + j0 * item if bias.size else 0
             tiles_down(
-                dtype, width, trans_a, first, step, rows, depth, b_first, b_step, biases, target, c.strides[0], last,
-                keep, AHEAD * HEIGHTS[width] * step if p == p0 and not trans_a else 0, 0,
+                dtype, width, trans_a, first, step, rows, depth, b_first, b_step, biases, element_at(c, i0, j0),
+                c.strides[0], used, keep, AHEAD * HEIGHTS[width] * step if p == p0 and not trans_a else 0, 0,
             )  # fmt: skip
 
 
@@ -103,22 +105,17 @@ def parts_of(m, n, depth, trans_a):
 def transposed_part(a, b, k0, k1, c):
     """C = A[k0:k1]^T B[k0:k1], (k, m) (k, n) -> (m, n)."""
     item = np.intp(c.itemsize)
-    lanes = vector_lanes(c.dtype)
     m, n = c.shape
     a_step, b_step = a.strides[0], b.strides[0]
-    vectors, panels = split(n, c.dtype)
     step = max(NEAR_ROWS, NEAR_BYTES // ((m + n) * item))
     for q0 in range(k0, k1, step):
         depth = min(step, k1 - q0)
-        left, right = a.ctypes.data + q0 * a_step, b.ctypes.data + q0 * b_step
         a_ahead, b_ahead = depth * a_step, depth * b_step  # the next block is fetched while this one is worked on
-        for p in range(panels):
-            v0, width = panel(p, panels, vectors)
-            used = min(lanes, n - (v0 + width - 1) * lanes)
-            shift = v0 * lanes * item
+        for p in range(split(n, c.dtype)[1]):
+            j, width, used = panel(p, n, c.dtype)
             tiles_down(
-                c.dtype, width, True, left, a_step, m, depth, right + shift, b_step, 0,
-                c.ctypes.data + shift, n * item, used, 1 if q0 > k0 else 0, a_ahead if p == 0 else 0, b_ahead,
+                c.dtype, width, True, element_at(a, q0, 0), a_step, m, depth, element_at(b, q0, j), b_step, 0,
+                row_at(c, 0) + j * item, n * item, used, 1 if q0 > k0 else 0, a_ahead if p == 0 else 0, b_ahead,
             )  # fmt: skip
 
 
@@ -160,20 +157,23 @@ def multiply(a, b, bias, c, trans_a, trans_b, added):
     lanes = vector_lanes(c.dtype)
     vectors, panels = split(n, c.dtype)
     parts = 1 if trans_b else parts_of(m, n, k, trans_a)
+    # 1. A small A^T B over many indices: a part of them is a task.
     sums = np.empty((parts if parts > 1 else 0, m, n), c.dtype)
     if parts > 1 and trans_a:
         for part in prange(parts):
             transposed_part(a, b, part * k // parts, (part + 1) * k // parts, sums[part])
         add_parts(sums, bias, c, added)
         return
+    # 2. B in panels, where it comes transposed or is read often enough.
     packed = trans_b or m >= REUSE
     b_packed = np.empty(vectors * lanes * k if packed else 0, c.dtype)
     if trans_b:
         for p in prange(panels):
-            pack_transposed(b, p, panels, vectors, b_packed)
+            pack_transposed(b, p, b_packed)
     elif packed:
         for k0 in prange((k + PACK_ROWS - 1) // PACK_ROWS):
-            pack_rows(b, k0 * PACK_ROWS, min(k, (k0 + 1) * PACK_ROWS), panels, vectors, b_packed)
+            pack_rows(b, k0 * PACK_ROWS, min(k, (k0 + 1) * PACK_ROWS), b_packed)
+    # 3. A task is some rows of C, in all panels or some, over all indices or one part of them.
     threads = team_size()
     height = HEIGHTS[-(-vectors // panels)]
     tiles = -(-m // height)
@@ -190,11 +190,14 @@ def multiply(a, b, bias, c, trans_a, trans_b, added):
         p0, p1 = side * panels // across, (side + 1) * panels // across
         target, start = (sums[part], bias[:0]) if parts > 1 else (c, bias)
         if i0 < i1:
+            # 4. What the micro-kernels cannot start from is written beforehand, and they add to it: the bias for A^T B,
+            # and zeros or biases where there is nothing to sum.
             started = not added and (k == 0 or (trans_a and start.size > 0))
             if started:
                 start_rows(start, target, i0, i1, p0 * vectors // panels * lanes, p1 * vectors // panels * lanes)
             keep = 1 if started or (added and parts == 1) else 0
-            multiply_rows(a, b, start, target, trans_a, packed, b_packed, i0, i1, k0, k1, p0, p1, panels, vectors, keep)
+            multiply_rows(a, b, start, target, trans_a, packed, b_packed, i0, i1, k0, k1, p0, p1, keep)
+    # 5. The parts in order.
     if parts > 1:
         add_parts(sums, bias, c, added)
 
@@ -220,7 +223,7 @@ def gemm_batched(a, b, c, trans_a, trans_b):
         b_packed = np.empty(vectors * lanes * k if trans_b else 0, c.dtype)
         if trans_b:
             for p in range(panels):
-                pack_transposed(b[i], p, panels, vectors, b_packed)
+                pack_transposed(b[i], p, b_packed)
         if k == 0:
             c[i, :, :] = 0
-        multiply_rows(a[i], b[i], no_bias, c[i], trans_a, trans_b, b_packed, 0, m, 0, k, 0, panels, panels, vectors, 0)
+        multiply_rows(a[i], b[i], no_bias, c[i], trans_a, trans_b, b_packed, 0, m, 0, k, 0, panels, 0)

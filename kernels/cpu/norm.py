@@ -20,8 +20,7 @@ from minigrad.kernels import formulas
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cpu.parts.panels import panel, split
 from minigrad.kernels.cpu.tools.launch import GRAIN, inlined, kernel, parallel_kernel
-from minigrad.kernels.cpu.tools.pointers import array_at, pack
-from minigrad.kernels.cpu.vector.code import vector_lanes
+from minigrad.kernels.cpu.tools.pointers import array_at, element_at, pack
 from minigrad.kernels.cpu.vector.norm import (
     BETA,
     DEVIATION,
@@ -56,28 +55,13 @@ def matrix_at(arrays, b, m, c, like):
 
 
 @inlined
-def column_address(a, i, column):
-    """Where row i of a matrix has a column."""
-    return a.ctypes.data + i * a.strides[0] + column * np.intp(a.itemsize)
-
-
-@inlined
-def strip(p, c, dtype):
-    """(first column, registers, elements of the last register that count) of strip p of c columns."""
-    lanes = vector_lanes(dtype)
-    vectors, panels = split(c, dtype)
-    v0, width = panel(p, panels, vectors)
-    return v0 * lanes, width, min(lanes, c - (v0 + width - 1) * lanes)
-
-
-@inlined
 def sum_chunk(dy, x, y, column, k0, k1, activation, table, first, second):
     """first = sum of dz, second = sum of dz (x - mean), over rows k0:k1, with dz the gradient before the activation."""
     for p in range(split(x.shape[1], x.dtype)[1]):
-        j, width, lanes = strip(p, x.shape[1], x.dtype)
+        j, width, lanes = panel(p, x.shape[1], x.dtype)
         column_sums(
-            x.dtype, width, activation, column_address(dy, k0, column + j), column_address(x, k0, j),
-            column_address(y, k0, column + j), dy.strides[0], x.strides[0], k1 - k0, column_address(table, 0, j),
+            x.dtype, width, activation, element_at(dy, k0, column + j), element_at(x, k0, j),
+            element_at(y, k0, column + j), dy.strides[0], x.strides[0], k1 - k0, element_at(table, 0, j),
             table.strides[0], first[j:].ctypes.data, second[j:].ctypes.data, lanes,
         )  # fmt: skip
 
@@ -96,11 +80,11 @@ def normalize_chunk(x, y, column, k0, k1, activation, table):
     rows = rows_at_once(k0, k1, panels)
     for i in range(k0, k1, rows):
         for p in range(panels):
-            j, width, lanes = strip(p, c, x.dtype)
+            j, width, lanes = panel(p, c, x.dtype)
             normalized_rows(
-                x.dtype, width, RELU if activation == RELU else IDENTITY, 0, column_address(x, i, j),
-                column_address(y, i, column + j), y.strides[0], x.strides[0], min(rows, k1 - i),
-                column_address(table, 0, j), table.strides[0], 0, 0, lanes,
+                x.dtype, width, RELU if activation == RELU else IDENTITY, element_at(x, i, j),
+                element_at(y, i, column + j), y.strides[0], x.strides[0], min(rows, k1 - i),
+                element_at(table, 0, j), table.strides[0], lanes,
             )  # fmt: skip
     if activation == SIGMOID:
         for i in range(k0, k1):
@@ -116,11 +100,11 @@ def gradient_chunk(dy, x, y, column, k0, k1, activation, table, dx):
     rows = rows_at_once(k0, k1, panels)
     for i in range(k0, k1, rows):
         for p in range(panels):
-            j, width, lanes = strip(p, x.shape[1], x.dtype)
+            j, width, lanes = panel(p, x.shape[1], x.dtype)
             gradient_rows(
-                x.dtype, width, activation, column_address(dy, i, column + j), column_address(x, i, j),
-                column_address(y, i, column + j), dy.strides[0], x.strides[0], min(rows, k1 - i),
-                column_address(table, 0, j), table.strides[0], column_address(dx, i, j), 0, lanes,
+                x.dtype, width, activation, element_at(dy, i, column + j), element_at(x, i, j),
+                element_at(y, i, column + j), dy.strides[0], x.strides[0], min(rows, k1 - i),
+                element_at(table, 0, j), table.strides[0], element_at(dx, i, j), lanes,
             )  # fmt: skip
 
 
@@ -170,6 +154,7 @@ def coefficient_table(branches, eps, like, gammas, betas, means, variances):
 def batch_norms_forward(size, branches, eps, y, xs, gammas, betas, means, variances):
     m, rows = y.shape[0], block_rows(branches)
     blocks = (m + rows - 1) // rows
+    # 1. The sums of every chunk, as differences from its first row.
     sums = empty_sums(blocks, branches, y)
     for block in prange(blocks):
         for b in range(len(branches)):
@@ -178,10 +163,12 @@ def batch_norms_forward(size, branches, eps, y, xs, gammas, betas, means, varian
             for i in range(block * rows, min(m, (block + 1) * rows), chunk):
                 first, second = sums[0, i // chunk, start:end], sums[1, i // chunk, start:end]
                 sum_chunk(x, x, x, 0, i, min(m, i + chunk), DEVIATION, x[i : i + 1], first, second)
+    # 2. They are combined in order, for the mean and variance of every column.
     for b in range(len(branches)):
         c, start = branches[b, WIDTH], branches[b, START]
         mean, var = array_at(means, b, 0, c, eps), array_at(variances, b, 0, c, eps)
         statistics(matrix_at(xs, b, m, c, y), sums[:, :, start : start + c], mean, var)
+    # 3. The rows, block by block through all branches: what they write of a row of y lies side by side.
     table = coefficient_table(branches, eps, y, gammas, betas, means, variances)
     for block in prange(blocks):
         for b in range(len(branches)):
@@ -251,6 +238,7 @@ def batch_norms_backward(
 ):  # fmt: skip
     m, rows = y.shape[0], block_rows(branches)
     blocks = (m + rows - 1) // rows
+    # 1. The sums of dz and of dz (x - mean) in every chunk; dz, the gradient before the activation, is found on the way.
     sums = empty_sums(blocks, branches, y)
     table = coefficient_table(branches, eps, y, gammas, betas, means, variances)
     for block in prange(blocks):
@@ -260,6 +248,7 @@ def batch_norms_backward(
             for i in range(block * rows, min(m, (block + 1) * rows), chunk):
                 first, second = sums[0, i // chunk, start:end], sums[1, i // chunk, start:end]
                 sum_chunk(dy, x, y, column, i, min(m, i + chunk), activation, table[:, start:end], first, second)
+    # 2. In order, they add up to the gradients of gamma and beta, and those say what dx is made of.
     for b in range(len(branches)):
         c, start = branches[b, WIDTH], branches[b, START]
         chunks = (m + chunk_size(c) - 1) // chunk_size(c)
@@ -268,6 +257,7 @@ def batch_norms_backward(
         dgamma, dbeta = array_at(dgammas, b, 0, c, y), array_at(dbetas, b, 0, c, y)
         own, part = sums[:, :chunks, start : start + c], table[:, start : start + c]
         gradient_coefficients(own, m, mean, var, gamma, eps[b], part, dgamma, dbeta)
+    # 3. dx, block by block through all branches: dz is found once more, not kept in memory.
     for block in prange(blocks):
         for b in range(len(branches)):
             c, start, column, activation = branches[b]

@@ -13,6 +13,7 @@ from numba import prange
 
 from minigrad.kernels import window as windows
 from minigrad.kernels.cpu.tools.launch import inlined, parallel_kernel
+from minigrad.kernels.cpu.tools.pointers import element_at, pixel_at, row_at
 from minigrad.kernels.cpu.vector.copies import touch
 from minigrad.kernels.cpu.vector.pool import max_run, mean_run, share_run, won_run
 
@@ -46,7 +47,7 @@ def touch_rows(x, row, count):
     n, h, w, c = x.shape
     count = min(count, n * h - row)
     if count > 0:
-        touch(x.ctypes.data + row * w * c * x.itemsize, count * w * c * x.itemsize)
+        touch(row_at(x, row * w), count * w * c * x.itemsize)
 
 
 @parallel_kernel(sized_by=0)
@@ -65,11 +66,9 @@ def max_pool_forward(x, window, y, winner):
             count = whole_windows(j, window.kw, window.sw, window.left, w, ow)
             columns_before, left, right = covered(j, window.kw, window.sw, window.left, w, np.int64)
             place = row_place + columns_before
-            source, target = ((image * h + top) * w + left) * c, (task * ow + j) * c
             max_run(
-                x.dtype, winner.dtype, nan, x.ctypes.data + source * x.itemsize, w * c, bottom - top, c, right - left,
-                place, window.kw, count * c, y.ctypes.data + target * y.itemsize,
-                winner.ctypes.data + target * winner.itemsize,
+                x.dtype, winner.dtype, nan, pixel_at(x, image, top, left), w * c, bottom - top, c, right - left,
+                place, window.kw, count * c, pixel_at(y, image, i, j), pixel_at(winner, image, i, j),
             )  # fmt: skip
             j += count
 
@@ -94,11 +93,10 @@ def max_pool_backward(dy, winner, window, dx):
                 count = min(ow - right + 1, w - j)
             if top < bottom and left < right:
                 place = row_place + j + window.left - left * window.sw
-                source, target = ((image * oh + top) * ow + left) * c, (task * w + j) * c
                 won_run(
-                    dy.dtype, winner.dtype, dy.ctypes.data + source * dy.itemsize,
-                    winner.ctypes.data + source * winner.itemsize, ow * c, bottom - top, c, right - left,
-                    place, window.sh * window.kw, window.sw, count * c, dx.ctypes.data + target * dx.itemsize,
+                    dy.dtype, winner.dtype, pixel_at(dy, image, top, left), pixel_at(winner, image, top, left),
+                    ow * c, bottom - top, c, right - left, place, window.sh * window.kw, window.sw, count * c,
+                    pixel_at(dx, image, i, j),
                 )  # fmt: skip
             else:
                 dx[image, i, j : j + count] = 0
@@ -116,10 +114,9 @@ def avg_pool_forward(x, window, y):
         while j < ow:
             count = whole_windows(j, window.kw, window.sw, window.left, w, ow)
             _, left, right = covered(j, window.kw, window.sw, window.left, w, np.int64)
-            source, target = ((image * h + top) * w + left) * c, (task * ow + j) * c
             mean_run(
-                x.dtype, x.ctypes.data + source * x.itemsize, w * c, bottom - top, c, right - left, count * c,
-                y.ctypes.data + target * y.itemsize,
+                x.dtype, pixel_at(x, image, top, left), w * c, bottom - top, c, right - left, count * c,
+                pixel_at(y, image, i, j),
             )  # fmt: skip
             j += count
 
@@ -145,11 +142,9 @@ def avg_pool_backward(dy, window, dx):
                 whole = whole_windows(left, window.kw, window.sw, window.left, w, ow)
                 count = max(1, min(whole - window.kw + 1, w - j))
             if top < bottom and left < right:
-                source, target = ((image * oh + top) * ow + left) * c, (task * w + j) * c
                 share_run(
-                    dy.dtype, dy.ctypes.data + source * dy.itemsize, ow * c, bottom - top, c, right - left,
-                    weights.ctypes.data + (top * ow + left) * weights.itemsize, ow, count * c,
-                    dx.ctypes.data + target * dx.itemsize,
+                    dy.dtype, pixel_at(dy, image, top, left), ow * c, bottom - top, c, right - left,
+                    element_at(weights, top, left), ow, count * c, pixel_at(dx, image, i, j),
                 )  # fmt: skip
             else:
                 dx[image, i, j : j + count] = 0

@@ -6,11 +6,13 @@ A packed panel holds its registers row after row, so that a micro-kernel reads i
 import numpy as np
 
 from minigrad.kernels.cpu.tools.launch import inlined
+from minigrad.kernels.cpu.tools.pointers import element_at
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.copies import copy_row, transpose_tile
 from minigrad.kernels.cpu.vector.target import REGISTER_BITS
 from minigrad.kernels.cpu.vector.tiles import HEIGHTS, MAX_VECTORS, tile_cols, tile_rows
 
+ONCE = (1, 0, 0)  # a loop of `tile_cols` that is none
 PARALLEL_WORK = 1 << 22  # multiply-adds from which a second thread pays
 NO_BIAS = {np.dtype(kind): np.empty(0, kind) for kind in ("float32", "float64")}
 
@@ -23,44 +25,46 @@ def split(n, dtype):
 
 
 @inlined
-def panel(p, panels, vectors):
-    """(first register, number of registers) of panel p."""
-    first = p * vectors // panels
-    return first, (p + 1) * vectors // panels - first
+def panel(p, n, dtype):
+    """(first column, registers, elements of the last register that count) of panel p of n columns."""
+    lanes = vector_lanes(dtype)
+    vectors, panels = split(n, dtype)
+    first, end = p * vectors // panels, (p + 1) * vectors // panels
+    return first * lanes, end - first, min(lanes, n - (end - 1) * lanes)
 
 
 @inlined
-def pack_rows(b, k0, k1, panels, vectors, b_packed):
+def panel_at(packed, column, rows):
+    """Address of the packed panel that begins with a column, of so many rows."""
+    return packed.ctypes.data + column * rows * np.intp(packed.itemsize)
+
+
+@inlined
+def pack_rows(b, k0, k1, b_packed):
     """Copy rows k0:k1 of B to their places in the panels, zeros beyond the last column."""
     dtype = b_packed.dtype
-    item = np.intp(b_packed.itemsize)
-    lanes = vector_lanes(dtype)
     depth, columns = b.shape
     for k in range(k0, k1):
-        source = b.ctypes.data + k * b.strides[0]
-        for p in range(panels):
-            v0, width = panel(p, panels, vectors)
-            used = min(lanes, columns - (v0 + width - 1) * lanes)
-            target = b_packed.ctypes.data + (v0 * depth + k * width) * lanes * item
-            copy_row(dtype, width, source + v0 * lanes * item, target, used)
+        for p in range(split(columns, dtype)[1]):
+            j, width, used = panel(p, columns, dtype)
+            target = panel_at(b_packed, j, depth) + k * width * vector_lanes(dtype) * np.intp(b_packed.itemsize)
+            copy_row(dtype, width, element_at(b, k, j), target, used)
 
 
 @inlined
-def pack_transposed(b, p, panels, vectors, b_packed):
+def pack_transposed(b, p, b_packed):
     """Fill panel p from B given as (n, k): register by register, zeros beyond the last column."""
     dtype = b_packed.dtype
-    item = np.intp(b_packed.itemsize)
     lanes = vector_lanes(dtype)
+    register = lanes * np.intp(b_packed.itemsize)
     columns, depth = b.shape
-    v0, width = panel(p, panels, vectors)
-    begin = b_packed.ctypes.data + v0 * lanes * depth * item
+    j0, width, _ = panel(p, columns, dtype)
     for v in range(width):
-        j = (v0 + v) * lanes
+        j = j0 + v * lanes
         for k in range(0, depth, lanes):
-            source = b.ctypes.data + j * b.strides[0] + k * item
-            target = begin + (k * width + v) * lanes * item
-            rows = min(lanes, columns - j)
-            transpose_tile(dtype, source, b.strides[0], rows, min(lanes, depth - k), target, width * lanes * item)
+            target = panel_at(b_packed, j0, depth) + (k * width + v) * register
+            rows, steps = min(lanes, columns - j), min(lanes, depth - k)
+            transpose_tile(dtype, element_at(b, j, k), b.strides[0], rows, steps, target, width * register)
 
 
 @inlined
@@ -83,7 +87,7 @@ def tiles_down(
         n = min(height, rows - i)
         if trans_a:
             tile_cols(
-                dtype, vectors, a + i * item, 1, 0, 0, 1, 0, 0, depth, a_step, b, b_step,
+                dtype, vectors, a + i * item, b, ONCE, ONCE, (depth, a_step, b_step),
                 c + i * c_step, c_step, n, lanes, accumulate, a_ahead, b_ahead if i == 0 else 0,
             )  # fmt: skip
         else:

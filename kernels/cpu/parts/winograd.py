@@ -14,8 +14,9 @@ A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu.parts.panels import NO_BIAS, pack_transposed, panel, split, tiles_down
+from minigrad.kernels.cpu.parts.panels import NO_BIAS, pack_transposed, panel, panel_at, split, tiles_down
 from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_size
+from minigrad.kernels.cpu.tools.pointers import element_at, pixel_at, row_at
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.copies import touch
 from minigrad.kernels.cpu.vector.winograd import (
@@ -62,7 +63,7 @@ def find_pixels(x, t, across, down, size, top, left, outside, table):
     _, h, w, c = x.shape
     image, inside = t // (across * down), t % (across * down)
     row, column = inside // across * 2 - top, inside % across * 2 - left
-    first = x.ctypes.data + ((image * h + row) * w + column) * c * x.itemsize
+    first = pixel_at(x, image, row, column)
     if row >= 0 and column >= 0 and row + size <= h and column + size <= w:
         for a in range(size):
             for b in range(size):
@@ -84,7 +85,7 @@ def touch_pixels(x, t0, t1, across, down, size, top):
     first = t0 // (across * down) * h + t0 % (across * down) // across * 2 - top
     last = (t1 - 1) // (across * down) * h + (t1 - 1) % (across * down) // across * 2 - top + size
     first, last = max(first, 0), min(last, n * h)
-    touch(x.ctypes.data + first * w * c * x.itemsize, (last - first) * w * c * x.itemsize)
+    touch(row_at(x, first * w), (last - first) * w * c * x.itemsize)
 
 
 @inlined
@@ -92,6 +93,12 @@ def find_places(start, step, table):
     """Addresses one step apart."""
     for i in range(table.size):
         table[i] = start + i * step
+
+
+@inlined
+def find_rows(matrices, i, table):
+    """Addresses of row i of each of many matrices (places, rows, columns)."""
+    find_places(row_at(matrices, i), matrices.strides[0], table)
 
 
 def convolve(source, w, bias, target, top, left, transposed):
@@ -102,30 +109,29 @@ def convolve(source, w, bias, target, top, left, transposed):
     item = np.intp(target.itemsize)
     lanes = vector_lanes(dtype)
     vectors, panels = split(k, dtype)
-    # weights: one matrix (c, k) for each place, in panels
+    # 1. The weights, transformed: one matrix (c, k) for each place, in panels.
     rows, columns = w.shape[2], w.shape[3]
     packed = np.empty((PLACES, vectors * lanes * c), dtype)
     if transposed:
         plain = np.empty((PLACES, rows, columns), dtype)
         for r in prange(rows):
             sources, targets = np.empty(9, np.int64), np.empty(PLACES, np.int64)
-            find_places(w.ctypes.data + (8 * rows + r) * columns * item, -rows * columns * item, sources)
-            find_places(plain.ctypes.data + r * columns * item, rows * columns * item, targets)
-            transform_window(dtype, sources.ctypes.data, targets.ctypes.data, columns, 0)
+            find_places(row_at(w, 8 * rows + r), -rows * columns * item, sources)  # from the last tap to the first
+            find_rows(plain, r, targets)
+            transform_window(dtype, sources.ctypes.data, targets.ctypes.data, columns)
         for task in prange(PLACES * panels):
-            pack_transposed(plain[task // panels], task % panels, panels, vectors, packed[task // panels])
+            pack_transposed(plain[task // panels], task % panels, packed[task // panels])
     else:
         packed[:] = 0
         for r in prange(rows):
             sources, targets = np.empty(9, np.int64), np.empty(PLACES, np.int64)
             for p in range(panels):
-                v0, wide = panel(p, panels, vectors)
-                j0 = v0 * lanes
-                find_places(w.ctypes.data + (r * columns + j0) * item, rows * columns * item, sources)
-                first = packed.ctypes.data + (j0 * c + r * wide * lanes) * item
-                find_places(first, packed.shape[1] * item, targets)
-                count = min(wide * lanes, columns - j0)
-                transform_window(dtype, sources.ctypes.data, targets.ctypes.data, count, 0)
+                j, wide, _ = panel(p, k, dtype)
+                find_places(row_at(w, r) + j * item, rows * columns * item, sources)
+                find_places(panel_at(packed, j, c) + r * wide * lanes * item, packed.strides[0], targets)
+                count = min(wide * lanes, columns - j)
+                transform_window(dtype, sources.ctypes.data, targets.ctypes.data, count)
+    # 2. Each thread takes one block of tiles after another through all of it.
     down, across = (oh + 1) // 2, (ow + 1) // 2
     tiles = n * down * across
     size = block_tiles(c + k, item)
@@ -135,26 +141,29 @@ def convolve(source, w, bias, target, top, left, transposed):
         block = np.empty(PLACES * size * (c + k), dtype)
         zeros, spare = np.zeros(c, dtype), np.empty(k, dtype)
         sources, targets = np.empty(PLACES, np.int64), np.empty(PLACES, np.int64)
-        pixels, results = block.ctypes.data, block.ctypes.data + PLACES * size * c * item
+        pixels = block[: PLACES * size * c].reshape((PLACES, size, c))
+        results = block[PLACES * size * c :].reshape((PLACES, size, k))
         for b in range(thread * blocks // threads, (thread + 1) * blocks // threads):
             t0 = b * size
             count = min(size, tiles - t0)
+            # 3. The pixels, transformed: one matrix (tiles, c) for each place. A tile reaches into the padding, which is zero.
             touch_pixels(source, t0, t0 + count, across, down, 4, top)
             for t in range(count):
                 find_pixels(source, t0 + t, across, down, 4, top, left, zeros.ctypes.data, sources)
-                find_places(pixels + t * c * item, size * c * item, targets)
-                transform_pixels(dtype, sources.ctypes.data, targets.ctypes.data, c, 0)
+                find_rows(pixels, t, targets)
+                transform_pixels(dtype, sources.ctypes.data, targets.ctypes.data, c)
+            # 4. The products of these matrices: (tiles, c) (c, k) -> (tiles, k) for each place.
             for place in range(PLACES):
                 for p in range(panels):
-                    v0, wide = panel(p, panels, vectors)
-                    j0 = v0 * lanes
+                    j, wide, used = panel(p, k, dtype)
                     tiles_down(
-                        dtype, wide, False, pixels + place * size * c * item, c * item, count, c,
-                        packed[place].ctypes.data + j0 * c * item, wide * lanes * item, 0,
-                        results + (place * size * k + j0) * item, k * item, min(lanes, k - (v0 + wide - 1) * lanes), 0, 0, 0,
+                        dtype, wide, False, element_at(pixels[place], 0, 0), c * item, count, c,
+                        panel_at(packed[place], j, c), wide * lanes * item, 0,
+                        element_at(results[place], 0, j), k * item, used, 0, 0, 0,
                     )  # fmt: skip
+            # 5. Back to 2 x 2 pixels of the target; those beyond its edge are written where nobody looks.
             for t in range(count):
-                find_places(results + t * k * item, size * k * item, sources)
+                find_rows(results, t, sources)
                 find_pixels(target, t0 + t, across, down, 2, 0, 0, spare.ctypes.data, targets)
                 transform_result(
                     dtype, sources.ctypes.data, targets.ctypes.data, k, bias.ctypes.data if bias.size else 0
@@ -181,48 +190,50 @@ def reduce_tiles(x, dy, dw, top, left):
     c = x.shape[3]
     dtype = dw.dtype
     item = np.intp(dw.itemsize)
-    lanes = vector_lanes(dtype)
-    vectors, panels = split(k, dtype)
     down, across = (oh + 1) // 2, (ow + 1) // 2
     tiles = n * down * across
     size = block_tiles(c + k, item)
+    # 1. A part sums over some of the tiles, block after block: one matrix (c, k) for each place.
     parts = max(2, min(16, tiles // PART_TILES, MOST_SUMS // (PLACES * c * k)))
     sums = np.zeros((parts, PLACES, c, k), dtype)
     for part in prange(parts):
         block = np.empty(PLACES * size * (c + k), dtype)
         zeros = np.zeros(max(c, k), dtype)
         sources, targets = np.empty(PLACES, np.int64), np.empty(PLACES, np.int64)
-        pixels, gradients = block.ctypes.data, block.ctypes.data + PLACES * size * c * item
+        pixels = block[: PLACES * size * c].reshape((PLACES, size, c))
+        gradients = block[PLACES * size * c :].reshape((PLACES, size, k))
         last = (part + 1) * tiles // parts
         for t0 in range(part * tiles // parts, last, size):
             count = min(size, last - t0)
+            # 2. Pixels and gradients, transformed: matrices (tiles, c) and (tiles, k).
             touch_pixels(x, t0, t0 + count, across, down, 4, top)
             touch_pixels(dy, t0, t0 + count, across, down, 2, 0)
             for t in range(count):
                 find_pixels(x, t0 + t, across, down, 4, top, left, zeros.ctypes.data, sources)
-                find_places(pixels + t * c * item, size * c * item, targets)
-                transform_pixels(dtype, sources.ctypes.data, targets.ctypes.data, c, 0)
+                find_rows(pixels, t, targets)
+                transform_pixels(dtype, sources.ctypes.data, targets.ctypes.data, c)
                 find_pixels(dy, t0 + t, across, down, 2, 0, 0, zeros.ctypes.data, sources)
-                find_places(gradients + t * k * item, size * k * item, targets)
-                transform_outputs(dtype, sources.ctypes.data, targets.ctypes.data, k, 0)
+                find_rows(gradients, t, targets)
+                transform_outputs(dtype, sources.ctypes.data, targets.ctypes.data, k)
+            # 3. Their products over the tiles, added to the sums.
             for place in range(PLACES):
-                for p in range(panels):
-                    v0, wide = panel(p, panels, vectors)
-                    shift = v0 * lanes * item
+                for p in range(split(k, dtype)[1]):
+                    j, wide, used = panel(p, k, dtype)
                     tiles_down(
-                        dtype, wide, True, pixels + place * size * c * item, c * item, c, count,
-                        gradients + place * size * k * item + shift, k * item, 0,
-                        sums[part, place].ctypes.data + shift, k * item, min(lanes, k - (v0 + wide - 1) * lanes), 1, 0, 0,
+                        dtype, wide, True, element_at(pixels[place], 0, 0), c * item, c, count,
+                        element_at(gradients[place], 0, j), k * item, 0,
+                        element_at(sums[part, place], 0, j), k * item, used, 1, 0, 0,
                     )  # fmt: skip
+    # 4. The parts in order, and back to 3 x 3 weights.
     for r in prange(c):
         for part in range(1, parts):
             for place in range(PLACES):
                 for j in range(k):
                     sums[0, place, r, j] += sums[part, place, r, j]
         sources, targets = np.empty(PLACES, np.int64), np.empty(9, np.int64)
-        find_places(sums.ctypes.data + r * k * item, c * k * item, sources)
-        find_places(dw.ctypes.data + r * k * item, c * k * item, targets)
-        transform_weights(dtype, sources.ctypes.data, targets.ctypes.data, k, 0)
+        find_rows(sums[0], r, sources)
+        find_rows(dw.reshape((9, c, k)), r, targets)
+        transform_weights(dtype, sources.ctypes.data, targets.ctypes.data, k)
 
 
 def prepare_backward_w(x, dy, window, dw):

@@ -1,4 +1,4 @@
-"""Many arrays as one argument of a compiled kernel.
+"""Where things are: addresses of rows and pixels, and many arrays as one argument of a compiled kernel.
 
 Numba takes a fixed number of arrays, and handing each over costs time. A list of arrays is therefore passed as one
 array of the addresses of the Python objects, which `array_at` follows to their data inside the kernel:
@@ -48,3 +48,22 @@ def data_pointer(typingctx, address, start, like):
 def array_at(arrays, i, start, size, like):
     """Elements `start` to `start + size` of the packed array `i`, flat, of the dtype of `like`."""
     return carray(data_pointer(arrays[i], start, like), (size,))
+
+
+@inlined
+def element_at(matrix, i, j):
+    """Address of an element of a matrix, whose rows may lie apart."""
+    return matrix.ctypes.data + i * matrix.strides[0] + j * np.intp(matrix.itemsize)
+
+
+@inlined
+def row_at(array, i):
+    """Address of row i of a contiguous array: of what lies along its last axis, counted through all others."""
+    return array.ctypes.data + i * array.shape[-1] * np.intp(array.itemsize)
+
+
+@inlined
+def pixel_at(images, image, row, column):
+    """Address of a pixel of images (n, h, w, c), or of where it would be, outside."""
+    _, h, w, _ = images.shape
+    return row_at(images, (image * h + row) * w + column)

@@ -6,302 +6,161 @@
 Each does so for a run, elements that lie one behind the other and whose windows have the same shape: the channels of a
 pixel, or of several pixels. Windows are walked in row-major order. Sums are in the type of the data: over a row of the
 window first, then over the rows. No memory outside the run and its windows is touched.
+
+Arrays are given by the addresses of the run's first element: of x, in the first pixel of its window; of dy and winner, in
+the first of the pixel's windows. Windows, or the windows of a pixel, are rows x columns, both at least 1. Steps are in
+elements.
 """
 
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
-
-from minigrad.kernels.cpu.vector.code import LANE, Loop, VectorCode, call_function, index
-from minigrad.kernels.cpu.vector.target import REGISTER_BITS
+from minigrad.kernels.cpu.vector.code import micro_kernel
+from minigrad.kernels.cpu.vector.values import join, minimum, where
 
 VECTORS = 4  # registers of a run that are computed together
 UNROLLED = 3  # columns of a window for which there is code without a loop: 3 x 3 is what networks pool over
 
 
-class RunCode(VectorCode):
-    """Emits vector code for places in a window, too: integers as wide as the floats, narrower in memory."""
+def by_columns(code, call, columns):
+    """The function that is unrolled for the window's number of columns, or the one with a loop."""
+    for unrolled in code.first_case({UNROLLED: columns == UNROLLED, 0: True}):
+        call(unrolled=unrolled)
 
-    def __init__(self, builder, dtype, stored=None):
-        super().__init__(builder, dtype, REGISTER_BITS)
-        self.places = ir.VectorType(ir.IntType(dtype.bitwidth), self.lanes)
-        if stored is not None:
-            self.stored_bytes = stored.bitwidth // 8
-            self.stored = ir.VectorType(ir.IntType(stored.bitwidth), self.lanes)
 
-    def everywhere(self, value, vector):
-        """A number in all lanes."""
-        undefined = ir.Constant(vector, ir.Undefined)
-        first = self.builder.insert_element(undefined, value, ir.Constant(LANE, 0))
-        zeros = ir.Constant(ir.VectorType(LANE, self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(first, undefined, zeros)
+def by_columns_of(code, call, stored, columns):
+    """The same, with places of a type."""
+    by_columns(code, lambda unrolled: call(stored=stored, unrolled=unrolled), columns)
 
-    def place(self, value):
-        """A place, given as an index, in all lanes."""
-        return self.everywhere(self.builder.trunc(value, self.places.element), self.places)
 
-    def at(self, address, element, size=None):
-        """The address of an element."""
-        return self.builder.add(address, self.builder.mul(element, index(size or self.bytes)))
-
-    def masked(self, name, result, arguments):
-        """LLVM's masked load or store of stored places."""
-        return self.intrinsic(f"llvm.masked.{name}.v{self.lanes}i{self.stored.element.width}.p0", result, arguments)
-
-    def load_places(self, address, mask):
-        """Stored places at `address`; 0 outside `mask`."""
-        builder, pointer, align = self.builder, self.pointer(address, self.stored), ir.Constant(LANE, self.stored_bytes)
-        if mask is None:
-            value = builder.load(pointer)
-            value.align = self.stored_bytes
+def with_care_for_nan(code, call, stored, nan, columns):
+    """The function for elements among which there may be a NaN, or the others."""
+    for careful in code.first_case({True: nan, False: True}):
+        if careful:
+            call(stored=stored, nan=True, unrolled=0)
         else:
-            load = self.masked("load", self.stored, [pointer.type, LANE, self.mask_type, self.stored])
-            value = builder.call(load, [pointer, align, mask, ir.Constant(self.stored, [0] * self.lanes)])
-        return builder.zext(value, self.places)
+            by_columns(code, lambda unrolled: call(stored=stored, nan=False, unrolled=unrolled), columns)
 
-    def store_places(self, value, address, mask):
-        """Write places at `address`, only the lanes of `mask`."""
-        builder, pointer, align = self.builder, self.pointer(address, self.stored), ir.Constant(LANE, self.stored_bytes)
-        value = builder.trunc(value, self.stored)
-        if mask is None:
-            builder.store(value, pointer).align = self.stored_bytes
+
+class Piece:
+    """Part of a run: some registers from element `start` on, of the last only the lanes of the mask.
+
+    It goes through a window register by register: all of them in each step would be more than the CPU has.
+    """
+
+    def __init__(self, code, start, vectors, mask=None):
+        self.code, self.start, self.vectors, self.mask = code, start, vectors, mask
+
+    def __iter__(self):
+        return (Piece(self.code, self.start + j * self.code.lanes, 1, self.mask) for j in range(self.vectors))
+
+    def load(self, array, distance, stored=None):
+        """What lies so many elements further on than the piece."""
+        return self.code.load(self.address(array, self.start + distance, stored), self.mask, self.vectors, stored)
+
+    def store(self, value, array, stored=None):
+        """Write the piece."""
+        self.code.store(value, self.address(array, self.start, stored), self.mask, stored)
+
+    def address(self, array, element, stored):
+        """Where an element of an array is."""
+        return array + element * (stored.bitwidth // 8 if stored else self.code.bytes)
+
+    def everywhere(self, value):
+        """A value in all lanes of all registers."""
+        return join([self.code.everywhere(value)] * self.vectors)
+
+
+def pieces(code, length):
+    """The pieces of a run: of VECTORS registers, or of one in a short run.
+
+    The last begins where it is full; what it shares with the one before is computed twice, to the same bits. What is
+    shorter than a register is masked.
+    """
+    cases = {0: length < code.lanes, 1: length < VECTORS * code.lanes, VECTORS: True}
+    for vectors in code.first_case(cases):
+        if vectors == 0:
+            yield Piece(code, code.index(0), 1, code.first_lanes(length))
         else:
-            store = self.masked("store", ir.VoidType(), [self.stored, pointer.type, LANE, self.mask_type])
-            builder.call(store, [value, pointer, align, mask])
+            size = vectors * code.lanes
+            for piece in code.loop((length + (size - 1)) // size):
+                yield Piece(code, minimum(piece.number * size, length - size), vectors)
 
 
-def over_run(code, length, body):
-    """Emit body(start, vectors, mask) for all elements of a run, VECTORS registers at a time, or one in a short run.
-
-    The last piece begins where it is full; what it shares with the one before is computed twice, to the same bits. What
-    is shorter than a register is masked.
-    """
-    builder = code.builder
-
-    def pieces(vectors):
-        width = index(vectors * code.lanes)
-        last = builder.sub(length, width)
-        count = builder.sdiv(builder.add(length, index(vectors * code.lanes - 1)), width)
-        with cgutils.for_range(builder, count) as loop:
-            start = builder.mul(loop.index, width)
-            body(builder.select(builder.icmp_signed("<", start, last), start, last), vectors, None)
-
-    with builder.if_else(builder.icmp_signed("<", length, index(VECTORS * code.lanes))) as (short, long):
-        with short, builder.if_else(builder.icmp_signed("<", length, index(code.lanes))) as (part, whole):
-            with part:
-                body(index(0), 1, code.first_lanes(length))
-            with whole:
-                pieces(1)
-        with long:
-            pieces(VECTORS)
-
-
-def over_window(builder, rows, columns, unrolled, start, tap, end_row=None):
-    """Emit values = tap(values, row, column) for all of rows x columns, both at least 1, and give the values after that.
-
-    With `end_row`, every row begins from `start`, and values = end_row(values before the row, values of the row).
-    """
-    over_rows = Loop(builder, "row", start)
-    values = over_rows.values if end_row is None else start
-    if unrolled:
-        for column in range(unrolled):
-            values = tap(values, over_rows.index, index(column))
-    else:
-        over_columns = Loop(builder, "column", values)
-        values = tap(over_columns.values, over_rows.index, over_columns.index)
-        over_columns.close(values, columns)
-    if end_row is not None:
-        values = end_row(over_rows.values, values)
-    over_rows.close(values, rows)
-    return values
-
-
-def call_run(builder, emit, arguments, labels, *options):
-    """Call the LLVM function for these options; `emit` writes it where it is used first."""
-    name = "_".join(["minigrad", *map(str, [emit.__name__, *options, REGISTER_BITS])])
-
-    def write(function):
-        inside = ir.IRBuilder(function.append_basic_block("entry"))
-        emit(inside, *function.args, *options)
-        inside.ret_void()
-
-    call_function(builder, name, arguments, labels, write)
-
-
-def call_by_columns(builder, emit, arguments, labels, *options):
-    """Call the function that is unrolled for the window's number of columns, or the one with a loop."""
-    columns = arguments[labels.index("columns")]
-    with builder.if_else(builder.icmp_signed("==", columns, index(UNROLLED))) as (known, other):
-        with known:
-            call_run(builder, emit, arguments, labels, *options, UNROLLED)
-        with other:
-            call_run(builder, emit, arguments, labels, *options, 0)
-
-
-MAX_RUN = ["x", "row_step", "rows", "column_step", "columns", "place", "width", "length", "y", "winner"]
-WON_RUN = ["dy", "winner", "row_step", "rows", "column_step", "columns", "place", "down", "across", "length", "dx"]
-MEAN_RUN = ["x", "row_step", "rows", "column_step", "columns", "length", "y"]
-SHARE_RUN = ["dy", "row_step", "rows", "column_step", "columns", "weights", "weights_step", "length", "dx"]
-
-
-def offset(builder, row, row_step, column, column_step):
-    """row row_step + column column_step."""
-    return builder.add(builder.mul(row, row_step), builder.mul(column, column_step))
-
-
-@intrinsic
-def max_run(typingctx, dtype, stored, nan, x, row_step, rows, column_step, columns, place, width, length, y, winner):
-    """y = largest of x over a window of rows x columns, winner = its place, for a run of `length` elements.
-
-    x, y and winner are addresses of the run's first element, x in the first pixel of its window, which has the place
-    `place` among rows of `width`. Steps are in elements. `nan` tells that there may be a NaN among the elements: it takes
-    a second comparison to let the first one win.
-    """
-
-    def codegen(context, builder, signature, arguments):
-        nan, *rest = arguments[2:]
-        with builder.if_else(nan) as (careful, usual):
-            with careful:
-                call_run(builder, emit_max_run, rest, MAX_RUN, dtype.dtype, stored.dtype, True, 0)
-            with usual:
-                call_by_columns(builder, emit_max_run, rest, MAX_RUN, dtype.dtype, stored.dtype, False)
-        return context.get_dummy_value()
-
-    return types.void(dtype, stored, types.boolean, *[types.intp] * len(MAX_RUN)), codegen
-
-
-def emit_max_run(
-    builder, x, row_step, rows, column_step, columns, place, width, length, y, winner, dtype, stored, nan, unrolled
+@micro_kernel(with_care_for_nan)
+def max_run(
+    code, x, row_step, rows, column_step, columns, place, width, length, y, winner, *, stored, nan, unrolled
 ):  # fmt: skip
-    """The body of `max_run`."""
-    code = RunCode(builder, dtype, stored)
-    lowest = ir.Constant(code.vector, [-float("inf")] * code.lanes)
+    """y = largest of x over a window, winner = its place, which is counted from `place` on, `width` to a row.
 
-    def body(start, vectors, mask):
-        starts = [builder.add(start, index(j * code.lanes)) for j in range(vectors)]
-
-        def tap(values, row, column):
-            here = builder.add(code.place(builder.add(place, builder.mul(row, width))), code.place(column))
-            step = offset(builder, row, row_step, column, column_step)
-            largest, places = [], []
-            for j in range(vectors):
-                u, value = code.load(code.at(x, builder.add(starts[j], step)), mask), values[j]
-                if nan:  # better than any number, and nothing better than the first
-                    better = builder.fcmp_unordered(">", u, value)
-                    better = builder.and_(better, builder.fcmp_ordered("ord", value, value))
-                else:
-                    better = builder.fcmp_ordered(">", u, value)
-                largest.append(builder.select(better, u, value))
-                places.append(builder.select(better, here, values[vectors + j]))
-            return largest + places
-
-        begin = [lowest] * vectors + [code.place(place)] * vectors
-        values = over_window(builder, rows, columns, unrolled, begin, tap)
-        for j in range(vectors):
-            code.store(values[j], code.at(y, starts[j]), mask)
-            code.store_places(values[vectors + j], code.at(winner, starts[j], code.stored_bytes), mask)
-
-    over_run(code, length, body)
+    `nan` tells that there may be a NaN among the elements: it takes a second comparison to let the first one win.
+    """
+    for piece in pieces(code, length):
+        start = {"largest": piece.everywhere(-float("inf")), "winner": piece.everywhere(place)}
+        for row in code.loop(rows, at_least=1, **start):
+            row_place = code.everywhere(place + row.number * width)
+            for tap in code.loop(unrolled or columns, at_least=1, largest=row.largest, winner=row.winner):
+                here = row_place + code.everywhere(tap.number)
+                results = []
+                for part, largest, winner_so_far in zip(piece, tap.largest, tap.winner, strict=True):
+                    u = part.load(x, row.number * row_step + tap.number * column_step)
+                    better = u > largest
+                    if nan:  # better than any number, and nothing better than the first
+                        better = ~(u <= largest) & (largest == largest)
+                    results.append((where(better, u, largest), where(better, here, winner_so_far)))
+                tap.largest, tap.winner = map(join, zip(*results, strict=True))
+            row.largest, row.winner = tap.largest, tap.winner
+        piece.store(row.largest, y)
+        piece.store(row.winner, winner, stored)
 
 
-@intrinsic
+@micro_kernel(by_columns_of)
 def won_run(
-    typingctx, dtype, stored, dy, winner, row_step, rows, column_step, columns, place, down, across, length, dx
-):
-    """dx = sum of dy over those of rows x columns windows whose winner is this pixel, for a run of `length` elements.
+    code, dy, winner, row_step, rows, column_step, columns, place, down, across, length, dx, *, stored, unrolled
+):  # fmt: skip
+    """dx = sum of dy over those of rows x columns windows whose winner is this pixel.
 
     The pixel's place in the first window is `place`; it falls by `down` with every row of windows, and by `across` with
-    every column. dy and winner are addresses of the run's first element in the first window. Steps are in elements.
+    every column.
     """
 
-    def codegen(context, builder, signature, arguments):
-        call_by_columns(builder, emit_won_run, arguments[2:], WON_RUN, dtype.dtype, stored.dtype)
-        return context.get_dummy_value()
+    def won(piece, row, column):
+        distance = row * row_step + column * column_step
+        own_place = code.everywhere(place - (row * down + column * across))
+        return where(piece.load(winner, distance, stored) == own_place, piece.load(dy, distance), 0)
 
-    return types.void(dtype, stored, *[types.intp] * len(WON_RUN)), codegen
-
-
-def emit_won_run(
-    builder, dy, winner, row_step, rows, column_step, columns, place, down, across, length, dx, dtype, stored, unrolled
-):  # fmt: skip
-    """The body of `won_run`."""
-    code = RunCode(builder, dtype, stored)
-
-    def gradient(start, mask, row, column):
-        element = builder.add(start, offset(builder, row, row_step, column, column_step))
-        here = code.place(builder.sub(place, offset(builder, row, down, column, across)))
-        places = code.load_places(code.at(winner, element, code.stored_bytes), mask)
-        u = code.load(code.at(dy, element), mask)
-        return builder.select(builder.icmp_signed("==", places, here), u, code.zero)
-
-    sum_run(code, rows, columns, unrolled, length, gradient, dx)
+    sum_run(code, rows, unrolled or columns, length, dx, won)
 
 
-def sum_run(code, rows, columns, unrolled, length, term, result, divisor=None):
-    """Emit result = sum of term(start, mask, row, column), divided by `divisor` if there is one, for all of a run."""
-    builder = code.builder
+@micro_kernel(by_columns)
+def mean_run(code, x, row_step, rows, column_step, columns, length, y, *, unrolled):
+    """y = mean of x over a window."""
 
-    def body(start, vectors, mask):
-        starts = [builder.add(start, index(j * code.lanes)) for j in range(vectors)]
+    def pixel(piece, row, column):
+        return piece.load(x, row * row_step + column * column_step)
 
-        def tap(sums, row, column):
-            return [builder.fadd(total, term(at, mask, row, column)) for total, at in zip(sums, starts, strict=True)]
-
-        def end_row(totals, sums):
-            return [builder.fadd(total, row) for total, row in zip(totals, sums, strict=True)]
-
-        sums = over_window(builder, rows, columns, unrolled, [code.zero] * vectors, tap, end_row)
-        for at, total in zip(starts, sums, strict=True):
-            code.store(total if divisor is None else builder.fdiv(total, divisor), code.at(result, at), mask)
-
-    over_run(code, length, body)
+    count = code.everywhere((rows * columns).to(code.scalar))
+    sum_run(code, rows, unrolled or columns, length, y, pixel, count)
 
 
-@intrinsic
-def mean_run(typingctx, dtype, x, row_step, rows, column_step, columns, length, y):
-    """y = mean of x over a window of rows x columns, for a run of elements; arguments as in `max_run`."""
-
-    def codegen(context, builder, signature, arguments):
-        call_by_columns(builder, emit_mean_run, arguments[1:], MEAN_RUN, dtype.dtype)
-        return context.get_dummy_value()
-
-    return types.void(dtype, *[types.intp] * len(MEAN_RUN)), codegen
-
-
-def emit_mean_run(builder, x, row_step, rows, column_step, columns, length, y, dtype, unrolled):
-    """The body of `mean_run`."""
-    code = RunCode(builder, dtype)
-    count = code.everywhere(builder.sitofp(builder.mul(rows, columns), code.scalar), code.vector)
-
-    def pixel(start, mask, row, column):
-        return code.load(code.at(x, builder.add(start, offset(builder, row, row_step, column, column_step))), mask)
-
-    sum_run(code, rows, columns, unrolled, length, pixel, y, count)
-
-
-@intrinsic
-def share_run(typingctx, dtype, dy, row_step, rows, column_step, columns, weights, weights_step, length, dx):
-    """dx = sum of dy times its window's weight over rows x columns windows, for a run of elements.
+@micro_kernel(by_columns)
+def share_run(code, dy, row_step, rows, column_step, columns, weights, weights_step, length, dx, *, unrolled):
+    """dx = sum of dy times its window's weight over rows x columns windows.
 
     weights is the address of the first window's weight, weights_step the elements from one row of windows to the next.
     """
 
-    def codegen(context, builder, signature, arguments):
-        call_by_columns(builder, emit_share_run, arguments[1:], SHARE_RUN, dtype.dtype)
-        return context.get_dummy_value()
+    def share(piece, row, column):
+        weight = code.broadcast(weights + (row * weights_step + column) * code.bytes)
+        return piece.load(dy, row * row_step + column * column_step) * weight
 
-    return types.void(dtype, *[types.intp] * len(SHARE_RUN)), codegen
+    sum_run(code, rows, unrolled or columns, length, dx, share)
 
 
-def emit_share_run(
-    builder, dy, row_step, rows, column_step, columns, weights, weights_step, length, dx, dtype, unrolled
-):  # fmt: skip
-    """The body of `share_run`."""
-    code = RunCode(builder, dtype)
-
-    def share(start, mask, row, column):
-        weight = code.broadcast(code.at(weights, builder.add(builder.mul(row, weights_step), column)))
-        u = code.load(code.at(dy, builder.add(start, offset(builder, row, row_step, column, column_step))), mask)
-        return builder.fmul(u, weight)
-
-    sum_run(code, rows, columns, unrolled, length, share, dx)
+def sum_run(code, rows, columns, length, result, term, divisor=None):
+    """result = sum of term(piece, row, column), divided by `divisor` if there is one, for all pieces of a run."""
+    for piece in pieces(code, length):
+        zeros = code.everywhere(0.0, piece.vectors)
+        for row in code.loop(rows, at_least=1, total=zeros):
+            for tap in code.loop(columns, at_least=1, total=zeros):
+                terms = (term(part, row.number, tap.number) for part in piece)
+                tap.total = join([total + one for total, one in zip(tap.total, terms, strict=True)])
+            row.total += tap.total
+        piece.store(row.total if divisor is None else row.total / divisor, result)
