@@ -18,8 +18,9 @@ import math
 from minigrad.kernels import formulas
 from minigrad.kernels.cuda.parts.columns import THREADS, by_fours, in_fours
 from minigrad.kernels.cuda.parts.sums import add, whole
+from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.cuda.tools.language import cuda, device_function, load4, real, store4, uint32
-from minigrad.kernels.cuda.tools.launch import Longs, Real, Reals, UInt, blocks_for, context, kernel
+from minigrad.kernels.cuda.tools.launch import Longs, Real, Reals, UInt, blocks_for, kernel
 
 WARPS = THREADS // 32
 TWO_WARPS = 2 * WARPS

@@ -14,8 +14,9 @@ of that type gives 0.
 import math
 
 from minigrad.kernels import formulas
+from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.cuda.tools.language import cuda, device_function, real, uint32
-from minigrad.kernels.cuda.tools.launch import Real, Reals, UInt, blocks_for, context, kernel
+from minigrad.kernels.cuda.tools.launch import Real, Reals, UInt, blocks_for, kernel
 
 THREADS = 256
 WIDEST = 1024  # channels of a row in shared memory; as many of several rows together

@@ -37,8 +37,9 @@ from minigrad.kernels.cuda.parts.norm_rows import (
     split_mean,
     zeros,
 )
+from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.cuda.tools.language import cuda, device_function, float64, real, uint32
-from minigrad.kernels.cuda.tools.launch import Double, Doubles, Real, Reals, UInt, blocks_for, context, kernel
+from minigrad.kernels.cuda.tools.launch import Double, Doubles, Real, Reals, UInt, blocks_for, kernel
 from minigrad.kernels.one_by_one import one_by_one
 
 THREADS = columns.THREADS

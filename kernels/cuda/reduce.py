@@ -14,8 +14,9 @@ import numpy as np
 
 from minigrad.kernels.cuda.parts.columns import in_fours
 from minigrad.kernels.cuda.parts.sums import add, whole
+from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.cuda.tools.language import cuda, device_function, load4, real, store4, uint32
-from minigrad.kernels.cuda.tools.launch import FLOAT32, Longs, Reals, UInt, UInts, blocks_for, context, kernel
+from minigrad.kernels.cuda.tools.launch import FLOAT32, Longs, Reals, UInt, UInts, blocks_for, kernel
 
 THREADS = 256
 ACROSS = 64  # threads of a block along the inner axis, at most

@@ -11,8 +11,9 @@ import numpy as np
 
 from minigrad.kernels.cuda.parts.factors import four, put_four
 from minigrad.kernels.cuda.parts.tiles import ADDS, HAS_BIAS, WIDE_C
+from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.cuda.tools.language import cuda, uint32
-from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, blocks_for, context, kernel
+from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, blocks_for, kernel
 
 
 class TileSize(NamedTuple):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from minigrad.kernels.cuda.tools.launch import context
+from minigrad.kernels.cuda.tools.context import context
 
 
 class Flags:

@@ -26,6 +26,8 @@ from numba import types
 from numba.core.errors import TypingError
 from numba.extending import overload
 
+from minigrad.kernels.cuda.tools.context import context
+
 try:
     VERSION = version("numba-cuda")
     from numba import cuda  # noqa: F401 - the kernels take it from here
@@ -224,9 +226,7 @@ def _compiled_at(pointer, i):
 
 def memory_at(address, dtype):
     """A pointer to elements of a type, from an address out of a table."""
-    from minigrad.kernels.cuda.tools import launch
-
-    return launch.context.driver.memory_at(int(address), np.dtype(dtype))
+    return context.driver.memory_at(int(address), np.dtype(dtype))
 
 
 @intrinsic
@@ -270,24 +270,27 @@ def _compiled_cast(pointer, dtype):
     return lambda pointer, dtype: _cast(pointer, dtype)
 
 
+def simulated_block():
+    """What a block of simulated threads does; imported when used, since it needs greenlet, an extra."""
+    from minigrad.kernels.cuda.tools import block
+
+    return block
+
+
 # Copies to shared memory that go on while the thread works (PTX ISA, cp.async)
 
 
 def copy16(shared, i, source, j, size):
     """Begin to copy 16 bytes, source[j : j + 4] to shared[i : i + 4]; with size 0 zeros, and source is not read."""
-    from minigrad.kernels.cuda.tools import simulator
-
     if size not in (0, 16):
         raise ValueError(f"copy16 copies 16 bytes or, with size 0, none; not {size}")
-    simulator.begin_copy(four("copy16", shared, i), four("copy16", source, j) if size else None)
+    simulated_block().begin_copy(four("copy16", shared, i), four("copy16", source, j) if size else None)
 
 
 def copy4(shared, i, source, j, size):
     """Begin to copy one float32, source[j] to shared[i]; with size 0 a zero, and source is not read."""
-    from minigrad.kernels.cuda.tools import simulator
-
     i, j = int(i), int(j)
-    simulator.begin_copy(shared[i : i + 1], source[j : j + 1] if size else None)
+    simulated_block().begin_copy(shared[i : i + 1], source[j : j + 1] if size else None)
 
 
 def copy_intrinsic(text):
@@ -345,23 +348,17 @@ def instruction(text):
 
 def copy_commit():
     """The copies begun so far are a group."""
-    from minigrad.kernels.cuda.tools import simulator
-
-    simulator.commit_copies()
+    simulated_block().commit_copies()
 
 
 def copy_wait_all():
     """Wait for all groups of this thread; the others' copies are seen after the next syncthreads."""
-    from minigrad.kernels.cuda.tools import simulator
-
-    simulator.finish_copies(0)
+    simulated_block().finish_copies(0)
 
 
 def copy_wait_but_one():
     """Wait for all groups of this thread but the latest."""
-    from minigrad.kernels.cuda.tools import simulator
-
-    simulator.finish_copies(1)
+    simulated_block().finish_copies(1)
 
 
 _copy_commit = instruction("cp.async.commit_group;")
@@ -401,9 +398,7 @@ def mma_tf32(c, a, b):
     In lane 4 g + t, c is (C[g, 2 t], C[g, 2 t + 1], C[g + 8, 2 t], C[g + 8, 2 t + 1]) in float32; the others are bits from
     to_tf32: a (A[g, t], A[g + 8, t], A[g, t + 4], A[g + 8, t + 4]), b (B[t, g], B[t + 4, g]).
     """
-    from minigrad.kernels.cuda.tools import simulator
-
-    return simulator.mma_tf32(c, a, b)
+    return simulated_block().mma_tf32(c, a, b)
 
 
 @intrinsic

@@ -1,0 +1,163 @@
+"""One block of simulated threads: who waits for whom, what they share, and the copies that are under way.
+
+Every thread is a greenlet, which runs until it waits: for its block (syncthreads) or for its warp (syncwarp, shuffles,
+tensor cores). Between two such points the threads run one after another, in a shuffled order if asked, so a missing
+barrier gives another result, and the same one every time. A barrier that some threads never reach is an error, even if
+those have ended. Shared memory is aligned to what the kernel asked for and no better, so that none is aligned by luck.
+Memory is filled with garbage first. Copies to shared memory (cp.async) happen when they are waited for, no earlier.
+"""
+
+import contextvars
+import functools
+import itertools
+import sys
+
+import numpy as np
+from greenlet import getcurrent, greenlet
+
+LANES = 32
+GARBAGE = 0xCB  # what every byte of fresh memory holds: huge negative floats and integers
+BLOCK, WARP = "block", "warp"
+TOOLS = __name__.rpartition(".")[0]
+
+
+class Thread(greenlet):
+    """One CUDA thread."""
+
+    def __init__(self, run, block, number):
+        super().__init__(run)
+        self.gr_context = contextvars.copy_context()  # in which NumPy keeps what overflows and the like are to do
+        self.block, self.number = block, number
+        self.lane, self.warp = number % LANES, number // LANES
+        x, y, _ = block.size
+        self.index = Index(number % x, number // x % y, number // (x * y))
+        self.given = None
+        self.waits_at = None  # what it waits for, and the line of the kernel that waits
+        self.copies, self.groups = [], []
+
+    def wait(self, kind):
+        """Go on when all threads of the block, or of the warp, have come to the same point."""
+        frame = sys._getframe(1)
+        while frame.f_globals["__name__"].rpartition(".")[0] == TOOLS:  # up to the kernel's
+            frame = frame.f_back
+        self.waits_at = kind, frame.f_code, frame.f_lasti
+        self.block.scheduler.switch()
+
+
+class Index:
+    """What threadIdx and its like are."""
+
+    def __init__(self, x, y, z):
+        self.x, self.y, self.z = x, y, z
+
+
+class ThreadBlock:
+    """The threads that share memory; runs them all."""
+
+    def __init__(self, function, arguments, size, shared_bytes, order):
+        self.size = size
+        self.scheduler = getcurrent()
+        self.shared, self.shared_bytes = {}, shared_bytes
+        self.order = order
+        count = size[0] * size[1] * size[2]
+        self.threads = [Thread(functools.partial(function, *arguments), self, i) for i in range(count)]
+
+    def run(self):
+        """Run until every thread has ended."""
+        living = list(self.threads)
+        ready = living
+        while living:
+            if self.order is not None:
+                ready = [ready[i] for i in self.order.permutation(len(ready))]
+            for thread in ready:
+                thread.switch()
+            living = [thread for thread in living if not thread.dead]
+            ready = self.released(living)
+            if living and not ready:
+                places = {f"{t.waits_at[0]} at {t.waits_at[1].co_name}" for t in living}
+                raise RuntimeError(f"the threads of a block wait for one another for ever: {', '.join(sorted(places))}")
+
+    def released(self, living):
+        """The threads that may go on: whole warps that met, else the whole block."""
+        ready = []
+        for _, group in itertools.groupby(living, lambda thread: thread.warp):
+            warp = list(group)
+            if all(thread.waits_at[0] == WARP for thread in warp) and len({t.waits_at for t in warp}) == 1:
+                given = [None] * LANES
+                for thread in warp:
+                    given[thread.lane] = thread.given
+                for thread in warp:
+                    thread.received = given
+                ready += warp
+        if ready or any(thread.waits_at[0] == WARP for thread in living):
+            return ready
+        return living if len({thread.waits_at for thread in living}) == 1 and len(living) == len(self.threads) else []
+
+    def shared_array(self, place, shape, dtype, alignment):
+        """The block's array for one place in the source."""
+        if shape == 0:
+            if "dynamic" not in self.shared:
+                self.shared["dynamic"] = garbage(self.shared_bytes, np.dtype(np.uint8), 16)
+            return self.shared["dynamic"].view(dtype)
+        if place not in self.shared:
+            self.shared[place] = garbage(shape, dtype, alignment)
+        return self.shared[place]
+
+
+def garbage(shape, dtype, alignment=None):
+    """An array that nobody has written yet, at an address with that alignment and no better."""
+    alignment = alignment or dtype.itemsize
+    count = int(np.prod(shape))
+    memory = np.full(count * dtype.itemsize + 3 * alignment, GARBAGE, np.uint8)
+    start = alignment - memory.ctypes.data % (2 * alignment)
+    if start < 0:
+        start += 2 * alignment
+    return memory[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def exchange(value):
+    """What the threads of this warp give, by lane; all that have not ended must come."""
+    thread = getcurrent()
+    thread.given = value
+    thread.wait(WARP)
+    return thread.received
+
+
+def begin_copy(target, source):
+    """language.copy16: noted now, done when it is waited for."""
+    getcurrent().copies.append((target, source))
+
+
+def commit_copies():
+    """language.copy_commit."""
+    thread = getcurrent()
+    thread.groups.append(thread.copies)
+    thread.copies = []
+
+
+def finish_copies(left):
+    """Do all groups of copies but the `left` latest."""
+    thread = getcurrent()
+    while len(thread.groups) > left:
+        for target, source in thread.groups.pop(0):
+            target[:] = 0 if source is None else source
+
+
+def mma_tf32(c, a, b):
+    """language.mma_tf32."""
+    received = exchange((a, b))
+    if len(received) == LANES:  # the first of the warp computes for all
+        received.append(product_of_fragments(received))
+    g, t = divmod(getcurrent().lane, 4)
+    parts = received[LANES][[g, g + 8], 2 * t : 2 * t + 2].ravel()
+    return tuple(np.float32(total + part) for total, part in zip(c, parts, strict=True))
+
+
+def product_of_fragments(fragments):
+    """The 16 x 8 product of what the lanes of a warp hold of two matrices."""
+    left, right = np.zeros((16, 8), np.float32), np.zeros((8, 8), np.float32)
+    for i, (x, y) in enumerate(fragments):
+        g, t = divmod(i, 4)
+        left[g, t], left[g + 8, t], left[g, t + 4], left[g + 8, t + 4] = np.array(x, np.uint32).view(np.float32)
+        right[t, g], right[t + 4, g] = np.array(y, np.uint32).view(np.float32)
+    return left @ right
