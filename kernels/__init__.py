@@ -1,6 +1,6 @@
 """The kernels: functions that know arrays and nothing else, one package per kind of device.
 
-families    which families there are
+contract    which families of kernels there are, and what each kernel takes
 formulas    scalar math, written once, compiled for every target; so are
 steps       what optimizers do to one element, and
 philox      the random numbers of dropout

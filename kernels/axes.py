@@ -18,7 +18,7 @@ DIMS = 6
 Shape = tuple[int, ...]
 
 
-def positions(shape, strides, offset=0):
+def positions(shape: Shape, strides: Shape, offset: int = 0) -> np.ndarray:
     """Where a layout's elements lie in a flat array: offset + sum(idx[d] * strides[d]) for every idx, in C order."""
     position = np.array(offset, np.int64)
     for length, stride in zip(shape, strides, strict=True):

@@ -17,6 +17,7 @@ import numpy as np
 from minigrad.anomaly import NanSearch, WriteSearch, search_result
 from minigrad.devices import Device, is_array
 from minigrad.gradients import Gradients, Hook
+from minigrad.kernels.contract import Kernels
 from minigrad.modes import at_work, read, refuse_constant, state, user_line
 
 new_order = itertools.count().__next__
@@ -50,7 +51,7 @@ class Op:
     adds_to: ClassVar[int | None] = None  # the input whose gradient so far may come in `total`, to be added to
 
     device: Device
-    kernels: Any  # the kernel families of that device
+    kernels: Kernels  # the kernel families of that device
     needs: tuple[bool, ...]
     saved: tuple[Any, ...] | None = ()
     sources: "tuple[Op | tensors.Tensor | None, ...] | None" = ()

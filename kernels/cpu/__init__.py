@@ -3,7 +3,7 @@
 Each family is imported when first used, and compiled when first called.
 """
 
-from minigrad.kernels.families import FAMILIES, importer
+from minigrad.kernels.contract import FAMILIES, importer
 
 __all__ = [*FAMILIES]
 __getattr__ = importer(__name__)

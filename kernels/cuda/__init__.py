@@ -1,22 +1,30 @@
-"""Kernels for NVIDIA GPUs: numba.cuda. The families are those of kernels/reference, each imported when first used.
+"""Kernels for NVIDIA GPUs: numba.cuda. The families are those of the contract, each imported when first used.
 
-language    numba.cuda and what it lacks
-launch      how a kernel is written, compiled and launched
-driver      the GPU, or a simulated one
-simulator   kernels in plain Python
-array       arrays in a GPU's memory
-walk        how kernels find the elements of strided arrays
-units       memory as units of bytes, for kernels that only move it
+tools   how kernels are made and run
+    language        numba.cuda and what it lacks
+    launch          how a kernel is written, compiled and launched
+    context         where launches go
+    driver          the GPU, or a simulated one
+    simulator       kernels in plain Python
+    block           a block of simulated threads
+    array           arrays in a GPU's memory
+    machine_code    what the assembler makes of all kernels
+
+parts   what several families are composed of
+    walk, units     how kernels find the elements of strided arrays; memory as units of bytes, where it is only moved
+    rows            rows of a matrix by number
+    columns, sums   sums down columns, in a fixed order; sums of float32 as good as those of float64
+    norm_rows       what batch normalization does to a block's rows
 
 Matrix products and convolutions share
 
-plans         how the host shares out a product
-tiles         what a block does in float32 and float64
-tensor_cores  what it does in TF32
-factors       how it reads its two factors
+    plans           how the host shares out a product
+    tiles           what a block does in float32 and float64
+    tensor_cores    what it does in TF32
+    factors         how it reads its two factors
 """
 
-from minigrad.kernels.families import FAMILIES, importer
+from minigrad.kernels.contract import FAMILIES, importer
 
 __all__ = [*FAMILIES]
 __getattr__ = importer(__name__)

@@ -1,29 +1,30 @@
 """Add, subtract, multiply, divide, with broadcasting."""
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from minigrad.kernels.axes import Shape, broadcast_layout, contiguous_strides, flat_layout, merge, reduction_layout
+from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse_constant
 from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor, is_number
 
+Operand = Tensor | np.ndarray | np.generic | float  # one side of an operator; the other must be a Tensor
+Binary = Callable[[Array, Array, Array, Shape, Shape, Shape], None]  # a kernel of two operands
 
-def binary(op: Op, kernel: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+
+def binary(op: Op, kernel: Binary, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """A new array: the kernel on a and b, broadcast."""
     if a.shape == b.shape:
-        shape = a.shape
-        layout = flat_layout(a.size)
-        y = op.empty(shape, a.dtype)
-        getattr(op.kernels.elementwise, kernel)(a.reshape(-1), b.reshape(-1), y.reshape(-1), *layout, layout[1])
+        merged, strides = flat_layout(a.size)
+        y = op.empty(a.shape, a.dtype)
+        kernel(a.reshape(-1), b.reshape(-1), y.reshape(-1), merged, strides, strides)
         return y
     shape, merged, a_strides, b_strides = broadcast_layout(a.shape, b.shape)
     y = op.empty(shape, a.dtype)
     if y.size:
-        getattr(op.kernels.elementwise, kernel)(
-            a.reshape(-1), b.reshape(-1), y.reshape(-1), merged, a_strides, b_strides
-        )
+        kernel(a.reshape(-1), b.reshape(-1), y.reshape(-1), merged, a_strides, b_strides)
     return y
 
 
@@ -68,9 +69,9 @@ class Add(Op):
 
     def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         self.shapes = a.shape, b.shape
-        return binary(self, "add_forward", a, b)
+        return binary(self, self.kernels.elementwise.add_forward, a, b)
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         a, b = self.shapes
         return (
             unbroadcast(self, dy, a) if self.needs[0] else None,
@@ -85,15 +86,15 @@ class Sub(Op):
 
     def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         self.shapes = a.shape, b.shape
-        return binary(self, "sub_forward", a, b)
+        return binary(self, self.kernels.elementwise.sub_forward, a, b)
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         a, b = self.shapes
         da = unbroadcast(self, dy, a) if self.needs[0] else None
         db = None
         if self.needs[1]:
             db = unbroadcast(self, dy, b)
-            db = binary(self, "mul_forward", db, self.device.shared_constant(-1.0, (), db.dtype))
+            db = binary(self, self.kernels.elementwise.mul_forward, db, self.device.shared_constant(-1.0, (), db.dtype))
         return da, db
 
 
@@ -106,15 +107,15 @@ class Mul(Op):
     def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         self.shapes = a.shape, b.shape
         self.save(a if self.needs[1] else None, b if self.needs[0] else None)
-        return binary(self, "mul_forward", a, b)
+        return binary(self, self.kernels.elementwise.mul_forward, a, b)
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         a, b = self.saved  # type: ignore[misc]
         da = db = None
         if self.needs[0]:
-            da = unbroadcast(self, binary(self, "mul_forward", dy, b), self.shapes[0])
+            da = unbroadcast(self, binary(self, self.kernels.elementwise.mul_forward, dy, b), self.shapes[0])
         if self.needs[1]:
-            db = unbroadcast(self, binary(self, "mul_forward", dy, a), self.shapes[1])
+            db = unbroadcast(self, binary(self, self.kernels.elementwise.mul_forward, dy, a), self.shapes[1])
         return da, db
 
 
@@ -126,22 +127,22 @@ class Div(Op):
 
     def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         self.shapes = a.shape, b.shape
-        y = binary(self, "div_forward", a, b)
+        y = binary(self, self.kernels.elementwise.div_forward, a, b)
         self.save(b, y if self.needs[1] else None)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         b, y = self.saved  # type: ignore[misc]
-        quotient = binary(self, "div_forward", dy, b)
+        quotient = binary(self, self.kernels.elementwise.div_forward, dy, b)
         da = unbroadcast(self, quotient, self.shapes[0]) if self.needs[0] else None
         db = None
         if self.needs[1]:
-            db = unbroadcast(self, binary(self, "mul_forward", quotient, y), self.shapes[1])
-            db = binary(self, "mul_forward", db, self.device.shared_constant(-1.0, (), db.dtype))
+            db = unbroadcast(self, binary(self, self.kernels.elementwise.mul_forward, quotient, y), self.shapes[1])
+            db = binary(self, self.kernels.elementwise.mul_forward, db, self.device.shared_constant(-1.0, (), db.dtype))
         return da, db
 
 
-def operands(name: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
+def operands(name: str, a: Operand, b: Operand) -> tuple[Tensor, Tensor]:
     """Both sides as float tensors of one dtype and device; numbers and arrays take the tensor's."""
     like = a if isinstance(a, Tensor) else b
     if not isinstance(like, Tensor):
@@ -154,7 +155,7 @@ def operands(name: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-def as_operand(name: str, value: Any, like: Tensor) -> Tensor:
+def as_operand(name: str, value: Operand, like: Tensor) -> Tensor:
     """`value` as a tensor; a number takes the dtype of `like`."""
     if isinstance(value, Tensor):
         return value
@@ -166,22 +167,22 @@ def as_operand(name: str, value: Any, like: Tensor) -> Tensor:
     raise TypeError(f"{name}: cannot work on {type(value).__name__}; pass a Tensor, a NumPy array or a number")
 
 
-def add(a: Any, b: Any) -> Tensor:
+def add(a: Operand, b: Operand) -> Tensor:
     """a + b with broadcasting; tensors of one dtype, or a tensor and a number."""
     return Add.apply(*operands("add", a, b))
 
 
-def sub(a: Any, b: Any) -> Tensor:
+def sub(a: Operand, b: Operand) -> Tensor:
     """a - b with broadcasting; tensors of one dtype, or a tensor and a number."""
     return Sub.apply(*operands("sub", a, b))
 
 
-def mul(a: Any, b: Any) -> Tensor:
+def mul(a: Operand, b: Operand) -> Tensor:
     """a * b with broadcasting; tensors of one dtype, or a tensor and a number."""
     return Mul.apply(*operands("mul", a, b))
 
 
-def div(a: Any, b: Any) -> Tensor:
+def div(a: Operand, b: Operand) -> Tensor:
     """a / b with broadcasting; tensors of one dtype, or a tensor and a number."""
     return Div.apply(*operands("div", a, b))
 

@@ -1,9 +1,11 @@
 """Functions of every element by itself."""
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 
+from minigrad.kernels.contract import Array
 from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor
 
@@ -11,65 +13,95 @@ from minigrad.tensor import FLOATS, Tensor
 class Unary(Op):
     """y = f(x), where backward needs the result or the input."""
 
-    name: ClassVar[str]
-    saves_result: ClassVar[bool] = True
+    saves_input: ClassVar[bool] = False  # rather than the result
     passes_on = False
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
+    def computed(self, kernel: Callable[[Array, Array], None], x: Array) -> Array:
+        """y by f's kernel; what backward needs is saved."""
         y = self.empty_like(x)
-        getattr(self.kernels.elementwise, self.name + "_forward")(x.reshape(-1), y.reshape(-1))
-        self.save(y if self.saves_result else x)
+        kernel(x.reshape(-1), y.reshape(-1))
+        self.save(x if self.saves_input else y)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def gradient(self, kernel: Callable[[Array, Array, Array], None], dy: Array) -> tuple[Array]:
+        """dx by the kernel of f's gradient, from dy and what was saved."""
         (saved,) = self.saved  # type: ignore[misc]
         dx = self.empty_like(dy)
-        backward = getattr(self.kernels.elementwise, self.name + "_backward")
-        backward(dy.reshape(-1), saved.reshape(-1), dx.reshape(-1))
+        kernel(dy.reshape(-1), saved.reshape(-1), dx.reshape(-1))
         return (dx,)
 
 
 class Exp(Unary):
     """e^x."""
 
-    name = "exp"
     formula = "y = exp(x);  dx = dy y"
+
+    def forward(self, x: Array) -> Array:
+        return self.computed(self.kernels.elementwise.exp_forward, x)
+
+    def backward(self, dy: Array) -> tuple[Array]:
+        return self.gradient(self.kernels.elementwise.exp_backward, dy)
 
 
 class Log(Unary):
     """Natural logarithm."""
 
-    name = "log"
-    saves_result = False
     formula = "y = log(x);  dx = dy / x"
+    saves_input = True
+
+    def forward(self, x: Array) -> Array:
+        return self.computed(self.kernels.elementwise.log_forward, x)
+
+    def backward(self, dy: Array) -> tuple[Array]:
+        return self.gradient(self.kernels.elementwise.log_backward, dy)
 
 
 class Sqrt(Unary):
     """Square root."""
 
-    name = "sqrt"
     formula = "y = √x;  dx = dy / (2 y)"
+
+    def forward(self, x: Array) -> Array:
+        return self.computed(self.kernels.elementwise.sqrt_forward, x)
+
+    def backward(self, dy: Array) -> tuple[Array]:
+        return self.gradient(self.kernels.elementwise.sqrt_backward, dy)
 
 
 class Tanh(Unary):
     """Hyperbolic tangent."""
 
-    name = "tanh"
     formula = "y = tanh(x);  dx = dy (1 - y²)"
+
+    def forward(self, x: Array) -> Array:
+        return self.computed(self.kernels.elementwise.tanh_forward, x)
+
+    def backward(self, dy: Array) -> tuple[Array]:
+        return self.gradient(self.kernels.elementwise.tanh_backward, dy)
 
 
 class Sigmoid(Unary):
     """1 / (1 + exp(-x))."""
 
-    name = "sigmoid"
     formula = "y = 1 / (1 + exp(-x));  dx = dy y (1 - y)"
+
+    def forward(self, x: Array) -> Array:
+        return self.computed(self.kernels.elementwise.sigmoid_forward, x)
+
+    def backward(self, dy: Array) -> tuple[Array]:
+        return self.gradient(self.kernels.elementwise.sigmoid_backward, dy)
 
 
 class ReLU(Unary):
     """max(x, 0)."""
 
-    name = "relu"
     formula = "y = max(x, 0);  dx = dy where y > 0, else 0"
+
+    def forward(self, x: Array) -> Array:
+        return self.computed(self.kernels.elementwise.relu_forward, x)
+
+    def backward(self, dy: Array) -> tuple[Array]:
+        return self.gradient(self.kernels.elementwise.relu_backward, dy)
 
 
 class Power(Op):
@@ -85,14 +117,14 @@ class Power(Op):
         self.save(x)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         (x,) = self.saved  # type: ignore[misc]
         dx = self.empty_like(dy)
         self.kernels.elementwise.power_backward(dy.reshape(-1), x.reshape(-1), self.exponent, dx.reshape(-1))
         return (dx,)
 
 
-def float_tensor(name: str, x: Any) -> Tensor:
+def float_tensor(name: str, x: object) -> Tensor:
     """x itself; TypeError unless it is a float tensor."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} needs a Tensor, not {type(x).__name__}; make one with mg.tensor(...)")

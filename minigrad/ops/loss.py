@@ -1,9 +1,11 @@
 """Softmax, its logarithm, and cross-entropy."""
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse_constant
 from minigrad.ops.elementwise import float_tensor
 from minigrad.ops.movement import to, transpose
@@ -11,43 +13,56 @@ from minigrad.ops.shapes import normal_axes
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
 
 class OverLastAxis(Op):
     """A function of each row, whose backward needs its result."""
 
-    name: ClassVar[str]
     passes_on = False
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
+    def computed(self, kernel: Callable[[Array, Array], None], x: Array) -> Array:
+        """y by the function's kernel, saved for backward."""
         y = self.empty_like(x)
         n = x.shape[-1]
         if y.size:
-            getattr(self.kernels.loss, self.name + "_forward")(x.reshape(-1, n), y.reshape(-1, n))
+            kernel(x.reshape(-1, n), y.reshape(-1, n))
         self.save(y)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def gradient(self, kernel: Callable[[Array, Array, Array], None], dy: Array) -> tuple[Array]:
+        """dx by the kernel of the function's gradient."""
         (y,) = self.saved  # type: ignore[misc]
         dx = self.empty_like(dy)
         n = dy.shape[-1]
         if dx.size:
-            backward = getattr(self.kernels.loss, self.name + "_backward")
-            backward(dy.reshape(-1, n), y.reshape(-1, n), dx.reshape(-1, n))
+            kernel(dy.reshape(-1, n), y.reshape(-1, n), dx.reshape(-1, n))
         return (dx,)
 
 
 class Softmax(OverLastAxis):
     """exp(x) / Σ exp(x)."""
 
-    name = "softmax"
     formula = "y = exp(x) / Σ exp(x);  dx = y (dy - Σ dy y)"
+
+    def forward(self, x: Array) -> Array:
+        return self.computed(self.kernels.loss.softmax_forward, x)
+
+    def backward(self, dy: Array) -> tuple[Array]:
+        return self.gradient(self.kernels.loss.softmax_backward, dy)
 
 
 class LogSoftmax(OverLastAxis):
     """x - log Σ exp(x)."""
 
-    name = "log_softmax"
     formula = "y = x - log Σ exp(x);  dx = dy - exp(y) Σ dy"
+
+    def forward(self, x: Array) -> Array:
+        return self.computed(self.kernels.loss.log_softmax_forward, x)
+
+    def backward(self, dy: Array) -> tuple[Array]:
+        return self.gradient(self.kernels.loss.log_softmax_backward, dy)
 
 
 class CrossEntropy(Op):
@@ -63,7 +78,7 @@ class CrossEntropy(Op):
         self.save(probs, labels)
         return loss
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         probs, labels = self.saved  # type: ignore[misc]
         dx = self.empty_like(probs)
         self.kernels.loss.cross_entropy_backward(dy.reshape(1), probs, labels, dx)
@@ -103,7 +118,7 @@ def check_labels(labels: np.ndarray, classes: int) -> None:
         )
 
 
-def cross_entropy(logits: Tensor, labels: Any) -> Tensor:
+def cross_entropy(logits: Tensor, labels: "ArrayLike | Tensor") -> Tensor:
     """Mean over the batch of -log softmax(logits)[label]: logits (..., classes), integer labels (...), one number out.
 
     Labels may be a NumPy array, a list or a Tensor. Raises TypeError for labels that are no integers and ValueError for

@@ -1,15 +1,15 @@
 """Sum, mean and maximum over axes."""
 
 import builtins
-from typing import Any
 
 import numpy as np
 
 from minigrad.kernels.axes import Shape, reduction_layout
+from minigrad.kernels.contract import Array
 from minigrad.ops.arithmetic import binary, expand, sum_axes
 from minigrad.ops.elementwise import float_tensor
 from minigrad.ops.movement import transpose
-from minigrad.ops.shapes import normal_axes
+from minigrad.ops.shapes import Axis, normal_axes
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -34,12 +34,18 @@ class Sum(Op):
         self.x_shape, self.axes, self.factor = x.shape, axes, factor
         y = sum_axes(self, x, axes) if axes else expand(self, x, x.shape)
         y = y.reshape(y.shape if keepdims else dropped(x.shape, axes))
-        return y if factor == 1 else binary(self, "mul_forward", y, self.device.shared_constant(factor, (), y.dtype))
+        return y if factor == 1 else self.scaled(y)
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         if self.factor != 1:
-            dy = binary(self, "mul_forward", dy, self.device.shared_constant(self.factor, (), dy.dtype))
+            dy = self.scaled(dy)
         return (expand(self, dy.reshape(kept(self.x_shape, self.axes)), self.x_shape),)
+
+    def scaled(self, x: np.ndarray) -> np.ndarray:
+        """x times the factor."""
+        return binary(
+            self, self.kernels.elementwise.mul_forward, x, self.device.shared_constant(self.factor, (), x.dtype)
+        )
 
 
 class Max(Op):
@@ -58,7 +64,7 @@ class Max(Op):
         self.save(index)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         (index,) = self.saved  # type: ignore[misc]
         dx = self.empty(self.x_shape, dy.dtype)
         if dx.size:
@@ -66,13 +72,13 @@ class Max(Op):
         return (dx,)
 
 
-def sum(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
+def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Sum over `axis` (an int, a tuple, or None for all), in a fixed order; float32 is added up in float64."""
     axes = normal_axes(axis, float_tensor("sum", x).ndim)
     return Sum.apply(x, axes=axes, keepdims=keepdims, factor=1.0)
 
 
-def mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
+def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Mean over `axis` (an int, a tuple, or None for all). Raises ValueError for a mean of nothing."""
     axes = normal_axes(axis, float_tensor("mean", x).ndim)
     count = builtins.max(0, int(np.prod([x.shape[a] for a in axes], dtype=np.int64)))
@@ -81,7 +87,7 @@ def mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
     return Sum.apply(x, axes=axes, keepdims=keepdims, factor=1.0 / count)
 
 
-def max(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
+def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Maximum over `axis` (an int, a tuple, or None for all); NaN wins. Raises ValueError for a maximum of nothing."""
     axes = normal_axes(axis, float_tensor("max", x).ndim)
     if not axes:

@@ -1,0 +1,430 @@
+"""The contract: which families of kernels there are, which kernels each has, and what they take.
+
+`Op.kernels` is of type `Kernels`, so that `self.kernels.conv.conv_forward` leads here, and from here to its three files:
+every family is a module of one name in `reference` (NumPy, the specification), `cpu` (Numba) and `cuda` (numba.cuda), each
+imported when first used. A test holds all three against these protocols, name by name and parameter by parameter.
+
+Arrays are C-contiguous, of float32 or float64 where nothing else is said, and those of one call of one dtype. Inputs are
+only read; outputs come last and are filled; nothing is returned. Arguments are passed by position: a recorded step (mg.capture)
+keeps them so. Callers check, kernels trust.
+"""
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+
+from minigrad.kernels.axes import Shape
+from minigrad.kernels.window import Window
+
+Array = np.ndarray
+"""An array of the device at work: NumPy's, or on a GPU a CudaArray, which has what ops use of NumPy's."""
+
+
+class Augment(Protocol):
+    """What happens to images (n, h, w, c) on their way to the network.
+
+    kernels/reference/augment.py, kernels/cpu/augment.py, kernels/cuda/augment.py
+    """
+
+    def affine(self, images: Array, matrices: Array, scale: float, y: Array, /) -> None:
+        """y[i, r, q] = scale * images[i] at the point matrices[i] (r, q, 1), bilinear."""
+
+    def shift_crop(self, images: Array, shifts: Array, flips: Array, repeat: bool, y: Array, /) -> None:
+        """y[i, r, q] = images[i] at the pixel (r, q) + shifts[i], turned left to right where flips[i]."""
+
+    def brightness_contrast(self, images: Array, brightness: Array, contrast: Array, scale: float, y: Array, /) -> None:
+        """y[i] = scale * ((images[i] - mean) * contrast[i] + mean) + brightness[i], mean that of images[i]."""
+
+    def normalize(self, images: Array, shift: Array, gain: Array, y: Array, /) -> None:
+        """y = (images - shift) * gain, shift and gain (c,)."""
+
+
+class Conv(Protocol):
+    """Convolution of images x (n, h, w, c) by windows w (kh, kw, c, k) to y (n, oh, ow, k).
+
+    kernels/reference/conv.py, kernels/cpu/conv.py, kernels/cuda/conv.py
+    """
+
+    def conv_forward(self, x: Array, w: Array, bias: Array, window: Window, y: Array, /) -> None:
+        """y[pixel] = bias + sum over the taps of x[pixel + tap] w[tap]; bias (k,), or (0,) for none."""
+
+    def conv_backward_x(self, dy: Array, w: Array, window: Window, dx: Array, /) -> None:
+        """dx[pixel + tap] = sum of dy[pixel] w[tap]^T."""
+
+    def conv_backward_w(self, x: Array, dy: Array, window: Window, dw: Array, /) -> None:
+        """dw[tap] = sum over the pixels of x[pixel + tap]^T dy[pixel]."""
+
+
+class Dropout(Protocol):
+    """Dropout by counter-based random numbers; key and state are uint64 (seed, counter).
+
+    kernels/reference/dropout.py, kernels/cpu/dropout.py, kernels/cuda/dropout.py
+    """
+
+    def dropout(self, x: Array, p: float, key: Array, y: Array, /) -> None:
+        """y = x / (1 - p) where uniform(key, i) >= p, else 0 x; flat. The gradient is the same of dy."""
+
+    def advance(self, state: Array, key: Array, /) -> None:
+        """key = state, then state's counter goes up by one: state is changed."""
+
+
+class Elementwise(Protocol):
+    """Functions of one element or of two, and their gradients; flat arrays.
+
+    kernels/reference/elementwise.py, kernels/cpu/elementwise.py, kernels/cuda/elementwise.py
+
+    Where there are two operands they are read through layouts (kernels/axes.py), which broadcast them to y.
+    """
+
+    def add_forward(self, a: Array, b: Array, y: Array, shape: Shape, a_strides: Shape, b_strides: Shape, /) -> None:
+        """y = a + b."""
+
+    def sub_forward(self, a: Array, b: Array, y: Array, shape: Shape, a_strides: Shape, b_strides: Shape, /) -> None:
+        """y = a - b."""
+
+    def mul_forward(self, a: Array, b: Array, y: Array, shape: Shape, a_strides: Shape, b_strides: Shape, /) -> None:
+        """y = a b."""
+
+    def div_forward(self, a: Array, b: Array, y: Array, shape: Shape, a_strides: Shape, b_strides: Shape, /) -> None:
+        """y = a / b."""
+
+    def exp_forward(self, x: Array, y: Array, /) -> None:
+        """y = e^x."""
+
+    def exp_backward(self, dy: Array, y: Array, dx: Array, /) -> None:
+        """dx = dy y."""
+
+    def log_forward(self, x: Array, y: Array, /) -> None:
+        """y = log(x)."""
+
+    def log_backward(self, dy: Array, x: Array, dx: Array, /) -> None:
+        """dx = dy / x."""
+
+    def sqrt_forward(self, x: Array, y: Array, /) -> None:
+        """y = sqrt(x)."""
+
+    def sqrt_backward(self, dy: Array, y: Array, dx: Array, /) -> None:
+        """dx = dy / (2 y)."""
+
+    def tanh_forward(self, x: Array, y: Array, /) -> None:
+        """y = tanh(x)."""
+
+    def tanh_backward(self, dy: Array, y: Array, dx: Array, /) -> None:
+        """dx = dy (1 - y^2)."""
+
+    def sigmoid_forward(self, x: Array, y: Array, /) -> None:
+        """y = 1 / (1 + exp(-x)), without overflow."""
+
+    def sigmoid_backward(self, dy: Array, y: Array, dx: Array, /) -> None:
+        """dx = dy y (1 - y)."""
+
+    def relu_forward(self, x: Array, y: Array, /) -> None:
+        """y = 0 where x <= 0, else x."""
+
+    def relu_backward(self, dy: Array, y: Array, dx: Array, /) -> None:
+        """dx = 0 where y <= 0, else dy."""
+
+    def activate(self, x: Array, activation: int, y: Array, column: int, /) -> None:
+        """y's columns from `column` on = f(x), x (m, c), f by its number in kernels/activations.py."""
+
+    def activate_backward(self, dy: Array, y: Array, column: int, activation: int, dx: Array, /) -> None:
+        """dx (m, c) from the columns of dy and y from `column` on."""
+
+    def power_forward(self, x: Array, p: float, y: Array, /) -> None:
+        """y = x^p."""
+
+    def power_backward(self, dy: Array, x: Array, p: float, dx: Array, /) -> None:
+        """dx = dy p x^(p - 1), and 0 for p = 0."""
+
+
+class Gemm(Protocol):
+    """Matrix products. With trans_a, A comes as (k, m); with trans_b, B comes as (n, k).
+
+    kernels/reference/gemm.py, kernels/cpu/gemm.py, kernels/cuda/gemm.py
+    """
+
+    def gemm(self, a: Array, b: Array, bias: Array, c: Array, trans_a: bool, trans_b: bool, /) -> None:
+        """C = A B + bias, (m, k) (k, n) (n,) -> (m, n); bias (0,) for none."""
+
+    def gemm_add(self, a: Array, b: Array, c: Array, trans_a: bool, trans_b: bool, /) -> None:
+        """C += A B."""
+
+    def gemm_batched(self, a: Array, b: Array, c: Array, trans_a: bool, trans_b: bool, /) -> None:
+        """C[i] = A[i] B[i], (batch, m, k) (batch, k, n) -> (batch, m, n)."""
+
+
+class Loss(Protocol):
+    """Softmax, its logarithm and the cross-entropy, over the rows of (m, n).
+
+    kernels/reference/loss.py, kernels/cpu/loss.py, kernels/cuda/loss.py
+    """
+
+    def softmax_forward(self, x: Array, y: Array, /) -> None:
+        """y = exp(x - max) / sum exp(x - max)."""
+
+    def softmax_backward(self, dy: Array, y: Array, dx: Array, /) -> None:
+        """dx = y (dy - sum dy y)."""
+
+    def log_softmax_forward(self, x: Array, y: Array, /) -> None:
+        """y = x - max - log sum exp(x - max)."""
+
+    def log_softmax_backward(self, dy: Array, y: Array, dx: Array, /) -> None:
+        """dx = dy - exp(y) sum dy."""
+
+    def cross_entropy_forward(self, logits: Array, labels: Array, probs: Array, loss: Array, /) -> None:
+        """loss (1,) = mean over the rows of -log probs[label], probs = softmax(logits); labels int64 (m,)."""
+
+    def cross_entropy_backward(self, dy: Array, probs: Array, labels: Array, dx: Array, /) -> None:
+        """dx = (probs - onehot(label)) dy / m, dy (1,)."""
+
+
+class Lrn(Protocol):
+    """Local response normalization along the rows of x (m, c), over `size` neighbours.
+
+    kernels/reference/lrn.py, kernels/cpu/lrn.py, kernels/cuda/lrn.py
+    """
+
+    def local_response_norm_forward(
+        self, x: Array, size: int, alpha: float, beta: float, k: float, y: Array, /
+    ) -> None:
+        """y = x s^-beta, s = k + alpha * sum of x^2 over the neighbours."""
+
+    def local_response_norm_backward(
+        self, dy: Array, x: Array, size: int, alpha: float, beta: float, k: float, dx: Array, /
+    ) -> None:
+        """dx = dy s^-beta - 2 alpha beta x * sum of dy x s^(-beta - 1) over the neighbours."""
+
+
+class Movement(Protocol):
+    """Filling, copying and gathering elements, of flat arrays of any dtype, by layouts (kernels/axes.py).
+
+    kernels/reference/movement.py, kernels/cpu/movement.py, kernels/cuda/movement.py
+    """
+
+    def fill(self, value: float, y: Array, /) -> None:
+        """y[i] = value."""
+
+    def copy(self, x: Array, y: Array, /) -> None:
+        """y[i] = x[i], of perhaps another dtype."""
+
+    def strided_read(self, x: Array, shape: Shape, strides: Shape, offset: int, y: Array, /) -> None:
+        """y[i] = x[position(i)]."""
+
+    def strided_write(self, x: Array, shape: Shape, strides: Shape, offset: int, y: Array, /) -> None:
+        """y[position(i)] = x[i]; the rest of y is left alone."""
+
+    def take_rows(self, x: Array, index: Array, y: Array, /) -> None:
+        """y[i] = x[index[i]], rows of matrices, index int64."""
+
+    def take_rows_backward(self, dy: Array, index: Array, dx: Array, /) -> None:
+        """dx = 0, then dx[index[i]] += dy[i] for i = 0, 1, ..."""
+
+
+class Norm(Protocol):
+    """Batch normalization over the m rows of x (m, c), and the activation after it, f, by its number.
+
+    kernels/reference/norm.py, kernels/cpu/norm.py, kernels/cuda/norm.py
+
+    y and dy may have more columns than x: the c columns from `column` on are meant. mean and var are float64 (c,).
+    """
+
+    def batch_norm_forward(
+        self,
+        x: Array,
+        gamma: Array,
+        beta: Array,
+        eps: float,
+        activation: int,
+        y: Array,
+        column: int,
+        mean: Array,
+        var: Array,
+        /,
+    ) -> None:
+        """mean, var of the rows; y = f(gamma h + beta), h = (x - mean) / sqrt(var + eps)."""
+
+    def batch_norm_backward(
+        self,
+        dy: Array,
+        x: Array,
+        y: Array,
+        column: int,
+        gamma: Array,
+        beta: Array,
+        mean: Array,
+        var: Array,
+        eps: float,
+        activation: int,
+        dx: Array,
+        dgamma: Array,
+        dbeta: Array,
+        /,
+    ) -> None:
+        """dz = dy f'; dgamma = sum dz h; dbeta = sum dz; dx = gamma / sqrt(var + eps) (dz - dbeta / m - h dgamma / m)."""
+
+    def batch_norms_forward(
+        self,
+        xs: list[Array],
+        gammas: list[Array],
+        betas: list[Array],
+        eps: list[float],
+        activations: list[int],
+        y: Array,
+        columns: list[int],
+        means: list[Array],
+        variances: list[Array],
+        /,
+    ) -> None:
+        """batch_norm_forward of many x into columns of one y."""
+
+    def batch_norms_backward(
+        self,
+        dy: Array,
+        xs: list[Array],
+        y: Array,
+        columns: list[int],
+        gammas: list[Array],
+        betas: list[Array],
+        means: list[Array],
+        variances: list[Array],
+        eps: list[float],
+        activations: list[int],
+        dxs: list[Array],
+        dgammas: list[Array],
+        dbetas: list[Array],
+        /,
+    ) -> None:
+        """batch_norm_backward of many x from columns of one dy."""
+
+    def batch_norm_inference(
+        self,
+        x: Array,
+        gamma: Array,
+        beta: Array,
+        mean: Array,
+        var: Array,
+        eps: float,
+        activation: int,
+        y: Array,
+        column: int,
+        /,
+    ) -> None:
+        """y = f(gamma (x - mean) / sqrt(var + eps) + beta), mean and var given, of x's dtype."""
+
+    def batch_norm_inference_backward(
+        self,
+        dy: Array,
+        x: Array,
+        y: Array,
+        column: int,
+        gamma: Array,
+        beta: Array,
+        mean: Array,
+        var: Array,
+        eps: float,
+        activation: int,
+        dx: Array,
+        dgamma: Array,
+        dbeta: Array,
+        /,
+    ) -> None:
+        """dgamma and dbeta as above; dx = dz gamma / sqrt(var + eps)."""
+
+    def running_update(
+        self, mean: Array, var: Array, m: int, decay: float, running_mean: Array, running_var: Array, /
+    ) -> None:
+        """running = decay running + (1 - decay) statistic, the variance by its unbiased estimate; in place."""
+
+
+class Optim(Protocol):
+    """One step of an optimizer over lists of arrays of one dtype, which are changed in place; hyper is float64.
+
+    kernels/reference/optim.py, kernels/cpu/optim.py, kernels/cuda/optim.py
+    """
+
+    def sgd(self, params: list[Array], grads: list[Array], velocities: list[Array], hyper: Array, /) -> None:
+        """hyper (lr, momentum, nesterov, weight_decay); velocities is [] without momentum."""
+
+    def adagrad(self, params: list[Array], grads: list[Array], sums: list[Array], hyper: Array, /) -> None:
+        """hyper (lr, eps, weight_decay)."""
+
+    def adam(
+        self,
+        params: list[Array],
+        grads: list[Array],
+        means: list[Array],
+        squares: list[Array],
+        step: Array,
+        hyper: Array,
+        /,
+    ) -> None:
+        """hyper (lr, beta1, beta2, eps, weight_decay); step, float64 (1,), counts the calls."""
+
+
+class Pool(Protocol):
+    """Pooling over windows of images x (n, h, w, c) to y (n, oh, ow, c).
+
+    kernels/reference/pool.py, kernels/cpu/pool.py, kernels/cuda/pool.py
+    """
+
+    def max_pool_forward(self, x: Array, window: Window, y: Array, winner: Array, /) -> None:
+        """y = largest element of the window, winner = its place in it, uint8 or int32."""
+
+    def max_pool_backward(self, dy: Array, winner: Array, window: Window, dx: Array, /) -> None:
+        """dx = sum of dy over the windows that the pixel won."""
+
+    def avg_pool_forward(self, x: Array, window: Window, y: Array, /) -> None:
+        """y = mean of the window's elements, without padding."""
+
+    def avg_pool_backward(self, dy: Array, window: Window, dx: Array, /) -> None:
+        """dx = sum over the windows that cover the pixel of dy / number of their elements."""
+
+
+class Reduce(Protocol):
+    """Sums and maxima over the middle axis of x (outer, reduced, inner), to (outer, inner).
+
+    kernels/reference/reduce.py, kernels/cpu/reduce.py, kernels/cuda/reduce.py
+    """
+
+    def sum_forward(self, x: Array, y: Array, /) -> None:
+        """y = sum of x, added in float64."""
+
+    def max_forward(self, x: Array, y: Array, index: Array, /) -> None:
+        """y = largest element, index = its first position (int64)."""
+
+    def max_backward(self, dy: Array, index: Array, dx: Array, /) -> None:
+        """dx = dy at the position of the maximum, 0 elsewhere."""
+
+
+class Kernels(Protocol):
+    """The kernels of a device, by family."""
+
+    augment: Augment
+    conv: Conv
+    dropout: Dropout
+    elementwise: Elementwise
+    gemm: Gemm
+    loss: Loss
+    lrn: Lrn
+    movement: Movement
+    norm: Norm
+    optim: Optim
+    pool: Pool
+    reduce: Reduce
+
+
+FAMILIES = tuple(Kernels.__annotations__)
+
+
+def importer(package: str) -> Callable[[str], ModuleType]:
+    """The `__getattr__` of a device's package: it imports the family that is asked for."""
+
+    def __getattr__(name: str) -> ModuleType:
+        if name in FAMILIES:
+            return importlib.import_module(f"{package}.{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return __getattr__
