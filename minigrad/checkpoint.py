@@ -15,7 +15,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Protocol
 
 import numba
 import numpy as np
@@ -24,6 +25,7 @@ import minigrad
 import minigrad.random as random_state
 from minigrad.nn import Module
 from minigrad.optim import Optimizer
+from minigrad.tensor import Tensor
 
 FORMAT = "minigrad checkpoint 1"
 HEADER_LIMIT = 100_000_000  # bytes, by the format's definition; a tensor takes about a hundred
@@ -35,6 +37,20 @@ DTYPES = {
     }.items()
 }  # fmt: skip
 JSON_ENTRIES = ("versions", "configuration", "random", "schedule", "loader", "extra")
+
+
+Json = Any
+"""Numbers, strings, None, and lists and dicts of them, as JSON has it: what comes back from a file is known to its reader."""
+
+
+class Stateful(Protocol):
+    """What keeps its state as JSON: a schedule, a loader."""
+
+    def state_dict(self) -> Mapping[str, Json]:
+        """Where it stands."""
+
+    def load_state_dict(self, state: Mapping[str, Json], /) -> None:
+        """Go on from there; ValueError or TypeError for a state of something else, and nothing is changed then."""
 
 
 class CheckpointError(ValueError):
@@ -55,11 +71,11 @@ class Checkpoint:
     path: Path
     tensors: dict[str, np.ndarray]
     versions: dict[str, str]
-    configuration: Any
+    configuration: Json
     random: dict[str, int]
-    schedule: dict[str, Any] | None
-    loader: dict[str, Any] | None
-    extra: Any
+    schedule: dict[str, Json] | None
+    loader: dict[str, Json] | None
+    extra: Json
 
 
 @dataclass
@@ -71,7 +87,7 @@ class Contents:
     described: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)  # tensors: dtype's name, shape
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
-    entries: dict[str, Any] = field(default_factory=dict)  # JSON_ENTRIES, parsed
+    entries: dict[str, Json] = field(default_factory=dict)  # JSON_ENTRIES, parsed
 
 
 def save(
@@ -79,10 +95,10 @@ def save(
     *,
     model: Module,
     optimizer: Optimizer | None = None,
-    schedule: Any = None,
-    loader: Any = None,
-    configuration: Any = None,
-    extra: Any = None,
+    schedule: Stateful | None = None,
+    loader: Stateful | None = None,
+    configuration: Json = None,
+    extra: Json = None,
 ) -> Path:
     """Write the state of a training run to `path`, which is replaced in one go or, if anything fails, not at all.
 
@@ -134,9 +150,9 @@ def load(
     *,
     model: Module | None = None,
     optimizer: Optimizer | None = None,
-    schedule: Any = None,
-    loader: Any = None,
-    configuration: Any = None,
+    schedule: Stateful | None = None,
+    loader: Stateful | None = None,
+    configuration: Json = None,
     random: bool = False,
 ) -> Checkpoint:
     """Put the state of a checkpoint into the given objects, in place, and return what the file holds.
@@ -169,9 +185,9 @@ def load(
         model.load_state_dict(under("model.", found.tensors))
     if optimizer is not None:
         optimizer.load_state_dict(under("optimizer.", found.tensors))
-    if schedule is not None:
+    if schedule is not None and found.schedule is not None:
         schedule.load_state_dict(found.schedule)
-    if loader is not None:
+    if loader is not None and found.loader is not None:
         loader.load_state_dict(found.loader)
     if random:
         random_state.load_state_dict(found.random)
@@ -186,7 +202,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
     return leftovers
 
 
-def library() -> Any:
+def library() -> ModuleType:
     """The package safetensors, or an error that says how to get it."""
     try:
         import safetensors.numpy
@@ -205,7 +221,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def as_json(name: str, value: Any) -> str:
+def as_json(name: str, value: Json) -> str:
     """The value as JSON; TypeError if it is not made of numbers, strings, lists and dicts."""
     try:
         return json.dumps(value, default=as_plain)
@@ -213,7 +229,7 @@ def as_json(name: str, value: Any) -> str:
         raise TypeError(f"{name} must be made of numbers, strings, lists and dicts: {error}") from error
 
 
-def as_plain(value: Any) -> Any:
+def as_plain(value: object) -> Json:
     """What JSON takes for a NumPy number or a path."""
     if isinstance(value, np.generic):
         return value.item()
@@ -222,7 +238,7 @@ def as_plain(value: Any) -> Any:
     raise TypeError(f"{value!r} is a {type(value).__name__}")
 
 
-def plain(name: str, value: Any) -> Any:
+def plain(name: str, value: Json) -> Json:
     """The value as it would come back from a file."""
     return json.loads(as_json(name, value))
 
@@ -337,7 +353,7 @@ def read_metadata(contents: Contents, metadata: dict[str, str]) -> None:
         contents.problems.append(f"the metadata is damaged: {error}")
 
 
-def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     """A JSON object in which each name comes once."""
     result = dict(pairs)
     if len(result) < len(pairs):
@@ -349,7 +365,7 @@ def misfits(
     described: Mapping[str, tuple[str, tuple[int, ...]]], model: Module | None, optimizer: Optimizer | None
 ) -> list[str]:
     """What tells the tensors of a file from those that the model and the optimizer have."""
-    own: dict[str, Any] = {}
+    own: dict[str, Tensor | np.ndarray] = {}
     prefixes = ["model.", "optimizer."]  # those that are not asked for are passed over
     if model is not None:
         prefixes.remove("model.")
@@ -369,7 +385,7 @@ def misfits(
     return problems
 
 
-def state_misfits(entries: Mapping[str, Any], schedule: Any, loader: Any) -> list[str]:
+def state_misfits(entries: Mapping[str, Json], schedule: Stateful | None, loader: Stateful | None) -> list[str]:
     """Why the states of schedule and loader cannot be taken up, if they cannot; both are as before."""
     problems = []
     if schedule is not None:
@@ -390,12 +406,12 @@ def state_misfits(entries: Mapping[str, Any], schedule: Any, loader: Any) -> lis
     return problems
 
 
-def is_random_state(value: Any) -> bool:
+def is_random_state(value: Json) -> bool:
     """Whether `mg.manual_seed`'s state can be set to it."""
     return isinstance(value, dict) and all(type(value.get(name)) is int for name in random_state.state_dict())
 
 
-def differences(saved: Any, now: Any) -> list[str]:
+def differences(saved: Json, now: Json) -> list[str]:
     """What tells two configurations apart, entry by entry."""
     left, right = dict(leaves(saved)), dict(leaves(now))
     absent = "not there"
@@ -406,7 +422,7 @@ def differences(saved: Any, now: Any) -> list[str]:
     ]
 
 
-def leaves(value: Any, name: str = "configuration") -> Iterator[tuple[str, str]]:
+def leaves(value: Json, name: str = "configuration") -> Iterator[tuple[str, str]]:
     """(dotted name, JSON) of all that is not a dict in nested dicts; lists are taken as one."""
     if isinstance(value, dict):
         for key, inner in value.items():

@@ -4,12 +4,13 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import minigrad as mg
+from minigrad.capture import Captured
 from minigrad.devices import get_device
 
 
@@ -62,7 +63,7 @@ def gpu() -> str:
     return f"{driver.name}, compute capability {major}.{minor}, {driver.memory / 2**30:.0f} GiB"
 
 
-def experiment_step(batch_norm: bool, device: str) -> tuple[Any, Any]:
+def experiment_step(batch_norm: bool, device: str) -> tuple[mg.models.MLP, Captured]:
     """(model, captured training step) of the MNIST experiment."""
     model = mg.models.MLP(batch_norm=batch_norm).to(device)
     optimizer = mg.optim.SGD(model.parameters(), lr=0.5)
@@ -75,6 +76,11 @@ def experiment_step(batch_norm: bool, device: str) -> tuple[Any, Any]:
         return loss
 
     return model, mg.capture(step, device=device)
+
+
+def eager(step: Captured, device: str) -> Callable[..., mg.Tensor]:
+    """A captured step's function, run as it stands."""
+    return lambda *arrays: step.step(*[mg.tensor(array, device=device) for array in arrays])
 
 
 def warmup(device: str = "cpu") -> None:
@@ -105,7 +111,7 @@ def verify(device: str = "cpu") -> None:
     rng = np.random.default_rng(0)
     x, w, g = rng.standard_normal((7, 19)), rng.standard_normal((19, 5)), rng.standard_normal(19)
     labels = rng.integers(0, 5, 7)
-    cases: dict[str, tuple[Any, tuple]] = {
+    cases: dict[str, tuple[Callable[..., mg.Tensor], tuple[np.ndarray, ...]]] = {
         "linear": (mg.linear, (x, w)),
         "arithmetic": (lambda a, b: (a * b + a / (b * b + 1)).tanh(), (x, g)),
         "sigmoid": (mg.sigmoid, (x,)),
@@ -132,9 +138,8 @@ def verify(device: str = "cpu") -> None:
     for captured in (False, True):
         mg.manual_seed(0)
         step = experiment_step(True, device)[1]
-        if not captured:
-            step = lambda *a, run=step.step: run(*[mg.tensor(b, device=device) for b in a])  # noqa: E731
-        losses.append([step(images, labels.repeat(9)[:60]).item() for _ in range(5)])
+        run = step if captured else eager(step, device)
+        losses.append([run(images, labels.repeat(9)[:60]).item() for _ in range(5)])
     same = losses[0] == losses[1]
     print(f"{'ok' if same else 'FAILED':8}captured and eager steps give the same bits")
     sys.exit(0 if same and not failures else 1)
@@ -160,8 +165,7 @@ def bench(steps: int = 500, device: str = "cpu") -> None:
     where = f"{mg.get_num_threads()} threads" if device == "cpu" else device
     for batch_norm in (True, False):
         step = experiment_step(batch_norm, device)[1]
-        eager = lambda *a, f=step.step: f(*[mg.tensor(b, device=device) for b in a])  # noqa: E731
-        for name, run in (("captured", step), ("eager", eager)):
+        for name, run in (("captured", step), ("eager", eager(step, device))):
             for _ in range(20):
                 run(images, labels)
             times = []

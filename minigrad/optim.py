@@ -6,15 +6,22 @@ step sees a change.
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from minigrad.kernels.contract import Array, Optim
 from minigrad.modes import at_work, begin, refuse, state
 from minigrad.tensor import FLOATS, Tensor
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
-def hyperparameter(index: int, name: str, doc: str) -> Any:
+
+Arrays = list[Array]
+
+
+def hyperparameter(index: int, name: str, doc: str) -> property:
     """A number kept in `hyper[index]`, checked when set."""
 
     def get(self: "Optimizer") -> float:
@@ -27,7 +34,7 @@ def hyperparameter(index: int, name: str, doc: str) -> Any:
     return property(get, set_, doc=doc)
 
 
-def checked(name: str, value: Any) -> float:
+def checked(name: str, value: float) -> float:
     """A hyperparameter as a float in its range."""
     try:
         number = float(value)
@@ -64,7 +71,7 @@ class Optimizer:
             raise ValueError("the parameters are on different devices; use one optimizer for each device")
         self.hyper = np.array([checked(name, hyper[name]) for name in self.names], np.float64)
         self.device = self.params[0]._device
-        self.state: dict[str, list[Any]] = {
+        self.state: dict[str, list[Array]] = {
             s: [self.device.zeros(p.shape, p.dtype) for p in self.params] for s in self.slots
         }
 
@@ -118,7 +125,7 @@ class Optimizer:
                         "convert the model first, and make the optimizer after"
                     )
 
-    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list], hyper: Any) -> None:
+    def update(self, kernels: Optim, params: Arrays, grads: Arrays, state: dict[str, Arrays], hyper: Array) -> None:
         """Launch the kernel on parameters of one dtype."""
         raise NotImplementedError
 
@@ -129,16 +136,16 @@ class Optimizer:
             arrays.update({f"{name}.{i}": np.array(self.device.to_host(a)) for i, a in enumerate(values)})
         return arrays
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """For copy.deepcopy and pickle: state arrays come from where they are to the host, as copies."""
         on_host = {name: [np.array(self.device.to_host(a)) for a in arrays] for name, arrays in self.state.items()}
         return {**vars(self), "state": on_host}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
         self.state = {name: [self.device.from_host(a) for a in arrays] for name, arrays in self.state.items()}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: "Mapping[str, ArrayLike]") -> None:
         """Copy hyperparameters and state back, in place; ValueError listing what does not fit, changing nothing."""
         own = {"hyper": self.hyper}
         for name, values in self.state.items():
@@ -186,7 +193,7 @@ class SGD(Optimizer):
         self.slots = ("velocity",) if momentum else ()  # type: ignore[misc]
         super().__init__(params, lr=lr, momentum=momentum, nesterov=bool(nesterov), weight_decay=weight_decay)
 
-    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list], hyper: Any) -> None:
+    def update(self, kernels: Optim, params: Arrays, grads: Arrays, state: dict[str, Arrays], hyper: Array) -> None:
         """One launch of the sgd kernel."""
         if not self.slots and self.hyper[1]:
             raise ValueError("momentum was set on an SGD made without; make it with the momentum it shall have")
@@ -205,7 +212,7 @@ class AdaGrad(Optimizer):
     ) -> None:
         super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay)
 
-    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list], hyper: Any) -> None:
+    def update(self, kernels: Optim, params: Arrays, grads: Arrays, state: dict[str, Arrays], hyper: Array) -> None:
         """One launch of the adagrad kernel."""
         kernels.adagrad(params, grads, state["sums"], hyper)
 
@@ -229,7 +236,7 @@ class Adam(Optimizer):
         # how many steps were done, in an array, so that replays count on; one for each dtype, hence for each launch
         self.state["steps"] = [self.device.zeros((1,), np.dtype(np.float64)) for _ in FLOATS]
 
-    def update(self, kernels: Any, params: list, grads: list, state: dict[str, list], hyper: Any) -> None:
+    def update(self, kernels: Optim, params: Arrays, grads: Arrays, state: dict[str, Arrays], hyper: Array) -> None:
         """One launch of the adam kernel."""
         steps = self.state["steps"][FLOATS.index(params[0].dtype)]
         kernels.adam(params, grads, state["means"], state["squares"], steps, hyper)
@@ -257,7 +264,7 @@ class Schedule:
         """Where it stands."""
         return {"initial": self.initial, "count": self.count}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
         """Go back to where it stood, and set the learning rate."""
         self.initial, self.count = float(state_dict["initial"]), int(state_dict["count"])
         self.optimizer.lr = self.value(self.count)

@@ -1,16 +1,19 @@
 """Checks for ops, public so that users can check their own: gradients by finite differences, results by a reference."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minigrad.tensor import Tensor
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
 
 def check_grads(
     function: Callable[..., Tensor],
-    *inputs: Any,
+    *inputs: object,
     device: str | None = None,
     eps: float = 1e-6,
     rtol: float = 1e-6,
@@ -27,15 +30,11 @@ def check_grads(
     probability 0). Keep inputs off kinks by more than `eps`. Raises AssertionError that names the input and the element.
     """
     rng = np.random.default_rng(seed)
-    arrays = [np.array(x, np.float64) if is_float(x) else x for x in inputs]
-    checked = [i for i, x in enumerate(inputs) if is_float(x)]
+    arrays = {i: np.array(x, np.float64) for i, x in enumerate(inputs) if is_float(x)}
 
-    def call(values: list[Any], requires_grad: bool) -> tuple[Tensor, list[Any]]:
-        given = [
-            Tensor(v, np.float64, device, requires_grad=requires_grad) if i in checked else v
-            for i, v in enumerate(values)
-        ]
-        return function(*given), given
+    def call(values: dict[int, np.ndarray], requires_grad: bool) -> tuple[Tensor, dict[int, Tensor]]:
+        tensors = {i: Tensor(v, np.float64, device, requires_grad=requires_grad) for i, v in values.items()}
+        return function(*[tensors.get(i, x) for i, x in enumerate(inputs)]), tensors
 
     y, tensors = call(arrays, True)
     weights = rng.standard_normal(y.shape)
@@ -43,11 +42,9 @@ def check_grads(
     rounding = np.finfo(np.float64).eps * float(np.sum(np.abs(y.numpy() * weights))) / eps  # of the difference quotient
 
     def weighted(index: int, value: np.ndarray) -> float:
-        values = [value if i == index else v for i, v in enumerate(arrays)]
-        return float(np.sum(call(values, False)[0].numpy() * weights))
+        return float(np.sum(call({**arrays, index: value}, False)[0].numpy() * weights))
 
-    for i in checked:
-        x = arrays[i]
+    for i, x in arrays.items():
         grad = tensors[i].grad
         dx = np.zeros_like(x) if grad is None else grad.numpy()
         assert dx.shape == x.shape, f"input {i}: gradient of shape {dx.shape}, expected {x.shape}"
@@ -67,10 +64,10 @@ def check_grads(
 
 def check_forward(
     function: Callable[..., Tensor],
-    reference: Callable[..., Any],
-    *inputs: Any,
+    reference: "Callable[..., ArrayLike]",
+    *inputs: object,
     device: str | None = None,
-    dtype: Any = None,
+    dtype: "DTypeLike | None" = None,
     rtol: float | None = None,
     atol: float | None = None,
 ) -> None:
@@ -91,7 +88,7 @@ def check_forward(
     )
 
 
-def is_float(x: Any) -> bool:
+def is_float(x: object) -> bool:
     """Whether an input is an array (or list, or Tensor) of floats, hence differentiable."""
     if isinstance(x, Tensor):
         x = x.numpy()

@@ -12,7 +12,7 @@ import numpy as np
 
 from minigrad.checks import integer, number
 from minigrad.data.transforms import Transform, checked, float_type, scale_of
-from minigrad.kernels import cpu
+from minigrad.kernels.cpu import augment as kernels
 
 WORDS = 4  # 64-bit words that a step of Philox4x64 gives; one step serves one image
 
@@ -51,7 +51,7 @@ def affine(images: np.ndarray, matrices: np.ndarray) -> np.ndarray:
         raise ValueError("a matrix holds NaN or infinity, where finite numbers were expected")
     y = np.empty(images.shape, float_type(images))
     if images.size:
-        cpu.augment.affine(images, matrices, scale_of(images), y)
+        kernels.affine(images, matrices, scale_of(images), y)
     return y
 
 
@@ -131,7 +131,7 @@ class ShiftCrop(Transform):
         images = checked(images)
         y = np.empty_like(images)
         if images.size:
-            cpu.augment.shift_crop(images, *self.shifts(len(images), epoch, step), self.repeat, y)
+            kernels.shift_crop(images, *self.shifts(len(images), epoch, step), self.repeat, y)
         return y
 
 
@@ -165,5 +165,5 @@ class BrightnessContrast(Transform):
         y = np.empty(images.shape, float_type(images))
         if images.size:
             brightness, contrast = self.changes(len(images), epoch, step)
-            cpu.augment.brightness_contrast(images, brightness, contrast, scale_of(images), y)
+            kernels.brightness_contrast(images, brightness, contrast, scale_of(images), y)
         return y

@@ -3,12 +3,17 @@
 import copy
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 
 from minigrad.checks import integer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 from minigrad.data.png import check_png
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -179,7 +184,7 @@ class Pictures:
         """The number of pictures."""
         return len(self.paths)
 
-    def __getitem__(self, index: Any) -> np.ndarray:
+    def __getitem__(self, index: SupportsIndex | slice | np.ndarray | Sequence[int]) -> np.ndarray:
         """One picture `(height, width, 3)` for an integer, several `(m, height, width, 3)` for a slice or integer array."""
         rows = np.arange(len(self))[index]
         return self.read_samples(rows) if np.ndim(rows) else self.read(self.paths[rows])
@@ -216,7 +221,7 @@ class Pictures:
             ) as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more on bad files
                 raise ValueError(f"{path}: not a picture that can be read: {error}") from error
 
-    def _check(self, picture: Any) -> None:
+    def _check(self, picture: "Image") -> None:
         """Raise for what is not taken, before its pixels are decoded."""
         if picture.mode.startswith(DEEP_MODES):
             raise ValueError(f"its pixels have more than 8 bits (mode {picture.mode}); convert it to 8 bits")
@@ -244,7 +249,7 @@ class Pictures:
         return part
 
 
-def _opaque(picture: Any, background: tuple[int, int, int], pillow: Any) -> Any:
+def _opaque(picture: "Image", background: tuple[int, int, int], pillow: ModuleType) -> "Image":
     """The picture in red, green and blue, what is transparent laid over the background."""
     if "A" not in picture.getbands() and "transparency" not in picture.info:
         return picture.convert("RGB")
@@ -256,7 +261,7 @@ def _is_seen(path: Path) -> bool:
     return not path.name.startswith(".")
 
 
-def _pillow() -> tuple[Any, Any]:
+def _pillow() -> tuple[ModuleType, ModuleType]:
     """Pillow's modules Image and ImageOps."""
     try:
         from PIL import Image, ImageOps

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -41,6 +41,16 @@ class Samples(Protocol):
 
     def read_samples(self, rows: np.ndarray) -> np.ndarray:
         """The samples at int64 positions `(m,)` as a fresh, C-contiguous array `(m, ...)`; any thread may call it."""
+
+
+class Stager(Protocol):
+    """Brings batches to a GPU, ahead of the steps that use them: see minigrad.devices.cuda_staging."""
+
+    def stage(self, batch: Batch) -> Batch:
+        """Begin to copy a batch, on any thread."""
+
+    def arrived(self, batch: Batch) -> Batch:
+        """The same batch, to be used from now on."""
 
 
 class Loader:
@@ -108,9 +118,7 @@ class Loader:
         self.prefetch = integer("prefetch", prefetch, 0)
         self.prefetch_threads = integer("prefetch_threads", prefetch_threads, 1)
         self.position = 0
-        self.stager: Any = (
-            None  # brings what iteration hands out to a GPU, ahead as well: see minigrad.devices.cuda_staging
-        )
+        self.stager: Stager | None = None
         self._order = (-1, np.empty(0, np.int64))  # the latest epoch and its permutation, set as one for threads' sake
 
     def __len__(self) -> int:
@@ -174,7 +182,7 @@ class Loader:
         """The position, and the settings that decide which batch follows; plain numbers."""
         return {"position": self.position, **self._settings()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, int | bool]) -> None:
         """Go to the position of a state; the next batch is the one that would have followed there.
 
         Raises:

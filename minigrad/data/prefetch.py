@@ -4,14 +4,15 @@ import atexit
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any
+from typing import Generic, TypeVar
 
 from minigrad.kernels.cpu.tools import threads
 
+Result = TypeVar("Result")
 EXIT_TIMEOUT = 10.0  # seconds that the interpreter's exit waits for a batch in preparation
 
 
-class Prefetcher:
+class Prefetcher(Generic[Result]):
     """Gives `make(start)`, `make(start + 1)`, ... in order by `take`; a thread of its own makes up to `depth` of them ahead.
 
     The thread makes what it is asked for, and `take` asks for one more each time, so no more than `depth` results ever
@@ -30,7 +31,7 @@ class Prefetcher:
     """
 
     def __init__(
-        self, make: Callable[[int], Any], start: int, stop: int | None, *, depth: int, most_threads: int
+        self, make: Callable[[int], Result], start: int, stop: int | None, *, depth: int, most_threads: int
     ) -> None:
         self.make = make
         self.step = start
@@ -39,7 +40,7 @@ class Prefetcher:
         self.most_threads = most_threads
         self.closed = False
         self.requests: SimpleQueue[int | None] = SimpleQueue()
-        self.results: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self.results: SimpleQueue[Result | BaseException] = SimpleQueue()
         for step in range(start, start + depth):
             self._request(step)
         # A daemon, as the interpreter would wait for another kind of thread before it calls what closes this one.
@@ -52,14 +53,14 @@ class Prefetcher:
         """Whether the thread still runs: not after an exception, `close`, or a fork, which leaves it to the parent."""
         return self.thread.is_alive()
 
-    def take(self) -> Any:
+    def take(self) -> Result:
         """The next result, as soon as it is there."""
-        result, error = self.results.get()
-        if error is not None:
+        result = self.results.get()
+        if isinstance(result, BaseException):
             try:
-                raise error
+                raise result
             finally:
-                del error  # its traceback holds this frame: a cycle
+                del result  # its traceback holds this frame: a cycle
         self._request(self.step + self.depth)
         self.step += 1
         return result
@@ -82,7 +83,7 @@ class Prefetcher:
                 try:
                     result = self.make(step)
                 except BaseException as error:
-                    self.results.put((None, error))
+                    self.results.put(error)
                     return
-                self.results.put((result, None))
+                self.results.put(result)
                 del result  # the taker may free it now

@@ -5,12 +5,17 @@ uint8, taken as 0 to 255 and given as float32 from 0 to 1, or float32 or float64
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from minigrad.data.loader import Batch
-from minigrad.kernels import cpu
+from minigrad.kernels.cpu import augment as kernels
+from minigrad.kernels.cpu.gemm import gemm
+
+if TYPE_CHECKING:
+    from minigrad.data.imagefolder import Pictures
 
 ROWS = 1024  # images worked on at a time where a float64 copy of them is needed
 
@@ -70,7 +75,7 @@ class Normalize(Transform):
         ValueError: a number isn't finite or a std isn't above 0, or mean and std differ in length.
     """
 
-    def __init__(self, mean: Any, std: Any) -> None:
+    def __init__(self, mean: ArrayLike, std: ArrayLike) -> None:
         self.mean, self.std = np.atleast_1d(np.asarray(mean, np.float64)), np.atleast_1d(np.asarray(std, np.float64))
         if self.mean.ndim != 1 or self.mean.shape != self.std.shape:
             raise ValueError(
@@ -176,7 +181,7 @@ class ZCA(Transform):
             part = images[start : start + ROWS]
             centred = scale_of(images) * part.astype(np.float64) - self.mean
             rows = np.ascontiguousarray(centred.reshape(len(part), -1), kind)
-            cpu.gemm.gemm(rows, matrix, bias, y[start : start + ROWS].reshape(rows.shape), False, False)
+            gemm(rows, matrix, bias, y[start : start + ROWS].reshape(rows.shape), False, False)
         return y
 
     def images(self, images: np.ndarray, epoch: int, step: int) -> np.ndarray:
@@ -184,7 +189,7 @@ class ZCA(Transform):
         return self.apply(images)
 
 
-def channel_statistics(images: Any) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(images: "np.ndarray | Pictures") -> tuple[np.ndarray, np.ndarray]:
     """Mean and (biased) standard deviation of every channel, of values from 0 to 1 where the images are uint8.
 
     The images are gone through once, some at a time, and may therefore be read from files on the way; partial sums are
@@ -247,5 +252,5 @@ def _normalized(images: np.ndarray, shift: np.ndarray, gain: np.ndarray) -> np.n
     kind = float_type(images)
     y = np.empty(images.shape, kind)
     if images.size:
-        cpu.augment.normalize(images, shift.astype(kind), gain.astype(kind), y)
+        kernels.normalize(images, shift.astype(kind), gain.astype(kind), y)
     return y

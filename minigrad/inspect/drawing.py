@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from minigrad.inspect.graph import Graph, kept_arrays, short_line, source_line
 from minigrad.inspect.layered import Layout, layered
 from minigrad.inspect.text import number_of_bytes
+from minigrad.nn import Module
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -58,7 +58,7 @@ def draw(
     loss: Tensor,
     path: str | os.PathLike[str] | None = None,
     names: Mapping[str, Tensor] | None = None,
-    model: Any = None,
+    model: Module | None = None,
 ) -> SVG:
     """The tape of a tensor as an SVG picture, also written to the file `path` if given.
 

@@ -6,12 +6,12 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from minigrad.devices import is_array
 from minigrad.modes import Switch
+from minigrad.nn import Module
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -38,10 +38,10 @@ class Recorded:
 
     tensors: tuple["weakref.ref[Tensor] | None", ...]
     arrays: tuple[np.ndarray | None, ...]
-    parameters: dict[str, Any]
+    parameters: dict[str, object]
 
 
-def keep_inputs(op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str, Any]) -> None:
+def keep_inputs(op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str, object]) -> None:
     """Leave copies of what an op is called with on the op."""
     op.recorded = Recorded(
         tuple([None if t is None else weakref.ref(t) for t in inputs]),
@@ -50,11 +50,11 @@ def keep_inputs(op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str,
     )
 
 
-def copied(value: Any) -> Any:
+def copied(value: object) -> object:
     """A value whose arrays are copies, also those in tuples and lists."""
     if is_array(value):
         return np.array(value)
-    if type(value) in (tuple, list):
+    if isinstance(value, tuple | list) and type(value) in (tuple, list):
         return type(value)(map(copied, value))
     return value
 
@@ -75,7 +75,7 @@ class Graph:
     in the order of their first use. Raises RuntimeError where there is no tape.
     """
 
-    def __init__(self, tensor: Tensor, names: Mapping[str, Tensor] | None = None, model: Any = None) -> None:
+    def __init__(self, tensor: Tensor, names: Mapping[str, Tensor] | None = None, model: Module | None = None) -> None:
         self.ops = ops_behind(tensor)
         self.numbers = {op: i for i, op in enumerate(self.ops, 1)}
         self.given = given_names(names, model)
@@ -146,9 +146,9 @@ def ops_behind(tensor: Tensor) -> list[Op]:
     return sorted(seen, key=lambda op: op.order)
 
 
-def given_names(names: Mapping[str, Tensor] | None, model: Any) -> dict[Any, str]:
+def given_names(names: Mapping[str, Tensor] | None, model: Module | None) -> dict[Tensor | None, str]:
     """Tensors and what the user calls them."""
-    given: dict[Any, str] = {}
+    given: dict[Tensor | None, str] = {}
     if model is not None:
         given |= {t: name for named in (model.named_parameters(), model.named_buffers()) for name, t in named}
     for name, t in (names or {}).items():

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from minigrad.devices import address
 from minigrad.inspect.graph import Graph, kept_arrays, short_line, source_line
 from minigrad.inspect.text import columns, number_of_bytes, shortened
+from minigrad.nn import Module
 from minigrad.tensor import Tensor
 
 
@@ -49,7 +49,7 @@ class Table:
     __repr__ = __str__
 
 
-def table(loss: Tensor, names: Mapping[str, Tensor] | None = None, model: Any = None) -> Table:
+def table(loss: Tensor, names: Mapping[str, Tensor] | None = None, model: Module | None = None) -> Table:
     """The tape of a tensor as a table: op, result, bytes saved for backward, inputs, and the line of user code.
 
     Inputs are ops (#number) and leaves, named by `names={"w1": w1}` or by the parameters of `model`; "·" is an input that

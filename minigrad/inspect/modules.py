@@ -2,10 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,11 +13,18 @@ from minigrad.devices import address
 from minigrad.inspect.text import columns, number_of_bytes
 from minigrad.modes import Switch, refuse
 from minigrad.nn import Module
+from minigrad.nn.module import Value
 from minigrad.ops.conv import Conv2d
 from minigrad.ops.gemm import BatchedMatMul, Linear, MatMul
 from minigrad.ops.norm import BatchNorm, BatchNormInference
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+Before = Callable[[Module], None]  # what is called around a module's forward
+After = Callable[[Module, Value], None]
 
 
 @contextmanager
@@ -42,7 +49,7 @@ def activations(model: Module, names: str | Iterable[str] | None = None) -> Iter
         )
     outputs: dict[str, Tensor] = {}
 
-    def keep(module: Module, result: Any) -> None:
+    def keep(module: Module, result: Value) -> None:
         refuse("activations inside a captured step would be read once; return the tensors from the step")
         for name in wanted:
             if modules[name] is module:
@@ -53,11 +60,11 @@ def activations(model: Module, names: str | Iterable[str] | None = None) -> Iter
 
 
 @contextmanager
-def watched(modules: Iterable[Module], before: Any = None, after: Any = None) -> Iterator[None]:
+def watched(modules: Iterable[Module], before: Before | None = None, after: After | None = None) -> Iterator[None]:
     """Inside, call before(module) and after(module, result) around each forward of these modules."""
 
-    def around(module: Module, forward: Any) -> Any:
-        def forward_watched(*inputs: Any, **options: Any) -> Any:
+    def around(module: Module, forward: Callable[..., Value]) -> Callable[..., Value]:
+        def forward_watched(*inputs: Value, **options: Value) -> Value:
             if before is not None:
                 before(module)
             result = forward(*inputs, **options)
@@ -125,14 +132,14 @@ class Call:
 
     module: Module
     parameters: int
-    result: Any = None
+    result: Value = None
     activation: int = 0
     ops: list[tuple[Op, list[tuple[int, ...]]]] = field(
         default_factory=list
     )  # its own, with the shapes of their inputs
 
 
-def summary(model: Module, shape: tuple[int, ...], dtype: Any = None) -> Summary:
+def summary(model: Module, shape: tuple[int, ...], dtype: "DTypeLike | None" = None) -> Summary:
     """Layers, output shapes, parameters, multiply-adds and bytes of activations, for an input of `shape` (batch included).
 
     One forward on zeros (of `dtype`, by default the parameters') in evaluation mode tells; the model is afterwards as it was
@@ -176,14 +183,14 @@ def calls_of(model: Module, x: Tensor) -> list[Call]:
         calls.append(Call(module, sum(t.size for t in own)))
         running.append(calls[-1])
 
-    def after(module: Module, result: Any) -> None:
+    def after(module: Module, result: Value) -> None:
         call = running.pop()
         call.result = result
         if isinstance(result, Tensor) and address(result._data) not in places:
             places.add(address(result._data))
             call.activation = result._data.nbytes
 
-    def observe(op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str, Any]) -> None:
+    def observe(op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str, object]) -> None:
         running[-1].ops.append((op, [() if t is None else t.shape for t in inputs]))
 
     modules = list({id(module): module for _, module in model.modules()}.values())

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from minigrad.devices import Device, get_device
 from minigrad.gradients import add_arrays, run_hooks
 from minigrad.inspect.graph import Graph, Recorded, copied, short_line, source_line
 from minigrad.inspect.text import described, shortened
+from minigrad.nn import Module
 from minigrad.tape import Op, check_count, first_gradient, wrong_gradient
 from minigrad.tensor import Tensor
 
@@ -160,10 +160,10 @@ class Steps(Iterator[Step]):
 
 def steps(
     loss: Tensor,
-    grad: Any = None,
+    grad: Tensor | np.ndarray | None = None,
     *,
     names: Mapping[str, Tensor] | None = None,
-    model: Any = None,
+    model: Module | None = None,
     seed: int = 0,
 ) -> Steps:
     """Backward from a tensor, one op at a time: an iterator of `Step`s, to be printed or looked into.
@@ -208,12 +208,12 @@ def rerun(op: Op, index: int, x: np.ndarray) -> np.ndarray:
     return again.forward(*arrays, **{name: in_float64(copied(value)) for name, value in recorded.parameters.items()})
 
 
-def in_float64(value: Any) -> Any:
+def in_float64(value: object) -> object:
     """A value with all float arrays and float dtypes in it turned to float64."""
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return value.astype(np.float64)
     if isinstance(value, np.dtype) and value.kind == "f":
         return np.dtype(np.float64)
-    if type(value) in (tuple, list):
+    if isinstance(value, tuple | list) and type(value) in (tuple, list):
         return type(value)(map(in_float64, value))
     return value

@@ -1,13 +1,11 @@
 """The convolutional layer."""
 
-from typing import Any
-
 from minigrad import ops
 from minigrad.checks import integer
 from minigrad.nn import init
 from minigrad.nn.layers import Initializer
 from minigrad.nn.module import Module, Parameter
-from minigrad.ops.window import pair
+from minigrad.ops.window import Padding, Size, pair
 from minigrad.tensor import Tensor
 
 
@@ -22,11 +20,11 @@ class Conv2d(Module):
         self,
         in_channels: int,
         out_channels: int,
-        size: Any,
+        size: Size,
         *,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
         bias: bool = True,
         weight_init: Initializer = init.glorot_uniform,
     ) -> None:

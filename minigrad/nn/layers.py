@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from minigrad.checks import integer
 from minigrad.kernels.activations import NUMBERS
 from minigrad.modes import state, takes_part
 from minigrad.nn import init
-from minigrad.nn.module import Module, Parameter
+from minigrad.nn.module import Module, Parameter, Value
 from minigrad.random import counter_state
 from minigrad.tensor import Tensor
 
@@ -170,7 +169,7 @@ def fused_activation(norm: Module, activation: Module) -> str | None:
     return None if "forward" in vars(norm) or "forward" in vars(activation) else name
 
 
-def run(layers: Sequence[Module], x: Any) -> Any:
+def run(layers: Sequence[Module], x: Value) -> Value:
     """Modules one after another, a BatchNorm together with the activation after it."""
     i, count = 0, len(layers)
     while i < count:
@@ -185,7 +184,7 @@ def run(layers: Sequence[Module], x: Any) -> Any:
     return x
 
 
-def run_branch(branch: Module, x: Any) -> ops.Branch:
+def run_branch(branch: Module, x: Value) -> ops.Branch:
     """A branch up to its last normalization and activation, which are left to `concat_branches`."""
     if type(branch) is not Sequential or "forward" in vars(branch) or not branch.layers:
         return ops.Branch(branch(x), None, None)
@@ -208,7 +207,7 @@ class Sequential(Module):
                 raise TypeError(f"Sequential takes modules, not {type(layer).__name__}")
         self.layers = list(layers)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Value) -> Value:
         """The last layer's result."""
         return run(self.layers, x)
 

@@ -1,13 +1,20 @@
 """Module: parameters, buffers and child modules, found by their names as attributes."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 import numpy as np
 
+from minigrad.devices import Device
 from minigrad.modes import takes_part
 from minigrad.ops import to
 from minigrad.tensor import FLOATS, Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
+Value = Any
+"""What goes into a module or comes out of one: nearly always a Tensor, and else what its author chose, a tuple or a dict."""
 
 
 class Parameter(Tensor):
@@ -15,7 +22,13 @@ class Parameter(Tensor):
 
     __slots__ = ()
 
-    def __init__(self, data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = True) -> None:
+    def __init__(
+        self,
+        data: "ArrayLike | Tensor",
+        dtype: "DTypeLike | None" = None,
+        device: str | Device | None = None,
+        requires_grad: bool = True,
+    ) -> None:
         super().__init__(data, dtype, device, requires_grad)
 
 
@@ -28,11 +41,11 @@ class Module:
 
     training: bool = True
 
-    def forward(self, *inputs: Any, **options: Any) -> Any:
+    def forward(self, *inputs: Value, **options: Value) -> Value:
         """Compute the result; subclasses say how."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    def __call__(self, *inputs: Any, **options: Any) -> Any:
+    def __call__(self, *inputs: Value, **options: Value) -> Value:
         """Compute the result; what to call instead of `forward`."""
         takes_part(self)
         return self.forward(*inputs, **options)
@@ -78,7 +91,7 @@ class Module:
         """Copies of all parameters and buffers, by dotted name."""
         return {name: t.copy() for name, t in self._tensors()}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
+    def load_state_dict(self, state_dict: "Mapping[str, ArrayLike | Tensor]", strict: bool = True) -> None:
         """Copy values (Tensors or arrays, by dotted name) into the parameters and buffers, in place.
 
         Raises ValueError that lists all keys missing, unknown or of the wrong shape or dtype, and then changes nothing.
@@ -125,7 +138,7 @@ class Module:
         for parameter in self.parameters():
             parameter.zero_grad()
 
-    def to(self, device_or_dtype: Any) -> Self:
+    def to(self, device_or_dtype: "str | Device | DTypeLike") -> Self:
         """Move all parameters and buffers to a device, or turn them into float32 or float64; the same Tensor objects.
 
         Gradients are forgotten, and an optimizer with state (momentum, say) has to be made after a change of dtype.
@@ -152,9 +165,9 @@ class Module:
         return ""
 
 
-def is_dtype(value: Any) -> bool:
+def is_dtype(value: "str | Device | DTypeLike") -> "TypeGuard[DTypeLike]":
     """Whether NumPy takes it for a dtype."""
-    if value is None:  # which NumPy takes for float64
+    if value is None or isinstance(value, Device):  # NumPy would take None for float64
         return False
     try:
         np.dtype(value)

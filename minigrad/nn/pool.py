@@ -1,17 +1,15 @@
 """Pooling layers, over windows of images."""
 
-from typing import Any
-
 from minigrad import ops
 from minigrad.nn.module import Module
-from minigrad.ops.window import is_same, paddings, pair
+from minigrad.ops.window import Padding, Size, is_same, paddings, pair
 from minigrad.tensor import Tensor
 
 
 class Pool2d(Module):
     """What the pooling layers share: `size`, `stride` (by default the size) and `padding`, as in `mg.max_pool2d`."""
 
-    def __init__(self, size: Any, *, stride: Any = None, padding: Any = 0) -> None:
+    def __init__(self, size: Size, *, stride: Size | None = None, padding: Padding = 0) -> None:
         name = type(self).__name__
         self.size = pair(name, "size", size)
         self.stride = self.size if stride is None else pair(name, "stride", stride)

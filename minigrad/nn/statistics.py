@@ -2,19 +2,21 @@
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 
 from minigrad.modes import no_grad
 from minigrad.nn.conv import Conv2d
 from minigrad.nn.layers import BatchNorm, Linear, Sequential
-from minigrad.nn.module import Module, Parameter
+from minigrad.nn.module import Module, Parameter, Value
 from minigrad.tensor import Tensor
+
+Kind = TypeVar("Kind", bound=Module)
 
 
 @no_grad()
-def recompute_statistics(model: Module, batches: Iterable[Any]) -> Module:
+def recompute_statistics(model: Module, batches: Iterable[object]) -> Module:
     """Replace the running averages of every BatchNorm by population statistics over training mini-batches.
 
     E[x] is the average of the batch means and Var[x] = m / (m - 1) times the average of the biased batch variances, with
@@ -69,7 +71,7 @@ class Measured:
         forward = self.norm.forward
         self.norm.decay = 0.0  # then the running average is the batch's own statistic, the variance unbiased
 
-        def measured(*args: Any, **options: Any) -> Any:
+        def measured(*args: Value, **options: Value) -> Value:
             self.put([np.zeros_like(array) for array in self.before])  # what is not finite would survive 0 times it
             y = forward(*args, **options)
             for total, buffer in zip(self.sums, self.buffers, strict=True):
@@ -138,24 +140,25 @@ def copy_module(module: Module) -> Module:
 
 
 def fold_layers(layers: list[Module]) -> list[Module]:
-    """The layers with each BatchNorm that follows a layer with weights folded into it."""
+    """The layers with each BatchNorm that follows a layer with weights, whose last axis is the output, folded into it."""
     result: list[Module] = []
     for layer in layers:
-        has_weights = bool(result) and (is_plain(result[-1], Linear) or is_plain(result[-1], Conv2d))
-        if has_weights and is_plain(layer, BatchNorm):
-            fold_into(result[-1], layer)
+        before = result[-1] if result else None
+        if is_plain(layer, BatchNorm) and (is_plain(before, Linear) or is_plain(before, Conv2d)):
+            fold_into(before, layer)
         else:
             result.append(layer)
     return result
 
 
-def is_plain(module: Module, kind: type[Module]) -> bool:
+def is_plain(module: Module | None, kind: type[Kind]) -> TypeGuard[Kind]:
     """Whether it computes what modules of this kind do: by their forward, and no other of its class or its own."""
-    own = "forward" in vars(module) or type(module).__call__ is not Module.__call__
-    return isinstance(module, kind) and type(module).forward is kind.forward and not own
+    if not isinstance(module, kind) or type(module).forward is not kind.forward:
+        return False
+    return "forward" not in vars(module) and type(module).__call__ is Module.__call__
 
 
-def fold_into(layer: Any, norm: Any) -> None:
+def fold_into(layer: Linear | Conv2d, norm: BatchNorm) -> None:
     """W' = W s, b' = (b - E) s + beta, computed in float64."""
     scale = 1 / np.sqrt(norm.running_var.numpy().astype(np.float64) + norm.eps)
     if norm.gamma is not None:

@@ -1,11 +1,12 @@
 """Branches of a network joined: normalization, activation and concatenation in one op."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from minigrad.kernels.activations import RELU, SIGMOID
+from minigrad.kernels.contract import Array
 from minigrad.ops.elementwise import float_tensor
 from minigrad.ops.gemm import as_matrix
 from minigrad.ops.movement import concat
@@ -38,9 +39,9 @@ class BranchConcat(Op):
     passes_on = False
 
     def forward(
-        self, *arrays: Any, norms: list[tuple[Running, float, float] | None], activations: list[int]
+        self, *arrays: Array | None, norms: list[tuple[Running, float, float] | None], activations: list[int]
     ) -> np.ndarray:
-        xs = arrays[::3]
+        xs = cast("tuple[Array, ...]", arrays[::3])  # those that may be None are gamma and beta
         y = self.empty((*xs[0].shape[:-1], sum(x.shape[-1] for x in xs)), xs[0].dtype)
         matrix = as_matrix(y)
         self.branches: list[tuple[int, int, int, float | None]] = []  # column, features, activation, eps or no norm
@@ -60,9 +61,11 @@ class BranchConcat(Op):
                 saved += [x, gamma, beta if activation == RELU else None]
             column += c
         if normalized:
-            *before, columns = map(list, zip(*normalized, strict=True))
+            matrices, gammas, betas, eps, numbers, columns = map(list, zip(*normalized, strict=True))
             means, variances = map(list, zip(*statistics, strict=True))
-            self.kernels.norm.batch_norms_forward(*before, matrix, columns, means, variances)
+            self.kernels.norm.batch_norms_forward(
+                matrices, gammas, betas, eps, numbers, matrix, columns, means, variances
+            )
         for (mean, var), norm in zip(statistics, [norm for norm in norms if norm is not None], strict=True):
             if norm[0] is not None:
                 self.kernels.norm.running_update(mean, var, len(matrix), norm[1], *norm[0])
@@ -71,7 +74,7 @@ class BranchConcat(Op):
         self.save(*saved, y if from_result else None)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         *arrays, y = self.saved  # type: ignore[misc]
         y = dy if y is None else y
         dy_matrix, y_matrix = as_matrix(dy), as_matrix(y)

@@ -1,13 +1,12 @@
 """Convolution of images (N, H, W, C)."""
 
-from typing import Any
-
 import numpy as np
 
+from minigrad.kernels.contract import Array
 from minigrad.kernels.window import Window
 from minigrad.ops.elementwise import float_tensor
 from minigrad.ops.gemm import no_bias, product
-from minigrad.ops.window import resolve
+from minigrad.ops.window import Padding, Size, resolve
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -44,7 +43,7 @@ class Conv2d(Op):
             self.kernels.conv.conv_forward(x, w, bias, window, y)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         x, w = self.saved  # type: ignore[misc]
         dx = dw = db = None
         if self.needs[0]:
@@ -70,7 +69,7 @@ class Conv2d(Op):
 
 
 def conv2d(
-    x: Tensor, w: Tensor, b: Tensor | None = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1
+    x: Tensor, w: Tensor, b: Tensor | None = None, *, stride: Size = 1, padding: Padding = 0, dilation: Size = 1
 ) -> Tensor:
     """Convolution: x (N, H, W, C), w (kh, kw, C, K), b (K,) or None, result (N, OH, OW, K).
 

@@ -1,10 +1,9 @@
 """Dropout by a counter-based generator: the mask is recomputed in backward, not stored."""
 
-from typing import Any
-
 import numpy as np
 
 from minigrad.devices import is_array
+from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, begin, read
 from minigrad.ops.elementwise import float_tensor
 from minigrad.tape import Op
@@ -24,14 +23,14 @@ class Dropout(Op):
         self.save(key)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         (key,) = self.saved  # type: ignore[misc]
         dx = self.empty_like(dy)
         self.kernels.dropout.dropout(dy.reshape(-1), self.p, key, dx.reshape(-1))
         return (dx,)
 
 
-def dropout(x: Tensor, p: float, *, training: bool, seed: Any) -> Tensor:
+def dropout(x: Tensor, p: float, *, training: bool, seed: int | np.integer | Array | Tensor) -> Tensor:
     """Zero each element with probability p and scale the others by 1 / (1 - p); x itself when not training or p = 0.
 
     `seed` is an int, which always gives the same mask, or a uint64 array (seed, counter), whose counter goes up by one
@@ -44,18 +43,18 @@ def dropout(x: Tensor, p: float, *, training: bool, seed: Any) -> Tensor:
         return x
     device = at_work(x._device)
     begin("Dropout")
-    key = device.empty((2,), np.dtype(np.uint64))
     if isinstance(seed, Tensor):
         read(seed)
         seed = seed._data
-    if is_array(seed) and seed.shape == (2,):
+    if isinstance(seed, int | np.integer):
+        key = device.from_host(np.array([int(seed) % (1 << 64), 0], np.uint64))
+    elif is_array(seed) and seed.shape == (2,):
         if type(seed) is not x._device.array_type:
             raise RuntimeError(f"dropout: x is on {x.device!r}, its (seed, counter) is not; move it with .to(...)")
         if seed.dtype != np.uint64:
             raise TypeError(f"dropout: the (seed, counter) array must be uint64, not {seed.dtype}")
+        key = device.empty((2,), np.dtype(np.uint64))
         device.kernels.dropout.advance(seed, key)
-    elif isinstance(seed, int | np.integer):
-        key = device.from_host(np.array([int(seed) % (1 << 64), 0], np.uint64))
     else:
         raise TypeError(f"dropout: seed must be an int or a uint64 array (seed, counter), not {type(seed).__name__}")
     return Dropout.apply(x, p=float(p), key=key)

@@ -1,12 +1,12 @@
 """Matrix products and the fully connected layer, on the gemm kernels."""
 
 import math
-from typing import Any
 
 import numpy as np
 
 from minigrad.kernels.axes import broadcast_shape
-from minigrad.ops.arithmetic import expand, operands, unbroadcast
+from minigrad.kernels.contract import Array
+from minigrad.ops.arithmetic import Operand, expand, operands, unbroadcast
 from minigrad.ops.elementwise import float_tensor
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
@@ -60,7 +60,7 @@ class Linear(Op):
             self.kernels.gemm.gemm(as_matrix(x), w, bias, as_matrix(y), False, False)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         x, w = self.saved  # type: ignore[misc]
         matrix = as_matrix(dy)
         dx = dw = db = None
@@ -85,7 +85,7 @@ class MatMul(Op):
         self.save(a if self.needs[1] else None, b if self.needs[0] else None)
         return product(self, a, b)
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         a, b = self.saved  # type: ignore[misc]
         return (
             product(self, dy, b, trans_b=True) if self.needs[0] else None,
@@ -121,7 +121,7 @@ class BatchedMatMul(Op):
             x = expand(self, x.reshape((1,) * (len(shape) - x.ndim) + x.shape), shape)
         return matrices(x)
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         a, b = self.saved  # type: ignore[misc]
         dy = matrices(dy)
         da = db = None
@@ -138,7 +138,7 @@ class BatchedMatMul(Op):
         return da, db
 
 
-def matmul(a: Any, b: Any) -> Tensor:
+def matmul(a: Operand, b: Operand) -> Tensor:
     """A B by NumPy's rules: vectors, matrices, and stacks of matrices whose leading axes broadcast. Raises ValueError."""
     a, b = operands("matmul", a, b)
     if not a.ndim or not b.ndim:

@@ -1,13 +1,23 @@
 """Local response normalization (Krizhevsky, Sutskever & Hinton 2012, section 3.3) over the last axis of an array."""
 
-from typing import Any
+from typing import SupportsIndex, TypedDict
 
 import numpy as np
 
 from minigrad.checks import integer
+from minigrad.kernels.contract import Array
 from minigrad.ops.elementwise import float_tensor
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
+
+
+class Constants(TypedDict):
+    """The arguments of local_response_norm but for x."""
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
 
 
 class LocalResponseNorm(Op):
@@ -25,7 +35,7 @@ class LocalResponseNorm(Op):
         self.save(x)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         (x,) = self.saved  # type: ignore[misc]
         dx = self.empty_like(dy)
         if dx.size:
@@ -48,7 +58,7 @@ def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: flo
     return LocalResponseNorm.apply(x, **constants(size, alpha, beta, k))
 
 
-def constants(size: Any, alpha: Any, beta: Any, k: Any) -> dict[str, Any]:
+def constants(size: SupportsIndex, alpha: float, beta: float, k: float) -> Constants:
     """The arguments of local_response_norm by name, checked."""
     size = integer("local_response_norm: size", size)
     alpha, beta, k = float(alpha), float(beta), float(k)

@@ -3,16 +3,22 @@
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeGuard
 
 import numpy as np
 
 from minigrad.devices import NAMES, Device, get_device
 from minigrad.kernels.axes import Shape, contiguous_strides, merge
+from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse
 from minigrad.ops.shapes import normal_axes
 from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor, check_dtype
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+Index = Any  # what NumPy indexes by, which no type says, with Tensors for arrays
 
 
 def read(op: Op, x: np.ndarray, shape: Shape, strides: Shape, offset: int) -> np.ndarray:
@@ -48,7 +54,7 @@ class Reshape(Op):
         self.x_shape = x.shape
         return x.reshape(shape)
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         return (dy.reshape(self.x_shape),)
 
 
@@ -63,13 +69,13 @@ class Transpose(Op):
         strides = contiguous_strides(x.shape)
         return read(self, x, tuple(x.shape[a] for a in axes), tuple(strides[a] for a in axes), 0)
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         inverse = tuple(int(i) for i in np.argsort(self.axes))
         strides = contiguous_strides(dy.shape)
         return (read(self, dy, tuple(dy.shape[a] for a in inverse), tuple(strides[a] for a in inverse), 0),)
 
 
-def stand_in(x: Any) -> np.ndarray:
+def stand_in(x: Array) -> np.ndarray:
     """A NumPy array laid out as x, to be indexed but not read: it has the memory of one element."""
     strides = tuple(s * x.itemsize for s in contiguous_strides(x.shape))
     return np.lib.stride_tricks.as_strided(np.empty(1, x.dtype), x.shape, strides)
@@ -81,7 +87,7 @@ class Slice(Op):
     formula = "y = x[...];  dx = 0, dx[...] = dy"
     passes_on = False
 
-    def forward(self, x: np.ndarray, *, index: Any) -> np.ndarray:
+    def forward(self, x: np.ndarray, *, index: Index) -> np.ndarray:
         self.x_shape = x.shape
         parts = index if isinstance(index, tuple) else (index,)
         whole = x if isinstance(x, np.ndarray) else stand_in(x)
@@ -91,7 +97,7 @@ class Slice(Op):
         self.offset = start // x.itemsize if view.size else 0
         return read(self, x, view.shape, self.strides, self.offset)
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         dx = filled(self, self.x_shape, dy.dtype, 0.0)
         write(self, dy, self.strides, self.offset, dx)
         return (dx,)
@@ -112,7 +118,7 @@ class Take(Op):
         self.save(index)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         (index,) = self.saved  # type: ignore[misc]
         if not dy.size:
             return filled(self, self.x_shape, dy.dtype, 0.0), None
@@ -141,7 +147,7 @@ class Concat(Op):
             start += x.shape[axis]
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         strides = contiguous_strides(dy.shape)
         step = math.prod(dy.shape[self.axis + 1 :])
         start = 0
@@ -164,24 +170,25 @@ class Convert(Op):
         self.kernels.movement.copy(x.reshape(-1), y.reshape(-1))
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         dx = self.empty(dy.shape, self.x_dtype)
         self.kernels.movement.copy(dy.reshape(-1), dx.reshape(-1))
         return (dx,)
 
 
-def reshape(x: Tensor, shape: Any) -> Tensor:
+def reshape(x: Tensor, shape: SupportsIndex | Sequence[SupportsIndex]) -> Tensor:
     """The same elements in another shape, sharing memory; one length may be -1. Raises ValueError if it does not fit."""
-    lengths = [operator.index(n) for n in shape] if isinstance(shape, Sequence) else [operator.index(shape)]
+    asked = tuple(operator.index(n) for n in (shape if isinstance(shape, Sequence) else (shape,)))
+    lengths = list(asked)
     known = math.prod(n for n in lengths if n != -1)
     if lengths.count(-1) == 1 and known and x.size % known == 0:
         lengths[lengths.index(-1)] = x.size // known
     if math.prod(lengths) != x.size or any(n < 0 for n in lengths):
-        raise ValueError(f"cannot reshape {x.shape} ({x.size} elements) to {tuple(shape)}")
+        raise ValueError(f"cannot reshape {x.shape} ({x.size} elements) to {asked}")
     return Reshape.apply(x, shape=tuple(lengths))
 
 
-def transpose(x: Tensor, axes: Any = None) -> Tensor:
+def transpose(x: Tensor, axes: Sequence[SupportsIndex] | None = None) -> Tensor:
     """Axes in another order, by default reversed: result axis i is axis axes[i] of x."""
     order = tuple(range(x.ndim))[::-1] if axes is None else tuple(operator.index(a) for a in axes)
     if len(order) != x.ndim or len(normal_axes(order, x.ndim)) != x.ndim:
@@ -189,7 +196,7 @@ def transpose(x: Tensor, axes: Any = None) -> Tensor:
     return Transpose.apply(x, axes=tuple(a % x.ndim for a in order))
 
 
-def is_basic(index: Any) -> bool:
+def is_basic(index: object) -> bool:
     """Whether NumPy indexes by it without arrays."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(
@@ -198,12 +205,12 @@ def is_basic(index: Any) -> bool:
     )
 
 
-def is_int(value: Any) -> bool:
+def is_int(value: object) -> bool:
     """Whether a Python or NumPy integer."""
     return isinstance(value, int | np.integer) and not isinstance(value, np.bool_)
 
 
-def getitem(x: Tensor, index: Any) -> Tensor:
+def getitem(x: Tensor, index: Index) -> Tensor:
     """x[index] as a copy: integers, slices, None, ellipsis; integer arrays or tensors, boolean masks, as in NumPy.
 
     Raises IndexError out of range (for an integer tensor also below 0), and for an index not made of integers or booleans.
@@ -253,7 +260,7 @@ def concat(tensors: Sequence[Tensor], axis: int = -1) -> Tensor:
     return Concat.apply(*tensors, axis=along)
 
 
-def to(x: Tensor, device_or_dtype: Any) -> Tensor:
+def to(x: Tensor, device_or_dtype: "str | Device | DTypeLike") -> Tensor:
     """x on another device (a name) or of another dtype; x itself if that is what it is already."""
     if isinstance(device_or_dtype, Device) or is_device_name(device_or_dtype):
         device = get_device(device_or_dtype)
@@ -270,7 +277,7 @@ def to(x: Tensor, device_or_dtype: Any) -> Tensor:
     return Convert.apply(x, dtype=dtype)
 
 
-def is_device_name(name: Any) -> bool:
+def is_device_name(name: object) -> TypeGuard[str]:
     """Whether it looks like a device's name rather than a dtype's."""
     return isinstance(name, str) and (name in NAMES or name.startswith("cuda:"))
 

@@ -1,11 +1,12 @@
 """Batch Normalization (Ioffe & Szegedy 2015, Algorithms 1 and 2) over the last axis of an array of any rank."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from minigrad.devices import is_array
 from minigrad.kernels.activations import IDENTITY, NUMBERS, RELU, SIGMOID
+from minigrad.kernels.contract import Array
 from minigrad.modes import read
 from minigrad.ops.elementwise import float_tensor
 from minigrad.ops.gemm import as_matrix
@@ -48,7 +49,7 @@ class BatchNorm(Op):
         self.save(x, gamma, beta if activation == RELU else None, y if activation == SIGMOID else None)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         x, gamma, beta, y = self.saved  # type: ignore[misc]
         c = x.shape[-1]
         dx, dgamma, dbeta = self.empty_like(x), self.empty((c,), x.dtype), self.empty((c,), x.dtype)
@@ -87,15 +88,15 @@ class BatchNormInference(Op):
         self.save(x, gamma, beta if activation == RELU else None, mean, var, y if activation == SIGMOID else None)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         x, gamma, beta, mean, var, y = self.saved  # type: ignore[misc]
         c = x.shape[-1]
         dx, dgamma, dbeta = self.empty_like(x), self.empty((c,), x.dtype), self.empty((c,), x.dtype)
         if x.size:
             scale, shift = scale_and_shift(self, gamma, beta, x)
-            matrices = [as_matrix(a) for a in (dy, x, dy if y is None else y)]
+            dy, x, y, matrix = [as_matrix(a) for a in (dy, x, dy if y is None else y, dx)]
             self.kernels.norm.batch_norm_inference_backward(
-                *matrices, 0, scale, shift, mean, var, self.eps, self.activation, as_matrix(dx), dgamma, dbeta
+                dy, x, y, 0, scale, shift, mean, var, self.eps, self.activation, matrix, dgamma, dbeta
             )
         else:
             self.kernels.movement.fill(0.0, dgamma)
@@ -108,8 +109,8 @@ class Normalization(NamedTuple):
 
     gamma: Tensor | None
     beta: Tensor | None
-    running_mean: Any
-    running_var: Any
+    running_mean: Array | Tensor | None
+    running_var: Array | Tensor | None
     decay: float
     eps: float
 
@@ -132,8 +133,8 @@ def batch_norm(
     x: Tensor,
     gamma: Tensor | None,
     beta: Tensor | None,
-    running_mean: Any,
-    running_var: Any,
+    running_mean: Array | Tensor | None,
+    running_var: Array | Tensor | None,
     *,
     training: bool,
     decay: float = 0.9,
@@ -215,7 +216,7 @@ def check_parameter(name: str, t: Tensor, x: np.ndarray) -> None:
         raise TypeError(f"batch_norm: {name} is {data.dtype}, x is {x.dtype}; convert with .to(...)")
 
 
-def running_array(name: str, value: Any, x: Tensor) -> np.ndarray | None:
+def running_array(name: str, value: Array | Tensor | None, x: Tensor) -> np.ndarray | None:
     """The array behind a running statistic, checked."""
     if value is None:
         return None

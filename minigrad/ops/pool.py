@@ -1,13 +1,12 @@
 """Pooling over windows of images (N, H, W, C): maximum and average."""
 
-from typing import Any
-
 import numpy as np
 
+from minigrad.kernels.contract import Array
 from minigrad.kernels.window import Window
 from minigrad.ops.movement import filled
 from minigrad.ops.reduce import mean
-from minigrad.ops.window import image_tensor, resolve, times
+from minigrad.ops.window import Padding, Size, image_tensor, resolve, times
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -30,7 +29,7 @@ class MaxPool(Op):
         self.save(winner)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         (winner,) = self.saved  # type: ignore[misc]
         if not dy.size:
             return (filled(self, self.x_shape, dy.dtype, 0.0),)
@@ -52,7 +51,7 @@ class AvgPool(Op):
             self.kernels.pool.avg_pool_forward(x, window, y)
         return y
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
+    def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         if not dy.size:
             return (filled(self, self.x_shape, dy.dtype, 0.0),)
         dx = self.empty(self.x_shape, dy.dtype)
@@ -60,7 +59,7 @@ class AvgPool(Op):
         return (dx,)
 
 
-def pooling_window(name: str, x: Tensor, size: Any, stride: Any, padding: Any) -> Window:
+def pooling_window(name: str, x: Tensor, size: Size, stride: Size | None, padding: Padding) -> Window:
     """The window over x, which must meet a pixel wherever it is."""
     _, h, w, _ = image_tensor(name, x).shape
     window = resolve(name, (h, w), size, size if stride is None else stride, padding)
@@ -74,7 +73,7 @@ def pooling_window(name: str, x: Tensor, size: Any, stride: Any, padding: Any) -
     return window
 
 
-def max_pool2d(x: Tensor, size: Any, *, stride: Any = None, padding: Any = 0) -> Tensor:
+def max_pool2d(x: Tensor, size: Size, *, stride: Size | None = None, padding: Padding = 0) -> Tensor:
     """The largest element of every window, channel by channel: (N, H, W, C) to (N, OH, OW, C).
 
     size and stride (by default the size) are an int or a pair (vertical, horizontal), in pixels; padding is an int, a pair,
@@ -86,7 +85,7 @@ def max_pool2d(x: Tensor, size: Any, *, stride: Any = None, padding: Any = 0) ->
     return MaxPool.apply(x, window=pooling_window("max_pool2d", x, size, stride, padding))
 
 
-def avg_pool2d(x: Tensor, size: Any, *, stride: Any = None, padding: Any = 0) -> Tensor:
+def avg_pool2d(x: Tensor, size: Size, *, stride: Size | None = None, padding: Padding = 0) -> Tensor:
     """The mean of every window's elements, channel by channel: (N, H, W, C) to (N, OH, OW, C).
 
     Arguments, shapes and errors are those of `max_pool2d`. Padding is not counted: a window at the edge averages the

@@ -2,11 +2,14 @@
 
 import operator
 from collections.abc import Iterable
+from typing import SupportsIndex
 
 from minigrad.kernels.axes import Shape
 
+Axis = SupportsIndex | Iterable[SupportsIndex] | None  # one, several, or all
 
-def normal_axes(axis: "int | Iterable[int] | None", ndim: int) -> Shape:
+
+def normal_axes(axis: Axis, ndim: int) -> Shape:
     """Axes as sorted non-negative ints; None is all of them.
 
     Raises ValueError for one that is not there, or twice, and TypeError for one that is no integer.

@@ -1,16 +1,19 @@
 """What the arguments of ops over windows of images mean: size, stride, padding and dilation."""
 
 import operator
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import SupportsIndex
 
 from minigrad.kernels.window import Window
 from minigrad.ops.elementwise import float_tensor
 from minigrad.tensor import Tensor
 
 Pair = tuple[int, int]
+Size = SupportsIndex | Sequence[SupportsIndex]  # an int, or a pair (vertical, horizontal)
+Padding = Size | Sequence[Sequence[SupportsIndex]] | str  # or a pair of pairs ((top, bottom), (left, right)), or "same"
 
 
-def resolve(name: str, image: Pair, size: Any, stride: Any, padding: Any, dilation: Any = 1) -> Window:
+def resolve(name: str, image: Pair, size: Size, stride: Size, padding: Padding, dilation: Size = 1) -> Window:
     """The window that the arguments of the op `name` describe for images of (height, width), and how often it fits.
 
     size, stride and dilation are an int or a pair (vertical, horizontal). padding is an int, a pair (vertical,
@@ -41,7 +44,7 @@ def resolve(name: str, image: Pair, size: Any, stride: Any, padding: Any, dilati
     return Window(*kernel, *steps, *sides[0], *sides[1], *gaps, *counts)
 
 
-def pair(name: str, argument: str, value: Any) -> Pair:
+def pair(name: str, argument: str, value: Size) -> Pair:
     """An argument given as an int or as a pair of ints, each at least 1."""
     vertical, horizontal = integers(name, argument, value)
     if vertical < 1 or horizontal < 1:
@@ -49,12 +52,12 @@ def pair(name: str, argument: str, value: Any) -> Pair:
     return vertical, horizontal
 
 
-def is_same(padding: Any) -> bool:
+def is_same(padding: Padding) -> bool:
     """Whether padding is given as "same", so that it depends on the image."""
     return isinstance(padding, str) and padding == "same"
 
 
-def paddings(name: str, padding: Any) -> tuple[Pair, Pair]:
+def paddings(name: str, padding: Padding) -> tuple[Pair, Pair]:
     """((top, bottom), (left, right)) from an int, a pair, or a pair of pairs."""
     if isinstance(padding, str):
         raise ValueError(f'{name}: padding must be an int, a pair, a pair of pairs or "same", not {padding!r}')
@@ -68,25 +71,25 @@ def paddings(name: str, padding: Any) -> tuple[Pair, Pair]:
     return sides
 
 
-def integers(name: str, argument: str, value: Any) -> Pair:
+def integers(name: str, argument: str, value: object) -> Pair:
     """Two ints from a pair of them, or from one that stands for both."""
     try:
         if isinstance(value, tuple | list):
             if len(value) != 2:
                 raise ValueError(f"{name}: {argument} must be an int or a pair, not {len(value)} values: {value!r}")
             return operator.index(value[0]), operator.index(value[1])
-        number = operator.index(value)
+        number = operator.index(value)  # type: ignore[arg-type]  # which is what is found out here
     except TypeError:
         raise TypeError(f"{name}: {argument} must be made of integers, not {value!r}") from None
     return number, number
 
 
-def times(lengths: Any) -> str:
+def times(lengths: Iterable[int]) -> str:
     """Height and width as one writes them: 3 x 5."""
     return " x ".join(map(str, lengths))
 
 
-def image_tensor(name: str, x: Any) -> Tensor:
+def image_tensor(name: str, x: Tensor) -> Tensor:
     """x itself; TypeError unless it is a float tensor, ValueError unless it is (N, H, W, C)."""
     if float_tensor(name, x).ndim != 4:
         raise ValueError(f"{name} needs images (N, H, W, C), not shape {x.shape}")

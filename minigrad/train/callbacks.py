@@ -11,14 +11,18 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minigrad import checkpoint
+from minigrad.checkpoint import Json
 from minigrad.train.history import Row, available, sign_of
+
+if TYPE_CHECKING:
+    from minigrad.train.run import Mark, Run
 
 HOOKS = ("on_start", "on_step", "on_log", "on_epoch_end", "on_end")
 
@@ -26,11 +30,11 @@ HOOKS = ("on_start", "on_step", "on_log", "on_epoch_end", "on_end")
 class FunctionCallback:
     """A plain function as a callback."""
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Callable[["Run", Row], object]) -> None:
         self.on_epoch_end = function
 
 
-def checked_callbacks(callbacks: Iterable[Any]) -> list[Any]:
+def checked_callbacks(callbacks: Iterable[object]) -> list[object]:
     """The callbacks, functions made into objects. TypeError for one that would never be called."""
     found = []
     for callback in callbacks:
@@ -80,17 +84,17 @@ class EarlyStop:
         self.best = Best(monitor, mode, min_delta)
         self.waited = 0
 
-    def on_epoch_end(self, run: Any, row: Row) -> None:
+    def on_epoch_end(self, run: "Run", row: Row) -> None:
         """Count."""
         self.waited = 0 if self.best.improved(row) else self.waited + 1
         if self.waited >= self.patience:
             run.stop(f"{self.best.monitor} has not improved on {self.best.value} for {self.waited} epochs")
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Json]:
         """The best value and how long it has lasted."""
         return {"best": self.best.value, "waited": self.waited}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Json]) -> None:
         """Go on from there."""
         self.best.value, self.waited = state["best"], state["waited"]
 
@@ -121,7 +125,7 @@ class Checkpoints:
         self.every_epochs, self.every_steps = every_epochs, every_steps
         self.best = Best(best or "validation_loss", mode)
         self.best_is_chosen = best is not None
-        self.saved: Any = None  # the mark of the run's state that `last` holds
+        self.saved: Mark | None = None  # the mark of the run's state that `last` holds
 
     @property
     def last_path(self) -> Path:
@@ -133,34 +137,34 @@ class Checkpoints:
         """The checkpoint after the best epoch."""
         return self.folder / "best.safetensors"
 
-    def on_start(self, run: Any) -> None:
+    def on_start(self, run: "Run") -> None:
         """Find out now, not after the first epoch, whether checkpoints can be written."""
         checkpoint.library()
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint.remove_leftovers(self.folder)
 
-    def on_step(self, run: Any) -> None:
+    def on_step(self, run: "Run") -> None:
         """Save every so many steps."""
         if self.every_steps and run.step % self.every_steps == 0:
             self.save_last(run)
 
-    def on_epoch_end(self, run: Any, row: Row) -> None:
+    def on_epoch_end(self, run: "Run", row: Row) -> None:
         """Save the best, and every so many epochs the last."""
         if (self.best_is_chosen or self.best.monitor in row) and self.best.improved(row):
             run.save(self.best_path)
         if row["epoch"] % self.every_epochs == 0 or run.finished:
             self.save_last(run)
 
-    def save_last(self, run: Any) -> None:
+    def save_last(self, run: "Run") -> None:
         """Save now."""
         run.save(self.last_path)
         self.saved = run.mark
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Json]:
         """The best value so far."""
         return {"best": self.best.value}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Json]) -> None:
         """Go on from there."""
         self.best.value = state["best"]
 
@@ -185,22 +189,22 @@ class HistoryFile:
         self.which = rows
         self.columns: list[str] = []
 
-    def on_start(self, run: Any) -> None:
+    def on_start(self, run: "Run") -> None:
         """Write the rows there are."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.write_all(run.history.rows(self.which))
 
-    def on_log(self, run: Any, row: Row) -> None:
+    def on_log(self, run: "Run", row: Row) -> None:
         """Append a row of steps."""
         if self.which == "steps":
             self.append(run, row)
 
-    def on_epoch_end(self, run: Any, row: Row) -> None:
+    def on_epoch_end(self, run: "Run", row: Row) -> None:
         """Append a row of epochs."""
         if self.which == "epochs":
             self.append(run, row)
 
-    def append(self, run: Any, row: Row) -> None:
+    def append(self, run: "Run", row: Row) -> None:
         """Append a row; a column that is new to a CSV file changes its head, and so all of it is written anew."""
         if self.path.suffix == ".csv" and not set(row) <= set(self.columns):
             self.write_all(run.history.rows(self.which))
@@ -224,7 +228,7 @@ class HistoryFile:
         return lines.getvalue()
 
 
-def json_value(value: Any) -> Any:
+def json_value(value: object) -> Json:
     """The value as strict JSON has it."""
     if isinstance(value, np.generic):
         value = value.item()

@@ -9,7 +9,6 @@ repeatable: batches are counter-based, dropout's counters are among the copies, 
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from minigrad.optim import Optimizer
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 from minigrad.train.evaluation import Loss, pair
+from minigrad.train.history import History
 
 COST = 0.01  # at most this share of the time goes to copies
 SHORTEST = 0.1  # seconds between two copies
@@ -32,7 +32,7 @@ class DivergedError(RuntimeError):
     of the run so far. Unless fit was told not to diagnose, the model is left as it was when that step began to go wrong.
     """
 
-    def __init__(self, step: int, loss: float, cause: str, history: Any = None) -> None:
+    def __init__(self, step: int, loss: float, cause: str, history: History | None = None) -> None:
         super().__init__(step, loss, cause, history)
         self.step, self.loss, self.cause, self.history = step, loss, cause, history
 
@@ -63,7 +63,7 @@ class Rewind:
             self.due = end + max(SHORTEST, (end - start) / COST)
         self.hypers.append(self.optimizer.hyper.copy())
 
-    def cause(self, batch: Callable[[int], Any]) -> str:
+    def cause(self, batch: Callable[[int], object]) -> str:
         """Repeat the steps since the copies were taken, of `batch(step)`, until one goes wrong, and say how.
 
         Model and optimizer are left as they were before the update of that step.
@@ -123,7 +123,7 @@ class Watch:
         self.latest: list[str] = []
         self.backward = False
 
-    def __call__(self, op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str, Any]) -> None:
+    def __call__(self, op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str, object]) -> None:
         """Look at the inputs."""
         given = [t for t in inputs if t is not None]
         self.latest = [self.names[id(t)] for t in given if id(t) in self.names] or self.latest

@@ -1,19 +1,21 @@
 """Loss and metrics of a model over batches it does not learn from."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from minigrad.capture import Captured, each_tensor
-from minigrad.devices import get_device, is_array
+from minigrad.checkpoint import Json
+from minigrad.devices import Device, get_device, is_array
 from minigrad.modes import no_grad
 from minigrad.nn import Module
+from minigrad.nn.module import Value
 from minigrad.ops import cross_entropy
 from minigrad.tensor import Tensor
 
-Metric = Callable[[Any, np.ndarray], float]  # (outputs, targets) of a batch, as NumPy arrays, to a mean over its rows
-Loss = Callable[[Any, Tensor], Tensor]
+Metric = Callable[[Value, np.ndarray], float]  # (outputs, targets) of a batch, as NumPy arrays, to a mean over its rows
+Loss = Callable[[Value, Tensor], Tensor]
+Step = Callable[..., tuple[Tensor, Value]]  # of a batch's arrays or tensors, to its loss and the model's outputs
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -23,7 +25,7 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def evaluate(
     model: Module,
-    batches: Iterable[Any],
+    batches: Iterable[object],
     *,
     loss: Loss = cross_entropy,
     metrics: Mapping[str, Metric] | None = None,
@@ -60,12 +62,12 @@ def default_metrics(loss: Loss, metrics: Mapping[str, Metric] | None) -> dict[st
     return dict(metrics)
 
 
-def epoch_of(batches: Any) -> Iterator[Any]:
+def epoch_of(batches: Iterable[object]) -> Iterator[object]:
     """One pass over the batches; over a loader's first epoch without moving its position."""
     return batches.one_epoch() if hasattr(batches, "one_epoch") else iter(batches)
 
 
-def pair(batch: Any) -> tuple[np.ndarray, np.ndarray]:
+def pair(batch: object) -> tuple[np.ndarray, np.ndarray]:
     """The batch as (inputs, targets)."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         came = f"{len(batch)} arrays" if isinstance(batch, tuple | list) else type(batch).__name__
@@ -77,7 +79,7 @@ def pair(batch: Any) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def as_arrays(outputs: Any) -> Any:
+def as_arrays(outputs: Value) -> Value:
     """The same nest of tuples, lists and dicts with NumPy arrays for the tensors."""
     return each_tensor(outputs, Tensor.numpy)  # type: ignore[arg-type]
 
@@ -119,11 +121,11 @@ class Tally:
         """Timed rows in a second; None if there are none."""
         return self.timed_rows / self.seconds if self.seconds else None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Json]:
         """All of it."""
         return dict(vars(self))
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Json]) -> None:
         """Count on from there."""
         vars(self).update(state)
 
@@ -135,15 +137,13 @@ class Evaluator:
         self.model, self.metrics = model, metrics
         self.device = get_device(device_name(model))
 
-        def forward(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Any]:
+        def forward(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Value]:
             outputs = model(inputs)
             return loss(outputs, targets), outputs if metrics else None
 
-        self.forward: Callable[..., Any] = (
-            Captured(forward, self.device) if capture else on_device(forward, self.device)
-        )
+        self.forward: Step = Captured(forward, self.device) if capture else on_device(forward, self.device)
 
-    def __call__(self, batches: Iterable[Any]) -> dict[str, float]:
+    def __call__(self, batches: Iterable[object]) -> dict[str, float]:
         """Means over one pass."""
         tally = Tally()
         before = [(module, module.training) for _, module in self.model.modules()]
@@ -161,7 +161,7 @@ class Evaluator:
         return tally.means()
 
 
-def measured(loss: Tensor, outputs: Any, targets: np.ndarray, metrics: Mapping[str, Metric]) -> dict[str, float]:
+def measured(loss: Tensor, outputs: Value, targets: np.ndarray, metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Loss and metrics of a batch."""
     values = {"loss": loss.item()}
     if metrics:
@@ -171,10 +171,10 @@ def measured(loss: Tensor, outputs: Any, targets: np.ndarray, metrics: Mapping[s
     return values
 
 
-def on_device(step: Callable[..., Any], device: Any) -> Callable[..., Any]:
+def on_device(step: Step, device: Device) -> Step:
     """The step, given tensors on the device for the NumPy arrays it is called with."""
 
-    def eager(*arrays: np.ndarray) -> Any:
+    def eager(*arrays: np.ndarray) -> tuple[Tensor, Value]:
         own = device.array_type
         return step(*[Tensor._wrap(a, device) if type(a) is own else Tensor(a, device=device) for a in arrays])
 

@@ -4,8 +4,8 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
+from minigrad.checkpoint import Json
 from minigrad.checks import integer
 from minigrad.nn import Module
 from minigrad.ops import cross_entropy
@@ -13,7 +13,7 @@ from minigrad.optim import Optimizer
 from minigrad.train.callbacks import Checkpoints, checked_callbacks
 from minigrad.train.evaluation import Loss, Metric, default_metrics, device_name
 from minigrad.train.history import History
-from minigrad.train.run import Run
+from minigrad.train.run import Batches, Run, Schedule
 from minigrad.train.signals import leaving
 
 LOADER = (
@@ -28,21 +28,21 @@ LOADER = (
 def fit(
     model: Module,
     optimizer: Optimizer,
-    loader: Any,
+    loader: Batches,
     *,
     epochs: int | None = None,
     steps: int | None = None,
     loss: Loss = cross_entropy,
     metrics: Mapping[str, Metric] | None = None,
-    validation: Any = None,
+    validation: Iterable[object] | None = None,
     validate_every: int | None = None,
     log_every: int | None = None,
-    schedule: Any = None,
+    schedule: Schedule | None = None,
     schedule_by: str = "epoch",
-    callbacks: Iterable[Any] = (),
+    callbacks: Iterable[object] = (),
     checkpoint: str | os.PathLike[str] | Checkpoints | None = None,
     resume: bool | str | os.PathLike[str] = False,
-    configuration: Any = None,
+    configuration: Json = None,
     capture: bool = True,
     device: str | None = None,
     diagnose: bool = True,
@@ -142,12 +142,14 @@ def fit(
 
 def step_count(epochs: int | None, steps: int | None, per_epoch: int) -> int:
     """How many steps to train."""
-    if (epochs is None) == (steps is None):
-        raise ValueError("give either epochs or steps: how long shall it train?")
-    return integer("steps", steps) if epochs is None else integer("epochs", epochs) * per_epoch
+    if epochs is not None and steps is None:
+        return integer("epochs", epochs) * per_epoch
+    if steps is not None and epochs is None:
+        return integer("steps", steps)
+    raise ValueError("give either epochs or steps: how long shall it train?")
 
 
-def check_parts(model: Module, optimizer: Optimizer, loader: Any, device: str | None) -> None:
+def check_parts(model: Module, optimizer: Optimizer, loader: Batches, device: str | None) -> None:
     """Raise unless model, optimizer and loader go together."""
     if not isinstance(model, Module):
         raise TypeError(f"model must be a mg.nn.Module, not {type(model).__name__}")
@@ -170,7 +172,7 @@ def check_parts(model: Module, optimizer: Optimizer, loader: Any, device: str | 
         )
 
 
-def check_schedule(optimizer: Optimizer, schedule: Any, schedule_by: str) -> None:
+def check_schedule(optimizer: Optimizer, schedule: Schedule | None, schedule_by: str) -> None:
     """Raise unless the schedule drives this optimizer."""
     if schedule_by not in ("epoch", "step"):
         raise ValueError(f"schedule_by must be 'epoch' or 'step', not {schedule_by!r}")
@@ -184,7 +186,7 @@ def check_callbacks(run: Run) -> None:
         raise TypeError("pass Checkpoints as checkpoint=..., not among the callbacks")
 
 
-def optimizer_settings(optimizer: Optimizer, schedule: Any) -> dict[str, Any]:
+def optimizer_settings(optimizer: Optimizer, schedule: Schedule | None) -> dict[str, Json]:
     """Kind and hyperparameters; the learning rate is the schedule's if there is one."""
     numbers = dict(zip(optimizer.names, optimizer.hyper.tolist(), strict=True))
     if schedule is not None:
@@ -192,7 +194,7 @@ def optimizer_settings(optimizer: Optimizer, schedule: Any) -> dict[str, Any]:
     return {"type": type(optimizer).__name__, **numbers}
 
 
-def schedule_settings(schedule: Any) -> dict[str, Any]:
+def schedule_settings(schedule: Schedule) -> dict[str, Json]:
     """Kind and settings, without where it stands."""
     settings = {k: v for k, v in vars(schedule).items() if isinstance(v, int | float | str) and k != "count"}
     return {"type": type(schedule).__name__, **settings}

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # numbers by name, as in `History`; None where one could not be measured, which its reader knows
 
 
 @dataclass

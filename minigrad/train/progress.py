@@ -2,9 +2,14 @@
 
 import sys
 import time
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from minigrad.train.history import Row
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from minigrad.train.run import Run
 
 REDRAW = 0.2  # seconds between two updates of the bar
 
@@ -21,10 +26,10 @@ class Progress:
 
     def __init__(self, file: TextIO | None = None, seconds: float = 30.0) -> None:
         self.file, self.seconds = file, seconds
-        self.bar: Any = None
+        self.bar: Bar | None = None
         self.due = 0.0
 
-    def on_start(self, run: Any) -> None:
+    def on_start(self, run: "Run") -> None:
         """Choose how to show it."""
         file = self.file or sys.stderr
         self.bar = rich_bar(file) if file.isatty() else None
@@ -34,7 +39,7 @@ class Progress:
         self.interval = REDRAW if self.bar is not None else self.seconds
         self.due = time.monotonic() + self.interval
 
-    def on_step(self, run: Any) -> None:
+    def on_step(self, run: "Run") -> None:
         """Show where it stands, if it is time."""
         now = time.monotonic()
         if now < self.due:
@@ -48,14 +53,14 @@ class Progress:
                 f"epoch {run.epoch}  step {run.step:,} of {run.target:,}  {numbers(run.means())}  {remaining(run)}"
             )
 
-    def on_epoch_end(self, run: Any, row: Row) -> None:
+    def on_epoch_end(self, run: "Run", row: Row) -> None:
         """A line that stays."""
         values = {k: v for k, v in row.items() if k not in ("epoch", "step", "seconds")}
         self.line(f"epoch {row['epoch']}  step {row['step']:,}  {numbers(values)}  {duration(row['seconds'])}")
         if self.bar is not None:
             self.bar.update(self.task, completed=run.step - run.start)
 
-    def on_end(self, run: Any) -> None:
+    def on_end(self, run: "Run") -> None:
         """Leave the terminal as it was."""
         if self.bar is not None:
             self.bar.stop()
@@ -71,7 +76,7 @@ class Progress:
             print(text.rstrip(), file=self.file or sys.stderr, flush=True)
 
 
-def rich_bar(file: TextIO) -> Any:
+def rich_bar(file: TextIO) -> "Bar | None":
     """rich's progress bar, or None if rich is not installed or takes the file for no terminal."""
     try:
         from rich.console import Console
@@ -86,7 +91,7 @@ def rich_bar(file: TextIO) -> Any:
     return Bar(*columns, console=console)
 
 
-def numbers(values: dict[str, Any]) -> str:
+def numbers(values: Row) -> str:
     """Measurements in a line: "loss 0.1234  accuracy 0.967  lr 0.1  12,345 images/s"."""
     words = []
     for name, value in values.items():
@@ -101,7 +106,7 @@ def numbers(values: dict[str, Any]) -> str:
     return "  ".join(words)
 
 
-def remaining(run: Any) -> str:
+def remaining(run: "Run") -> str:
     """How long it will take from here, if that can be said."""
     return "" if run.seconds_left is None else f"{duration(run.seconds_left)} left"
 

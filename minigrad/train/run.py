@@ -3,22 +3,48 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
 from minigrad import checkpoint
 from minigrad.capture import Captured
+from minigrad.checkpoint import Json, Stateful
 from minigrad.data.loader import Loader
 from minigrad.nn import Module
+from minigrad.nn.module import Value
 from minigrad.optim import Optimizer
 from minigrad.tensor import Tensor
 from minigrad.train.callbacks import Checkpoints
 from minigrad.train.divergence import DivergedError, Rewind
-from minigrad.train.evaluation import Evaluator, Loss, Metric, Tally, epoch_of, measured, on_device, pair
+from minigrad.train.evaluation import Evaluator, Loss, Metric, Step, Tally, epoch_of, measured, on_device, pair
 from minigrad.train.history import History, Row
 from minigrad.train.signals import Signals
+
+Mark = tuple[int, int, int, str | None]
+
+
+class Batches(Stateful, Protocol):
+    """What a run needs of a loader; a `mg.data.Loader` has it."""
+
+    position: int
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+
+    def batch(self, step: int) -> object:
+        """The batch of a step, counted from 0 across epochs."""
+
+    def steps(self, count: int) -> Iterator[object]:
+        """The next `count` batches, across epochs."""
+
+
+class Schedule(Stateful, Protocol):
+    """What a run needs of a learning-rate schedule; those of `mg.optim` have it."""
+
+    def step(self) -> None:
+        """Go on by one epoch, or by one step."""
 
 
 class Leave(Exception):
@@ -36,19 +62,19 @@ class Run:
         self,
         model: Module,
         optimizer: Optimizer,
-        loader: Any,
+        loader: Batches,
         *,
         count: int,
         loss: Loss,
         metrics: Mapping[str, Metric],
-        validation: Any,
-        schedule: Any,
+        validation: Iterable[object] | None,
+        schedule: Schedule | None,
         schedule_by: str,
         log_every: int | None,
         validate_every: int | None,
-        callbacks: list[Any],
+        callbacks: list[object],
         checkpoints: Checkpoints | None,
-        configuration: Any,
+        configuration: Json,
         capture: bool,
         diagnose: bool,
     ) -> None:
@@ -73,7 +99,7 @@ class Run:
         self.evaluator = None if validation is None else Evaluator(model, loss, metrics, capture)
         self.device = device = optimizer.params[0]._device
 
-        def train_step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Any]:
+        def train_step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Value]:
             optimizer.zero_grad()
             outputs = model(inputs)
             value = loss(outputs, targets)
@@ -81,7 +107,7 @@ class Run:
             optimizer.step()
             return value, outputs if metrics else None
 
-        self.train_step: Callable[..., Any] = Captured(train_step, device) if capture else on_device(train_step, device)
+        self.train_step: Step = Captured(train_step, device) if capture else on_device(train_step, device)
 
     @property
     def epoch(self) -> int:
@@ -105,7 +131,7 @@ class Run:
         return speed and (self.target - self.step) * self.in_epoch.rows / self.in_epoch.steps / speed
 
     @property
-    def mark(self) -> tuple[Any, ...]:
+    def mark(self) -> Mark:
         """Tells apart the states that this run passes through."""
         return self.step, len(self.history.epochs), len(self.history.steps), self.history.stopped
 
@@ -119,7 +145,7 @@ class Run:
 
     def validate(self) -> dict[str, float]:
         """Loss and metrics over the validation set with the model as it is now, without counting as a validation."""
-        if self.evaluator is None:
+        if self.evaluator is None or self.validation is None:
             raise ValueError("there is nothing to validate on; pass validation=... to fit")
         return self.evaluator(self.until_signal(epoch_of(self.validation)))
 
@@ -140,7 +166,7 @@ class Run:
         if self.checkpoints is not None and self.checkpoints.last_path == found.path:
             self.checkpoints.saved = self.mark
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Json]:
         """What a checkpoint holds beside model, optimizer, schedule and loader."""
         return {
             "start": self.start,
@@ -153,7 +179,7 @@ class Run:
             "callbacks": {name: c.state_dict() for name, c in self.named_callbacks()},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Json]) -> None:
         """Go on from there."""
         self.start, self.step, self.lr = state["start"], state["step"], state["lr"]
         self.target = self.start + self.count
@@ -165,16 +191,16 @@ class Run:
             if name in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][name])
 
-    def named_callbacks(self) -> Iterator[tuple[str, Any]]:
+    def named_callbacks(self) -> Iterator[tuple[str, Stateful]]:
         """(name, callback) of those that keep a state; the second EarlyStop is "EarlyStop 2"."""
         seen: dict[str, int] = {}
         for callback in self.callbacks:
             if hasattr(callback, "state_dict"):
                 kind = type(callback).__name__
                 seen[kind] = number = seen.get(kind, 0) + 1
-                yield kind if number == 1 else f"{kind} {number}", callback
+                yield kind if number == 1 else f"{kind} {number}", cast(Stateful, callback)
 
-    def call(self, hook: str, *arguments: Any) -> None:
+    def call(self, hook: str, *arguments: Row) -> None:
         """Call a hook of all callbacks that have it."""
         for callback in self.callbacks:
             if hasattr(callback, hook):
@@ -202,7 +228,7 @@ class Run:
         if self.checkpoints is not None and self.checkpoints.saved != self.mark:
             self.checkpoints.save_last(self)
 
-    def train_batch(self, batches: Iterator[Any]) -> None:
+    def train_batch(self, batches: Iterator[object]) -> None:
         """One step."""
         start = time.perf_counter()
         inputs, targets = pair(next(batches))
@@ -268,7 +294,7 @@ class Run:
         row.update(lr=self.lr, images_per_second=tally.images_per_second, seconds=self.seconds)
         return row
 
-    def until_signal(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def until_signal(self, batches: Iterator[object]) -> Iterator[object]:
         """The batches; Leave when a signal has come."""
         for batch in batches:
             if self.signals.received:
