@@ -30,6 +30,7 @@ class Device:
     """
 
     array_type: Any = np.ndarray
+    precision = "float32"  # of products where there is a choice, for all devices: see mg.matmul_precision
     replays_python = True  # whether a replay may run Python functions between its launches
 
     def __init__(self, name: str) -> None:

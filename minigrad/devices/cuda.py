@@ -20,7 +20,6 @@ from minigrad.devices.base import Call, Device, Program
 from minigrad.devices.cuda_memory import CudaPool, Held, block_of, host_copy, known, remembered
 from minigrad.devices.cuda_staging import Stager
 from minigrad.devices.memory import Lease
-from minigrad.devices.precision import matmul_precision
 from minigrad.kernels import cuda as kernels
 from minigrad.kernels.cuda.tools.array import CudaArray
 from minigrad.kernels.cuda.tools.driver import Driver, SimulatedDriver
@@ -64,7 +63,7 @@ class CudaDevice(Device):
         self.mirrors: dict[int, Mirror] = {}
         super().__init__("cuda")
         context.driver, context.stream, context.empty = self.driver, self.stream, self.empty
-        self.use_precision(matmul_precision.current)
+        self.use_precision(Device.precision)
 
     @property
     def kernels(self) -> Any:
@@ -137,7 +136,7 @@ class CudaDevice(Device):
 
     def resolve(self, kernel: Any, arguments: tuple[Any, ...]) -> Call:
         """The launch, in the precision that is set now."""
-        return functools.partial(launch_in, matmul_precision.current, kernel), arguments
+        return functools.partial(launch_in, Device.precision, kernel), arguments
 
     def program(self, calls: list[Call]) -> "Graph":
         """A CUDA graph of recorded launches."""

@@ -1,5 +1,6 @@
 """How exactly products of float32 matrices are computed where there is a choice: on a GPU's tensor cores."""
 
+from minigrad.devices.base import Device
 from minigrad.devices.registry import DEVICES
 
 PRECISIONS = ("float32", "tf32")
@@ -31,7 +32,7 @@ class matmul_precision:
     @staticmethod
     def set(precision: str) -> None:
         """Tell the GPU's kernels."""
-        matmul_precision.current = precision
+        matmul_precision.current = Device.precision = precision
         if "cuda" in DEVICES:
             DEVICES["cuda"].use_precision(precision)
 
