@@ -46,6 +46,7 @@ from minigrad.ops import (
 from minigrad.random import manual_seed
 from minigrad.tape import Op
 from minigrad.tensor import Tensor, tensor
+from minigrad.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from minigrad import checkpoint, data, inspect, train
@@ -57,8 +58,6 @@ else:
             return importlib.import_module(f"minigrad.{name}")
         raise AttributeError(f"module 'minigrad' has no attribute {name!r}")
 
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AnomalyError",

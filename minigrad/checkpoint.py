@@ -21,11 +21,11 @@ from typing import Any, Protocol
 import numba
 import numpy as np
 
-import minigrad
 import minigrad.random as random_state
 from minigrad.nn import Module
 from minigrad.optim import Optimizer
 from minigrad.tensor import Tensor
+from minigrad.version import __version__
 
 FORMAT = "minigrad checkpoint 1"
 HEADER_LIMIT = 100_000_000  # bytes, by the format's definition; a tensor takes about a hundred
@@ -214,7 +214,7 @@ def library() -> ModuleType:
 def versions() -> dict[str, str]:
     """What the file was written by."""
     return {
-        "minigrad": minigrad.__version__,
+        "minigrad": __version__,
         "numpy": np.__version__,
         "numba": numba.__version__,
         "python": platform.python_version(),

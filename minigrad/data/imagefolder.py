@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, SupportsIndex
 import numpy as np
 
 from minigrad.checks import integer
+from minigrad.data.png import check_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-from minigrad.data.png import check_png
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 WHITE = (255, 255, 255)

@@ -3,7 +3,7 @@
 import html
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +68,8 @@ def draw(
     """
     boxes = boxes_of(Graph(loss, names, model))
     layout = layered([box.sources for box in boxes], [box.width for box in boxes], GAP)
-    picture = svg(boxes, layout)
+    title = f"The tape of {boxes[-1].title}, {sum(bool(box.number) for box in boxes)} ops"
+    picture = svg(boxes, layout, title)
     if path is not None:
         Path(path).write_text(picture, encoding="utf-8")
     return picture
@@ -114,8 +115,8 @@ def tooltip(op: Op) -> str:
     return "\n".join(lines)
 
 
-def svg(boxes: list[Box], layout: Layout) -> SVG:
-    """The picture of placed boxes."""
+def svg(boxes: list[Box], layout: Layout, title: str, more: Iterable[str] = ()) -> SVG:
+    """The picture of placed boxes, and of `more` that is drawn among them."""
     right = max(
         max(x + box.width / 2 for x, box in zip(layout.x, boxes, strict=True)),
         max((x for bends in layout.bends.values() for x in bends), default=0.0),
@@ -124,7 +125,7 @@ def svg(boxes: list[Box], layout: Layout) -> SVG:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" font-family="{FONT}" text-anchor="middle">',
-        f"<title>The tape of {escaped(boxes[-1].title)}, {sum(bool(box.number) for box in boxes)} ops</title>",
+        f"<title>{escaped(title)}</title>",
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0.8 L7.5 4 L0 7.2 z" fill="#6b7280"/></marker></defs>',
         f'<rect width="{width:.0f}" height="{height:.0f}" rx="8" fill="#ffffff"/>',
@@ -132,6 +133,7 @@ def svg(boxes: list[Box], layout: Layout) -> SVG:
         '<g fill="none" stroke="#6b7280" stroke-width="1.3">',
         *edges(boxes, layout),
         "</g>",
+        *more,
         *[drawn(box, x, top(layer)) for box, x, layer in zip(boxes, layout.x, layout.layer, strict=True)],
         "</g>",
         "</svg>",
