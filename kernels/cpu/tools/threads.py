@@ -1,7 +1,9 @@
 """How many threads the parallel kernels use, and what keeps them safe between Python threads and after fork."""
 
 import contextlib
+import ctypes
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -20,6 +22,11 @@ _count = None
 _layer_started = False
 _concurrent = False  # the layer has started, and several Python threads may use it at once
 _forked = False
+
+# What tells OpenMP how its threads wait, in our words and in the user's: GCC's libgomp reads the first two, LLVM's libomp
+# the last two. GOMP_SPINCOUNT is in turns of a loop, 29 ns each on Zen 3.
+WAITING = {"GOMP_SPINCOUNT": "300", "OMP_WAIT_POLICY": "passive"}
+USERS_WORDS = (*WAITING, "KMP_BLOCKTIME")
 
 UNREADABLE = OSError, ValueError, ZeroDivisionError  # a limit's file is missing, or holds something else than a limit
 
@@ -93,6 +100,49 @@ def limited(n):
         _local.most = before
 
 
+def start_layer():
+    """Have Numba load its threading layer, with threads that wait for a few microseconds and then sleep.
+
+    OpenMP's threads wait for the next loop by asking again and again, libgomp's for milliseconds and libomp's for 200. On a
+    machine with other work that takes the core from whom they wait for. A count in microseconds still covers the way
+    from one large kernel to the next. It is read once, from the environment, when the library is loaded, so it is there
+    just then: child processes and libraries loaded later do not see it. Who says how to wait is obeyed, and a layer that
+    runs already stays as it is. Beside one busy process on two cores a captured MNIST step is 1.4 times as slow as alone; with
+    libgomp's own waiting it was 3.5 times. docs/cpu-kernels.md has the numbers, and what they leave open.
+    """
+    with _serialize, waiting_briefly(), own_openmp():
+        numba.get_num_threads()
+
+
+@contextlib.contextmanager
+def waiting_briefly():
+    """Inside, the environment tells OpenMP to wait briefly, unless the user says how to wait."""
+    ours = {} if any(name in os.environ for name in USERS_WORDS) else WAITING
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def own_openmp():
+    """Inside, a library that is loaded finds its own libgomp first, where another is open to all, as PyTorch's is.
+
+    Numba's layer would otherwise run on PyTorch's, if that was imported first, which has read its environment already.
+    """
+    if not hasattr(os, "RTLD_DEEPBIND") or not hasattr(ctypes.CDLL(None), "GOMP_parallel"):
+        yield
+        return
+    before = sys.getdlopenflags()
+    sys.setdlopenflags(before | os.RTLD_DEEPBIND)
+    try:
+        yield
+    finally:
+        sys.setdlopenflags(before)
+
+
 def may_run_parallel():
     """Whether this Python thread may run kernels in parallel.
 
@@ -114,6 +164,8 @@ def parallel_region():
     if _count is None:  # found out once: reading the limits takes longer than a small kernel
         _count = available_threads()
     n = _count if _local.most is None else min(_count, _local.most)
+    if not _layer_started:
+        start_layer()
     if _local.count != n:
         numba.set_num_threads(n)
         _local.count = n
