@@ -51,7 +51,7 @@ FAULTS = [
     Fault("label not looked at", "kernels/cuda/loss.py", "if label >= 0 and label < n", "if label < n", "cuda/test_loss.py"),
     Fault("third of four mixed up", "kernels/cuda/pool.py", "places[2] << uint32(16) | places[3]", "places[3] << uint32(16) | places[2]", "cuda/test_pool.py"),
     # kernels of the reference
-    Fault("eps inside the root", "kernels/reference/optim.py", "(np.sqrt(v_hat) + eps)", "np.sqrt(v_hat + eps)", "test_optim.py"),
+    Fault("eps inside the root", "kernels/reference/optim.py", "(np.sqrt(v_hat) + eps)", "np.sqrt(v_hat + eps)", "kernels/test_optim.py"),
     Fault("places without the padding", "kernels/reference/pool.py", "+ row) * window.kw", "+ row) * covered.shape[2]", "kernels/test_pool.py"),
     Fault("window shifted", "kernels/reference/lrn.py", "(size - 1) // 2, size // 2)", "size // 2, (size - 1) // 2)", "ops/test_lrn.py"),
     # the engine

@@ -11,6 +11,7 @@ SHAPES = {
     "around a chunk": [(CHUNK - 1,), (CHUNK,), (2, CHUNK // 2 + 1)],
     "more than threads": [(0,)] * 290 + [(5,), (0,), (2,)],
 }
+EPS = 1e-3  # large enough to be seen in float32
 WITH_MOMENTUM = {"momentum": (0.1, 0.9, 0, 0), "nesterov": (0.1, 0.9, 1, 0), "weight decay": (0.1, 0.9, 0, 0.01)}
 
 
@@ -35,13 +36,13 @@ def test_sgd_with_momentum_matches_reference(check_kernel, arrays, name):
 
 
 def test_adagrad_matches_reference(check_kernel, arrays):
-    hyper = np.array([0.1, 1e-8, 0.01])
+    hyper = np.array([0.1, EPS, 0.01])
     check_kernel("optim", "adagrad", arrays(), arrays(), squared(arrays()), hyper, ulps=4, scale=4)
 
 
 @pytest.mark.parametrize("steps_before", [0, 999])
 def test_adam_matches_reference(check_kernel, arrays, steps_before):
-    step, hyper = np.array([steps_before], float), np.array([0.01, 0.9, 0.999, 1e-8, 0.01])
+    step, hyper = np.array([steps_before], float), np.array([0.01, 0.9, 0.999, EPS, 0.01])
     check_kernel("optim", "adam", arrays(), arrays(), arrays(), squared(arrays()), step, hyper, ulps=8, scale=4)
 
 

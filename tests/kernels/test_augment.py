@@ -4,7 +4,13 @@ import pytest
 from minigrad.kernels.cpu import augment
 from minigrad.kernels.cpu.tools.launch import GRAIN
 
-KINDS = [("uint8", "float32"), ("uint8", "float64"), ("float32", "float32"), ("float64", "float64")]
+WIDE = pytest.mark.slow  # see the fixture dtype
+KINDS = [
+    ("uint8", "float32"),
+    pytest.param(("uint8", "float64"), marks=WIDE),
+    ("float32", "float32"),
+    pytest.param(("float64", "float64"), marks=WIDE),
+]
 SMALL = [(1, 1, 1, 1), (2, 5, 7, 3), (3, 1, 4, 2), (2, 6, 1, 4)]
 LARGE = (12, 32, 32, 3)
 IDENTITY = np.array([[1.0, 0, 0], [0, 1, 0]])

@@ -22,6 +22,7 @@ SHAPES = {
     "parallel, of one": [(LARGE,)],
     "parallel, of small ones": [(SHARED // 2 + 1,)] * 8,
 }
+EPS = 1e-3  # large enough to be seen in float32
 WITH_MOMENTUM = {"momentum": (0.1, 0.9, 0, 0), "nesterov": (0.1, 0.9, 1, 0), "weight decay": (0.1, 0.9, 0, 0.01)}
 
 
@@ -60,13 +61,13 @@ def test_sgd_with_momentum_matches_reference(check_kernel, lists, name):
 
 def test_adagrad_matches_reference(check_kernel, lists):
     params, grads, state, large = lists
-    check_kernel("optim", "adagrad", params, grads, state(squares), np.array([0.1, 1e-8, 0.01]), parallel=large)
+    check_kernel("optim", "adagrad", params, grads, state(squares), np.array([0.1, EPS, 0.01]), parallel=large)
 
 
 @pytest.mark.parametrize("steps_before", [0, 999])
 def test_adam_matches_reference(check_kernel, lists, steps_before):
     params, grads, state, large = lists
-    step, hyper = np.array([steps_before], float), np.array([0.01, 0.9, 0.999, 1e-8, 0.01])
+    step, hyper = np.array([steps_before], float), np.array([0.01, 0.9, 0.999, EPS, 0.01])
     check_kernel("optim", "adam", params, grads, state(arrays), state(squares), step, hyper, parallel=large, ulps=8)
 
 
