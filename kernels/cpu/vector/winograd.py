@@ -39,14 +39,14 @@ def transform(code, matrix, sources, targets, channels, bias=None):
         start = vector.number * code.lanes
         mask = code.first_lanes(minimum(channels - start, code.lanes))
         shift = start * code.bytes
-        # 2. The bias, or zeros.
+        # 2. The map down the columns. Each address is loaded when it is needed: all at once would take more registers than
+        # there are.
+        rows = [code.load(code.entry(sources, i) + shift, mask) for i in range(size * size)]
+        columns = [applied(matrix, rows[j::size]) for j in range(size)]
+        # 3. The map along the rows, plus the bias or zeros.
         if bias is not None:
             with code.only_if(bias != 0, shift=code.everywhere(0.0)) as present:
                 present.shift = code.load(bias + shift, mask)
-        # 3. The map down the columns, then along the rows. Each address is loaded when it is needed: all at once would
-        # take more registers than there are.
-        rows = [code.load(code.entry(sources, i) + shift, mask) for i in range(size * size)]
-        columns = [applied(matrix, rows[j::size]) for j in range(size)]
         for i in range(results):
             for j, value in enumerate(applied(matrix, [column[i] for column in columns])):
                 value = value if bias is None else value + present.shift
