@@ -12,7 +12,7 @@ if machine_code.find_ptxas() is None:
 
 TABLE = json.loads(Path(__file__).with_name("machine_code.json").read_text())
 CASES = machine_code.cases()
-FIRST = {min(name for name in CASES if name.startswith(family)) for family in {n.partition(".")[0] for n in CASES}}
+SOME = sorted(CASES)[::60]  # in the default run; to compile and assemble one takes seconds
 REMAKE = "python -m minigrad.kernels.cuda.tools.machine_code tests/cuda/machine_code.json"
 
 
@@ -21,7 +21,7 @@ def test_table_lists_the_kernels_there_are():
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in sorted(CASES)]
+    "name", [name if name in SOME else pytest.param(name, marks=pytest.mark.slow) for name in sorted(CASES)]
 )
 def test_kernel_compiles_to_the_machine_code_in_the_table(name):
     kernel, real = CASES[name]

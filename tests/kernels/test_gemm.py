@@ -419,6 +419,7 @@ print("the same")
 """
 
 
+@pytest.mark.slow
 def test_bits_are_the_same_with_more_threads_than_parts_or_panels():
     environment = {**os.environ, "NUMBA_NUM_THREADS": "17"}
     result = subprocess.run([sys.executable, "-c", TEAMS], capture_output=True, text=True, env=environment)
