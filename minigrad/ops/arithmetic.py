@@ -1,65 +1,14 @@
 """Add, subtract, multiply, divide, with broadcasting."""
 
-from collections.abc import Callable
-
 import numpy as np
 
-from minigrad.kernels.axes import Shape, broadcast_layout, contiguous_strides, flat_layout, merge, reduction_layout
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse_constant
+from minigrad.ops.launches import binary, unbroadcast
 from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor, is_number
 
 Operand = Tensor | np.ndarray | np.generic | float  # one side of an operator; the other must be a Tensor
-Binary = Callable[[Array, Array, Array, Shape, Shape, Shape], None]  # a kernel of two operands
-
-
-def binary(op: Op, kernel: Binary, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """A new array: the kernel on a and b, broadcast."""
-    if a.shape == b.shape:
-        merged, strides = flat_layout(a.size)
-        y = op.empty(a.shape, a.dtype)
-        kernel(a.reshape(-1), b.reshape(-1), y.reshape(-1), merged, strides, strides)
-        return y
-    shape, merged, a_strides, b_strides = broadcast_layout(a.shape, b.shape)
-    y = op.empty(shape, a.dtype)
-    if y.size:
-        kernel(a.reshape(-1), b.reshape(-1), y.reshape(-1), merged, a_strides, b_strides)
-    return y
-
-
-def sum_axes(op: Op, x: np.ndarray, axes: Shape) -> np.ndarray:
-    """x summed over sorted `axes`, which stay with length 1: one kernel for each run of neighbouring axes."""
-    while axes:
-        start = len(axes) - 1
-        while start > 0 and axes[start - 1] == axes[start] - 1:
-            start -= 1
-        run, axes = axes[start:], axes[:start]
-        outer, reduced, inner = reduction_layout(x.shape, run)
-        y = op.empty(tuple(1 if i in run else n for i, n in enumerate(x.shape)), x.dtype)
-        if y.size:
-            op.kernels.reduce.sum_forward(x.reshape(outer, reduced, inner), y.reshape(outer, inner))
-        x = y
-    return x
-
-
-def expand(op: Op, x: np.ndarray, shape: Shape) -> np.ndarray:
-    """x, whose axes are those of `shape` or of length 1, repeated to `shape`."""
-    y = op.empty(shape, x.dtype)
-    if y.size:
-        steps = contiguous_strides(x.shape)
-        merged, strides = merge(shape, steps)
-        op.kernels.movement.strided_read(x.reshape(-1), merged, strides, 0, y.reshape(-1))
-    return y
-
-
-def unbroadcast(op: Op, dy: np.ndarray, shape: Shape) -> np.ndarray:
-    """The gradient of an array of `shape` that was broadcast to dy's shape: the sum over what it was repeated along."""
-    if dy.shape == shape:
-        return dy
-    added = dy.ndim - len(shape)
-    repeated = tuple(i for i in range(dy.ndim) if i < added or (shape[i - added] == 1 and dy.shape[i] != 1))
-    return sum_axes(op, dy, repeated).reshape(shape)
 
 
 class Add(Op):

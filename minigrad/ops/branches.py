@@ -7,8 +7,7 @@ import numpy as np
 
 from minigrad.kernels.activations import RELU, SIGMOID
 from minigrad.kernels.contract import Array
-from minigrad.ops.elementwise import float_tensor
-from minigrad.ops.gemm import as_matrix
+from minigrad.ops.checks import float_tensor
 from minigrad.ops.movement import concat
 from minigrad.ops.norm import (
     STATISTICS,
@@ -20,6 +19,7 @@ from minigrad.ops.norm import (
     mark_changed,
     scale_and_shift,
 )
+from minigrad.ops.shapes import as_matrix
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 

@@ -4,17 +4,12 @@ import numpy as np
 
 from minigrad.kernels.contract import Array
 from minigrad.kernels.window import Window
-from minigrad.ops.elementwise import float_tensor
-from minigrad.ops.gemm import no_bias, product
+from minigrad.ops.checks import float_tensor
+from minigrad.ops.launches import no_bias, product
+from minigrad.ops.shapes import pixels
 from minigrad.ops.window import Padding, Size, resolve
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
-
-
-def pixels(x: np.ndarray) -> np.ndarray:
-    """(n, h, w, c) as a matrix of pixels (n h w, c)."""
-    n, h, w, c = x.shape
-    return x.reshape(n * h * w, c)
 
 
 class Conv2d(Op):

@@ -5,7 +5,7 @@ import numpy as np
 from minigrad.devices import is_array
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, begin, read
-from minigrad.ops.elementwise import float_tensor
+from minigrad.ops.checks import float_tensor
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 

@@ -6,8 +6,9 @@ from typing import ClassVar
 import numpy as np
 
 from minigrad.kernels.contract import Array
+from minigrad.ops.checks import float_tensor
 from minigrad.tape import Op
-from minigrad.tensor import FLOATS, Tensor
+from minigrad.tensor import Tensor
 
 
 class Unary(Op):
@@ -122,15 +123,6 @@ class Power(Op):
         dx = self.empty_like(dy)
         self.kernels.elementwise.power_backward(dy.reshape(-1), x.reshape(-1), self.exponent, dx.reshape(-1))
         return (dx,)
-
-
-def float_tensor(name: str, x: object) -> Tensor:
-    """x itself; TypeError unless it is a float tensor."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} needs a Tensor, not {type(x).__name__}; make one with mg.tensor(...)")
-    if x._data.dtype not in FLOATS:
-        raise TypeError(f"{name} needs a float32 or float64 tensor, not {x.dtype}; convert with .to('float32')")
-    return x
 
 
 def exp(x: Tensor) -> Tensor:

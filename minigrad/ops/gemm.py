@@ -6,42 +6,12 @@ import numpy as np
 
 from minigrad.kernels.axes import broadcast_shape
 from minigrad.kernels.contract import Array
-from minigrad.ops.arithmetic import Operand, expand, operands, unbroadcast
-from minigrad.ops.elementwise import float_tensor
+from minigrad.ops.arithmetic import Operand, operands
+from minigrad.ops.checks import float_tensor
+from minigrad.ops.launches import expand, no_bias, product, unbroadcast
+from minigrad.ops.shapes import as_matrix
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
-
-
-def no_bias(op: Op, dtype: np.dtype) -> np.ndarray:
-    """What the kernels take for a bias where there is none."""
-    return op.device.shared_constant(0.0, (0,), dtype)
-
-
-def product(
-    op: Op,
-    a: np.ndarray,
-    b: np.ndarray,
-    trans_a: bool = False,
-    trans_b: bool = False,
-    *,
-    shape: tuple[int, ...] | None = None,
-    total: np.ndarray | None = None,
-) -> np.ndarray:
-    """A B, either side transposed if said, as a new array, of `shape` if given; or added to `total`, which is returned."""
-    rows, columns = a.shape[1] if trans_a else a.shape[0], b.shape[0] if trans_b else b.shape[1]
-    y = op.empty(shape or (rows, columns), a.dtype) if total is None else total
-    if y.size:
-        matrix = y if y.ndim == 2 else y.reshape(rows, columns)
-        if total is None:
-            op.kernels.gemm.gemm(a, b, no_bias(op, a.dtype), matrix, trans_a, trans_b)
-        else:
-            op.kernels.gemm.gemm_add(a, b, matrix, trans_a, trans_b)
-    return y
-
-
-def as_matrix(x: np.ndarray) -> np.ndarray:
-    """(..., columns) as (rows, columns)."""
-    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 class Linear(Op):

@@ -7,7 +7,7 @@ import numpy as np
 
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse_constant
-from minigrad.ops.elementwise import float_tensor
+from minigrad.ops.checks import float_tensor
 from minigrad.ops.movement import to, transpose
 from minigrad.ops.shapes import normal_axes
 from minigrad.tape import Op

@@ -6,7 +6,7 @@ import numpy as np
 
 from minigrad.checks import integer
 from minigrad.kernels.contract import Array
-from minigrad.ops.elementwise import float_tensor
+from minigrad.ops.checks import float_tensor
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeGuard
 import numpy as np
 
 from minigrad.devices import NAMES, Device, get_device
-from minigrad.kernels.axes import Shape, contiguous_strides, merge
+from minigrad.kernels.axes import Shape, contiguous_strides
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse
+from minigrad.ops.launches import filled, read, write
 from minigrad.ops.shapes import normal_axes
 from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor, check_dtype
@@ -19,29 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 Index = Any  # what NumPy indexes by, which no type says, with Tensors for arrays
-
-
-def read(op: Op, x: np.ndarray, shape: Shape, strides: Shape, offset: int) -> np.ndarray:
-    """A new array of `shape` with x's elements at offset + index . strides."""
-    y = op.empty(shape, x.dtype)
-    if y.size:
-        merged, steps = merge(shape, strides)
-        op.kernels.movement.strided_read(x.reshape(-1), merged, steps, offset, y.reshape(-1))
-    return y
-
-
-def write(op: Op, x: np.ndarray, strides: Shape, offset: int, y: np.ndarray) -> None:
-    """Put x's elements at offset + index . strides of y."""
-    if x.size:
-        merged, steps = merge(x.shape, strides)
-        op.kernels.movement.strided_write(x.reshape(-1), merged, steps, offset, y.reshape(-1))
-
-
-def filled(op: Op, shape: Shape, dtype: np.dtype, value: float) -> np.ndarray:
-    """A new array, the same number everywhere."""
-    y = op.empty(shape, dtype)
-    op.kernels.movement.fill(value, y.reshape(-1))
-    return y
 
 
 class Reshape(Op):

@@ -8,8 +8,8 @@ from minigrad.devices import is_array
 from minigrad.kernels.activations import IDENTITY, NUMBERS, RELU, SIGMOID
 from minigrad.kernels.contract import Array
 from minigrad.modes import read
-from minigrad.ops.elementwise import float_tensor
-from minigrad.ops.gemm import as_matrix
+from minigrad.ops.checks import float_tensor
+from minigrad.ops.shapes import as_matrix
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 

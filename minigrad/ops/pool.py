@@ -4,9 +4,10 @@ import numpy as np
 
 from minigrad.kernels.contract import Array
 from minigrad.kernels.window import Window
-from minigrad.ops.movement import filled
+from minigrad.ops.checks import image_tensor
+from minigrad.ops.launches import filled
 from minigrad.ops.reduce import mean
-from minigrad.ops.window import Padding, Size, image_tensor, resolve, times
+from minigrad.ops.window import Padding, Size, resolve, times
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 

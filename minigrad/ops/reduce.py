@@ -6,8 +6,8 @@ import numpy as np
 
 from minigrad.kernels.axes import Shape, reduction_layout
 from minigrad.kernels.contract import Array
-from minigrad.ops.arithmetic import binary, expand, sum_axes
-from minigrad.ops.elementwise import float_tensor
+from minigrad.ops.checks import float_tensor
+from minigrad.ops.launches import binary, expand, sum_axes
 from minigrad.ops.movement import transpose
 from minigrad.ops.shapes import Axis, normal_axes
 from minigrad.tape import Op

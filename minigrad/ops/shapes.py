@@ -1,8 +1,11 @@
-"""Axes and shapes as the functions of minigrad.ops take them."""
+"""Axes and shapes as the functions of minigrad.ops take them, and arrays seen in other shapes."""
 
+import math
 import operator
 from collections.abc import Iterable
 from typing import SupportsIndex
+
+import numpy as np
 
 from minigrad.kernels.axes import Shape
 
@@ -28,3 +31,14 @@ def normal_axes(axis: Axis, ndim: int) -> Shape:
     if len(set(result)) != len(result):
         raise ValueError(f"axes {given} name one axis twice")
     return tuple(sorted(result))
+
+
+def as_matrix(x: np.ndarray) -> np.ndarray:
+    """(..., columns) as (rows, columns)."""
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def pixels(x: np.ndarray) -> np.ndarray:
+    """(n, h, w, c) as a matrix of pixels (n h w, c)."""
+    n, h, w, c = x.shape
+    return x.reshape(n * h * w, c)

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
 from minigrad.kernels.window import Window
-from minigrad.ops.elementwise import float_tensor
-from minigrad.tensor import Tensor
 
 Pair = tuple[int, int]
 Size = SupportsIndex | Sequence[SupportsIndex]  # an int, or a pair (vertical, horizontal)
@@ -87,10 +85,3 @@ def integers(name: str, argument: str, value: object) -> Pair:
 def times(lengths: Iterable[int]) -> str:
     """Height and width as one writes them: 3 x 5."""
     return " x ".join(map(str, lengths))
-
-
-def image_tensor(name: str, x: Tensor) -> Tensor:
-    """x itself; TypeError unless it is a float tensor, ValueError unless it is (N, H, W, C)."""
-    if float_tensor(name, x).ndim != 4:
-        raise ValueError(f"{name} needs images (N, H, W, C), not shape {x.shape}")
-    return x
