@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from .comparison import contenders
+from .tools import mlp as contenders
 from .measure import DEVICES, Benchmark
 
 CHECKED = 5
