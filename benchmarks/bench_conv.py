@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .sections import conv
 from .measure import PLACES, Benchmark
+from .sections import conv
 
 SHAPES = {conv.name_of(conv.SHAPES[i]): conv.SHAPES[i] for i in (9, 0, 1, 3, 5, 8)}
 

@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 
-from .tools import networks
 from .measure import DEVICES, Benchmark
+from .tools import networks
 
 MODES = {"captured": True, "eager": False}
 CHECKED = 2

@@ -1,8 +1,8 @@
 """The least that a call of a kernel has to do: floating-point operations, and bytes moved once.
 
 One function for each kernel that multiplies, or that touches its arrays otherwise than reading or writing each of them once.
-They take the arguments of the kernel of that name in kernels/reference, so they serve every device; `tests/kernels/test_work.py`
-holds them to its signature.
+They take the arguments of the kernel of that name in kernels/reference, so they serve every device; a test holds them to its
+signature.
 
 A multiplication and an addition each count once; products with zeros of the padding are counted, whether the kernel makes
 them or not.

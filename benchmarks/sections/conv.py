@@ -66,7 +66,9 @@ def arrays(shape: Shape) -> Results:
     return tuple(rng.standard_normal(s, np.float32) for s in ((n, h, h, c), (size, size, c, k), (n, h, h, k)))
 
 
-def expected_of(x: np.ndarray, w: np.ndarray, dy: np.ndarray, images: int = CHECKED, channels: int | None = None) -> Results:
+def expected_of(
+    x: np.ndarray, w: np.ndarray, dy: np.ndarray, images: int = CHECKED, channels: int | None = None
+) -> Results:
     """y and dx of the first images, and dw of the first channels of y, by minigrad's reference in float64."""
     from minigrad.kernels.reference import conv
 
@@ -220,7 +222,7 @@ def case_name(shape: Shape, name: str) -> str:
 
 def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
     """Convolutions of this contender, checked, and the function that does a burst of one."""
-    device = framework.device
+    device = spec["device"]
     wanted = [(tuple(shape), name) for shape in spec["shapes"] for name in PASSES[device]]
     cases = (convolution(shape, name, device) for shape, name in wanted if case_name(shape, name) in spec["cases"])
     return checked(spec, framework, cases, TOLERANCE)
@@ -279,7 +281,8 @@ def report(result: dict) -> str:
     lines = []
     for name in PASSES[result["device"]]:
         seconds, counts, errors = (
-            {case: of_case[name] for case, of_case in result[what].items()} for what in ("seconds", "operations", "errors")
+            {case: of_case[name] for case, of_case in result[what].items()}
+            for what in ("seconds", "operations", "errors")
         )
         title = f"Convolution, {name}, {in_words(result)}: GFLOP/s, and how many times faster minigrad"
         lines.append(rate_table(title, "images, window to channels", OURS, seconds, counts, errors))

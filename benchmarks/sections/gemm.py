@@ -66,8 +66,8 @@ def operations(shape: tuple) -> int:
 
 def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
     """Products of this contender, checked, and the function that does a burst of one."""
-    shapes = {name: CASES[framework.device][name] for name in spec["cases"] if name != PEAK}
-    cases = [product(name, shape, framework.device) for name, shape in shapes.items()]
+    shapes = {name: CASES[spec["device"]][name] for name in spec["cases"] if name != PEAK}
+    cases = [product(name, shape, spec["device"]) for name, shape in shapes.items()]
     if PEAK in spec["cases"] and spec["contender"] == OURS:
         call, count = micro_kernel()
         cases.append(Case(PEAK, UNIT, 0, [], {OURS: lambda framework: Work(call, lambda _: [], count / UNIT)}))
@@ -85,7 +85,10 @@ def product(name: str, shape: tuple, device: str) -> Case:
 
     def ours(framework: Any) -> Work:
         gemm = framework.home.kernels.gemm.gemm
-        given, found = (framework.put(a), framework.put(b), framework.put(np.empty(0, np.float32))), framework.room(m, n)
+        given, found = (
+            (framework.put(a), framework.put(b), framework.put(np.empty(0, np.float32))),
+            framework.room(m, n),
+        )
         return Work(lambda: gemm(*given, found, trans_a, trans_b), lambda _: [framework.get(found)[rows]])
 
     def theirs(framework: Any) -> Work:
@@ -171,7 +174,9 @@ def compare(sides: list[Side], cases: list[str], *, rounds: int, seconds: float)
     """Rates of all contenders on all sides, taken in turn."""
     device, (setting,) = sides[0].device, sides[0].setting
     values = [side.setting[setting] for side in sides]
-    rows = {f"{c}, {v}": (side, {"contender": c}) for c in CONTENDERS[device] for side, v in zip(sides, values, strict=True)}
+    rows = {
+        f"{c}, {v}": (side, {"contender": c}) for c in CONTENDERS[device] for side, v in zip(sides, values, strict=True)
+    }
     found = measured("gemm", rows, cases, rounds=rounds, seconds=seconds)
     counts = {name: operations(CASES[device][name]) for name in cases}
     rates = {

@@ -55,7 +55,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
     initial = {name: array.astype(dtype, copy=False) for name, array in networks.initial_arrays(network).items()}
     data = [(images.astype(dtype, copy=False), labels) for images, labels in networks.batches(network, PREPARED)]
     contender = networks.CONTENDERS[spec["contender"]](network, initial, framework.device)
-    given = resident(framework, spec["contender"], data) if framework.device == "cuda" else data
+    given = resident(framework, spec["contender"], data) if spec["device"] == "cuda" else data
     losses = losses_of(contender, given[:1])
     ready = time.monotonic()
     changed = changes(contender, initial)

@@ -27,7 +27,8 @@ def plan(run: Run) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Once, in float32, where the bandwidth of copying is known."""
     length = {"rounds": 3, "seconds": 0.005} if run.quick else {"rounds": 15, "seconds": 0.03}
     for found in run.results.get("limits", ()):
-        yield "kernels that move memory", lambda: compare(run.sides[0], limits.bandwidth(found), **length)
+        copying = limits.bandwidth(found)
+        yield "kernels that move memory", lambda copying=copying: compare(run.sides[0], copying, **length)
 
 
 def compare(side: Side, copying: float, *, rounds: int, seconds: float) -> dict:
@@ -51,7 +52,9 @@ def share(case: dict, copying: float) -> float:
 def report(result: dict) -> str:
     """Rates, ratios and shares."""
     done = {name: case for name, case in result["cases"].items() if case["seconds"]}
-    seconds, errors, nbytes = ({name: case[what] for name, case in done.items()} for what in ("seconds", "errors", "bytes"))
+    seconds, errors, nbytes = (
+        {name: case[what] for name, case in done.items()} for what in ("seconds", "errors", "bytes")
+    )
     title = f"Kernels that move memory, float32: GB/s of the fewest bytes (copying: {result['copying'] / 1e9:.0f})"
     shares = ", ".join(f"{name} {share(case, result['copying']):.0%}" for name, case in done.items())
     lines = [rate_table(title, "", OURS, seconds, nbytes, errors), f"Of copying: {shares}"]

@@ -82,7 +82,11 @@ def report(result: dict) -> str:
         for name, values in result["copy"].items()
     ]
     rows += [
-        [f"product of {result['side']}² in {precision}, PyTorch", f"{rate(result, precision) / 1e12:.1f} TFLOP/s", f"{spread(v):.0%}"]
+        [
+            f"product of {result['side']}² in {precision}, PyTorch",
+            f"{rate(result, precision) / 1e12:.1f} TFLOP/s",
+            f"{spread(v):.0%}",
+        ]
         for precision, v in result["products"].items()
     ]
     return "\n".join([table("Limits of this GPU", ["", "rate", "+-"], rows), *left_out(result), ""])

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-
 from collections.abc import Callable, Iterator
 
 from benchmarks.tools.machine import ROOT

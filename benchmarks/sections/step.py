@@ -34,7 +34,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
     parameters = mlp.initial_parameters(spec["batch_norm"])
     data = mlp.batches(PREPARED)
     contender = mlp.CONTENDERS[name](parameters, framework.device)
-    on_gpu = framework.device == "cuda" and name == spec["contender"]
+    on_gpu = spec["device"] == "cuda" and name == spec["contender"]
     given = resident(framework, name, data) if on_gpu else data
     losses = losses_of(contender, given[:1])
     ready = time.monotonic()
@@ -46,10 +46,10 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
         "state_difference": mlp.largest_difference(contender.state(), expected.state()),
     }
     for what, difference in differences.items():
-        if not difference <= TOLERANCE[framework.device]:
+        if not difference <= TOLERANCE[spec["device"]]:
             raise RuntimeError(
                 f"after {CHECKED} steps its {what.replace('_', ' ')} from those in float64 is up to {difference:.1e}, "
-                f"at most {TOLERANCE[framework.device]:g} was expected"
+                f"at most {TOLERANCE[spec['device']]:g} was expected"
             )
     answer = {
         "first_step": ready - spec["began"],

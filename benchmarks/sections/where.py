@@ -89,7 +89,7 @@ def summary(launches: list, limits: dict[str, float]) -> list[dict]:
 
 
 def plan(run: Run) -> Iterator[tuple[str, Callable[[], dict]]]:
-    """The networks whose launches are timed: with the largest number of threads, or in each precision whose limits are known."""
+    """The networks whose launches are timed: with most threads, or in each precision whose limits are known."""
     rounds = 3 if run.quick else 9
     if run.sides[0].device == "cuda":
         for side in run.sides:

@@ -29,7 +29,8 @@ POOLS = ((32, 256, 1), (32, 480, 2), (8, 832, 1))  # side, channels and stride o
 NETWORK = networks.Network(1.0, 1, True)  # whose parameters the optimizer updates
 RATE, MOMENTUM, EPS = 1e-3, 0.9, 1e-5
 
-Inputs = list[np.ndarray]
+Arrays = list[np.ndarray]
+Part = Callable[[np.ndarray], np.ndarray]
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -42,9 +43,38 @@ def some(array: np.ndarray) -> np.ndarray:
     return array[:: 1009 if len(array) > 1 << 17 else 1]
 
 
-def wide(*arrays: np.ndarray) -> Inputs:
+def wide(*arrays: np.ndarray) -> Arrays:
     """In float64."""
     return [array.astype(float) for array in arrays]
+
+
+def by_torch(
+    call: Callable, *inputs: np.ndarray, first: Callable | None = None, part: Part = some, known: tuple = ()
+) -> Any:
+    """PyTorch's side of a case: `call(torch, *inputs)`, images of four axes on `channels_last`, returns its results.
+
+    `first(torch, *inputs)` makes of the inputs what `call` is given; `known` are results that PyTorch does not hand out.
+    """
+
+    def put(framework: Any, array: np.ndarray) -> Any:
+        return framework.images(array) if array.ndim == 4 else framework.put(array)
+
+    def builder(framework: Any) -> Work:
+        torch, given = framework.torch, [put(framework, array) for array in inputs]
+        with torch.no_grad():
+            given = given if first is None else first(torch, *given)
+
+        def run() -> Any:
+            with torch.no_grad():
+                return call(torch, *given)
+
+        def results(returned: Any) -> Arrays:
+            tensors = returned if isinstance(returned, tuple | list) else [returned]
+            return [part(framework.get_images(t) if t.ndim == 4 else framework.get(t)) for t in tensors] + [*known]
+
+        return Work(run, results)
+
+    return builder
 
 
 def case_of(
@@ -52,16 +82,16 @@ def case_of(
     kernel: str,
     arguments: list,
     outputs: tuple[int, ...],
-    expected: Inputs,
+    expected: Arrays,
     theirs: Callable[[Any], Work],
     *,
-    part: Callable[[np.ndarray], np.ndarray] = some,
+    part: Part = some,
     twice: int = 0,
     before: Callable[[Any, list], None] | None = None,
 ) -> Case:
     """A kernel "family.name" on arguments that are NumPy's, of which those of the indices `outputs` are its results.
 
-    `part` of the results is expected; `twice` are bytes that have to be moved once more; `before(home, arguments)` computes
+    `part` of each result is expected; `twice` are bytes that are moved once more; `before(home, arguments)` computes
     arguments on the device.
     """
 
@@ -85,41 +115,29 @@ def case_of(
 
 
 def elementwise(name: str, kernel: str, inputs: int, formula: Callable, call: Callable) -> Case:
-    """y = f(x) or f(a, b); `formula` in NumPy, `call(torch, out, *inputs)` in PyTorch."""
+    """y = f(x) or f(a, b); `formula` in NumPy, `call(torch, *inputs, out)` in PyTorch."""
     n = ELEMENTS
     arrays, y = [normal(n, seed=i) for i in range(inputs)], np.empty(n, np.float32)
     layout = broadcast_layout((n,), (n,))[1:] if kernel == "elementwise.add_forward" else ()
-
-    def theirs(framework: Any) -> Work:
-        given, found = [*map(framework.put, arrays)], framework.room(n)
-        return Work(lambda: call(framework.torch, found, *given), lambda _: [some(framework.get(found))])
-
     expected = [formula(*wide(*map(some, arrays)))]
-    return case_of(name, kernel, [*arrays, y, *layout], (inputs,), expected, theirs)
+    return case_of(name, kernel, [*arrays, y, *layout], (inputs,), expected, by_torch(call, *arrays, y))
 
 
 def converted(name: str) -> Case:
     """float32 to float64."""
-    x = normal(ELEMENTS)
-
-    def theirs(framework: Any) -> Work:
-        given, found = framework.put(x), framework.room(x.size, dtype=np.float64)
-        return Work(lambda: found.copy_(given), lambda _: [some(framework.get(found))])
-
-    return case_of(name, "movement.copy", [x, np.empty(x.size)], (1,), wide(some(x)), theirs)
+    x, y = normal(ELEMENTS), np.empty(ELEMENTS)
+    theirs = by_torch(lambda torch, x, y: y.copy_(x), x, y)
+    return case_of(name, "movement.copy", [x, y], (1,), wide(some(x)), theirs)
 
 
 def transposed(name: str) -> Case:
     """A square matrix of about as many elements."""
     length = math.isqrt(ELEMENTS)
-    x, y = normal(length, length), np.empty(length * length, np.float32)
+    x, y = normal(length, length), np.empty((length, length), np.float32)
     layout = (1, 1, 1, 1, length, length), (0, 0, 0, 0, 1, length), 0
-
-    def theirs(framework: Any) -> Work:
-        given, found = framework.put(x), framework.room(length, length)
-        return Work(lambda: found.copy_(given.T), lambda _: [some(framework.get(found).ravel())])
-
-    return case_of(name, "movement.strided_read", [x.ravel(), *layout, y], (4,), wide(some(x.T.ravel())), theirs)
+    theirs = by_torch(lambda torch, x, y: y.copy_(x.T).ravel(), x, y)
+    arguments = [x.ravel(), *layout, y.ravel()]
+    return case_of(name, "movement.strided_read", arguments, (4,), wide(some(x.T.ravel())), theirs)
 
 
 def max_pool(name: str, length: int, c: int, stride: int, backward: bool) -> Case:
@@ -135,20 +153,11 @@ def max_pool(name: str, length: int, c: int, stride: int, backward: bool) -> Cas
     reference.pool.max_pool_backward(*wide(dy[few]), winner, *window, dx)
     how = [3, 3], [stride, stride], [padding, padding], [1, 1], stride > 1  # the last is ceil_mode
 
-    def forward_by_torch(framework: Any) -> Work:
-        aten, image = framework.torch.ops.aten, framework.images(x)
-        return Work(
-            lambda: aten.max_pool2d_with_indices(image, *how),
-            lambda got: [framework.get_images(got[0])[few], winner],
-        )
+    def forward(torch: Any, image: Any) -> Any:
+        return torch.ops.aten.max_pool2d_with_indices(image, *how)
 
-    def backward_by_torch(framework: Any) -> Work:
-        aten, image, gradient = framework.torch.ops.aten, framework.images(x), framework.images(dy)
-        indices = aten.max_pool2d_with_indices(image, *how)[1]
-        return Work(
-            lambda: aten.max_pool2d_with_indices_backward(gradient, image, *how, indices),
-            lambda got: [framework.get_images(got)[few]],
-        )
+    def gradient(torch: Any, dy: Any, image: Any, indices: Any) -> Any:
+        return torch.ops.aten.max_pool2d_with_indices_backward(dy, image, *how, indices)
 
     def winners(home: Any, given: list) -> None:
         home.kernels.pool.max_pool_forward(home.from_host(x), *window, home.empty(dy.shape, dy.dtype), given[1])
@@ -157,11 +166,13 @@ def max_pool(name: str, length: int, c: int, stride: int, backward: bool) -> Cas
         return array[few]
 
     if backward:
-        arguments = [dy, places, *window, np.empty_like(x)]
-        theirs, how_to = backward_by_torch, {"part": part, "before": winners}
+        first = lambda torch, dy, image: (dy, image, forward(torch, image)[1])  # noqa: E731
+        theirs = by_torch(gradient, dy, x, first=first, part=part)
+        arguments, how_to = [dy, places, *window, np.empty_like(x)], {"part": part, "before": winners}
         return case_of(name, "pool.max_pool_backward", arguments, (5,), [dx], theirs, **how_to)
+    theirs = by_torch(lambda torch, image: forward(torch, image)[0], x, part=part, known=(winner,))
     arguments = [x, *window, np.empty_like(dy), places]
-    return case_of(name, "pool.max_pool_forward", arguments, (4, 5), [y, winner], forward_by_torch, part=part)
+    return case_of(name, "pool.max_pool_forward", arguments, (4, 5), [y, winner], theirs, part=part)
 
 
 def softmax(name: str) -> Case:
@@ -169,102 +180,82 @@ def softmax(name: str) -> Case:
     x = normal(ROWS, CLASSES)
     y = np.empty(some(x).shape)
     reference.loss.softmax_forward(*wide(some(x)), y)
-
-    def theirs(framework: Any) -> Work:
-        given = framework.put(x)
-        return Work(lambda: framework.torch.softmax(given, 1), lambda got: [some(framework.get(got))])
-
+    theirs = by_torch(lambda torch, x: torch.softmax(x, 1), x)
     return case_of(name, "loss.softmax_forward", [x, np.empty_like(x)], (1,), [y], theirs)
 
 
 def cross_entropy(name: str, backward: bool) -> Case:
     """Forward with the probabilities that backward needs, or backward."""
     x, labels = normal(ROWS, CLASSES), np.random.default_rng(1).integers(0, CLASSES, ROWS)
-    probs, loss, seed = np.empty(x.shape), np.empty(1), np.ones(1, np.float32)
+    probs, loss, seed, dx = np.empty(x.shape), np.empty(1), np.ones(1, np.float32), np.empty(x.shape)
     reference.loss.cross_entropy_forward(*wide(x), labels, probs, loss)
-    dx = np.empty(x.shape)
     reference.loss.cross_entropy_backward(seed, probs, labels, dx)
 
-    def forward_by_torch(framework: Any) -> Work:
-        given, targets = framework.put(x), framework.put(labels)
-        return Work(
-            lambda: framework.torch.nn.functional.cross_entropy(given, targets),
-            lambda got: [some(probs), framework.get(got).reshape(1)],
-        )
+    def first(torch: Any, x: Any, labels: Any) -> tuple:
+        logs, one = torch.log_softmax(x, 1), torch.ones((), device=x.device)
+        return one, logs, labels, torch.ops.aten.nll_loss_forward(logs, labels, None, 1, -100)[1]
 
-    def backward_by_torch(framework: Any) -> Work:
-        torch, targets = framework.torch, framework.put(labels)
-        logs, one = torch.log_softmax(framework.put(x), 1), framework.put(np.float32(1))
-        total = torch.ops.aten.nll_loss_forward(logs, targets, None, 1, -100)[1]
-
-        def call() -> Any:
-            d = torch.ops.aten.nll_loss_backward(one, logs, targets, None, 1, -100, total)
-            return torch.ops.aten._log_softmax_backward_data(d, logs, 1, torch.float32)
-
-        return Work(call, lambda got: [some(framework.get(got))])
+    def gradient(torch: Any, one: Any, logs: Any, labels: Any, total: Any) -> Any:
+        d = torch.ops.aten.nll_loss_backward(one, logs, labels, None, 1, -100, total)
+        return torch.ops.aten._log_softmax_backward_data(d, logs, 1, torch.float32)
 
     if backward:
         arguments = [seed, probs.astype(np.float32), labels, np.empty_like(x)]
-        return case_of(name, "loss.cross_entropy_backward", arguments, (3,), [some(dx)], backward_by_torch)
+        theirs = by_torch(gradient, x, labels, first=first)
+        return case_of(name, "loss.cross_entropy_backward", arguments, (3,), [some(dx)], theirs)
+    theirs = by_torch(
+        lambda torch, x, labels: torch.nn.functional.cross_entropy(x, labels).reshape(1),
+        x,
+        labels,
+        known=(some(probs),),
+    )
     arguments = [x, labels, np.empty_like(x), np.empty(1, np.float32)]
-    expected = [some(probs), loss]
-    return case_of(name, "loss.cross_entropy_forward", arguments, (2, 3), expected, forward_by_torch)
+    return case_of(name, "loss.cross_entropy_forward", arguments, (3, 2), [loss, some(probs)], theirs)
 
 
 def batch_norm(name: str, cache: int, length: int, c: int, backward: bool) -> Case:
     """With ReLU and the statistics of the batch, or the gradients of it; of the results some columns are compared."""
-    m = BATCH * length * length
-    x, dy, gamma, beta = normal(m, c), normal(m, c, seed=2), np.abs(normal(c)) + np.float32(0.5), normal(c, seed=1)
+    shape = BATCH, length, length, c
+    x, dy = normal(*shape), normal(*shape, seed=2)
+    rows = x.reshape(-1, c)
+    gamma, beta = np.abs(normal(c)) + np.float32(0.5), normal(c, seed=1)
     columns = slice(None, None, max(1, c // 8))
-    x64, dy64, gamma64, beta64 = wide(*(a[..., columns] for a in (x, dy, gamma, beta)))
+
+    def part(array: np.ndarray) -> np.ndarray:
+        few = array[..., columns]
+        return few.reshape(-1, few.shape[-1]) if few.ndim > 1 else few
+
+    x64, dy64, gamma64, beta64 = wide(*map(part, (x, dy, gamma, beta)))
     y, mean, var = np.empty(x64.shape), np.empty(gamma64.shape), np.empty(gamma64.shape)
     reference.norm.batch_norm_forward(x64, gamma64, beta64, EPS, RELU, y, 0, mean, var)
 
-    def part(array: np.ndarray) -> np.ndarray:
-        return array[..., columns]
+    def forward(torch: Any, x: Any, gamma: Any, beta: Any) -> Any:
+        return torch.nn.functional.batch_norm(x, None, None, gamma, beta, training=True, eps=EPS).relu_()
 
-    def on_torch(framework: Any) -> tuple:
-        images = (framework.images(a.reshape(BATCH, length, length, c)) for a in (x, dy))
-        return framework.torch.ops.aten, *images, framework.put(gamma), framework.put(beta)
+    def first(torch: Any, dy: Any, x: Any, gamma: Any, beta: Any) -> tuple:
+        out, mean, scale = torch.ops.aten.native_batch_norm(x, gamma, beta, None, None, True, 0.1, EPS)
+        return dy, x, gamma, out.relu_(), mean, scale
 
-    def forward_by_torch(framework: Any) -> Work:
-        _, image, _, weight, bias = on_torch(framework)
-        functions = framework.torch.nn.functional
-
-        def call() -> Any:
-            with framework.torch.no_grad():
-                return functions.batch_norm(image, None, None, weight, bias, training=True, eps=EPS).relu_()
-
-        return Work(call, lambda out: [part(framework.get_images(out).reshape(m, c)), mean, var])
-
-    def backward_by_torch(framework: Any) -> Work:
-        aten, image, gradient, weight, bias = on_torch(framework)
-        out, kept_mean, kept_scale = aten.native_batch_norm(image, weight, bias, None, None, True, 0.1, EPS)
-        out.relu_()
-
-        def call() -> Any:
-            dz = aten.threshold_backward(gradient, out, 0)
-            return aten.native_batch_norm_backward(
-                dz, image, weight, None, None, kept_mean, kept_scale, True, EPS, [True, True, True]
-            )
-
-        return Work(
-            call,
-            lambda got: [part(framework.get_images(got[0]).reshape(m, c)), *(part(framework.get(a)) for a in got[1:])],
+    def gradients(torch: Any, dy: Any, x: Any, gamma: Any, out: Any, mean: Any, scale: Any) -> Any:
+        dz = torch.ops.aten.threshold_backward(dy, out, 0)
+        return torch.ops.aten.native_batch_norm_backward(
+            dz, x, gamma, None, None, mean, scale, True, EPS, [True, True, True]
         )
 
     if not backward:
-        results = np.empty_like(x), np.empty(c), np.empty(c)
-        arguments = [x, gamma, beta, EPS, RELU, results[0], 0, *results[1:]]
+        results = np.empty_like(rows), np.empty(c), np.empty(c)
+        arguments = [rows, gamma, beta, EPS, RELU, results[0], 0, *results[1:]]
+        theirs = by_torch(forward, x, gamma, beta, part=part, known=(mean, var))
         how = {"part": part, "twice": 0 if x.nbytes <= cache else x.nbytes}
-        return case_of(name, "norm.batch_norm_forward", arguments, (5, 7, 8), [y, mean, var], forward_by_torch, **how)
+        return case_of(name, "norm.batch_norm_forward", arguments, (5, 7, 8), [y, mean, var], theirs, **how)
     expected = [np.empty(x64.shape), np.empty(gamma64.shape), np.empty(gamma64.shape)]
     reference.norm.batch_norm_backward(dy64, x64, y, 0, gamma64, beta64, mean, var, EPS, RELU, *expected)
-    statistics = x.mean(axis=0, dtype=float), x.var(axis=0, dtype=float)
-    results = np.empty_like(x), np.empty_like(gamma), np.empty_like(beta)
-    arguments = [dy, x, x, 0, gamma, beta, *statistics, EPS, RELU, *results]
+    statistics = rows.mean(axis=0, dtype=float), rows.var(axis=0, dtype=float)
+    results = np.empty_like(rows), np.empty_like(gamma), np.empty_like(beta)
+    arguments = [dy.reshape(-1, c), rows, rows, 0, gamma, beta, *statistics, EPS, RELU, *results]
+    theirs = by_torch(gradients, dy, x, gamma, beta, first=first, part=part)
     how = {"part": part, "twice": 0 if 2 * x.nbytes <= cache else 2 * x.nbytes}
-    return case_of(name, "norm.batch_norm_backward", arguments, (10, 11, 12), expected, backward_by_torch, **how)
+    return case_of(name, "norm.batch_norm_backward", arguments, (10, 11, 12), expected, theirs, **how)
 
 
 def sgd(name: str) -> Case:
@@ -282,10 +273,8 @@ def sgd(name: str) -> Case:
         for tensor, grad, velocity in zip(tensors, grads, velocities, strict=True):
             tensor.grad = framework.put(grad)
             optimizer.state[tensor]["momentum_buffer"] = framework.put(velocity)
-        return Work(
-            optimizer.step,
-            lambda _: [framework.get(a) for a in (*tensors, *(optimizer.state[t]["momentum_buffer"] for t in tensors))],
-        )
+        state = [optimizer.state[t]["momentum_buffer"] for t in tensors]
+        return Work(optimizer.step, lambda _: [framework.get(a) for a in (*tensors, *state)])
 
     arguments, expected = [params, grads, velocities, hyper], [*expected[0], *expected[2]]
     return case_of(name, "optim.sgd", arguments, (0, 2), expected, theirs, part=lambda array: array)
@@ -296,7 +285,7 @@ def positive(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0)
 
 
-def relu_backward(torch: Any, y: Any, gradient: Any, saved: Any) -> Any:
+def relu_backward(torch: Any, gradient: Any, saved: Any, y: Any) -> Any:
     """PyTorch's, which takes the place of its result by name."""
     return torch.ops.aten.threshold_backward.grad_input(gradient, saved, 0, grad_input=y)
 
@@ -312,10 +301,10 @@ def cases(cache: int) -> dict[str, tuple[str, Callable[[str], Case]]]:
         return ELEMENTWISE, lambda name: elementwise(name, *given)
 
     found = {
-        "add": simple("elementwise.add_forward", 2, np.add, lambda torch, y, a, b: torch.add(a, b, out=y)),
-        "relu": simple("elementwise.relu_forward", 1, positive, lambda torch, y, x: torch.clamp_min(x, 0, out=y)),
+        "add": simple("elementwise.add_forward", 2, np.add, lambda torch, a, b, y: torch.add(a, b, out=y)),
+        "relu": simple("elementwise.relu_forward", 1, positive, lambda torch, x, y: torch.clamp_min(x, 0, out=y)),
         "relu, backward": simple("elementwise.relu_backward", 2, lambda dy, y: dy * (y > 0), relu_backward),
-        "exp": simple("elementwise.exp_forward", 1, np.exp, lambda torch, y, x: torch.exp(x, out=y)),
+        "exp": simple("elementwise.exp_forward", 1, np.exp, lambda torch, x, y: torch.exp(x, out=y)),
         "float32 to float64": (OTHER, converted),
         "transpose": (OTHER, transposed),
     }

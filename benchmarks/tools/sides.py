@@ -23,7 +23,9 @@ from typing import Any, NamedTuple
 from benchmarks.tools import machine
 from benchmarks.tools.frameworks import FRAMEWORKS, framework_of
 
-Burst = Callable[..., dict]  # what a contender does when its turn comes: a request by keywords, an answer with "seconds"
+Burst = Callable[
+    ..., dict
+]  # what a contender does when its turn comes: a request by keywords, an answer with "seconds"
 
 PAUSE = 0.2  # seconds between bursts: pools of threads go on spinning after their work is done, OpenBLAS's for 0.1
 SLOW = 5  # times as long as the fastest
@@ -102,7 +104,8 @@ class Process:
 
     def __init__(self, section: str, threads: int, variables: dict[str, str | None] | None = None, **settings: Any):
         cores = machine.physical_cores()[:threads]
-        spec = {"section": section, "threads": threads, "cores": cores, "started": time.monotonic(), **settings}
+        spec = {"section": section, "threads": threads, "cores": cores, "started": time.monotonic(), "device": "cpu"}
+        spec |= settings
         # -P keeps the working folder off the path: a minigrad installed from a wheel must not be hidden by sources.
         code = f"import sys; sys.path.append({str(machine.ROOT)!r}); from benchmarks.tools.sides import work; work()"
         self.name = settings["contender"]
@@ -147,7 +150,7 @@ class InProcess:
         self.side = side
         self.framework = side.frameworks.get(framework_of(settings["contender"]))
         now = time.monotonic()
-        spec = {"section": section, "started": now, "began": now, **side._asdict(), **settings}
+        spec = {"section": section, "started": now, "began": now, "device": side.device, **side._asdict(), **settings}
         self.answer: dict = {"missing": "takes no part here"}
         self.work: Burst | None = None
         if self.framework is not None:

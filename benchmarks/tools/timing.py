@@ -65,10 +65,11 @@ def sets_of(nbytes: int, cache: int) -> int:
     return min(MOST_SETS, max(1, math.ceil(4 * cache / max(1, nbytes))))
 
 
-def checked(case: Case, framework: Any, contender: str, tolerance: float, cache: int) -> Timed:
+def checked(case: Case, framework: Any, spec: dict, tolerance: float) -> Timed:
     """A contender's work as a replay that is long enough to be timed. RuntimeError if it computes something wrong."""
-    works = [case.builders[contender](framework) for _ in range(sets_of(case.nbytes, cache))]
-    error = relative_error(works[0].results(works[0].call()), case.expected, each=framework.device == "cpu")
+    build, sets = case.builders[spec["contender"]], sets_of(case.nbytes, spec.get("cache", 0))
+    works = [build(framework) for _ in range(sets)]
+    error = relative_error(works[0].results(works[0].call()), case.expected, each=spec["device"] == "cpu")
     if not error <= tolerance:
         raise RuntimeError(f"{case.name}: its relative error is {error:.1e}, at most {tolerance:g} was expected")
     calls = [work.call for work in works]
@@ -83,10 +84,10 @@ def prepare(
     spec: dict, framework: Any, cases: Iterable[Case], tolerance: dict[str, float] = TOLERANCE
 ) -> tuple[dict, Burst]:
     """A contender that has computed what it should in all of its cases, and the function that does a burst of one."""
-    limit = tolerance["cpu" if framework.device == "cpu" else spec["precision"]]
+    limit = tolerance["cpu" if spec["device"] == "cpu" else spec["precision"]]
     timed, nbytes = {}, {}
     for case in cases:
-        timed[case.name] = checked(case, framework, spec["contender"], limit, spec.get("cache", 0))
+        timed[case.name] = checked(case, framework, spec, limit)
         nbytes[case.name] = case.nbytes
 
     def burst(case: str, seconds: float) -> dict:
