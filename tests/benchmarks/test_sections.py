@@ -91,6 +91,8 @@ def small_mlp(monkeypatch):
     monkeypatch.setattr(mlp, "WIDTHS", (6, 5, 5, 5, 4))
     monkeypatch.setattr(mlp, "BATCH", 5)
     monkeypatch.setattr(step, "CHECKED", 2)
+    monkeypatch.setattr(step, "SETTLE", 1)
+    monkeypatch.setattr(step, "PREPARED", 4)
     monkeypatch.setattr(training, "WARM", 7)  # the captured steps become graphs
 
 
