@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .comparison import conv
 from .measure import PLACES, Benchmark
+from .sections import conv
 
 SHAPES = {conv.name_of(conv.SHAPES[i]): conv.SHAPES[i] for i in (9, 0, 1, 3, 5, 8)}
 
@@ -39,7 +39,7 @@ class ConvFloat64(Benchmark):
     def setup(self):
         x, w, dy = (a.astype(float) for a in conv.arrays((8, 32, 16, 48, 3)))
         forward, backward, found = conv.recorded(x, w, dy)
-        expected = conv.by_hand(x, w, dy, len(x))
+        expected = conv.expected_of(x, w, dy, images=len(x))
         for got, right in zip(found, expected, strict=True):
             np.testing.assert_allclose(got, right, rtol=1e-10, atol=1e-10)
         self.forward, self.backward = conv.launcher(forward), conv.launcher(backward)

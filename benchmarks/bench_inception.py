@@ -4,10 +4,8 @@ import itertools
 
 import numpy as np
 
-import minigrad as mg
-
-from .comparison import inception_networks as networks
 from .measure import DEVICES, Benchmark
+from .tools import networks
 
 MODES = {"captured": True, "eager": False}
 CHECKED = 2
@@ -18,7 +16,7 @@ def training(mode, batch_norm, device="cpu", dtype=np.float32):
     """A network in training, on all threads, and its batches."""
     network = networks.Network(0.25, 32, batch_norm)
     arrays = {name: array.astype(dtype) for name, array in networks.initial_arrays(network).items()}
-    contender = networks.minigrad_step(network, arrays, mg.get_num_threads(), captured=MODES[mode], device=device)
+    contender = networks.minigrad_step(network, arrays, device, captured=MODES[mode])
     return contender, [(images.astype(dtype), labels) for images, labels in networks.batches(network, 4)]
 
 

@@ -1,6 +1,6 @@
 """What a user waits for: the import, the first training step with compiled kernels on disk, and compiling them."""
 
-from .comparison import start
+from .sections import start
 
 
 class Import:

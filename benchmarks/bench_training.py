@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 
-from .comparison import contenders
 from .measure import DEVICES, Benchmark
+from .tools import mlp as contenders
 
 CHECKED = 5
 STEPS = 200

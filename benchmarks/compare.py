@@ -10,21 +10,32 @@ and how to read the tables.
 """
 
 import argparse
-import itertools
 import json
 import sys
+import traceback
 from pathlib import Path
+from typing import Any
 
-if (
-    not __package__
-):  # run as a script; at the end of the path, so that an installed minigrad is not hidden by the sources
+if not __package__:  # run as a script; at the end of the path: an installed minigrad is not hidden by the sources
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.comparison import conv, gemm, gpu, inception, machine, start, step, tables, where
-from benchmarks.comparison.inception_networks import Network
-from minigrad.devices import Device, get_device
+from benchmarks.sections import conv, gemm, inception, kernels, limits, start, step, where
+from benchmarks.tools import machine, tables
+from benchmarks.tools.frameworks import OURS, PRECISIONS, Minigrad, Torch
+from benchmarks.tools.sides import Here, Processes, Run, Side
 
-SECTIONS = {"cpu": ("step", "gemm", "start", "conv", "inception", "where"), "cuda": gpu.SECTIONS}
+SECTIONS = {
+    "cpu": {"step": step, "gemm": gemm, "start": start, "conv": conv, "inception": inception, "where": where},
+    "cuda": {
+        "limits": limits,  # always measured: others go by them
+        "kernels": kernels,
+        "gemm": gemm,
+        "conv": conv,
+        "step": step,
+        "inception": inception,
+        "where": where,
+    },
+}
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -47,96 +58,96 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print the tables and keep every number."""
+    """Measure, print the tables and keep every number. What fails is told, and the others go on."""
     options = arguments(argv)
-    quick = options.quick
-    if options.device == "cuda":
-        gpu_here()
+    load = machine.load()  # before anything is run that would be part of it
+    about = machine.describe(load)
+    sides, left_out = on_gpu(about) if options.device == "cuda" else on_cpu(options.threads)
+    about["left_out"] = left_out
     targets: list[dict] = []
-    results = {"machine": machine.describe(), "quick": quick, "targets": targets}
-    print(describe(results["machine"]))
-
-    def keep(section: str, module, result: dict) -> None:
-        print(module.report(result), flush=True)
-        targets.extend(module.targets(result))
-        results.setdefault(section, []).append(result)
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=1) + "\n")
-
-    if options.device == "cuda":
-        gpu.run(gpu_here(), options.only, quick, results, keep, note)
-    else:
-        on_cpu(options, quick, results["machine"]["physical_cores"], keep)
-    print(tables.target_table(targets))
+    failed: list[str] = []
+    results: dict[str, Any] = {"machine": about, "quick": options.quick, "targets": targets, "failed": failed}
+    print(machine.in_words(about), *(f"Left out: {name} ({why})\n" for name, why in left_out.items()), sep="\n")
+    run = Run(sides, options.quick, results)
+    for name, section in SECTIONS[options.device].items():
+        if name not in options.only and section is not limits:
+            continue
+        measured = False
+        for what, measure in section.plan(run):
+            print(f"measuring: {what}", file=sys.stderr, flush=True)  # for who waits; not part of the result
+            measured = True
+            try:
+                result = measure()
+                failed += [f"{what}: {why}" for why in result.get("failed", ())]
+                results.setdefault(name, []).append(result)
+                targets += section.targets(result)
+                shown(section.report(result), about)
+            except Exception as error:
+                traceback.print_exc()
+                failed.append(f"{what}: {type(error).__name__}: {error}")
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps(results, indent=1) + "\n")
+        if not measured:
+            print(f"Left out: {name} (it goes by limits that are not known here)\n")
+    shown(tables.target_table(targets), about)
     print(f"All numbers are in {options.output}.")
-    if failed := results.get("failed"):
+    if failed:
         sys.exit("\n".join(["", "Failed:", *failed]))
 
 
-def gpu_here() -> Device:
-    """The GPU; without one, or with the simulator in its place, which has no speed, the end, and why."""
+def shown(text: str, about: dict) -> None:
+    """Print a table; below it, what a reader must know of the machine."""
+    print(text + (machine.warning(about) + "\n" if about["busy"] else ""), flush=True)
+
+
+def on_cpu(threads: list[int]) -> tuple[list[Side], dict[str, str]]:
+    """The CPU with each number of threads that it has cores for, and why others are left out."""
+    cores = len(machine.physical_cores())
+    sides: list[Side] = [Processes(n) for n in sorted(set(threads)) if n <= cores]
+    if not sides:
+        sys.exit(f"no number of threads is left to measure: there are {cores} cores for this process")
+    return sides, {f"{n} threads": f"there are {cores} cores for this process" for n in threads if n > cores}
+
+
+def on_gpu(about: dict) -> tuple[list[Side], dict[str, str]]:
+    """The GPU with each precision, and why PyTorch is left out if it is. Describes the GPU in `about`.
+
+    Without one, or with the simulator in its place, which has no speed: the end, and why.
+    """
+    from minigrad.devices import get_device
+
     try:
         device = get_device("cuda")
     except RuntimeError as error:
         sys.exit(str(error))
     if device.driver.is_simulated:
         sys.exit("MINIGRAD_CUDA=simulator: there is no speed to compare")
-    return device
+    return sides_of(device, about)
 
 
-def on_cpu(options: argparse.Namespace, quick: bool, cores: int, keep: gpu.Keep) -> None:
-    """Measure the sections that are asked for, with each number of threads that this machine has cores for."""
-    threads = [n for n in options.threads if n <= cores]
-    for n in sorted(set(options.threads) - set(threads)):
-        print(f"Left out: {n} threads (there are {cores} cores for this process)\n")
-    if not threads:
-        sys.exit("no number of threads is left to measure")
-    if "step" in options.only:
-        length = {"rounds": 3, "steps": 50} if quick else {"rounds": 40, "steps": 200}
-        for n, batch_norm in itertools.product(threads, (True, False)):
-            note(f"training step, {n} threads, batch_norm={batch_norm}")
-            keep("step", step, step.compare(batch_norm, n, **length))
-    if "gemm" in options.only:
-        note("matrix products")
-        length = {"rounds": 3, "seconds": 0.01} if quick else {"rounds": 25, "seconds": 0.05}
-        keep("gemm", gemm, gemm.compare(threads, quick=quick, **length))
-    if "start" in options.only:
-        note("imports, first steps, cold compile")
-        keep("start", start, start.compare(max(threads), rounds=2 if quick else 7))
-    if "conv" in options.only:
-        length = {"rounds": 3, "seconds": 0.01, "shapes": conv.QUICK} if quick else {"rounds": 11, "seconds": 0.05}
-        for n in threads:
-            note(f"convolutions, {n} threads")
-            keep("conv", conv, conv.compare(n, **length))
-    if "inception" in options.only:
-        for network, length in inception.plan(quick):
-            note(f"training step of Inception, {inception.described(network)}")
-            keep("inception", inception, inception.compare(network, max(threads), **length))
-    if "where" in options.only:
-        for network in [Network(0.25, 128, True)] if quick else [Network(0.25, 128, True), Network(1.0, 50, True)]:
-            note(f"launches of Inception, {inception.described(network)}")
-            keep("where", where, where.measure(network, max(threads), rounds=3 if quick else 9))
+def sides_of(device: Any, about: dict) -> tuple[list[Side], dict[str, str]]:
+    """minigrad's device and PyTorch, if that finds the GPU too, in each precision."""
+    frameworks, left_out = {OURS: Minigrad(home=device)}, {}
+    about["gpu"] = machine.describe_gpu(device)
+    torch, why = pytorch()
+    if torch is None:
+        left_out["PyTorch"] = why
+    else:
+        frameworks["PyTorch"] = torch
+        cudnn = str(torch.torch.backends.cudnn.version())
+        about["gpu"]["versions"] |= {"torch's CUDA": torch.torch.version.cuda, "cuDNN": cudnn}
+    return [Here(frameworks, precision, machine.gpu_cache(device)) for precision in PRECISIONS], left_out
 
 
-def note(what: str) -> None:
-    """Tell a waiting user what goes on; not part of the result."""
-    print(f"measuring: {what}", file=sys.stderr, flush=True)
-
-
-def describe(about: dict) -> str:
-    """The machine in words, with a warning if it has other work."""
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    lines = [
-        f"{about['cpu']}, {about['physical_cores']} cores, {about['simd_bits']} bit SIMD, {about['system']}",
-        f"{versions}; NumPy's BLAS is {about['numpy_blas']}",
-    ]
-    if (about["load_before"] or 0) > 0.5:
-        lines.append(f"The machine is busy (load {about['load_before']}): the numbers below are disturbed.")
-    if not about["pinned"]:
-        lines.append(
-            "This system cannot pin processes to cores: numbers of threads are only what the libraries were told."
-        )
-    return "\n".join(lines) + "\n"
+def pytorch() -> tuple[Torch | None, str]:
+    """(PyTorch on the GPU, "") or (None, why it is left out)."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        return None, str(error)
+    if not torch.cuda.is_available():
+        return None, f"PyTorch {torch.__version__} finds no GPU"
+    return Torch(device="cuda"), ""
 
 
 if __name__ == "__main__":

@@ -45,8 +45,9 @@ class Launch:
 
     op: str
     kernel: str
+    given: tuple[Any, ...]  # what the op called the kernel with: the arguments of kernels/reference
     function: Callable[..., None]
-    arguments: tuple[Any, ...]
+    arguments: tuple[Any, ...]  # what the function takes
     shapes: str
     nbytes: int
     times: list[float] = field(default_factory=list)
@@ -108,13 +109,13 @@ class Recorder:
         function, prepared = self.device.resolve(kernel, aliases)
         function(*prepared)
         arrays = [a for given in aliases for a in (given if isinstance(given, list) else [given])]
-        self.note(f"{family}.{name}", function, prepared, list(filter(is_array, arrays)))
+        self.note(f"{family}.{name}", aliases, (function, prepared), list(filter(is_array, arrays)))
 
-    def note(self, name: str, function: Any, arguments: tuple[Any, ...], arrays: list[np.ndarray]) -> None:
+    def note(self, name: str, given: tuple[Any, ...], call: Call, arrays: list[np.ndarray]) -> None:
         """Put a call on the list."""
         shapes = " ".join("x".join(map(str, a.shape)) or "()" for a in arrays[:6]) + (" ..." if len(arrays) > 6 else "")
         nbytes = sum(a.nbytes for a in arrays)
-        self.launches.append(Launch(self.op_name, name, function, arguments, shapes, nbytes))
+        self.launches.append(Launch(self.op_name, name, given, *call, shapes, nbytes))
 
     def check(self, function: Any, *arguments: Any) -> None:
         """Run a check of values; in a replay it comes first if it looks at inputs only."""
@@ -130,7 +131,7 @@ class Recorder:
                 "which a replay cannot do there; pass them as arguments of the step"
             )
         else:
-            self.note(function.__name__, function, aliases, arrays)
+            self.note(function.__name__, aliases, (function, aliases), arrays)
 
     def alias(self, argument: Any) -> Any:
         """The same memory without the lease, so that the recording does not keep the pool from using it again."""

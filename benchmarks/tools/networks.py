@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.comparison.contenders import on_device
+from benchmarks.tools.mlp import on_device
 
 # channels of: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection; None halves the image
 MODULES: dict[str, tuple[int, ...] | None] = {
@@ -132,26 +132,22 @@ def minigrad_model(network: Network, arrays: Arrays, device: str) -> Any:
     return model, mg.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM), tensors
 
 
-def minigrad_step(network: Network, arrays: Arrays, threads: int, *, captured: bool, device: str = "cpu") -> Contender:
+def minigrad_step(network: Network, arrays: Arrays, device: str = "cpu", *, captured: bool) -> Contender:
     """minigrad as it runs line by line, or with the step recorded and replayed."""
     import minigrad as mg
 
-    mg.set_num_threads(threads)
     model, optimizer, tensors = minigrad_model(network, arrays, device)
 
     def step(x: Any, labels: Any) -> Any:
+        images = x if isinstance(x, mg.Tensor) else mg.tensor(x, device=device)
         optimizer.zero_grad()
-        loss = mg.cross_entropy(model(x), labels)
+        loss = mg.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
         return loss
 
     count = sum(p.size for p in model.parameters())
-
-    def eager(x: Any, labels: Any) -> Any:
-        return step(x if isinstance(x, mg.Tensor) else mg.tensor(x, device=device), labels)
-
-    train = mg.capture(step, device=device) if captured else eager
+    train = mg.capture(step, device=device) if captured else step
     return Contender(train, lambda loss: loss.item(), lambda name: tensors[name].numpy(), count)
 
 
@@ -222,19 +218,12 @@ def from_torch(axes: int) -> tuple[int, ...]:
 
 
 def torch_step(
-    network: Network,
-    arrays: Arrays,
-    threads: int,
-    *,
-    channels_last: bool = True,
-    compiled: bool = False,
-    device: str = "cpu",
+    network: Network, arrays: Arrays, device: str = "cpu", *, channels_last: bool = True, compiled: bool = False
 ) -> Contender:
     """PyTorch as it runs line by line, or with forward, loss and their backward compiled."""
     import torch
     from torch.nn.functional import cross_entropy
 
-    torch.set_num_threads(threads)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model, optimizer, tensors = torch_model(network, arrays, layout, device)
 
@@ -293,7 +282,7 @@ def jax_logits(network: Network, weights: Any, x: Any) -> Any:
     return x.mean(axis=(1, 2)) @ weights["dense weight"] + weights["dense bias"], statistics
 
 
-def jax_step(network: Network, arrays: Arrays, threads: int) -> Contender:
+def jax_step(network: Network, arrays: Arrays) -> Contender:
     """JAX: the whole step one compiled function, which may overwrite the parameters it is given."""
     import jax
     import jax.numpy as jnp
@@ -328,11 +317,11 @@ def jax_step(network: Network, arrays: Arrays, threads: int) -> Contender:
     return Contender(step, float, lambda name: np.asarray((weights | running)[name]), count)
 
 
-CONTENDERS: dict[str, Callable[[Network, Arrays, int], Contender]] = {
+CONTENDERS: dict[str, Callable[[Network, Arrays, str], Contender]] = {
     "minigrad captured": lambda *given: minigrad_step(*given, captured=True),
     "minigrad eager": lambda *given: minigrad_step(*given, captured=False),
     "PyTorch channels_last": torch_step,
     "PyTorch NCHW": lambda *given: torch_step(*given, channels_last=False),
     "PyTorch torch.compile": lambda *given: torch_step(*given, compiled=True),
-    "JAX jit": jax_step,
+    "JAX jit": lambda network, arrays, device: jax_step(network, arrays),
 }

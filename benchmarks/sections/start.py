@@ -7,9 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 
-from benchmarks.comparison.processes import ROOT, Worker
-from benchmarks.comparison.tables import ratio, table, target
+from benchmarks.tools.machine import ROOT
+from benchmarks.tools.sides import Process, Run
+from benchmarks.tools.tables import left_out, ratio, table, target
 
 IMPORTS = ("minigrad", "numba", "numpy", "torch", "jax")
 STARTERS = ("minigrad captured", "minigrad eager", "PyTorch eager", "PyTorch torch.compile", "JAX jit")
@@ -35,8 +37,10 @@ def import_seconds(module: str) -> float | None:
 
 def first_step(contender: str, threads: int, variables: dict[str, str]) -> dict:
     """The answer of a fresh process that did its first training step (with BN); `since_start` are the seconds it took."""
-    with Worker("step", threads, variables, contender=contender, batch_norm=True) as worker:
-        return worker.answer
+    with Process("step", threads, variables, contender=contender, batch_norm=True) as one:
+        if "failed" in one.answer:
+            raise RuntimeError(f"{contender}: {one.answer['failed']}")
+        return one.answer
 
 
 def missing_for_experiment() -> list[str]:
@@ -66,15 +70,20 @@ def cold_and_warm_experiment() -> dict[str, float]:
         return {"cold": experiment_seconds(cache), "warm": experiment_seconds(cache)}
 
 
+def plan(run: Run) -> Iterator[tuple[str, Callable[[], dict]]]:
+    """Once, with the largest number of threads."""
+    yield "imports, first steps, cold compile", lambda: compare(run.sides[-1].threads, rounds=2 if run.quick else 7)
+
+
 def compare(threads: int, *, rounds: int) -> dict:
     """Imports, first steps with caches filled and empty, and the cold compile, contenders in turn."""
     imports: dict[str, list[float]] = {}
     warm: dict[str, list[float]] = {}
     cold: dict[str, float] = {}
-    left_out = {}
+    missing: dict[str, str] = {}
     for name in IMPORTS:
         if import_seconds(name) is None:  # this first time also writes bytecode, and brings the files into memory
-            left_out[f"import {name}"] = "not installed"
+            missing[f"import {name}"] = "not installed"
         else:
             imports[name] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +94,7 @@ def compare(threads: int, *, rounds: int) -> dict:
         for name in STARTERS:
             answer = first_step(name, threads, caches[name])
             if "missing" in answer:
-                left_out[name] = answer["missing"]
+                missing[name] = answer["missing"]
             else:
                 cold[name], warm[name] = answer["since_start"], []
         for _ in range(rounds):
@@ -98,14 +107,14 @@ def compare(threads: int, *, rounds: int) -> dict:
                         f"{name} compiled {answer['compiled']['kernels']} kernels although its cache is filled"
                     )
                 seconds.append(answer["since_start"])
-    if missing := missing_for_experiment():
-        left_out["the MNIST experiment"] = f"{', '.join(missing)} not installed"
+    if packages := missing_for_experiment():
+        missing["the MNIST experiment"] = f"{', '.join(packages)} not installed"
         experiment = []
     else:
         experiment = [cold_and_warm_experiment() for _ in range(min(rounds, 3))]
     return {
         "threads": threads,
-        "left_out": left_out,
+        "left_out": missing,
         "imports": imports,
         "first_step_warm": warm,
         "first_step_cold": cold,
@@ -145,8 +154,7 @@ def report(result: dict) -> str:
             f"The MNIST experiment cut down to one step of each network: {cold:.1f} s with an empty kernel cache, of which "
             f"{cold_compile(result):.1f} s are compiling."
         )
-    lines += [f"Left out: {name} ({why})" for name, why in result["left_out"].items()]
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *left_out(result), ""])
 
 
 def targets(result: dict) -> list[dict]:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.tools.frameworks import Torch, no_collection
+
 WIDTHS = (784, 100, 100, 100, 10)
 HIDDEN = range(len(WIDTHS) - 2)
 LAST = len(WIDTHS) - 2
@@ -32,9 +34,7 @@ Parameters = dict[str, np.ndarray]
 class Contender(NamedTuple):
     """A network in training."""
 
-    step: Callable[
-        [np.ndarray, np.ndarray], Any
-    ]  # train on (60, 784) float32 and (60,) int64; what comes holds the loss
+    step: Callable[[Any, Any], Any]  # train on (60, 784) float32 and (60,) int64; what comes holds the loss
     loss: Callable[[Any], float]  # the loss as a number: waits until the step is done
     state: Callable[[], Parameters]  # parameters and running statistics
 
@@ -82,8 +82,8 @@ def minigrad_model(parameters: Parameters, device: str) -> Any:
     return model, optimizer, lambda: {name: t.numpy().copy() for name, t in tensors.items()}
 
 
-def minigrad_eager(parameters: Parameters, device: str = "cpu") -> Contender:
-    """minigrad as it runs line by line."""
+def minigrad_step(parameters: Parameters, device: str, captured: bool) -> Contender:
+    """minigrad as it runs line by line, or with the step recorded and replayed."""
     import minigrad as mg
 
     model, optimizer, state = minigrad_model(parameters, device)
@@ -96,32 +96,24 @@ def minigrad_eager(parameters: Parameters, device: str = "cpu") -> Contender:
         optimizer.step()
         return loss
 
-    return Contender(step, lambda loss: loss.item(), state)
+    return Contender(mg.capture(step, device=device) if captured else step, lambda loss: loss.item(), state)
+
+
+def minigrad_eager(parameters: Parameters, device: str = "cpu") -> Contender:
+    """minigrad as it runs line by line."""
+    return minigrad_step(parameters, device, captured=False)
 
 
 def minigrad_captured(parameters: Parameters, device: str = "cpu") -> Contender:
     """minigrad with the step recorded and replayed."""
-    import minigrad as mg
-
-    model, optimizer, state = minigrad_model(parameters, device)
-
-    @mg.capture(device=device)
-    def step(x: Any, labels: Any) -> Any:
-        loss = mg.cross_entropy(model(x), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return Contender(step, lambda loss: loss.item(), state)
+    return minigrad_step(parameters, device, captured=True)
 
 
-def torch_model(parameters: Parameters, threads: int, device: str) -> Any:
+def torch_model(parameters: Parameters, device: str) -> Any:
     """The model, its optimizer, and a function that gives its state."""
     import torch
     from torch import nn
 
-    torch.set_num_threads(threads)
     batch_norm = "gamma0" in parameters
     layers, tensors = [], {}
     for i in range(LAST + 1):
@@ -153,15 +145,24 @@ def on_device(array: Any, device: str) -> Any:
     return array if isinstance(array, torch.Tensor) else torch.from_numpy(array).to(device)
 
 
-def torch_eager(parameters: Parameters, threads: int, device: str = "cpu") -> Contender:
-    """PyTorch as it runs line by line."""
-    import torch
+def torch_step(parameters: Parameters, device: str = "cpu", *, compiled: bool = False) -> Contender:
+    """PyTorch as it runs line by line, or with forward and backward compiled together.
 
-    model, optimizer, state = torch_model(parameters, threads, device)
-    cross_entropy = torch.nn.functional.cross_entropy
+    Compiling the optimizer's step too makes no difference.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    model, optimizer, state = torch_model(parameters, device)
+
+    def compute_loss(x: Any, labels: Any) -> Any:
+        return cross_entropy(model(x), labels)
+
+    if compiled:
+        compute_loss = torch.compile(compute_loss)
 
     def step(x: Any, labels: Any) -> Any:
-        loss = cross_entropy(model(on_device(x, device)), on_device(labels, device))
+        loss = compute_loss(on_device(x, device), on_device(labels, device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -170,19 +171,36 @@ def torch_eager(parameters: Parameters, threads: int, device: str = "cpu") -> Co
     return Contender(step, lambda loss: loss.item(), state)
 
 
-def torch_compiled(parameters: Parameters, threads: int, device: str = "cpu") -> Contender:
-    """PyTorch with forward and backward compiled together; compiling the optimizer's step too makes no difference."""
+def torch_graphed(parameters: Parameters, device: str) -> Contender:
+    """PyTorch with the whole step in a CUDA graph, as its documentation shows it."""
     import torch
 
-    model, optimizer, state = torch_model(parameters, threads, device)
-    cross_entropy = torch.nn.functional.cross_entropy
-    compute_loss = torch.compile(lambda x, labels: cross_entropy(model(x), labels))
+    model, optimizer, state = torch_model(parameters, device)
+    x = torch.zeros((BATCH, WIDTHS[0]), device=device)
+    labels = torch.zeros(BATCH, dtype=torch.int64, device=device)
 
-    def step(x: Any, labels: Any) -> Any:
-        loss = compute_loss(on_device(x, device), on_device(labels, device))
+    def train() -> Any:
         optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(x), labels)
         loss.backward()
         optimizer.step()
+        return loss
+
+    tensors = [*model.parameters(), *model.buffers()]
+    before = [t.detach().clone() for t in tensors]
+    Torch(device=device).aside(lambda: [train() for _ in range(3)])
+    with torch.no_grad():
+        for tensor, value in zip(tensors, before, strict=True):
+            tensor.copy_(value)
+    optimizer.zero_grad()
+    graph = torch.cuda.CUDAGraph()
+    with no_collection(), torch.cuda.graph(graph):
+        loss = train()
+
+    def step(images: Any, targets: Any) -> Any:
+        x.copy_(on_device(images, device))
+        labels.copy_(on_device(targets, device))
+        graph.replay()
         return loss
 
     return Contender(step, lambda loss: loss.item(), state)
@@ -287,24 +305,14 @@ def numpy_by_hand(parameters: Parameters, dtype: Any = np.float32) -> Contender:
     return Contender(step, float, lambda: {name: value.copy() for name, value in (p | running).items()})
 
 
-def make(name: str, parameters: Parameters, threads: int) -> Contender:
-    """The contender called `name`, told to use so many threads."""
-    if name.startswith("minigrad"):
-        import minigrad as mg
-
-        mg.set_num_threads(threads)
-    if name.startswith("PyTorch"):
-        return CONTENDERS[name](parameters, threads)
-    return CONTENDERS[name](parameters)
-
-
-CONTENDERS: dict[str, Callable[..., Contender]] = {
+CONTENDERS: dict[str, Callable[[Parameters, str], Contender]] = {
     "minigrad captured": minigrad_captured,
     "minigrad eager": minigrad_eager,
-    "PyTorch eager": torch_eager,
-    "PyTorch torch.compile": torch_compiled,
-    "JAX jit": jax_jit,
-    "NumPy by hand": numpy_by_hand,
+    "PyTorch eager": torch_step,
+    "PyTorch torch.compile": lambda parameters, device: torch_step(parameters, device, compiled=True),
+    "PyTorch CUDA graph": torch_graphed,
+    "JAX jit": lambda parameters, device: jax_jit(parameters),
+    "NumPy by hand": lambda parameters, device: numpy_by_hand(parameters),
 }
 
 

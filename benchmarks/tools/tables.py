@@ -39,6 +39,49 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> str:
     return "\n".join([title, line(header), line(["-" * w for w in widths]), *map(line, rows), ""])
 
 
+def rate_table(
+    title: str,
+    header: str,
+    ours: str,
+    seconds: dict[str, dict[str, Samples]],
+    work: dict[str, float],
+    errors: dict[str, dict[str, float]],
+) -> str:
+    """Of each case: how long ours takes, the rates of all contenders, and how many times as fast as each ours is.
+
+    `seconds` are by case and contender, `work` is what one call does, `errors` are relative ones. The last rows are the
+    geometric mean and the lowest of the ratios.
+    """
+    against = ratios_of(ours, seconds)
+    names = [ours, *against]
+    rows = []
+    for case, taken in seconds.items():
+        first = [f"{median(taken[ours]) * 1e6:.1f}", f"{spread(taken[ours]):.0%}"] if ours in taken else ["", ""]
+        rates = [f"{work[case] / median(taken[name]) / 1e9:,.1f}" if name in taken else "" for name in names]
+        times = [f"{ratios[case]:.2f}" if case in ratios else "" for ratios in against.values()]
+        off = [f"{errors[case][name]:.0e}" if name in errors[case] else "" for name in names]
+        rows.append([case, *first, *rates, *times, *off])
+    for label, of_all in (("geometric mean", statistics.geometric_mean), ("lowest", min)):
+        times = [f"{of_all(ratios.values()):.2f}" if ratios else "" for ratios in against.values()]
+        rows.append([label, "", "", *[""] * len(names), *times, *[""] * len(names)])
+    columns = [header, "us", "+-", *names, *(f"x {name}" for name in against), *(f"{name}'s error" for name in names)]
+    return table(title, columns, rows)
+
+
+def ratios_of(ours: str, seconds: dict[str, dict[str, Samples]]) -> dict[str, dict[str, float]]:
+    """How many times as fast as another contender ours is: by contender, and by case where both took part."""
+    names = dict.fromkeys(name for taken in seconds.values() for name in taken if name != ours)
+    return {
+        name: {case: ratio(s[name], s[ours]) for case, s in seconds.items() if ours in s and name in s}
+        for name in names
+    }
+
+
+def left_out(result: dict) -> list[str]:
+    """A line for each contender that takes no part."""
+    return [f"Left out: {name} ({why})" for name, why in result["left_out"].items()]
+
+
 def target(what: str, measured: float, limit: float, *, at_least: bool, unit: str) -> dict:
     """One line of what is to be reached."""
     return {

@@ -1,1 +1,0 @@
-"""The parts of compare.py: what is measured, in which processes, and how it is reported."""

@@ -1,0 +1,142 @@
+"""The least that a call of a kernel has to do: floating-point operations, and bytes moved once.
+
+One function for each kernel that multiplies, or that touches its arrays otherwise than reading or writing each of them once.
+They take the arguments of the kernel of that name in kernels/reference, so they serve every device; a test holds them to its
+signature.
+
+A multiplication and an addition each count once; products with zeros of the padding are counted, whether the kernel makes
+them or not.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from minigrad.kernels.activations import IDENTITY, SIGMOID
+
+
+class Work(NamedTuple):
+    """Of one call; `operations` is None where the bytes tell how long it must take."""
+
+    operations: int | None
+    bytes: int
+
+
+def nbytes(*arguments):
+    """Of all arrays among arguments, also of those in lists."""
+    arrays = [a for a in arguments if hasattr(a, "nbytes") and not isinstance(a, np.generic)]
+    return sum(a.nbytes for a in arrays) + sum(nbytes(*a) for a in arguments if isinstance(a, list))
+
+
+def gemm(a, b, bias, c, trans_a, trans_b):
+    return Work(2 * a.size * c.shape[1], nbytes(a, b, bias, c))
+
+
+def gemm_add(a, b, c, trans_a, trans_b):
+    return Work(2 * a.size * c.shape[1], nbytes(a, b, c, c))
+
+
+def gemm_batched(a, b, c, trans_a, trans_b):
+    return Work(2 * a.size * c.shape[2], nbytes(a, b, c))
+
+
+def conv_forward(x, w, bias, window, y):
+    return Work(2 * w.size * math.prod(y.shape[:3]), nbytes(x, w, bias, y))
+
+
+def conv_backward_x(dy, w, window, dx):
+    return Work(2 * w.size * math.prod(dy.shape[:3]), nbytes(dy, w, dx))
+
+
+def conv_backward_w(x, dy, window, dw):
+    return Work(2 * dw.size * math.prod(dy.shape[:3]), nbytes(x, dy, dw))
+
+
+# Batch norm works on the columns of y and dy that its x has, and reads y only where the activation's gradient needs it.
+
+
+def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
+    return Work(None, nbytes(x, x, gamma, beta, mean, var))
+
+
+def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
+    from_y = x.nbytes if activation == SIGMOID else 0
+    return Work(None, nbytes(x, x, dx, gamma, beta, mean, var, dgamma, dbeta) + from_y)
+
+
+def batch_norm_inference(x, gamma, beta, mean, var, eps, activation, y, column):
+    return Work(None, nbytes(x, x, gamma, beta, mean, var))
+
+
+def batch_norm_inference_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
+    return batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta)
+
+
+def batch_norms_forward(xs, gammas, betas, eps, activations, y, columns, means, variances):
+    return Work(None, nbytes(xs, xs, gammas, betas, means, variances))
+
+
+def batch_norms_backward(dy, xs, y, columns, gammas, betas, means, variances, eps, activations, dxs, dgammas, dbetas):
+    from_y = [x for x, activation in zip(xs, activations, strict=True) if activation == SIGMOID]
+    return Work(None, nbytes(xs, xs, dxs, from_y, gammas, betas, means, variances, dgammas, dbetas))
+
+
+def activate(x, activation, y, column):
+    return Work(None, nbytes(x, x))
+
+
+def activate_backward(dy, y, column, activation, dx):
+    return Work(None, nbytes(dx, dx) + (0 if activation == IDENTITY else dx.nbytes))
+
+
+def strided_read(x, shape, strides, offset, y):
+    return Work(None, nbytes(y, y))
+
+
+def strided_write(x, shape, strides, offset, y):
+    return Work(None, nbytes(x, x))
+
+
+# Optimizers read and write parameters and state.
+
+
+def sgd(params, grads, velocities, hyper):
+    return Work(None, nbytes(params, params, grads, velocities, velocities))
+
+
+def adagrad(params, grads, sums, hyper):
+    return Work(None, nbytes(params, params, grads, sums, sums))
+
+
+def adam(params, grads, means, squares, step, hyper):
+    return Work(None, nbytes(params, params, grads, means, means, squares, squares))
+
+
+FUNCTIONS = {
+    "gemm.gemm": gemm,
+    "gemm.gemm_add": gemm_add,
+    "gemm.gemm_batched": gemm_batched,
+    "conv.conv_forward": conv_forward,
+    "conv.conv_backward_x": conv_backward_x,
+    "conv.conv_backward_w": conv_backward_w,
+    "norm.batch_norm_forward": batch_norm_forward,
+    "norm.batch_norm_backward": batch_norm_backward,
+    "norm.batch_norm_inference": batch_norm_inference,
+    "norm.batch_norm_inference_backward": batch_norm_inference_backward,
+    "norm.batch_norms_forward": batch_norms_forward,
+    "norm.batch_norms_backward": batch_norms_backward,
+    "elementwise.activate": activate,
+    "elementwise.activate_backward": activate_backward,
+    "movement.strided_read": strided_read,
+    "movement.strided_write": strided_write,
+    "optim.sgd": sgd,
+    "optim.adagrad": adagrad,
+    "optim.adam": adam,
+}
+
+
+def work_of(kernel, arguments):
+    """Of a call of the kernel "family.name" with these arguments; any other kernel moves each of its arrays once."""
+    function = FUNCTIONS.get(kernel)
+    return function(*arguments) if function else Work(None, nbytes(*arguments))
