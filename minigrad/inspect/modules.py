@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.changes import changes
 from minigrad.devices import address
 from minigrad.inspect.text import columns, number_of_bytes
 from minigrad.modes import Switch, refuse
@@ -71,6 +72,7 @@ def watched(modules: Iterable[Module], before: Any = None, after: Any = None) ->
     own = [vars(module).get("forward") for module in watching]
     for module in watching:
         vars(module)["forward"] = around(module, module.forward)
+    changes.add()
     try:
         yield
     finally:
@@ -79,6 +81,7 @@ def watched(modules: Iterable[Module], before: Any = None, after: Any = None) ->
                 del vars(module)["forward"]
             else:
                 vars(module)["forward"] = forward
+        changes.add()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from minigrad.changes import Watched
 from minigrad.modes import takes_part
 from minigrad.ops import to
 from minigrad.tensor import FLOATS, Tensor
@@ -19,7 +20,7 @@ class Parameter(Tensor):
         super().__init__(data, dtype, device, requires_grad)
 
 
-class Module:
+class Module(Watched):
     """A part of a model: parameters (`Parameter`), buffers (other tensors) and modules, held as attributes.
 
     Subclasses set them in `__init__` and compute in `forward`; no base `__init__` needs to be called. Lists and tuples of

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.devices import is_array
-from minigrad.modes import at_work, begin, read
+from minigrad.modes import at_work, begin, read, read_array
 from minigrad.ops.elementwise import float_tensor
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
@@ -48,6 +48,8 @@ def dropout(x: Tensor, p: float, *, training: bool, seed: Any) -> Tensor:
     if isinstance(seed, Tensor):
         read(seed)
         seed = seed._data
+    elif is_array(seed):
+        read_array(seed)
     if is_array(seed) and seed.shape == (2,):
         if type(seed) is not x._device.array_type:
             raise RuntimeError(f"dropout: x is on {x.device!r}, its (seed, counter) is not; move it with .to(...)")
