@@ -13,6 +13,8 @@ MISSING: Any = type(
     "Missing", (), {"__repr__": lambda self: "nothing"}
 )()  # the value of an attribute that is not there
 
+CAPTURED_METHODS = "_captured_methods"  # an attribute that minigrad.capture gives to instances
+
 
 class Changes:
     """How many there were, of all objects."""

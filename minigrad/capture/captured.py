@@ -16,6 +16,7 @@ from minigrad.capture.plan import Plan
 from minigrad.capture.recorder import Recorder
 from minigrad.capture.results import check_results, each_tensor, returned
 from minigrad.capture.watch import Place, elements
+from minigrad.changes import CAPTURED_METHODS
 from minigrad.devices import get_device
 from minigrad.devices.precision import matmul_precision
 from minigrad.modes import CaptureError, state
@@ -45,7 +46,7 @@ class Captured:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Replay the step, or record it first."""
-        return self.run(self.step, args, kwargs)
+        return self.run(args, kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: bound to an instance, which has recordings of its own."""
@@ -55,8 +56,9 @@ class Captured:
         """A copy has no recordings."""
         return type(self), (self.step, self.device and self.device.name)
 
-    def run(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Replay, or record, a call of `step`."""
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Replay, or record, a call with these arguments."""
+        step = self.step
         if state.recording is not None:
             return step(*args, **kwargs)  # a part of the step being recorded
         if state.trace:  # detect_anomaly and mg.inspect look at every op, and a replay passes none
@@ -76,7 +78,7 @@ class Captured:
                 plan = next((p for p in self.plans.get(key, ()) if p.holds()), None)
                 if plan is None:
                     check_dtypes(self.dtypes, named)
-                    return self.record(step, key, args, kwargs)
+                    return self.record(key, args, kwargs)
                 self.take_up(plan, key)
             self.in_a_row = 0
             return plan.replay(arrays)
@@ -87,10 +89,11 @@ class Captured:
         plan.used = self.clock
         self.plan, self.latest_key = plan, key
 
-    def record(self, step: Callable[..., Any], key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def record(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the step while noting its launches."""
         self.make_room(key)
         recorder = Recorder(self.device or device_of([*args, *kwargs.values()]))
+        step = self.step
         recorder.finder.begin(step, args, kwargs)
         streams = minigrad.random.state_dict()
         inner_args = [inner(recorder, a) for a in args]
@@ -202,11 +205,26 @@ class Captured:
 
 
 class CapturedMethod(Captured):
-    """A captured method of one instance, which comes as the first argument and is not kept."""
+    """A captured method of one instance, which comes as the first argument of a call and is not kept."""
+
+    def __init__(self, function: Callable[..., Any], device: Any, instance: Any) -> None:
+        self.instance = weakref.ref(instance)
+        super().__init__(types.MethodType(function, instance), device)
+        self.function = function
+        del self.__wrapped__
+
+    @property
+    def step(self) -> Callable[..., Any]:
+        """The method of the instance, which lives as long as it is called."""
+        return types.MethodType(self.function, self.instance())
+
+    @step.setter
+    def step(self, step: Callable[..., Any]) -> None:
+        self.function = step.__func__
 
     def __call__(self, instance: Any, *args: Any, **kwargs: Any) -> Any:
         """Replay the method, or record it first."""
-        return self.run(types.MethodType(self.step, instance), args, kwargs)
+        return self.run(args, kwargs)
 
 
 class Methods(dict[Captured, CapturedMethod]):
@@ -219,24 +237,21 @@ class Methods(dict[Captured, CapturedMethod]):
         return dict, ()
 
 
-ATTRIBUTE = "_captured_methods"
-
-
 def method_of(instance: Any, captured: Captured) -> CapturedMethod:
     """What a captured method of a class is for one instance."""
     if not hasattr(instance, "__dict__"):
         raise TypeError(
             f"a captured method needs a place for its recordings; let {type(instance).__name__} have a __dict__"
         )
-    methods = vars(instance).get(ATTRIBUTE)
+    methods = vars(instance).get(CAPTURED_METHODS)
     if not isinstance(methods, Methods) or methods.owner() is not instance:
         methods = Methods(instance)
         if isinstance(instance, type):
-            setattr(instance, ATTRIBUTE, methods)
+            setattr(instance, CAPTURED_METHODS, methods)
         else:
-            vars(instance)[ATTRIBUTE] = methods
+            vars(instance)[CAPTURED_METHODS] = methods
     if captured not in methods:
-        methods.setdefault(captured, CapturedMethod(captured.step, captured.device))
+        methods.setdefault(captured, CapturedMethod(captured.step, captured.device, instance))
     return methods[captured]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from minigrad.capture.names import Chain, reads
 from minigrad.capture.watch import LARGEST_ARRAY, Attributes, Cell, Conditions, Content, Entry, Numbers, Slot
-from minigrad.changes import MISSING, Watched
+from minigrad.changes import CAPTURED_METHODS, MISSING, Watched
 from minigrad.devices import is_array
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
@@ -147,11 +147,11 @@ class Finder:
         wrapped = getattr(value, "__wrapped__", None)  # of a decorator's result: functools.cache, mg.capture
         if wrapped is not None:
             self.visit(label, wrapped)
-        if is_foreign(value) or type(value).__module__.startswith("minigrad.capture"):
+        if type(value).__module__.startswith("minigrad.capture"):
             return
         self.objects[id(value)] = label, value
         call = inspect.getattr_static(type(value), "__call__", None)
-        if isinstance(call, types.FunctionType):
+        if isinstance(call, types.FunctionType) and not is_foreign(value):
             self.method(call, value)
 
     def container(self, label: str, container: Any) -> None:
@@ -184,6 +184,8 @@ class Finder:
                 names.setdefault("training", part.training)
             self.conditions.attributes[id(names)] = Attributes(label, part)
             for attribute, value in list(names.items()):
+                if attribute == CAPTURED_METHODS:
+                    continue
                 if isinstance(part, Module):
                     self.visit(f"{label}.{attribute}", value, by_code=is_library(type(part).__module__))
                 elif isinstance(value, list | dict):
@@ -281,9 +283,9 @@ class Finder:
         if isinstance(owner, type):
             return self.of_class(owner, name, owner, then)
         kind = type(owner)
-        if is_foreign(owner):
-            return STOP
         names = getattr(owner, "__dict__", None)
+        if is_foreign(owner) and (names is None or name not in names):
+            return STOP  # a namespace of argparse has what was parsed; what else libraries' objects do is not followed
         label = f"{kind.__name__}.{name}"
         if isinstance(owner, Watched):
             value = vars(owner).get(name, MISSING)

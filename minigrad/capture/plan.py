@@ -46,9 +46,7 @@ class Plan:
         self.found = [(tensor, leaf.array, leaf.requires_grad, leaf.hooks) for tensor, leaf in self.leaves]
         self.awaited = [(leaf, g.before) for leaf, g, _ in self.gradients if g.before is not ANY]
         self.read = [(leaf, before) for leaf, before in self.awaited if before is not None]
-        self.added_to: list[tuple[Tensor, Tensor]] = [
-            (leaf, g.before) for leaf, g, after in self.gradients if after is g.before and g.is_added_to()
-        ]
+        self.added_to = [(leaf, g.before) for leaf, g, after in self.gradients if after is g.before and g.is_added_to()]
         self.left = [(leaf, after) for leaf, g, after in self.gradients if after is not g.before]
         self.finish()
 
@@ -113,8 +111,8 @@ class Plan:
             self.timed()
         else:
             self.program()
-        for leaf, total in self.added_to:
-            self.give_back(leaf, total)
+        for leaf, added in self.added_to:
+            self.give_back(leaf, added)
         for version in self.changed:
             version[0] += 1
         self.finish()
@@ -128,7 +126,7 @@ class Plan:
         for place, tensor in self.places:
             place.put(returned(tensor))
 
-    def give_back(self, leaf: Tensor, place: Tensor) -> None:
+    def give_back(self, leaf: Tensor, place: Any) -> None:
         """A gradient that was added to in memory of the recording goes to where it came from."""
         grad: Any = leaf._grad
         if grad is place:

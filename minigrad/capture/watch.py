@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.changes import MISSING, Watched, changes
+from minigrad.changes import CAPTURED_METHODS, MISSING, Watched, changes
 from minigrad.devices import is_array
 from minigrad.tensor import Tensor
 
@@ -162,8 +162,8 @@ class Attributes:
     def __init__(self, label: str, owner: Watched) -> None:
         self.label = label
         self.names = vars(owner)
-        self.unwatched = owner.unwatched
-        self.found = {name: value for name, value in self.names.items() if name not in owner.unwatched}
+        self.unwatched = owner.unwatched | {CAPTURED_METHODS}
+        self.found = {name: value for name, value in self.names.items() if name not in self.unwatched}
 
     def freeze(self) -> None:
         """Get ready to be compared."""
