@@ -209,9 +209,9 @@ class CapturedMethod(Captured):
 
     def __init__(self, function: Callable[..., Any], device: Any, instance: Any) -> None:
         self.instance = weakref.ref(instance)
-        super().__init__(types.MethodType(function, instance), device)
         self.function = function
-        del self.__wrapped__
+        super().__init__(types.MethodType(function, instance), device)
+        del vars(self)["__wrapped__"]  # which would keep the instance
 
     @property
     def step(self) -> Callable[..., Any]:
@@ -220,7 +220,7 @@ class CapturedMethod(Captured):
 
     @step.setter
     def step(self, step: Callable[..., Any]) -> None:
-        self.function = step.__func__
+        """It is always that of the instance."""
 
     def __call__(self, instance: Any, *args: Any, **kwargs: Any) -> Any:
         """Replay the method, or record it first."""
