@@ -289,7 +289,7 @@ class Tensor:
         if self._op is not None:
             raise TypeError("a tensor on the tape cannot be pickled or deep-copied; copy its detach()")
         values = np.array(self._device.to_host(self._data))
-        return rebuilt, (type(self), values, self._device, self.requires_grad, self._grad)
+        return rebuilt, (type(self), values, self._device, self.requires_grad, self.grad)
 
     # Gradients
 
