@@ -36,6 +36,9 @@ class Recording(Protocol):
     def saw_leaf(self, tensor: "Tensor") -> None:
         """A tensor that may come from outside is used."""
 
+    def saw_array(self, array: Any) -> None:
+        """A kernel works on an array that belongs to no tensor."""
+
     def saw_module(self, module: Any) -> None:
         """A module takes part."""
 
@@ -160,8 +163,14 @@ def read(tensor: "Tensor") -> None:
         state.recording.saw_leaf(tensor)
 
 
+def read_array(array: Any) -> None:
+    """A kernel works on an array that the caller gave as it is, not in a tensor."""
+    if state.recording is not None:
+        state.recording.saw_array(array)
+
+
 def takes_part(module: Any) -> None:
-    """A module is used by another way than a call of it."""
+    """A module or an optimizer is used, by a call or otherwise."""
     if state.recording is not None:
         state.recording.saw_module(module)
 
@@ -179,6 +188,17 @@ def refuse_reading(what: str) -> None:
             f"{what} inside a captured step: its value would be read once, while recording, and never again; "
             "return the tensor from the step and read it outside"
         )
+
+
+def refuse_arrays(data: Any) -> None:
+    """Raise CaptureError if a step is being recorded and `data` is an array, or a list of some: numbers may be constants."""
+    if state.recording is None:
+        return
+    if isinstance(data, list | tuple):
+        for part in data:
+            refuse_arrays(part)
+    elif hasattr(data, "__array__") and not isinstance(data, np.generic):
+        refuse_constant(np.shape(data))
 
 
 def refuse_constant(shape: tuple[int, ...]) -> None:

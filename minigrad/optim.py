@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from minigrad.changes import Watched
 from minigrad.kernels.contract import Array, Optim
-from minigrad.modes import at_work, begin, refuse, state
+from minigrad.modes import at_work, begin, refuse, state, takes_part
 from minigrad.tensor import FLOATS, Tensor
 
 if TYPE_CHECKING:
@@ -25,11 +26,16 @@ def hyperparameter(index: int, name: str, doc: str) -> property:
     """A number kept in `hyper[index]`, checked when set."""
 
     def get(self: "Optimizer") -> float:
+        refuse(
+            f"{name} is read inside a captured step, where it would be today's number for ever; "
+            "read it outside, or pass it as an argument"
+        )
         return float(self.hyper[index])
 
     def set_(self: "Optimizer", value: float) -> None:
         refuse(f"{name} is set inside a captured step, which would happen once only; set it outside")
         self.hyper[index] = checked(name, value)
+        self.note_used()
 
     return property(get, set_, doc=doc)
 
@@ -46,7 +52,7 @@ def checked(name: str, value: float) -> float:
     return number
 
 
-class Optimizer:
+class Optimizer(Watched):
     """Parameters, their state and the hyperparameters; subclasses say how `step` updates."""
 
     names: ClassVar[tuple[str, ...]]  # of the entries of `hyper`
@@ -70,10 +76,18 @@ class Optimizer:
         if len({p.device for p in self.params}) > 1:
             raise ValueError("the parameters are on different devices; use one optimizer for each device")
         self.hyper = np.array([checked(name, hyper[name]) for name in self.names], np.float64)
+        self.used: tuple[bool, ...] = ()
+        self.note_used()
         self.device = self.params[0]._device
         self.state: dict[str, list[Array]] = {
             s: [self.device.zeros(p.shape, p.dtype) for p in self.params] for s in self.slots
         }
+
+    def note_used(self) -> None:
+        """Note which hyperparameters are not 0: as an attribute, since a step may decide by it (momentum without a state)."""
+        used = tuple((self.hyper != 0).tolist())
+        if used != self.used:
+            self.used = used
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
@@ -82,6 +96,7 @@ class Optimizer:
 
     def step(self) -> None:
         """Update, in place, every parameter that has a gradient. Raises RuntimeError if none has."""
+        takes_part(self)
         if state.recording is not None:
             for p in self.params:
                 state.recording.reads_grad(p)
@@ -161,6 +176,7 @@ class Optimizer:
                 f"state does not fit {type(self).__name__}; nothing was loaded:\n  " + "\n  ".join(problems)
             )
         np.copyto(self.hyper, np.asarray(state_dict["hyper"]))
+        self.note_used()
         for k, array in own.items():
             if k != "hyper":
                 self.device.write(array, np.asarray(state_dict[k]))

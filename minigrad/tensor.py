@@ -11,7 +11,7 @@ import numpy as np
 
 from minigrad.devices import Device, get_device
 from minigrad.kernels.axes import Shape
-from minigrad.modes import read, refuse, refuse_reading, state
+from minigrad.modes import read, refuse, refuse_arrays, refuse_reading, state
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 ONLY_LOOK = {
@@ -74,6 +74,8 @@ class Tensor:
 
     def __init__(self, data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> None:
         self._device = get_device(device)
+        if not isinstance(data, Tensor):  # of which as_array tells
+            refuse_arrays(data)
         self._data = self._device.from_host(as_array(data, dtype))
         self._grad = None
         self._grad_is_ours = False
@@ -87,7 +89,7 @@ class Tensor:
     @classmethod
     def _wrap(cls, array: np.ndarray, device: Device) -> "Tensor":
         """A tensor around an array that is known to be right."""
-        self = Tensor.__new__(Tensor)
+        self = Tensor.__new__(cls)
         self._data = array
         self._device = device
         self._grad = None
@@ -127,6 +129,8 @@ class Tensor:
         """The gradient `backward` left here, or None."""
         if state.recording is not None:
             state.recording.reads_grad(self)
+        elif type(self._grad) is LentGradient:
+            self._grad = Tensor._wrap(self._device.copy(self._grad._data), self._device)
         return self._grad
 
     @grad.setter
@@ -189,6 +193,7 @@ class Tensor:
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
+        refuse_reading("repr() of a tensor")
         body = np.array2string(self._device.to_host(self._data), separator=", ", prefix="tensor(", threshold=100)
         origin = f", op={type(self._op).__name__}" if self._op else ", requires_grad=True" if self.requires_grad else ""
         home = "" if self.device == "cpu" else f", device={self.device!r}"
@@ -284,7 +289,7 @@ class Tensor:
         if self._op is not None:
             raise TypeError("a tensor on the tape cannot be pickled or deep-copied; copy its detach()")
         values = np.array(self._device.to_host(self._data))
-        return rebuilt, (type(self), values, self._device, self.requires_grad, self._grad)
+        return rebuilt, (type(self), values, self._device, self.requires_grad, self.grad)
 
     # Gradients
 
@@ -454,6 +459,12 @@ class Tensor:
     def sigmoid(self) -> "Tensor":
         """1 / (1 + exp(-x)) of every element."""
         return elementwise.sigmoid(self)
+
+
+class LentGradient(Tensor):
+    """A gradient in the memory of a recorded step, whose next replay writes over it: who looks at it gets a copy."""
+
+    __slots__ = ()
 
 
 class HookHandle:

@@ -30,7 +30,7 @@ BOXES = {
     "checkpoint": ("minigrad/checkpoint.py",),
     "data": ("minigrad/data/",),
     "testing": ("minigrad/testing.py",),
-    "capture": ("minigrad/capture.py",),
+    "capture": ("minigrad/capture/",),
     "optim": ("minigrad/optim.py",),
     "nn": ("minigrad/nn/",),
     "ops": ("minigrad/ops/",),

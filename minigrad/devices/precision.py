@@ -11,8 +11,8 @@ class matmul_precision:
 
     "float32", the default: every product and sum in float32. "tf32": factors are rounded to TF32, a float32 with 10 bits
     of significand (a relative error of up to 2^-11 each), for the tensor cores; sums stay in float32. Several times as
-    fast. The CPU always computes in float32, and float64 is never touched. A recorded step keeps what it was recorded
-    with. Raises ValueError for another name.
+    fast. The CPU always computes in float32, and float64 is never touched. A captured step has a recording for each.
+    Raises ValueError for another name.
 
         mg.matmul_precision("tf32")
         with mg.matmul_precision("float32"):

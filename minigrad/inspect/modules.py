@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minigrad.changes import changes
 from minigrad.devices import address
 from minigrad.inspect.text import columns, number_of_bytes
 from minigrad.modes import Switch, refuse
@@ -78,6 +79,7 @@ def watched(modules: Iterable[Module], before: Before | None = None, after: Afte
     own = [vars(module).get("forward") for module in watching]
     for module in watching:
         vars(module)["forward"] = around(module, module.forward)
+    changes.add()
     try:
         yield
     finally:
@@ -86,6 +88,7 @@ def watched(modules: Iterable[Module], before: Before | None = None, after: Afte
                 del vars(module)["forward"]
             else:
                 vars(module)["forward"] = forward
+        changes.add()
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ class BatchNorm(Module):
     (features,), unless turned off; buffers `running_mean` and `running_var`.
     """
 
+    unwatched = frozenset({"has_statistics"})  # it only decides about a warning
+
     def __init__(
         self, features: int, *, decay: float = 0.9, eps: float = 1e-5, gamma: bool = True, beta: bool = True
     ) -> None:
@@ -64,7 +66,7 @@ class BatchNorm(Module):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Normalized, scaled and shifted, and with "relu" or "sigmoid" activated in the same pass."""
-        if self.training:
+        if self.training and not self.has_statistics:
             self.has_statistics = True
         elif not self.has_statistics:
             warnings.warn(
@@ -80,7 +82,8 @@ class BatchNorm(Module):
     def for_training(self) -> ops.Normalization:
         """What training normalizes by, for an op that does it together with other work."""
         takes_part(self)
-        self.has_statistics = True
+        if not self.has_statistics:
+            self.has_statistics = True
         return ops.Normalization(self.gamma, self.beta, self.running_mean, self.running_var, self.decay, self.eps)
 
     def loaded(self) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 import numpy as np
 
+from minigrad.changes import Watched
 from minigrad.devices import Device
 from minigrad.modes import takes_part
 from minigrad.ops import to
@@ -32,7 +33,7 @@ class Parameter(Tensor):
         super().__init__(data, dtype, device, requires_grad)
 
 
-class Module:
+class Module(Watched):
     """A part of a model: parameters (`Parameter`), buffers (other tensors) and modules, held as attributes.
 
     Subclasses set them in `__init__` and compute in `forward`; no base `__init__` needs to be called. Lists and tuples of

@@ -4,7 +4,7 @@ import numpy as np
 
 from minigrad.devices import is_array
 from minigrad.kernels.contract import Array
-from minigrad.modes import at_work, begin, read
+from minigrad.modes import at_work, begin, read, read_array
 from minigrad.ops.checks import float_tensor
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
@@ -46,6 +46,8 @@ def dropout(x: Tensor, p: float, *, training: bool, seed: int | np.integer | Arr
     if isinstance(seed, Tensor):
         read(seed)
         seed = seed._data
+    elif is_array(seed):
+        read_array(seed)
     if isinstance(seed, int | np.integer):
         key = device.from_host(np.array([int(seed) % (1 << 64), 0], np.uint64))
     elif is_array(seed) and seed.shape == (2,):

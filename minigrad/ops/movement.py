@@ -10,7 +10,7 @@ import numpy as np
 from minigrad.devices import NAMES, Device, get_device
 from minigrad.kernels.axes import Shape, contiguous_strides
 from minigrad.kernels.contract import Array
-from minigrad.modes import at_work, refuse
+from minigrad.modes import at_work, refuse, refuse_arrays
 from minigrad.ops.launches import filled, read, write
 from minigrad.ops.shapes import normal_axes
 from minigrad.tape import Op
@@ -207,6 +207,7 @@ def getitem(x: Tensor, index: Index) -> Tensor:
             "inside a captured step, a tensor can index only alone, by integers, along the first axis; "
             "other indexing by tensors would be fixed at what was recorded"
         )
+    refuse_arrays(parts)
     numpy_index = tuple(part.numpy() if isinstance(part, Tensor) else part for part in parts)
     positions = np.arange(x.size, dtype=np.int64).reshape(x.shape)[numpy_index]
     flat_x = reshape(x, (x.size, 1))

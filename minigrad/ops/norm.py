@@ -7,7 +7,7 @@ import numpy as np
 from minigrad.devices import is_array
 from minigrad.kernels.activations import IDENTITY, NUMBERS, RELU, SIGMOID
 from minigrad.kernels.contract import Array
-from minigrad.modes import read
+from minigrad.modes import read, read_array
 from minigrad.ops.checks import float_tensor
 from minigrad.ops.shapes import as_matrix
 from minigrad.tape import Op
@@ -225,6 +225,8 @@ def running_array(name: str, value: Array | Tensor | None, x: Tensor) -> np.ndar
             raise RuntimeError(f"batch_norm: {name} is on {value.device!r}, x on {x.device!r}; move one with .to(...)")
         read(value)
         value = value._data
+    elif is_array(value):
+        read_array(value)
     if is_array(value) and type(value) is not x._device.array_type:
         raise RuntimeError(f"batch_norm: {name} is an array of another device than x, which is on {x.device!r}")
     if not is_array(value) or value.dtype != x._data.dtype:

@@ -136,10 +136,11 @@ class Evaluator:
     def __init__(self, model: Module, loss: Loss, metrics: Mapping[str, Metric], capture: bool) -> None:
         self.model, self.metrics = model, metrics
         self.device = get_device(device_name(model))
+        measured_too = bool(metrics)
 
         def forward(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Value]:
             outputs = model(inputs)
-            return loss(outputs, targets), outputs if metrics else None
+            return loss(outputs, targets), outputs if measured_too else None
 
         self.forward: Step = Captured(forward, self.device) if capture else on_device(forward, self.device)
 

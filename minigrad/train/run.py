@@ -105,8 +105,9 @@ class Run:
             value = loss(outputs, targets)
             value.backward()
             optimizer.step()
-            return value, outputs if metrics else None
+            return value, outputs if measured_too else None
 
+        measured_too = bool(metrics)
         self.train_step: Step = Captured(train_step, device) if capture else on_device(train_step, device)
 
     @property

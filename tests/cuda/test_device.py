@@ -317,7 +317,7 @@ def test_labels_on_the_gpu_are_known_to_the_checks_of_a_recording(gpu, transfers
         step(x, mg.tensor(np.full(6, 3), device="cuda"))
 
 
-def test_recorded_step_keeps_the_precision_it_was_recorded_with(gpu, monkeypatch):
+def test_captured_step_computes_in_the_precision_it_is_called_in(gpu, monkeypatch):
     seen = []
     gemm = gpu.kernels.gemm.gemm
     monkeypatch.setattr(
@@ -326,11 +326,14 @@ def test_recorded_step_keeps_the_precision_it_was_recorded_with(gpu, monkeypatch
     x = np.ones((2, 5), np.float32)
     layer = mg.nn.Linear(5, 4).to("cuda")
     step = mg.capture(lambda x: layer(x), device="cuda")
-    with mg.matmul_precision("tf32"):
-        step(x)
-    for _ in range(7):
-        step(x)
-    assert set(seen) == {"tf32"}
+    for _ in range(2):
+        for precision in ("tf32", "float32"):
+            seen.clear()
+            with mg.matmul_precision(precision):
+                for _ in range(3):
+                    step(x)
+            assert seen == [precision] * 3
+    assert sum(map(len, step.plans.values())) == 2
     assert launch.context.matmul_precision == "float32"
 
 

@@ -21,6 +21,7 @@ PAGES = (
     "convolution",
     "batch-normalization",
     "training",
+    "capture",
     "cuda",
 )  # those whose code is run
 ROUGH = {"training": 0.03}  # by how much a number may differ where hundreds of steps have multiplied rounding errors
