@@ -40,6 +40,7 @@ BOXES = {
         "minigrad/gradients.py",
         "minigrad/anomaly.py",
         "minigrad/modes.py",
+        "minigrad/changes.py",
     ),
     "devices": ("minigrad/devices/",),
     "basics": ("minigrad/checks.py", "minigrad/random.py", "minigrad/version.py"),
