@@ -7,7 +7,7 @@ import pytest
 from minigrad.kernels import formulas
 from minigrad.kernels.build import cache
 from minigrad.kernels.build.progress import UnexpectedCompile, no_compile
-from minigrad.kernels.cuda.tools import launch, machine_code
+from minigrad.kernels.cuda.tools import context, launch, machine_code
 from minigrad.kernels.cuda.tools.language import cuda, device_function, float32, float64, real, uint8, uint32
 from minigrad.kernels.cuda.tools.launch import (
     FLOAT32,
@@ -71,7 +71,7 @@ def tripled(x):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty folder for compiled kernels."""
-    monkeypatch.setattr(launch, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(launch, "cache_folder", lambda target: tmp_path)
     monkeypatch.setattr(cache, "_warned", set())
     return tmp_path
 
@@ -235,14 +235,14 @@ def test_no_compile_refuses_what_is_not_kept(folder):
 
 
 def test_folder_that_cannot_be_written_costs_a_warning(folder, monkeypatch):
-    monkeypatch.setattr(launch, "cache_folder", lambda: folder / "missing")
+    monkeypatch.setattr(launch, "cache_folder", lambda target: folder / "missing")
     with pytest.warns(RuntimeWarning, match="not kept"):
         ptx, _ = launch.cached_ptx(without_reals, FLOAT32, CAPABILITY)
     assert ".entry" in ptx
 
 
 def test_without_a_folder_nothing_is_kept(monkeypatch):
-    monkeypatch.setattr(launch, "cache_folder", lambda: None)
+    monkeypatch.setattr(launch, "cache_folder", lambda target: None)
     assert ".entry" in launch.cached_ptx(without_reals, FLOAT32, CAPABILITY)[0]
 
 
@@ -255,7 +255,7 @@ def test_tables_of_numbers_are_sent_once(memory, monkeypatch):
 
 def test_tables_are_thrown_away_before_there_are_too_many(memory, monkeypatch):
     monkeypatch.setattr(launch.context, "tables", {})
-    monkeypatch.setattr(launch, "MOST_TABLES", 2)
+    monkeypatch.setattr(context, "MOST_TABLES", 2)
     first = launch.context.table(1)
     launch.context.table(2)
     launch.context.table(3)
