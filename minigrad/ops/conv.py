@@ -71,6 +71,13 @@ def conv2d(
     The sum over the window is taken without a flip, as all neural networks do. stride and dilation are an int or a pair;
     padding is an int, a pair, a pair of pairs ((top, bottom), (left, right)), or "same" (result of ceil(H / stride)).
     Raises ValueError for shapes that do not match or a window larger than the padded image, TypeError for dtypes.
+
+    A NaN or an infinity in x reaches every output whose window sees it, and others only where the CPU computes two
+    neighbouring outputs of a row as one (stride and dilation 1, even width of the result, K at most half a vector register,
+    8 in float32 with AVX-512): there it makes NaNs of both, whichever sees it. By Winograd's way (on the CPU, windows of
+    3 x 3, stride and dilation 1, float32, C and K at least 16, C K at least 1024, 64 tiles of 2 x 2 outputs or more) an
+    infinity in x becomes NaN or infinite in the outputs that see it, and one pixel that is not finite makes all 9
+    gradients of a pair of channels so. The gradient of x is a convolution of dy, and what is said of x holds for dy.
     """
     image, weight = float_tensor("conv2d", x)._data, float_tensor("conv2d", w)._data
     if image.ndim != 4 or weight.ndim != 4 or image.shape[3] != weight.shape[2]:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigrad.kernels.cpu import conv as cpu
+from minigrad.kernels.cpu.parts import winograd
 from minigrad.kernels.cpu.tools import threads
 from minigrad.kernels.reference import conv as reference
 from minigrad.ops.window import resolve
@@ -86,13 +87,66 @@ def test_same_bits_with_any_number_of_threads(name):
     np.testing.assert_array_equal(*results)
 
 
-def test_nan_reaches_only_the_windows_that_see_it():
-    x = np.ones((1, 7, 7, 3), np.float32)
-    x[0, 3, 3, 1] = np.nan
-    y = np.empty((1, 7, 7, 4), np.float32)
-    window = resolve("conv", (7, 7), 3, 1, 1)
-    cpu.conv_forward(x, np.ones((3, 3, 3, 4), np.float32), np.empty(0, np.float32), window, y)
-    seen = np.zeros((7, 7), bool)
-    seen[2:5, 2:5] = True
-    np.testing.assert_array_equal(np.isnan(y).all(axis=(0, 3)), seen)
-    np.testing.assert_array_equal(np.isnan(y).any(axis=(0, 3)), seen)
+WAYS = {  # channels of the source and of the target
+    "pairs of pixels": (3, 2),
+    "groups of pixels": (3, 20),
+    "Winograd's, 16 to 64": (16, 64),
+    "Winograd's, 64 to 16": (64, 16),
+    "Winograd's, 33 to 40": (33, 40),
+}
+PLACES = [(6, 6), (6, 7), (7, 6), (7, 7), (8, 9), (0, 0), (0, 7), (12, 0), (16, 17), (7, 17)]  # in a tile, and at edges
+H, W = 17, 18
+every_way = pytest.mark.parametrize("way", WAYS)
+
+
+def reached_from(row, column, way):
+    """Which results a pixel is in the window of, for 3 x 3 windows and a padding of 1, and who shares a window with them."""
+    reached = np.zeros((H, W), bool)
+    reached[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = True
+    if way == "pairs of pixels":
+        reached = reached.reshape(H, W // 2, 2).any(axis=2).repeat(2, axis=1)
+    return reached
+
+
+@pytest.mark.parametrize("name", ["conv_forward", "conv_backward_x"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
+@every_way
+def test_what_is_not_finite_reaches_the_windows_that_see_it_and_no_others(name, value, way):
+    rng, window = np.random.default_rng(0), resolve("conv", (H, W), 3, 1, 1)
+    c, k = WAYS[way]
+    clean = rng.standard_normal((2, H, W, c)).astype(np.float32)
+    w = rng.standard_normal((3, 3, c, k) if name == "conv_forward" else (3, 3, k, c)).astype(np.float32)
+    more = (np.empty(0, np.float32),) if name == "conv_forward" else ()
+
+    def run(images):
+        results = np.empty((2, H, W, k), np.float32)
+        assert winograd.pays(images, results, window) == way.startswith("Winograd")
+        assert cpu.pairs_pay(results, window) == way.startswith("pairs")
+        getattr(cpu, name)(images, w, *more, window, results)
+        return results
+
+    expected = run(clean)
+    for row, column in PLACES:
+        images = clean.copy()
+        images[1, row, column, c - 1] = value
+        y, reached = run(images), reached_from(row, column, way)
+        lost = np.isnan(y) if np.isnan(value) else ~np.isfinite(y)
+        assert lost[1, reached].all(), (row, column)
+        assert y[1, ~reached].tobytes() == expected[1, ~reached].tobytes(), (row, column)
+        assert y[0].tobytes() == expected[0].tobytes(), (row, column)
+
+
+@every_way
+def test_nan_in_a_pixel_reaches_the_gradients_of_the_weights_that_met_it_and_of_no_other_channel(way):
+    rng, window = np.random.default_rng(0), resolve("conv", (H, W), 3, 1, 1)
+    c, k = WAYS[way]
+    clean, dy = (rng.standard_normal((2, H, W, channels)).astype(np.float32) for channels in (c, k))
+    for row, column in PLACES:
+        x, dw = clean.copy(), np.empty((3, 3, c, k), np.float32)
+        x[1, row, column, 2] = np.nan
+        cpu.conv_backward_w(x, dy, window, dw)
+        down, across = ([last > 0, True, here > 0] for last, here in ((H - 1 - row, row), (W - 1 - column, column)))
+        met = np.outer(down, across)  # not all, if the pixel lies at an edge
+        assert np.isnan(dw[met][:, 2]).all(), (row, column)
+        assert way.startswith("Winograd") or np.isfinite(dw[~met][:, 2]).all(), (row, column)
+        assert np.isfinite(np.delete(dw, 2, axis=2)).all(), (row, column)

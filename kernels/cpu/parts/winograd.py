@@ -5,8 +5,10 @@ direct way has 36. For each of the 16 places in a tile there is a matrix product
 of vector/tiles.py; a block of tiles goes through all of it while it is in the cache. The gradient of the weights goes the same
 way: there the 4 x 4 pixels meet 2 x 2 gradients, and the products are summed over the tiles.
 
-The sums are those of other numbers than the direct way's: an error of a few units in the last place of the largest term, and
-an infinity or NaN in a pixel makes NaNs of all outputs of its tiles.
+The sums are those of other numbers than the direct way's, with an error of a few units in the last place of the largest term.
+The transforms multiply nothing by zero, so a NaN in a pixel makes NaNs of the outputs whose windows see it and of no others. An
+infinity reaches the same outputs, but as a NaN where two of the sums hold it with different signs. A gradient of the weights is
+the sum of all places, so all nine of a pair of channels are lost to a NaN, also those that it does not meet at an edge.
 
 A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.
 """
