@@ -14,8 +14,8 @@ from pathlib import Path
 import minigrad as mg
 
 from .bench_training import MODES
-from .comparison import contenders
 from .measure import Benchmark
+from .tools import mlp as contenders
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 1000

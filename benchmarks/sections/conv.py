@@ -71,8 +71,9 @@ def expected_of(
 ) -> Results:
     """y and dx of the first images, and dw of the first channels of y, by minigrad's reference in float64."""
     from minigrad.kernels.reference import conv
+    from minigrad.ops.window import resolve
 
-    window = 1, 1, w.shape[0] // 2, w.shape[1] // 2, 1, 1
+    window = resolve("conv", x.shape[1:3], w.shape[0], 1, "same")
     y, dx, dw = np.empty(dy[:images].shape), np.empty(x[:images].shape), np.empty(w[..., :channels].shape)
     conv.conv_forward(x[:images], w, np.empty(0), window, y)
     conv.conv_backward_x(dy[:images], w, window, dx)

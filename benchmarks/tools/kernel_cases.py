@@ -19,6 +19,7 @@ from minigrad.kernels import reference
 from minigrad.kernels.activations import RELU
 from minigrad.kernels.axes import broadcast_layout
 from minigrad.kernels.work import work_of
+from minigrad.ops.window import resolve
 
 ELEMENTWISE, NORM, OPTIMIZER, OTHER = "element-wise", "batch norm", "optimizer", "other"
 ELEMENTS = 1 << 26
@@ -142,16 +143,14 @@ def transposed(name: str) -> Case:
 
 def max_pool(name: str, length: int, c: int, stride: int, backward: bool) -> Case:
     """3 x 3 windows, forward with the place of each maximum, or backward."""
-    out = -(-length // stride)
-    padding = max((out - 1) * stride + 3 - length, 0) // 2
-    window = (3, 3), (stride, stride), (padding, padding)
-    x, dy = normal(BATCH, length, length, c), normal(BATCH, out, out, c, seed=1)
+    window = resolve("pool", (length, length), 3, stride, "same")
+    x, dy = normal(BATCH, length, length, c), normal(BATCH, window.oh, window.ow, c, seed=1)
     places = np.empty(dy.shape, np.uint8)
     few = slice(None, None, max(1, BATCH // 3))
     y, winner, dx = np.empty(dy[few].shape), np.empty(dy[few].shape, np.uint8), np.empty(x[few].shape)
-    reference.pool.max_pool_forward(*wide(x[few]), *window, y, winner)
-    reference.pool.max_pool_backward(*wide(dy[few]), winner, *window, dx)
-    how = [3, 3], [stride, stride], [padding, padding], [1, 1], stride > 1  # the last is ceil_mode
+    reference.pool.max_pool_forward(*wide(x[few]), window, y, winner)
+    reference.pool.max_pool_backward(*wide(dy[few]), winner, window, dx)
+    how = [3, 3], [stride, stride], [window.top, window.left], [1, 1], stride > 1  # the last is ceil_mode
 
     def forward(torch: Any, image: Any) -> Any:
         return torch.ops.aten.max_pool2d_with_indices(image, *how)
@@ -160,7 +159,7 @@ def max_pool(name: str, length: int, c: int, stride: int, backward: bool) -> Cas
         return torch.ops.aten.max_pool2d_with_indices_backward(dy, image, *how, indices)
 
     def winners(home: Any, given: list) -> None:
-        home.kernels.pool.max_pool_forward(home.from_host(x), *window, home.empty(dy.shape, dy.dtype), given[1])
+        home.kernels.pool.max_pool_forward(home.from_host(x), window, home.empty(dy.shape, dy.dtype), given[1])
 
     def part(array: np.ndarray) -> np.ndarray:
         return array[few]
@@ -168,11 +167,11 @@ def max_pool(name: str, length: int, c: int, stride: int, backward: bool) -> Cas
     if backward:
         first = lambda torch, dy, image: (dy, image, forward(torch, image)[1])  # noqa: E731
         theirs = by_torch(gradient, dy, x, first=first, part=part)
-        arguments, how_to = [dy, places, *window, np.empty_like(x)], {"part": part, "before": winners}
-        return case_of(name, "pool.max_pool_backward", arguments, (5,), [dx], theirs, **how_to)
+        arguments, how_to = [dy, places, window, np.empty_like(x)], {"part": part, "before": winners}
+        return case_of(name, "pool.max_pool_backward", arguments, (3,), [dx], theirs, **how_to)
     theirs = by_torch(lambda torch, image: forward(torch, image)[0], x, part=part, known=(winner,))
-    arguments = [x, *window, np.empty_like(dy), places]
-    return case_of(name, "pool.max_pool_forward", arguments, (4, 5), [y, winner], theirs, part=part)
+    arguments = [x, window, np.empty_like(dy), places]
+    return case_of(name, "pool.max_pool_forward", arguments, (2, 3), [y, winner], theirs, part=part)
 
 
 def softmax(name: str) -> Case:

@@ -22,7 +22,7 @@ WORDS = {  # what names a family: itself, one of its ops, the layer
 }
 LRN_HAS_NONE = {
     "kernels/formulas.py",
-    "benchmarks/comparison/operations.py",
+    "kernels/work.py",
 }  # it takes its exp from there, and no more
 
 pytestmark = pytest.mark.skipif(not (ROOT / "CONTRIBUTING.md").exists(), reason="not run from the sources")
