@@ -111,7 +111,8 @@ def recorded(
     for launch in step.plan.launches:
         calls[launch.op.endswith("backward")].append((launch.function, launch.arguments))
     forward, backward = calls
-    dx, dw = (None if t.grad is None else t.grad.numpy() for t in (image, weight))
+    kept = [t._grad for t in (image, weight)]  # where the launches write them; `grad` would be a copy
+    dx, dw = (None if grad is None else image._device.to_host(grad._data) for grad in kept)
     return forward, backward, (y.numpy(), dx, dw)
 
 
