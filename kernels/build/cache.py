@@ -32,6 +32,9 @@ def cache_root():
     return (Path(base) if base else Path.home() / ".cache") / "minigrad"
 
 
+NOT_COMPILED = "contract.py", "work.py"  # of the shared files, those that no kernel is made from: types, counts
+
+
 @functools.cache
 def sources_hash(target):
     """A hash of the sources of a target's kernels ("cpu" or "cuda") and of what they are compiled by and for."""
@@ -39,7 +42,7 @@ def sources_hash(target):
     abi = f"{sys.implementation.cache_tag}{getattr(sys, 'abiflags', '')}"
     versions = f"{abi} numpy {np.__version__} numba {numba.__version__} llvmlite {llvmlite.__version__}"
     digest = hashlib.sha256(versions.encode())
-    shared = [*folder.glob("*.py"), *folder.glob("build/*.py")]
+    shared = [path for path in (*folder.glob("*.py"), *folder.glob("build/*.py")) if path.name not in NOT_COMPILED]
     for path in sorted([*shared, *folder.glob(f"{target}/**/*.py")]):
         digest.update(str(path.relative_to(folder)).encode())
         digest.update(path.read_bytes())

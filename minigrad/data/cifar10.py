@@ -128,7 +128,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
     """
     found: dict[str, bytes] = {}
     with gunzipped(path) as unzipped:
-        stream = _Bounded(unzipped, path)
+        stream = _BoundedReader(unzipped, path)
         for member, kind, size in _members(stream):
             folder, _, name = member.removeprefix("./").rstrip("/").rpartition("/")
             if folder != FOLDER or name not in FILES:
@@ -150,7 +150,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
     return found
 
 
-class _Bounded:
+class _BoundedReader:
     """A stream that gives no more than MAX_BYTES."""
 
     def __init__(self, stream: BinaryIO | io.BufferedIOBase, path: Path) -> None:
@@ -190,7 +190,7 @@ class _Bounded:
         return ValueError(f"{self.path}: damaged tar data ({what}); {REPLACE}")
 
 
-def _members(stream: _Bounded) -> Iterator[tuple[str, bytes, int]]:
+def _members(stream: _BoundedReader) -> Iterator[tuple[str, bytes, int]]:
     """(name, kind, size) of each member of a tar file (POSIX.1-1988, ustar); who asks for the next has read its content.
 
     Extended headers are members of their own here, passed over like any other: a name or a size that needs one is none of

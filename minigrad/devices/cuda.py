@@ -138,9 +138,9 @@ class CudaDevice(Device):
         """The launch, in the precision that is set now."""
         return functools.partial(launch_in, Device.precision, kernel), arguments
 
-    def program(self, calls: list[Call]) -> "Graph":
+    def program(self, calls: list[Call]) -> "CudaGraph":
         """A CUDA graph of recorded launches."""
-        return Graph(self, calls)
+        return CudaGraph(self, calls)
 
     def alias(self, array: CudaArray, lease: Lease) -> CudaArray:
         """The same memory without the lease it is on; it stays alive all the same, but may be used again."""
@@ -184,7 +184,7 @@ class CudaDevice(Device):
         return f"Device('cuda'): {self.driver.name}, {self.driver.memory:,} bytes"
 
 
-class Graph(Program):
+class CudaGraph(Program):
     """Recorded launches as one CUDA graph, made when it is first run; keeps the scratch memory that kernels ask for."""
 
     def __init__(self, device: CudaDevice, calls: list[Call]) -> None:

@@ -279,6 +279,7 @@ def test_edited_sources_have_another_folder(package, edit):
 def test_a_target_knows_only_what_it_is_compiled_from(package):
     append(package / "cuda" / "movement.py")
     append(package / "reference" / "movement.py")
+    append(package / "contract.py")
     assert hash_of(package) == cache.sources_hash("cpu")
     assert hash_of(package, "cuda") != cache.sources_hash("cuda")
 
