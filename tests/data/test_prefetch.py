@@ -187,9 +187,9 @@ def test_kernels_run_on_both_threads_at_once(limit):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"prefetch": -1}, ValueError, "prefetch is -1"),
-        ({"prefetch": 1.5}, TypeError, "prefetch is 1.5"),
-        ({"prefetch_threads": 0}, ValueError, "prefetch_threads is 0"),
+        ({"prefetch": -1}, ValueError, "prefetch must be at least 0, not -1"),
+        ({"prefetch": 1.5}, TypeError, "prefetch must be an integer, not 1.5"),
+        ({"prefetch_threads": 0}, ValueError, "prefetch_threads must be at least 1, not 0"),
     ],
 )
 def test_bad_numbers_are_refused(options, error, message):

@@ -21,9 +21,9 @@ WORDS = {  # what names a family: itself, one of its ops, the layer
     "reduce": ("reduce", "mean", "reductions"),
 }
 LRN_HAS_NONE = {
-    "kernels/formulas.py",
-    "kernels/work.py",
-}  # it takes its exp from there, and no more
+    "kernels/formulas.py",  # it takes its exp from there, and no more
+    "kernels/work.py",  # it reads and writes each array once
+}
 
 pytestmark = pytest.mark.skipif(not (ROOT / "CONTRIBUTING.md").exists(), reason="not run from the sources")
 

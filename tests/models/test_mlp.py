@@ -49,7 +49,7 @@ def test_no_hidden_layer_is_a_linear_model(rng):
 
 
 def test_an_unknown_activation_is_refused():
-    with pytest.raises(ValueError, match="activation must be one of sigmoid, relu, tanh, not 'swish'"):
+    with pytest.raises(ValueError, match="activation must be one of relu, sigmoid, tanh, not 'swish'"):
         MLP(activation="swish")
 
 
