@@ -18,9 +18,9 @@ SHAPES = {
     "past a vector": [(17,), (33,)],
     "around shared": [(SHARED - 1,), (SHARED,), (3,), (SHARED + 1, 1)],
     "last serial": [(LARGE - 1,)],
-    "parallel": [(300, 400), (400,), (17, 1000), (SHARED, 1), (), (SHARED - 1,), (SHARED + 1,)],
+    "parallel": [(LARGE // 400 + 1, 400), (400,), (17, 1000), (SHARED, 1), (), (SHARED - 1,), (SHARED + 1,)],
     "parallel, of one": [(LARGE,)],
-    "parallel, of small ones": [(SHARED // 2 + 1,)] * 8,
+    "parallel, of small ones": [(SHARED // 2 + 1,)] * (2 * LARGE // SHARED),
 }
 EPS = 1e-3  # large enough to be seen in float32
 WITH_MOMENTUM = {"momentum": (0.1, 0.9, 0, 0), "nesterov": (0.1, 0.9, 1, 0), "weight decay": (0.1, 0.9, 0, 0.01)}
