@@ -30,8 +30,11 @@ TRAINING = "import sys; sys.path.append(sys.argv[1]); from benchmarks.bench_cont
 
 
 @contextlib.contextmanager
-def processes(code, count, *arguments):
-    """Python processes that run `code`, each after it wrote its first line; they are ended afterwards."""
+def running(code, count, *arguments):
+    """Python processes that run `code`, each after it wrote its first line; they are ended afterwards.
+
+    (Called `processes`, asv would take it for a setting of its own.)
+    """
     with contextlib.ExitStack() as stack:
         started = []
         for _ in range(count):
@@ -85,7 +88,7 @@ class Step(Benchmark):
         self.work = steps(mode)
 
     def time_step(self, busy, mode):
-        with processes(BUSY, busy):
+        with running(BUSY, busy):
             self.sample(self.work)
 
 
@@ -97,7 +100,7 @@ class Trainings:
     unit = "s"
 
     def track_seconds(self, at_once):
-        with processes(TRAINING, at_once, str(ROOT)) as trainings:
+        with running(TRAINING, at_once, str(ROOT)) as trainings:
             start = time.perf_counter()
             for process in trainings:
                 process.stdin.write(f"{STEPS}\n")

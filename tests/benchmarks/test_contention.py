@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import bench_contention
-from benchmarks.bench_contention import BUSY, processes
+from benchmarks.bench_contention import BUSY, running
 
 
 def processor_time(process):
@@ -16,7 +16,7 @@ def processor_time(process):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux's /proc")
 def test_busy_processes_compute():
-    with processes(BUSY, 2) as busy:
+    with running(BUSY, 2) as busy:
         deadline = time.monotonic() + 60
         before = [processor_time(process) for process in busy]
         while not all(processor_time(p) > ticks for p, ticks in zip(busy, before, strict=True)):
@@ -25,7 +25,7 @@ def test_busy_processes_compute():
 
 
 def test_busy_processes_end_with_the_measurement():
-    with pytest.raises(ZeroDivisionError), processes(BUSY, 2) as busy:
+    with pytest.raises(ZeroDivisionError), running(BUSY, 2) as busy:
         assert [process.poll() for process in busy] == [None, None]
         1 / 0  # noqa: B018 - whatever goes wrong in a measurement
     assert all(process.returncode is not None for process in busy)
@@ -33,7 +33,7 @@ def test_busy_processes_end_with_the_measurement():
 
 def test_busy_process_ends_with_the_one_that_started_it():
     code = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {BUSY!r}]).pid, flush=True); sys.stdin.read()"
-    with processes(code, 1) as (parent,):
+    with running(code, 1) as (parent,):
         # its first line, the process id, has been read as the sign that it is ready; the next is that of its child
         assert parent.stdout.readline() == "at work\n"
         parent.kill()
@@ -41,7 +41,7 @@ def test_busy_process_ends_with_the_one_that_started_it():
 
 
 def test_process_that_fails_is_an_error():
-    with pytest.raises(RuntimeError, match="ended with 3 before it was ready"), processes("raise SystemExit(3)", 1):
+    with pytest.raises(RuntimeError, match="ended with 3 before it was ready"), running("raise SystemExit(3)", 1):
         pass
 
 
