@@ -9,10 +9,15 @@ from typing import Any, ClassVar
 
 from minigrad.modes import takes_part
 
-MISSING: Any = type(
-    "Missing", (), {"__repr__": lambda self: "nothing"}
-)()  # the value of an attribute that is not there
 
+class Missing:
+    """The value of an attribute that is not there."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+MISSING: Any = Missing()
 CAPTURED_METHODS = "_captured_methods"  # an attribute that minigrad.capture gives to instances
 
 

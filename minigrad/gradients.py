@@ -6,7 +6,6 @@ caller gave is copied where it has to stay.
 """
 
 import heapq
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from minigrad.modes import at_work, state
 if TYPE_CHECKING:
     from minigrad.tape import Op
 
-Hook = Callable[["tensors.Tensor"], "tensors.Tensor | None"]
+Hook = tensors.NewHook
 
 
 class Gradients:

@@ -168,22 +168,20 @@ class _BoundedReader:
 
     def exactly(self, size: int) -> bytes:
         """`size` bytes; ValueError if there are fewer."""
-        parts = []
-        while size:
-            part = self.read(min(size, CHUNK))
-            if not part:
-                raise self.damage("it ends within a file")
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+        return b"".join(self._parts(size))
 
     def skip(self, size: int) -> None:
         """Pass over `size` bytes; ValueError if there are fewer."""
+        for _ in self._parts(size):
+            pass
+
+    def _parts(self, size: int) -> Iterator[bytes]:
         while size:
             part = self.read(min(size, CHUNK))
             if not part:
                 raise self.damage("it ends within a file")
             size -= len(part)
+            yield part
 
     def damage(self, what: str) -> ValueError:
         """The error for something that no tar file holds."""
