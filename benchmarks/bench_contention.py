@@ -4,9 +4,7 @@ What it guards is how threads wait. Divide by the row without other work: two th
 them three to four, so 1.5 is fair with one process, and 2 with two. Two trainings should take at most 2.2 times as long as one.
 """
 
-import contextlib
 import itertools
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,42 +13,12 @@ import minigrad as mg
 
 from .bench_training import MODES
 from .measure import Benchmark
+from .sections.contention import BUSY, running
 from .tools import mlp as contenders
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 1000
-BUSY = """
-import os, sys
-parent = os.getppid()
-print("at work", flush=True)
-while os.getppid() == parent:  # at the latest, it ends with the process that started it
-    sum(range(10_000))
-"""
 TRAINING = "import sys; sys.path.append(sys.argv[1]); from benchmarks.bench_contention import train; train()"
-
-
-@contextlib.contextmanager
-def running(code, count, *arguments):
-    """Python processes that run `code`, each after it wrote its first line; they are ended afterwards.
-
-    (Called `processes`, asv would take it for a setting of its own.)
-    """
-    with contextlib.ExitStack() as stack:
-        started = []
-        for _ in range(count):
-            process = subprocess.Popen(
-                [sys.executable, "-c", code, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            started.append(process)
-        for process in started:
-            if not process.stdout.readline():
-                raise RuntimeError(f"a process ended with {process.wait()} before it was ready")
-        yield started
 
 
 def steps(mode):

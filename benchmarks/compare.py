@@ -19,13 +19,21 @@ from typing import Any
 if not __package__:  # run as a script; at the end of the path: an installed minigrad is not hidden by the sources
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.sections import conv, gemm, inception, kernels, limits, start, step, where
+from benchmarks.sections import contention, conv, gemm, inception, kernels, limits, start, step, where
 from benchmarks.tools import machine, tables
 from benchmarks.tools.frameworks import OURS, PRECISIONS, Minigrad, Torch
 from benchmarks.tools.sides import Here, Processes, Run, Side
 
 SECTIONS = {
-    "cpu": {"step": step, "gemm": gemm, "start": start, "conv": conv, "inception": inception, "where": where},
+    "cpu": {
+        "step": step,
+        "gemm": gemm,
+        "start": start,
+        "conv": conv,
+        "inception": inception,
+        "where": where,
+        "contention": contention,
+    },
     "cuda": {
         "limits": limits,  # always measured: others go by them
         "kernels": kernels,

@@ -10,23 +10,24 @@ A block of a page quotes a file where its first line names one:
 
 The first shows definitions by their names (`Class.method` for a part of a class), the second all lines with a text in them,
 the third the whole file. In the README, a row of a table that begins with a number and a link to a file has the file's
-number of lines after it, and the row that begins with "together" their sum. A line that begins with "Measured by", and a row of
-a table that begins with a link to a file of results, end with when that was and whether the machine had other work; both stand
-in the file. tests/docs holds pages to this.
+number of lines after it, and the row that begins with "together" their sum. Tables of speed are made by speed.py, beside this
+file. tests/docs holds pages to this.
 """
 
 import ast
-import json
 import re
+import sys
 from pathlib import Path
+
+if __name__ != "__main__":
+    sys.path.append(str(Path(__file__).parent))
+
+import speed
 
 ROOT = Path(__file__).resolve().parents[1]
 QUOTATION = re.compile(r"^(```\w+ (?P<file>[\w./-]+\.\w+)(?:: (?P<what>[^\n]+))?)\n.*?^```$", re.MULTILINE | re.DOTALL)
 READING = re.compile(r"^(\| \d+ \| \[[^]]+\]\((?P<file>[^)]+)\)[^|]* \| )[\d,]+( \|)", re.MULTILINE)
 TOGETHER = re.compile(r"^(\| together \|  \| )[\d,]+( \|)", re.MULTILINE)
-MEASURED = re.compile(r"^(Measured by `[^`]+` \(\[[^]]+\]\((?P<file>[^)]+\.json)\)\)).*$", re.MULTILINE)
-MEASURED_ROW = re.compile(r"^(\| \[[^]]+\]\((?P<file>[^)]+\.json)\) \| `[^`]+` \|).*$", re.MULTILINE)
-BUSY = 0.5  # load from which on benchmarks/compare.py calls the machine busy and its numbers disturbed
 
 
 def definition(source: str, name: str) -> str:
@@ -89,33 +90,10 @@ def with_line_counts(page: str) -> str:
     return TOGETHER.sub(lambda row: f"{row[1]}{together:,}{row[2]}", READING.sub(anew, page))
 
 
-def with_measurements(page: str, folder: Path) -> str:
-    """The page, which lies in this folder, with date and load of what was measured as the files of results say."""
-
-    def machine_of(found: re.Match[str]) -> tuple[str, float, bool]:
-        about = json.loads((folder / found["file"]).read_text(encoding="utf-8"))["machine"]
-        return about["date"][:10], about["load_before"], about["load_before"] > BUSY
-
-    def line(found: re.Match[str]) -> str:
-        date, load, busy = machine_of(found)
-        state = (
-            f"**on a busy machine** (load {load:g}): to be measured again"
-            if busy
-            else f"on an idle machine (load {load:g})"
-        )
-        return f"{found[1]} on {date}, {state}."
-
-    def row(found: re.Match[str]) -> str:
-        date, load, busy = machine_of(found)
-        return f"{found[1]} {date} | {load:g}{', **busy**' if busy else ''} |"
-
-    return MEASURED_ROW.sub(row, MEASURED.sub(line, page))
-
-
 def up_to_date(path: Path) -> str:
     """A page as it must be."""
     page = path.read_text(encoding="utf-8")
-    return with_measurements(with_line_counts(with_quotations(page)), path.parent)
+    return speed.with_tables(with_line_counts(with_quotations(page)), path.parent)
 
 
 def pages() -> list[Path]:

@@ -12,7 +12,7 @@ from minigrad.kernels.cpu.tools.pointers import array_at, pack
 
 SHARED = 1 << 14  # elements of an array from which all threads work on it
 LINE = 16  # elements that shares are a multiple of: of aligned arrays no two threads write to one cache line
-LARGE = 8 * GRAIN  # these loops only move memory: a parallel region pays later than elsewhere
+LARGE = 2 * GRAIN  # these loops only move memory: a parallel region pays later than elsewhere
 
 sgd_step = inlined(steps.sgd)
 momentum_sgd_step = inlined(steps.momentum_sgd)

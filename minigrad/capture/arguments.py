@@ -50,7 +50,7 @@ def exactly(value: Any) -> Any:
     return kind, value
 
 
-def hashes(field: "dataclasses.Field[Any]") -> bool:
+def hashes(field: "dataclasses.Field[object]") -> bool:
     """Whether a field of a dataclass takes part in its hash."""
     return field.compare if field.hash is None else field.hash
 
@@ -78,7 +78,7 @@ def differing(before: Any, now: Any) -> str | None:
 
 def lengths(values: list[Any]) -> list[Any]:
     """Python values among the arguments, what is in their tuples, and the lengths of the axes of arrays and tensors."""
-    known: list[Any] = []
+    known: list[object] = []
     for value in values:
         if is_array(value) or isinstance(value, Tensor):
             known += value.shape
@@ -102,7 +102,7 @@ def check_dtypes(dtypes: dict[Any, np.dtype], named: list[tuple[Any, Any]]) -> N
                 )
 
 
-def inner(recorder: Recorder, value: Any) -> Any:
+def inner(recorder: Recorder, value: object) -> object:
     """What the step gets for an argument."""
     if isinstance(value, Tensor):
         return recorder.input(value._data)
@@ -111,14 +111,14 @@ def inner(recorder: Recorder, value: Any) -> Any:
     return value
 
 
-def as_tensor(value: Any, device: Device) -> Any:
+def as_tensor(value: object, device: Device) -> object:
     """What the step gets for an argument when it is not recorded."""
     if isinstance(value, np.ndarray):
         return Tensor(value, device=device)
     return Tensor._wrap(device.copy(value), device) if is_array(value) else value
 
 
-def device_of(values: list[Any]) -> Device:
+def device_of(values: list[object]) -> Device:
     """The device of the tensors among the arguments; the CPU if there is none."""
     for value in values:
         if isinstance(value, Tensor):

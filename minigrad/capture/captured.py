@@ -17,7 +17,7 @@ from minigrad.capture.recorder import Recorder
 from minigrad.capture.results import check_results, each_tensor, returned
 from minigrad.capture.watch import Place, elements
 from minigrad.changes import CAPTURED_METHODS
-from minigrad.devices import get_device
+from minigrad.devices import Device, get_device
 from minigrad.devices.precision import matmul_precision
 from minigrad.modes import CaptureError, state
 from minigrad.tensor import Tensor
@@ -30,25 +30,25 @@ TOO_MANY_IN_A_ROW = 128  # calls that recorded, with none between that replayed,
 class Captured:
     """A step that is recorded at its first call and replayed after; see `capture`."""
 
-    def __init__(self, step: Callable[..., Any], device: Any = None) -> None:
+    def __init__(self, step: Callable[..., Any], device: Device | str | None = None) -> None:
         if isinstance(step, types.FunctionType | types.MethodType):
             functools.update_wrapper(self, step)
         self.step = step
         self.device = None if device is None else get_device(device)
-        self.plans: dict[Any, list[Plan]] = {}
+        self.plans: dict[object, list[Plan]] = {}
         self.plan: Plan | None = None  # the latest
-        self.latest_key: Any = None
-        self.dtypes: dict[Any, np.dtype] = {}
+        self.latest_key: object = None
+        self.dtypes: dict[object, np.dtype] = {}
         self.lock = threading.Lock()
         self.clock = 0  # counts how often another recording was taken up
         self.in_a_row = 0  # calls that recorded since one replayed
-        self.changed: dict[Any, set[str]] = {}  # by key: what the step changed itself while it was recorded
+        self.changed: dict[object, set[str]] = {}  # by key: what the step changed itself while it was recorded
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Replay the step, or record it first."""
         return self.run(args, kwargs)
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+    def __get__(self, instance: object, owner: type | None = None) -> object:
         """As a method: bound to an instance, which has recordings of its own."""
         return self if instance is None else types.MethodType(method_of(instance, self), instance)
 
@@ -83,7 +83,7 @@ class Captured:
             self.in_a_row = 0
             return plan.replay(arrays)
 
-    def take_up(self, plan: Plan, key: Any) -> None:
+    def take_up(self, plan: Plan, key: object) -> None:
         """This recording is the latest used."""
         self.clock += 1
         plan.used = self.clock
@@ -154,7 +154,7 @@ class Captured:
         changed = set()
         conditions = recorder.finder.conditions
         for place in conditions.changed():
-            now = place.now()
+            now: Any = place.now()
             made_here = isinstance(now, Tensor) and recorder.owns(now._data)
             if made_here:
                 left.append((place, now.detach()))
@@ -172,7 +172,7 @@ class Captured:
         conditions.freeze()
         return left
 
-    def make_room(self, key: Any) -> None:
+    def make_room(self, key: object) -> None:
         """Drop recordings that are not needed, before another one is made; warn if that happens at every call."""
         self.in_a_row += 1
         alike = self.plans.get(key, [])
@@ -207,7 +207,7 @@ class Captured:
 class CapturedMethod(Captured):
     """A captured method of one instance, which comes as the first argument of a call and is not kept."""
 
-    def __init__(self, function: Callable[..., Any], device: Any, instance: Any) -> None:
+    def __init__(self, function: Callable[..., Any], device: Device | str | None, instance: Any) -> None:
         self.instance = weakref.ref(instance)
         self.function = function
         super().__init__(types.MethodType(function, instance), device)
@@ -230,14 +230,14 @@ class CapturedMethod(Captured):
 class Methods(dict[Captured, CapturedMethod]):
     """The captured methods of one instance, kept among its attributes; a copy of the instance makes its own."""
 
-    def __init__(self, instance: Any) -> None:
+    def __init__(self, instance: object) -> None:
         self.owner = weakref.ref(instance, lambda _: self.clear())
 
     def __reduce__(self) -> Any:
         return dict, ()
 
 
-def method_of(instance: Any, captured: Captured) -> CapturedMethod:
+def method_of(instance: object, captured: Captured) -> CapturedMethod:
     """What a captured method of a class is for one instance."""
     if not hasattr(instance, "__dict__"):
         raise TypeError(
@@ -255,7 +255,7 @@ def method_of(instance: Any, captured: Captured) -> CapturedMethod:
     return methods[captured]
 
 
-def capture(step: Callable[..., Any] | None = None, *, device: Any = None) -> Any:
+def capture(step: Callable[..., Any] | None = None, *, device: Device | str | None = None) -> Any:
     """Record a training step at its first call and replay its kernel launches at later ones, without Python's graph work.
 
     `step` takes NumPy arrays or Tensors, which it receives as Tensors of the same dtype, and hashable Python values; it

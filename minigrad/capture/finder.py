@@ -29,7 +29,7 @@ LEAVES = (bool, int, float, complex, str, bytes, type(None), np.generic, np.dtyp
 GENERATORS = (np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
 LIBRARIES = sys.stdlib_module_names | {"minigrad", "numpy", "numba", "llvmlite", "builtins"}
 WRITES = {"append()", "appendleft()", "extend()", "add()", "insert()", "update()", "clear()"}  # without reading
-STOP: Any = object()  # a chain leads nowhere from here
+STOP: object = object()  # a chain leads nowhere from here
 
 
 @functools.cache
@@ -41,7 +41,7 @@ def is_library(module: str | None) -> bool:
     return "site-packages" in file or "dist-packages" in file
 
 
-def is_foreign(value: Any) -> bool:
+def is_foreign(value: object) -> bool:
     """Whether an object's class is a library's other than minigrad."""
     module = type(value).__module__
     return is_library(module) and module.partition(".")[0] != "minigrad"
@@ -63,7 +63,7 @@ def state_of(generator: Any) -> Any:
 class Generator:
     """A random generator, and its state when it was found."""
 
-    def __init__(self, label: str, bits: Any) -> None:
+    def __init__(self, label: str, bits: object) -> None:
         self.label, self.bits = label, bits
         self.state = state_of(bits)
         self.named = False  # whether code of the step can get at it
@@ -75,18 +75,18 @@ class Finder:
     def __init__(self) -> None:
         self.conditions = Conditions()
         self.generators: dict[int, Generator] = {}
-        self.constants: list[Any] = []  # that stand in the code
-        self.seen: dict[Any, Any] = {}  # what was visited, kept so that no id is given anew
-        self.young: dict[int, Any] = {}  # modules made by the step itself
-        self.objects: dict[int, tuple[str, Any]] = {}  # on which attributes of unknown variables are looked for
+        self.constants: list[object] = []  # that stand in the code
+        self.seen: dict[object, object] = {}  # what was visited, kept so that no id is given anew
+        self.young: dict[int, object] = {}  # modules made by the step itself
+        self.objects: dict[int, tuple[str, object]] = {}  # on which attributes of unknown variables are looked for
         self.loose: dict[Chain, None] = {}
-        self.written: dict[int, tuple[str, Any]] = {}  # containers that code adds to
+        self.written: dict[int, tuple[str, object]] = {}  # containers that code adds to
         self.read: set[int] = set()  # containers whose contents code can look at
         self.matched: set[tuple[int, Chain]] = set()
         self.generator("the global generator of `random`", getattr(random.random, "__self__", None), named=False)
         self.generator("the global generator of `numpy.random`", getattr(np.random.rand, "__self__", None), named=False)
 
-    def begin(self, step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def begin(self, step: object, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """Find what a call of the step with these arguments can read."""
         function = step.__func__ if isinstance(step, types.MethodType) else step
         for name, value in [*((f"argument {i}", a) for i, a in enumerate(args)), *kwargs.items()]:
@@ -105,7 +105,7 @@ class Finder:
             self.visit("the step", step)
         self.settle()
 
-    def visit(self, label: str, value: Any, then: Chain = (), by_code: bool = True) -> None:
+    def visit(self, label: str, value: object, then: Chain = (), by_code: bool = True) -> None:
         """Note what matters of a value that the step can get at, to take the attributes `then` of it."""
         if isinstance(value, LEAVES):
             return
@@ -140,9 +140,9 @@ class Finder:
         elif isinstance(value, types.BuiltinMethodType):
             self.visit(label, value.__self__)  # np.random.normal belongs to a generator
         else:
-            self.object(label, value)
+            self.instance(label, value)
 
-    def object(self, label: str, value: Any) -> None:
+    def instance(self, label: str, value: object) -> None:
         """An object of some class: its attributes matter as far as code names them."""
         wrapped = getattr(value, "__wrapped__", None)  # of a decorator's result: functools.cache, mg.capture
         if wrapped is not None:
@@ -163,7 +163,7 @@ class Finder:
             for i, value in enumerate(content.found):
                 self.visit(f"{label}[{i}]", value)
 
-    def generator(self, label: str, generator: Any, named: bool = True) -> None:
+    def generator(self, label: str, generator: object, named: bool = True) -> None:
         """A random generator: the step must leave its state alone."""
         bits = generator.bit_generator if isinstance(generator, np.random.Generator) else generator
         if bits is None:
@@ -195,21 +195,21 @@ class Finder:
             for method in ("forward",) if isinstance(part, Module) else ("step", "update", "zero_grad"):
                 self.methods(part, method)
 
-    def lists(self, label: str, container: Any) -> None:
+    def lists(self, label: str, container: object) -> None:
         """An optimizer's parameters and state: which arrays they are, not the numbers in them."""
         self.conditions.contents[id(container)] = Content(f"the contents of {label}", container)
         for value in container.values() if isinstance(container, dict) else ():
             if isinstance(value, list):
                 self.lists(label, value)
 
-    def methods(self, owner: Any, name: str) -> None:
+    def methods(self, owner: object, name: str) -> None:
         """The user's own methods of this name in the classes of an object, since each may call the next by super()."""
         for kind in type(owner).__mro__:
             method = vars(kind).get(name)
             if isinstance(method, types.FunctionType):
                 self.method(method, owner)
 
-    def method(self, function: Any, owner: Any, enter: bool = False) -> None:
+    def method(self, function: object, owner: object, enter: bool = False) -> None:
         """A function whose first argument is known."""
         if not isinstance(function, types.FunctionType):
             self.visit(getattr(function, "__name__", "a method"), function)
@@ -217,7 +217,7 @@ class Finder:
         first = function.__code__.co_varnames[:1] if function.__code__.co_argcount else ()
         self.function(function, dict.fromkeys(first, owner), enter)
 
-    def function(self, function: types.FunctionType, given: dict[str, Any], enter: bool = False) -> None:
+    def function(self, function: types.FunctionType, given: dict[str, object], enter: bool = False) -> None:
         """A function, with the arguments that are known; a library's is entered only if told to."""
         key = id(function), *[(name, id(value)) for name, value in given.items()]
         if key in self.seen:
@@ -246,11 +246,11 @@ class Finder:
             elif chain:
                 self.loose[chain] = None
 
-    def named(self, function: types.FunctionType, name: str, then: Chain) -> Any:
+    def named(self, function: types.FunctionType, name: str, then: Chain) -> object:
         """The value of a global."""
         return self.entry(f"the global {name!r}", function.__globals__, name, then)
 
-    def entry(self, label: str, names: Any, name: str, then: Chain) -> Any:
+    def entry(self, label: str, names: object, name: str, then: Chain) -> object:
         """What stands in a dict under a name; a condition."""
         key = id(names), name
         entry = self.conditions.entries.get(key)
@@ -259,7 +259,7 @@ class Finder:
         self.visit(label, entry.found, then)
         return entry.found
 
-    def closed_over(self, function: types.FunctionType, name: str, cell: types.CellType, then: Chain) -> Any:
+    def closed_over(self, function: types.FunctionType, name: str, cell: types.CellType, then: Chain) -> object:
         """The value of a variable of an enclosing function."""
         place = self.conditions.cells.get(id(cell))
         if place is None:
@@ -267,14 +267,14 @@ class Finder:
         self.visit(place.label, place.found, then)
         return place.found
 
-    def follow(self, owner: Any, chain: Chain) -> None:
+    def follow(self, owner: object, chain: Chain) -> None:
         """From an object along a chain of attributes."""
         for i, name in enumerate(chain):
             if owner is STOP or owner is MISSING:
                 return
             owner = self.attribute(owner, name.removesuffix("()"), chain[i + 1 :])
 
-    def attribute(self, owner: Any, name: str, then: Chain) -> Any:
+    def attribute(self, owner: object, name: str, then: Chain) -> object:
         """What an attribute of an object is, noted as a condition; STOP where that cannot be said without running code."""
         if isinstance(owner, (*LEAVES, *CONTAINERS, *GENERATORS, types.FunctionType)):
             return STOP
@@ -300,7 +300,7 @@ class Finder:
             value = MISSING
         return self.of_class(kind, name, owner, then) if value is MISSING else value
 
-    def of_module(self, module: types.ModuleType, name: str, then: Chain) -> Any:
+    def of_module(self, module: types.ModuleType, name: str, then: Chain) -> object:
         """A name in a Python module."""
         if not is_library(module.__name__):
             return self.entry(f"{module.__name__}.{name}", vars(module), name, then)
@@ -309,7 +309,7 @@ class Finder:
             self.visit(f"{module.__name__}.{name}", value)  # np.random.normal has a generator
         return value
 
-    def of_class(self, kind: type, name: str, owner: Any, then: Chain) -> Any:
+    def of_class(self, kind: type, name: str, owner: object, then: Chain) -> object:
         """A name in a class and those above it."""
         found = STOP
         for part in kind.__mro__:
@@ -358,7 +358,7 @@ class Finder:
         self.watch(module)
         self.settle()
 
-    def op(self, op: Any) -> None:
+    def op(self, op: object) -> None:
         """An op of the user's own was used."""
         kind = type(op)
         if kind in self.seen or is_library(kind.__module__):
@@ -382,9 +382,9 @@ class Finder:
         return next(moved, None)
 
 
-def constants(code: types.CodeType) -> Iterable[Any]:
+def constants(code: types.CodeType) -> Iterable[object]:
     """Values that stand in the code, those in tuples and in functions defined inside it included."""
-    pending: list[Any] = list(code.co_consts)
+    pending: list[object] = list(code.co_consts)
     while pending:
         value = pending.pop()
         if isinstance(value, types.CodeType):

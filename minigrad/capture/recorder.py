@@ -44,9 +44,9 @@ class Launch:
 
     op: str
     kernel: str
-    given: tuple[Any, ...]  # what the op called the kernel with: the arguments of kernels/reference
+    given: tuple[object, ...]  # what the op called the kernel with: the arguments of kernels/reference
     function: Callable[..., None]
-    arguments: tuple[Any, ...]  # what the function takes
+    arguments: tuple[object, ...]  # what the function takes
     shapes: str
     nbytes: int
     times: list[float] = field(default_factory=list)
@@ -102,7 +102,7 @@ class Recorder:
         self.inputs.append(array)
         return Tensor._wrap(array, self.device)
 
-    def launch(self, family: str, name: str, kernel: Any, arguments: tuple[Any, ...]) -> None:
+    def launch(self, family: str, name: str, kernel: object, arguments: tuple[object, ...]) -> None:
         """Run a kernel and note it."""
         aliases = tuple([list(map(self.alias, a)) if isinstance(a, list) else self.alias(a) for a in arguments])
         function, prepared = self.device.resolve(kernel, aliases)
@@ -110,7 +110,7 @@ class Recorder:
         arrays = [a for given in aliases for a in (given if isinstance(given, list) else [given])]
         self.note(f"{family}.{name}", aliases, (function, prepared), list(filter(is_array, arrays)))
 
-    def note(self, name: str, given: tuple[Any, ...], call: Call, arrays: list[np.ndarray]) -> None:
+    def note(self, name: str, given: tuple[object, ...], call: Call, arrays: list[np.ndarray]) -> None:
         """Put a call on the list."""
         shapes = " ".join("x".join(map(str, a.shape)) or "()" for a in arrays[:6]) + (" ..." if len(arrays) > 6 else "")
         nbytes = sum(a.nbytes for a in arrays)
@@ -200,7 +200,7 @@ class Recorder:
         if not self.owns(array) and not {id(array), id(array.base)} & self.finder.seen.keys():
             refuse_constant(array.shape)
 
-    def saw_module(self, module: Any) -> None:
+    def saw_module(self, module: object) -> None:
         """A module takes part, or an optimizer: the recording holds while their attributes stay."""
         self.finder.module(module)
 
@@ -267,14 +267,14 @@ class RecordingKernels:
 class RecordingFamily:
     """One family of kernels, each launch noted."""
 
-    def __init__(self, recorder: Recorder, family: str, module: Any) -> None:
+    def __init__(self, recorder: Recorder, family: str, module: object) -> None:
         self.recorder, self.family, self.module = recorder, family, module
 
     def __getattr__(self, name: str) -> Any:
         kernel = getattr(self.module, name)
         recorder, family = self.recorder, self.family  # without self, or this would be a cycle
 
-        def launch(*arguments: Any) -> None:
+        def launch(*arguments: object) -> None:
             recorder.launch(family, name, kernel, arguments)
 
         setattr(self, name, launch)

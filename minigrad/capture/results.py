@@ -28,7 +28,7 @@ def returned(outputs: Any) -> Any:
     return each_tensor(outputs, returned)
 
 
-def check_results(value: Any, known: Iterable[Any]) -> None:
+def check_results(value: object, known: Iterable[object]) -> None:
     """Raise CaptureError for a result that replays would repeat though it may be another by then.
 
     Tensors are computed anew. Beside them, None and what is among `known` may be returned: the arguments, lengths of their

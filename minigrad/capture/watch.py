@@ -55,14 +55,14 @@ def elements(container: Any) -> tuple[Any, ...]:
 class Place:
     """Where Python keeps a value that the step may read: `found` is what it was, `label` what to call it."""
 
-    def __init__(self, label: str, found: Any) -> None:
+    def __init__(self, label: str, found: object) -> None:
         self.label, self.found = label, found
 
-    def now(self) -> Any:
+    def now(self) -> object:
         """What is there now; MISSING if nothing is."""
         raise NotImplementedError
 
-    def put(self, value: Any) -> None:
+    def put(self, value: object) -> None:
         """Set it."""
         raise NotImplementedError
 
@@ -82,7 +82,7 @@ class Entry(Place):
         """What the dict has under the name."""
         return self.names.get(self.name, MISSING)
 
-    def put(self, value: Any) -> None:
+    def put(self, value: object) -> None:
         """Set it, past any __setattr__."""
         if isinstance(self.names, MutableMapping | dict):
             self.names[self.name] = value
@@ -95,14 +95,14 @@ class Cell(Place):
         self.cell = cell
         super().__init__(label, self.now())
 
-    def now(self) -> Any:
+    def now(self) -> object:
         """What the variable holds."""
         try:
             return self.cell.cell_contents
         except ValueError:
             return MISSING
 
-    def put(self, value: Any) -> None:
+    def put(self, value: object) -> None:
         """Set it."""
         self.cell.cell_contents = value
 
@@ -110,21 +110,23 @@ class Cell(Place):
 class Slot(Place):
     """An attribute of an object that keeps it somewhere else than in a dict."""
 
-    def __init__(self, label: str, owner: Any, name: str) -> None:
+    def __init__(self, label: str, owner: object, name: str) -> None:
         self.owner, self.name = owner, name
         super().__init__(label, self.now())
 
-    def now(self) -> Any:
+    def now(self) -> object:
         """The attribute."""
         return getattr(self.owner, self.name, MISSING)
 
-    def put(self, value: Any) -> None:
+    def put(self, value: object) -> None:
         """Set it."""
         setattr(self.owner, self.name, value)
 
 
 class Content(Place):
     """What a list, dict, set or deque contains."""
+
+    found: Any  # a tuple of its elements if there are few, else how many there are
 
     def __init__(self, label: str, container: Any) -> None:
         self.container, self.size = container, len(container)
@@ -151,7 +153,7 @@ class Numbers(Place):
         self.array = array
         super().__init__(label, array.tobytes())
 
-    def now(self) -> Any:
+    def now(self) -> object:
         """Its bytes."""
         return self.array.tobytes()
 
@@ -191,7 +193,7 @@ class Conditions:
     def __init__(self) -> None:
         self.entries: dict[tuple[int, str], Entry] = {}
         self.cells: dict[int, Cell] = {}
-        self.others: dict[Any, Slot | Numbers] = {}
+        self.others: dict[object, Slot | Numbers] = {}
         self.contents: dict[int, Content] = {}
         self.attributes: dict[int, Attributes] = {}
         self.count = 0  # of changes of modules and optimizers that were looked at

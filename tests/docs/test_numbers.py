@@ -42,92 +42,68 @@ def test_accuracies_on_mnist_are_those_of_five_seeds(rows, label, network, lr, s
         np.testing.assert_allclose(shown, (np.mean(accuracies), np.std(accuracies, ddof=1)), atol=6e-4)
 
 
-STEP = {
-    "minigrad, captured": "minigrad captured",
-    "minigrad, eager": "minigrad eager",
-    "PyTorch, eager": "PyTorch eager",
-    "PyTorch, torch.compile": "PyTorch torch.compile",
-    "JAX, jit": "JAX jit",
-    "NumPy by hand": "NumPy by hand",
-}
+@pytest.fixture(scope="module")
+def speed():
+    return runpy.run_path(str(ROOT / "tools" / "speed.py"))
 
 
-@pytest.mark.parametrize("label", STEP)
-def test_times_of_a_step_are_the_medians_of_their_file(rows, label):
-    tables = results("benchmarks/step.json")["step"]
-    for cell, batch_norm, threads in zip(rows[label][0], (True, False, True, False), (1, 1, 2, 2), strict=True):
-        (table,) = [t for t in tables if (t["batch_norm"], t["threads"]) == (batch_norm, threads)]
-        assert float(cell.strip("*")) == pytest.approx(1e6 * statistics.median(table["samples"][STEP[label]]), abs=0.6)
+@pytest.mark.parametrize(
+    ("page", "tables"),
+    [
+        ("README.md", {"step", "aims", "gemm", "convolution", "inception"}),
+        ("docs/results/benchmarks/README.md", {"files", "step without BN", "where avx512", "where avx2"}),
+    ],
+)
+def test_pages_show_the_tables_of_speed(speed, page, tables):
+    """That what stands there is what the files say, tests/docs/test_contributing.py holds."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert {block["name"] for block in speed["BLOCK"].finditer(text)} == tables
 
 
-INCEPTION = {
-    "minigrad, captured": "minigrad captured",
-    "minigrad, eager": "minigrad eager",
-    "PyTorch, channels_last": "PyTorch channels_last",
-    "PyTorch, channels_last, malloc as it comes": "PyTorch channels_last, malloc as it comes",
-    "PyTorch, torch.compile": "PyTorch torch.compile",
-    "JAX, jit": "JAX jit",
-}
+@pytest.mark.parametrize(("kind", "word"), [("avx512", "AVX-512"), ("avx2", "AVX2")])
+def test_times_of_a_step_are_the_medians_of_their_file(rows, kind, word):
+    """By another way than the tool that makes the table."""
+    header = (
+        (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- speed: step -->\n")[1].splitlines()[0].split(" | ")
+    )
+    tables = {
+        table["threads"]: table for table in results(f"benchmarks/{kind}/step.json")["step"] if table["batch_norm"]
+    }
+    for threads, column in ((1, f"{word}, 1 thread"), (2, f"{word}, 2 threads")):
+        place = [cell.strip("| ") for cell in header].index(column)
+        for label, name in (
+            ("minigrad, captured", "minigrad captured"),
+            ("PyTorch, torch.compile", "PyTorch torch.compile"),
+        ):
+            shown = float(rows[label][0][place - 1].strip("*").replace(",", ""))
+            assert shown == pytest.approx(1e6 * statistics.median(tables[threads]["samples"][name]), abs=0.6)
 
 
-@pytest.mark.parametrize("label", INCEPTION)
-def test_images_per_second_are_those_of_their_file(rows, label):
-    tables = results("benchmarks/inception_2_threads.json")["inception"]
-    for cell, (width, batch_norm) in zip(rows[label][-1], ((0.25, True), (0.25, False), (1.0, True)), strict=True):
-        (table,) = [t for t in tables if (t["width"], t["batch_norm"]) == (width, batch_norm)]
-        measured = table["contenders"].get(INCEPTION[label], {}).get("images_per_second")
-        assert (float(cell.strip("*")) if cell else None) == (pytest.approx(measured, abs=0.6) if measured else None)
-
-
-AIMS = {
-    "captured, times as fast as PyTorch eager": ("step", "captured against PyTorch eager"),
-    "captured, times as fast as JAX": ("step", "captured against JAX jit"),
-    "eager, times as fast as PyTorch eager": ("step", "eager against PyTorch eager"),
-    "product of 1024³ in float32, share of the micro-kernel's rate in L1": ("gemm", "share of the micro-kernel's rate"),
-    "the same on two threads, times as fast as on one": ("gemm", "2 threads against 1"),
-    "import minigrad, times import numba": ("start", "import"),
-    "start of Python to the first finished step, kernels cached": ("start", "warm start"),
-    "compiling all the experiment needs, once": ("start", "cold compile"),
-    "width 0.25, against PyTorch's fastest": ("inception_2_threads", "width 0.25, batch 128, with BN"),
-    "width 1, against PyTorch's fastest": ("inception_2_threads", "width 1, batch 50, with BN, 2 threads: against"),
-    "peak memory at width 1, against PyTorch's least": ("inception_2_threads", "peak memory"),
-}
-
-
-@pytest.mark.parametrize("label", AIMS)
-def test_what_was_aimed_for_and_reached_is_that_of_its_file(rows, label):
-    file, what = AIMS[label]
-    targets = [target for target in results(f"benchmarks/{file}.json")["targets"] if what in target["what"]]
-    (cells,) = rows[label]
-    aim, shown = float(re.match(r"[\d.]+", cells[0])[0]), [cell for cell in cells[1:3] if re.match(r"\d", cell)]
-    assert len(shown) == len(targets) > 0
-    for cell, target in zip(shown, targets, strict=True):
-        number = re.match(r"[\d.]+", cell)[0]
-        decimals = len(number.partition(".")[2])
-        assert aim == target["target"]
-        assert float(number) == pytest.approx(target["measured"], abs=0.6 * 10**-decimals)
-        assert ("not reached" in cell) != target["reached"]
-
-
-# What stands below tables.
-
-
-def test_every_file_of_measurements_has_its_row_and_its_line(tmp_path):
-    tool = runpy.run_path(str(ROOT / "tools" / "pages.py"))
-    page, readme = (RESULTS / "benchmarks" / "README.md").read_text(), (ROOT / "README.md").read_text()
-    names = {path.name for path in (RESULTS / "benchmarks").glob("*.json")}
-    assert {found["file"] for found in tool["MEASURED_ROW"].finditer(page)} == names
-    assert {Path(found["file"]).name for found in tool["MEASURED"].finditer(readme)} == names
+def test_every_file_of_measurements_is_listed(speed):
+    page = (RESULTS / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    names = {path.relative_to(RESULTS / "benchmarks").as_posix() for path in (RESULTS / "benchmarks").rglob("*.json")}
+    assert names == set(re.findall(r"\| \[[^]]+\]\(([^)]+\.json)\)", page))
+    assert {Path(name).parent.name for name in names} <= set(speed["KINDS"])
 
 
 @pytest.mark.parametrize(("load", "busy"), [(0.43, False), (0.51, True)])
-def test_busy_machine_is_told(tmp_path, load, busy):
-    tool = runpy.run_path(str(ROOT / "tools" / "pages.py"))
-    machine = {"date": "2026-01-02T03:04:05+00:00", "load_before": load}
-    (tmp_path / "step.json").write_text(json.dumps({"machine": machine}))
-    line, row = tool["with_measurements"](
-        "Measured by `a` ([step.json](step.json)) long ago\n| [`step.json`](step.json) | `a` | | |\n", tmp_path
-    ).splitlines()
-    assert ("busy" in line) == ("busy" in row) == busy
-    assert "2026-01-02" in line
-    assert f"| 2026-01-02 | {load}" in row
+def test_busy_machine_is_told(speed, tmp_path, load, busy):
+    found = {"machine": {"date": "2026-01-02T03:04:05+00:00", "load_before": load}, "step": []}
+    (tmp_path / "avx2").mkdir()
+    (tmp_path / "avx2" / "step.json").write_text(json.dumps(found))
+    space = speed["measured"].__globals__
+    before, space["RESULTS"] = space["RESULTS"], tmp_path
+    space["files"].cache_clear()
+    try:
+        line = speed["measured"]("step")
+    finally:
+        space["RESULTS"] = before
+        space["files"].cache_clear()
+    assert "AVX2 on 2026-01-02" in line
+    assert ("busy" in line) == busy
+
+
+def test_what_was_missed_does_not_look_reached(speed):
+    missed = {"unit": "x", "measured": 1.9952, "reached": False}
+    assert speed["reached"](missed) == "1.995, missed"
+    assert speed["reached"](missed | {"measured": 2.004, "reached": True}) == "2.00"

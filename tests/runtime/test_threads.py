@@ -47,7 +47,8 @@ def test_number_of_threads_must_be_an_integer(count, n):
         count(n)
 
 
-def test_kernels_run_with_the_number_set(count):
+def test_kernels_run_with_the_number_set(count, monkeypatch):
+    monkeypatch.setattr(threads, "_contention", None)
     seen = []
     original = numba.set_num_threads
     with pytest.MonkeyPatch.context() as patch:
@@ -419,17 +420,17 @@ def processor_time_of_waiting(run_script, monkeypatch):
 
 
 def test_threads_sleep_soon(processor_time_of_waiting):
-    assert processor_time_of_waiting() < 0.001
+    assert processor_time_of_waiting() < 0.002
 
 
 @pytest.mark.parametrize("environment", OWN_WORDS, ids=str)
 def test_threads_wait_as_the_user_says(processor_time_of_waiting, environment):
-    assert processor_time_of_waiting(**environment) > 0.002
+    assert processor_time_of_waiting(**environment) > 0.004
 
 
 def test_threads_sleep_soon_beside_a_library_with_an_openmp_of_its_own(processor_time_of_waiting):
     pytest.importorskip("torch")
-    assert processor_time_of_waiting("import torch") < 0.001
+    assert processor_time_of_waiting("import torch") < 0.002
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from minigrad.kernels.cpu.vector.target import REGISTER_BITS
 from minigrad.kernels.cpu.vector.tiles import HEIGHTS, MAX_VECTORS, tile_cols, tile_rows
 
 ONCE = (1, 0, 0)  # a loop of `tile_cols` that is none
-PARALLEL_WORK = 1 << 23  # multiply-adds from which a second thread pays, which may have to be woken
+PARALLEL_WORK = 1 << 22  # multiply-adds from which a second thread pays
 NO_BIAS = {np.dtype(kind): np.empty(0, kind) for kind in ("float32", "float64")}
 
 

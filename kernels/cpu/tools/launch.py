@@ -40,7 +40,7 @@ def run_large(variants, arguments):
     """Launch `variants.parallel`, or `variants.serial` where there is but one thread to use."""
     if not threads.may_run_parallel():
         variants.serial(*arguments)
-    elif threads.is_ready():
+    elif threads.get_ready():
         variants.parallel(*arguments)
     else:
         with threads.parallel_region():

@@ -35,7 +35,7 @@ class Replay:
 
     def __call__(self):
         parallel = self.has_large and threads.may_run_parallel()
-        if parallel and not threads.is_ready():
+        if parallel and not threads.get_ready():
             parallel = None
         if parallel not in self.joined:
             self.joined[parallel] = joined(self.calls, parallel)

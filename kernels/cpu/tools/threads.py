@@ -10,6 +10,8 @@ from pathlib import Path
 import numba
 from numba.core import config
 
+from minigrad.kernels.cpu.tools.contention import Contention, can_tell
+
 
 class _Local(threading.local):
     count = None  # the number of threads that Numba was told last
@@ -24,9 +26,11 @@ _concurrent = False  # the layer has started, and several Python threads may use
 _forked = False
 
 # What tells OpenMP how its threads wait, in our words and in the user's: GCC's libgomp reads the first two, LLVM's libomp
-# the last two. GOMP_SPINCOUNT is in turns of a loop, 29 ns each on Zen 3.
-WAITING = {"GOMP_SPINCOUNT": "300", "OMP_WAIT_POLICY": "passive"}
-USERS_WORDS = (*WAITING, "KMP_BLOCKTIME")
+# the last two. GOMP_SPINCOUNT is in turns of a loop, 29 ns each on Zen 3: 0.3 ms where contention is noticed, else 9 us.
+USERS_WORDS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+_users_choice = any(name in os.environ for name in USERS_WORDS)
+_contention = None if _users_choice or not can_tell() else Contention()
+WAITING = {"GOMP_SPINCOUNT": "10000" if _contention else "300", "OMP_WAIT_POLICY": "passive"}
 
 UNREADABLE = OSError, ValueError, ZeroDivisionError  # a limit's file is missing, or holds something else than a limit
 
@@ -101,14 +105,15 @@ def limited(n):
 
 
 def start_layer():
-    """Have Numba load its threading layer, with threads that wait for a few microseconds and then sleep.
+    """Have Numba load its threading layer, with threads that wait for a fraction of a millisecond and then sleep.
 
     OpenMP's threads wait for the next loop by asking again and again, libgomp's for milliseconds and libomp's for 200. On a
-    machine with other work that takes the core from whom they wait for. A count in microseconds still covers the way
-    from one large kernel to the next. It is read once, from the environment, when the library is loaded, so it is there
-    just then: child processes and libraries loaded later do not see it. Who says how to wait is obeyed, and a layer that
-    runs already stays as it is. Beside one busy process on two cores a captured MNIST step is 1.4 times as slow as alone; with
-    libgomp's own waiting it was 3.5 times. docs/cpu-kernels.md has the numbers, and what they leave open.
+    machine with other work that takes the core from whom they wait for. A third of a millisecond covers the way from one
+    loop to the next, and where others want the cores there are fewer threads (contention.py); where that can't be noticed,
+    the wait is a few microseconds, which is graceful too but slower alone. The count is read once, from the environment, when
+    the library is loaded, so it is there just then: child processes and libraries loaded later do not see it. Who says how
+    to wait is obeyed, and has all threads at all times; a layer that runs already stays as it is. docs/cpu-kernels.md has
+    the numbers.
     """
     with _serialize, waiting_briefly(), own_openmp():
         numba.get_num_threads()
@@ -152,9 +157,24 @@ def may_run_parallel():
     return not _forked and _local.most != 1 and _count != 1
 
 
-def is_ready():
-    """Whether this Python thread may launch at once: nothing to set up, no turns to take. Asked before every launch."""
-    return _concurrent and _local.most is None and _local.count == _count
+def usable_threads():
+    """Threads for a loop now: fewer than there are while other processes want the cores."""
+    return _count if _contention is None or _count == 1 else _contention.threads(_count)
+
+
+def use(n):
+    """Tell Numba how many threads loops launched from this Python thread use."""
+    if _local.count != n:
+        numba.set_num_threads(n)
+        _local.count = n
+
+
+def get_ready():
+    """Whether this Python thread may launch at once, with nothing to set up and no turns to take: before every launch."""
+    if not _concurrent or _local.most is not None:
+        return False
+    use(usable_threads())
+    return True
 
 
 @contextlib.contextmanager
@@ -163,12 +183,10 @@ def parallel_region():
     global _layer_started, _concurrent, _count
     if _count is None:  # found out once: reading the limits takes longer than a small kernel
         _count = available_threads()
-    n = _count if _local.most is None else min(_count, _local.most)
     if not _layer_started:
         start_layer()
-    if _local.count != n:
-        numba.set_num_threads(n)
-        _local.count = n
+    n = usable_threads()
+    use(n if _local.most is None else min(n, _local.most))
     if not _layer_started:
         with _serialize:
             yield
