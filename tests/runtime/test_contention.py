@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 
 import numba
@@ -121,6 +122,8 @@ def test_threads_are_summed(tmp_path):
         (tmp_path / thread).mkdir()
         (tmp_path / thread / "schedstat").write_text(f"7 {waited} 9\n")
     (tmp_path / "3").mkdir()  # ended meanwhile
+    (tmp_path / "4").mkdir()
+    (tmp_path / "4" / "schedstat").write_text("")  # ends just now
     assert contention.can_tell(tmp_path)
     assert contention.waited(tmp_path) == pytest.approx(2.5e-3)
 
@@ -156,6 +159,27 @@ def test_replays_use_fewer_threads(machine):
         machine.run(2, most=2)
         np.testing.assert_array_equal(captured(x).numpy(), expected)
         assert numba.get_num_threads() == free
+
+
+@TELLS
+def test_threads_may_come_and_go():
+    """Whatever is read of a thread that ends: never an error."""
+    ended = threading.Event()
+
+    def short_lived():
+        while not ended.is_set():
+            thread = threading.Thread(target=int)
+            thread.start()
+            thread.join()
+
+    started = threading.Thread(target=short_lived)
+    started.start()
+    try:
+        found = [contention.waited() for _ in range(2000)]
+    finally:
+        ended.set()
+        started.join()
+    assert min(found) >= 0
 
 
 @TELLS

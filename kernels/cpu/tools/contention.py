@@ -44,18 +44,20 @@ def schedule(folder):
         except FileNotFoundError:  # it has ended
             continue
         try:
-            yield [int(word) for word in os.read(file, 80).split()]
+            words = os.read(file, 80).split()
         except ProcessLookupError:  # it is ending
             continue
         finally:
             os.close(file)
+        if words:
+            yield [int(word) for word in words]
 
 
 def can_tell(folder=FOLDER):
     """Whether this system counts how long threads wait: Linux does, unless it was built without or is imitated."""
     try:
         return resource is not None and any(times[0] for times in schedule(folder))
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError):
         return False
 
 
