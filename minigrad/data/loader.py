@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from minigrad.checks import integer
-from minigrad.data.prefetch import Prefetcher
+from minigrad.data.prefetch import LEAVING, PATIENCE, Prefetcher
 
 Batch = tuple[np.ndarray, ...]
 
@@ -76,7 +76,8 @@ class Loader:
             change; returns the tuple to hand out. Random numbers keyed by seed and step keep steps repeatable.
         prefetch: how many batches iteration prepares ahead, on a background thread, while the loop's body runs; 0 prepares
             each when it is asked for. The batches are the same, and the position still counts those handed out. The
-            thread ends with the iteration: by its end, `break`, or when the iterator is closed or dropped.
+            thread ends with the iteration: by its end, `break`, or when the iterator is closed or dropped. One that hangs
+            in the transform is left behind after 10 s, and after half a second if the program was interrupted.
         prefetch_threads: the threads used by kernels that the transform launches there. With 1 they run on the background
             thread alone, which disturbs the kernels of the loop's body least.
 
@@ -216,6 +217,7 @@ class Loader:
         """Hand out batches, the position moving before each is given so that a state taken then leads on."""
         given = 0
         ahead = None
+        patience = PATIENCE
         try:
             while count is None or given < count:
                 if self.prefetch == 0:
@@ -230,9 +232,13 @@ class Loader:
                 self.position += 1
                 given += 1
                 yield batch if self.stager is None else self.stager.arrived(batch)
+        except BaseException as error:
+            if not isinstance(error, Exception | GeneratorExit):  # Ctrl-C, say, perhaps since a transform hangs
+                patience = LEAVING
+            raise
         finally:
             if ahead is not None:
-                ahead.close()
+                ahead.close(patience)
 
     def _ahead(self, count: int | None) -> Prefetcher:
         """A background thread that prepares the next `count` batches."""

@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 from minigrad.kernels.cpu.tools import threads
 
 Result = TypeVar("Result")
-EXIT_TIMEOUT = 10.0  # seconds that the interpreter's exit waits for a batch in preparation
+PATIENCE = 10.0  # seconds that a batch in preparation is waited for when no more are needed
+LEAVING = 0.5  # the same, where the program was interrupted: at once, but a batch that is nearly done may be
 
 
 class Prefetcher(Generic[Result]):
@@ -45,7 +46,7 @@ class Prefetcher(Generic[Result]):
             self._request(step)
         # A daemon, as the interpreter would wait for another kind of thread before it calls what closes this one.
         self.thread = threading.Thread(target=self._run, name="minigrad-prefetch", daemon=True)
-        atexit.register(self.close, EXIT_TIMEOUT)
+        atexit.register(self.close)
         self.thread.start()
 
     @property
@@ -65,8 +66,11 @@ class Prefetcher(Generic[Result]):
         self.step += 1
         return result
 
-    def close(self, timeout: float | None = None) -> None:
-        """End the thread and wait until it has ended, but at most `timeout` seconds; what it has made is dropped."""
+    def close(self, timeout: float = PATIENCE) -> None:
+        """End the thread and wait until it has ended; what it has made is dropped.
+
+        A thread that still works after `timeout` seconds is left behind: it ends with what it makes, or with the program.
+        """
         self.closed = True
         self.requests.put(None)
         if threading.current_thread() is not self.thread:

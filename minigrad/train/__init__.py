@@ -16,6 +16,7 @@ from minigrad.train.fit import fit
 from minigrad.train.history import History
 from minigrad.train.progress import Progress
 from minigrad.train.run import Run
+from minigrad.train.signals import TrainingInterrupted
 
 __all__ = [
     "Checkpoints",
@@ -25,6 +26,7 @@ __all__ = [
     "HistoryFile",
     "Progress",
     "Run",
+    "TrainingInterrupted",
     "accuracy",
     "evaluate",
     "fit",

@@ -14,7 +14,6 @@ from minigrad.train.callbacks import Checkpoints, checked_callbacks
 from minigrad.train.evaluation import Loss, Metric, default_metrics, device_name
 from minigrad.train.history import History
 from minigrad.train.run import Batches, Run, Schedule
-from minigrad.train.signals import leaving
 
 LOADER = (
     "position",
@@ -81,9 +80,10 @@ def fit(
 
     Raises:
         DivergedError: the loss became NaN or infinite; it names the step and the op that did it first.
-        SystemExit: on SIGINT (code 130) or SIGTERM (143) in the main thread, after the step at work was ended and a
-            checkpoint written, if there are any; a second signal exits at once. At an interactive prompt SIGINT raises
-            KeyboardInterrupt instead. The handlers are put back in any case.
+        TrainingInterrupted: on SIGINT or SIGTERM in the main thread, after the step at work was ended and a checkpoint
+            written, if there are any; a second signal raises it at once. It has the history and the model. SIGINT makes it
+            a KeyboardInterrupt and, but at an interactive prompt, a SystemExit of code 130; SIGTERM a SystemExit of code
+            143. The handlers are put back in any case.
         CheckpointError: the checkpoint is damaged or of another run; nothing is changed.
         FileExistsError: the folder has a checkpoint, and `resume` was not asked for.
         TypeError, ValueError: arguments that make no sense, before anything is done.
@@ -134,9 +134,10 @@ def fit(
         finally:
             run.call("on_end")
     if run.signals.received:
-        where = f"; {checkpoints.last_path} is written, and resume=True goes on from it" if checkpoints else ""
-        print(f"minigrad: {run.signals.received.name} after step {run.step}{where}", file=sys.stderr)
-        raise leaving(run.signals.received)
+        error = run.interrupted(run.signals.received)
+        if isinstance(error, SystemExit):  # of which Python says nothing
+            print(f"minigrad: {error}", file=sys.stderr)
+        raise error
     return run.history
 
 

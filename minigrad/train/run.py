@@ -20,7 +20,7 @@ from minigrad.train.callbacks import Checkpoints
 from minigrad.train.divergence import DivergedError, Rewind
 from minigrad.train.evaluation import Evaluator, Loss, Metric, Step, Tally, epoch_of, measured, on_device, pair
 from minigrad.train.history import History, Row
-from minigrad.train.signals import Signals
+from minigrad.train.signals import Leave, Signals, TrainingInterrupted, interruption
 
 Mark = tuple[int, int, int, str | None]
 
@@ -45,10 +45,6 @@ class Schedule(Stateful, Protocol):
 
     def step(self) -> None:
         """Go on by one epoch, or by one step."""
-
-
-class Leave(Exception):
-    """A signal came during a validation, which is not finished then."""
 
 
 class Run:
@@ -84,7 +80,7 @@ class Run:
         self.loss = math.nan
         self.lr = optimizer.lr  # of the latest step
         self.history = History()
-        self.signals = Signals()
+        self.signals = Signals(self.interrupted)
         self.per_epoch = len(loader)
         self.metrics, self.validation, self.schedule_by = metrics, validation, schedule_by
         self.log_every, self.validate_every = log_every, validate_every
@@ -148,7 +144,8 @@ class Run:
         """Loss and metrics over the validation set with the model as it is now, without counting as a validation."""
         if self.evaluator is None or self.validation is None:
             raise ValueError("there is nothing to validate on; pass validation=... to fit")
-        return self.evaluator(self.until_signal(epoch_of(self.validation)))
+        with self.signals.watched(epoch_of(self.validation)) as batches:
+            return self.evaluator(batches)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a checkpoint that `fit(..., resume=path)` goes on from."""
@@ -212,18 +209,18 @@ class Run:
         self.model.train()
         if isinstance(self.loader, Loader):
             self.loader.stager = self.device.stager()
-        batches = self.loader.steps(max(0, self.target - self.step))
         try:
-            while not self.signals.received:
-                self.write_rows()
-                if self.finished:
-                    break
-                self.train_batch(batches)
+            with self.signals.watched(self.loader.steps(max(0, self.target - self.step))) as batches:
+                while True:
+                    if self.signals.received:
+                        raise Leave
+                    self.write_rows()
+                    if self.finished:
+                        break
+                    self.train_batch(batches)
         except Leave:
             pass
         finally:
-            if hasattr(batches, "close"):
-                batches.close()
             if isinstance(self.loader, Loader):
                 self.loader.stager = None
         if self.checkpoints is not None and self.checkpoints.saved != self.mark:
@@ -231,8 +228,13 @@ class Run:
 
     def train_batch(self, batches: Iterator[object]) -> None:
         """One step."""
-        start = time.perf_counter()
-        inputs, targets = pair(next(batches))
+        start, position = time.perf_counter(), self.loader.position
+        try:
+            batch = next(batches)
+        except BaseException:
+            self.loader.position = position  # a signal may have come between its move and ours
+            raise
+        inputs, targets = pair(batch)
         if self.rewind is not None:
             self.rewind.note(self.step)
         loss, outputs = self.train_step(inputs, targets)
@@ -295,9 +297,8 @@ class Run:
         row.update(lr=self.lr, images_per_second=tally.images_per_second, seconds=self.seconds)
         return row
 
-    def until_signal(self, batches: Iterator[object]) -> Iterator[object]:
-        """The batches; Leave when a signal has come."""
-        for batch in batches:
-            if self.signals.received:
-                raise Leave
-            yield batch
+    def interrupted(self, number: int) -> TrainingInterrupted:
+        """The error for a signal."""
+        saved = self.checkpoints is not None and self.checkpoints.saved == self.mark
+        path = self.checkpoints.last_path if self.checkpoints is not None and saved else None
+        return interruption(number)(number, self.step, self.history, self.model, path)

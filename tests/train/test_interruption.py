@@ -12,8 +12,8 @@ import time
 import pytest
 
 import minigrad as mg
-from minigrad.train import fit
-from minigrad.train.signals import Signals, leaving
+from minigrad.train import TrainingInterrupted, fit
+from minigrad.train.signals import Signals, interruption
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
@@ -197,7 +197,7 @@ def test_signal_during_validation_leaves_before_its_end_and_resumes_with_it(part
 
 def test_ignored_signal_stays_ignored(handlers):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Signals() as signals:
+    with Signals(interruption(signal.SIGINT)) as signals:
         signal.raise_signal(signal.SIGINT)
         assert signals.received is None
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -213,7 +213,137 @@ def test_other_threads_train_without_handlers(parts, handlers):
     assert during == [signal.SIG_DFL]
 
 
-def test_interactive_prompt_gets_keyboard_interrupt(monkeypatch):
-    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    assert isinstance(leaving(signal.SIGINT), KeyboardInterrupt)
-    assert leaving(signal.SIGTERM).code == 143
+@pytest.mark.parametrize(
+    ("number", "prompt", "kinds"),
+    [
+        (signal.SIGINT, False, {KeyboardInterrupt, SystemExit}),
+        (signal.SIGINT, True, {KeyboardInterrupt}),
+        (signal.SIGTERM, False, {SystemExit}),
+        (signal.SIGTERM, True, {SystemExit}),
+    ],
+)
+def test_interruption_has_the_history_and_the_model(parts, handlers, monkeypatch, same_bits, number, prompt, kinds):
+    if prompt:
+        monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    p, twin = parts(), parts()
+    with pytest.raises(TrainingInterrupted) as caught:
+        fit(p.model, p.optimizer, p.loader, steps=9, callbacks=[Sends(number, 8)])
+    error = caught.value
+    assert {kind for kind in (KeyboardInterrupt, SystemExit) if isinstance(error, kind)} == kinds
+    assert (error.signal, error.code, error.step, error.checkpoint) == (number, 128 + number, 8, None)
+    assert error.model is p.model
+    assert [row["step"] for row in error.history.epochs] == [7]
+    fit(twin.model, twin.optimizer, twin.loader, steps=8)
+    same_bits(p, twin)
+
+
+def test_after_an_interruption_the_training_goes_on_where_it_was(parts, handlers, same_bits):
+    p, whole = parts(), parts()
+    with pytest.raises(KeyboardInterrupt):
+        fit(p.model, p.optimizer, p.loader, steps=20, callbacks=[Sends(signal.SIGINT, 8)])
+    fit(p.model, p.optimizer, p.loader, steps=12)
+    fit(whole.model, whole.optimizer, whole.loader, steps=20)
+    same_bits(p, whole)
+
+
+def test_interruption_says_where_the_checkpoint_is(parts, handlers, tmp_path):
+    p = parts()
+    with pytest.raises(TrainingInterrupted, match="SIGTERM after step 4; .*last.safetensors is written") as caught:
+        fit(p.model, p.optimizer, p.loader, steps=9, checkpoint=tmp_path, callbacks=[Sends(signal.SIGTERM, 4)])
+    assert mg.checkpoint.load(caught.value.checkpoint).loader["position"] == 4
+
+
+CAUGHT = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import numpy as np
+import minigrad as mg
+
+model = mg.nn.Linear(4, 2).to("reference")
+loader = mg.data.Loader(np.zeros((6, 4), np.float32), np.zeros(6, int), batch_size=2)
+sends = lambda run, row: signal.raise_signal(getattr(signal, sys.argv[1]))
+try:
+    mg.train.fit(model, mg.optim.SGD(model.parameters(), 0.1), loader, epochs=9, callbacks=[sends])
+except KeyboardInterrupt as stop:
+    print("caught after step", stop.step, "with", len(stop.history.epochs), "epoch")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "output"), [("SIGINT", 0, "caught after step 3 with 1 epoch\n"), ("SIGTERM", 143, "")]
+)
+def test_program_that_catches_ctrl_c_goes_on_and_still_ends_when_terminated(name, code, output):
+    result = subprocess.run([sys.executable, "-c", CAUGHT, name], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (code, output)
+    assert f"minigrad: {name} after step 3; the model keeps its weights" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+HANGS = """
+import signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import numpy as np
+import minigrad as mg
+from minigrad.data import Loader
+
+folder, where, prefetch, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+
+def transform(batch, epoch, step):
+    if step == 5:
+        print("hangs", flush=True)
+        threading.Event().wait()
+    return batch
+
+def loader(transform):
+    return Loader(np.ones((16, 4), np.float32), np.zeros(16, int), batch_size=2, transform=transform, prefetch=prefetch)
+
+def tell(run):
+    print(run.step, flush=True)
+    time.sleep(pause)
+
+class Tell:
+    on_step = staticmethod(tell)
+
+model = mg.nn.Linear(4, 2).to("reference")
+mg.train.fit(
+    model, mg.optim.SGD(model.parameters(), 0.1), loader(transform if where == "training" else None), epochs=1,
+    validation=loader(transform if where == "validation" else None), callbacks=[Tell()], checkpoint=folder,
+)
+"""
+
+
+def hanging(folder, where, prefetch, pause=0.0):
+    """A run whose transform hangs, in another process, as soon as it hangs."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGS, str(folder), where, str(prefetch), str(pause)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while process.stdout.readline() != "hangs\n":
+        assert process.poll() is None
+    return process
+
+
+@pytest.mark.parametrize(("where", "position"), [("training", 5), ("validation", 8)])
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_signal_saves_and_leaves_where_a_transform_hangs(tmp_path, where, position, prefetch):
+    process = hanging(tmp_path, where, prefetch)
+    time.sleep(0.5)  # the steps before the one that hangs are done
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=50)
+    assert process.returncode == 130, errors
+    assert time.monotonic() - began < 4
+    assert mg.checkpoint.load(tmp_path / "last.safetensors").loader["position"] == position
+
+
+def test_second_signal_leaves_at_once_where_a_transform_hangs_and_a_step_lasts(tmp_path):
+    process = hanging(tmp_path, "training", prefetch=8, pause=60)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=50)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 4
