@@ -5,7 +5,7 @@ step sees a change.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -284,6 +284,18 @@ class Schedule:
         """Go back to where it stood, and set the learning rate."""
         self.initial, self.count = float(state_dict["initial"]), int(state_dict["count"])
         self.optimizer.lr = self.value(self.count)
+
+
+class FunctionSchedule(Schedule):
+    """`function(n)`, the learning rate itself after n steps of the schedule; a pure function, for the sake of resuming."""
+
+    def __init__(self, optimizer: Optimizer, function: Callable[[int], float]) -> None:
+        self.function, self.name = function, getattr(function, "__qualname__", type(function).__name__)
+        super().__init__(optimizer)
+
+    def value(self, n: int) -> float:
+        """The learning rate after n steps."""
+        return self.function(n)
 
 
 class StepSchedule(Schedule):

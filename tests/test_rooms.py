@@ -29,7 +29,7 @@ TENSORS_AND_OPS = {
 OF_TYPES = [
     TENSORS_AND_OPS | {"anomaly", "modes", "ops.launches"},
     {"devices.cuda", "devices.cuda_staging"},
-    {"train.callbacks", "train.run"},
+    {"train.callbacks", "train.progress", "train.run", "train.settings"},
 ]
 
 

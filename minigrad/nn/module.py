@@ -47,9 +47,18 @@ class Module(Watched):
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *inputs: Value, **options: Value) -> Value:
-        """Compute the result; what to call instead of `forward`."""
+        """Compute the result; what to call instead of `forward`, which gets tensors for NumPy arrays, of the same dtype."""
         takes_part(self)
+        for value in inputs:
+            if isinstance(value, np.ndarray):
+                inputs = self._tensors_for(inputs)
+                break
         return self.forward(*inputs, **options)
+
+    def _tensors_for(self, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
+        """The inputs, with tensors on the module's device for NumPy arrays."""
+        device = next((parameter._device for parameter in self.parameters()), None)
+        return tuple([Tensor(value, device=device) if isinstance(value, np.ndarray) else value for value in inputs])
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
         """(name, module) of the modules right below this one; those in lists are named by attribute and number."""

@@ -1,5 +1,9 @@
 """Checks of the tensors that ops of several families take."""
 
+from typing import Never
+
+import numpy as np
+
 from minigrad.tensor import FLOATS, Tensor
 
 
@@ -8,8 +12,20 @@ def float_tensor(name: str, x: object) -> Tensor:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} needs a Tensor, not {type(x).__name__}; make one with mg.tensor(...)")
     if x._data.dtype not in FLOATS:
-        raise TypeError(f"{name} needs a float32 or float64 tensor, not {x.dtype}; convert with .to('float32')")
+        mend = "convert with .to('float32')"
+        if x.dtype == np.uint8:
+            mend = f"pictures of 0 to 255 become float32 from 0 to 1 by mg.data.Scale(); else {mend}"
+        raise TypeError(f"{name} needs a float32 or float64 tensor, not {x.dtype}; {mend}")
     return x
+
+
+def refuse_dtypes(name: str, **tensors: Tensor | None) -> Never:
+    """Raise TypeError: the tensors, those that are there, have not one dtype."""
+    given = ", ".join(f"{which} is {t.dtype}" for which, t in tensors.items() if t is not None)
+    raise TypeError(
+        f"{name}: dtypes differ: {given}; convert with .to(...), or an array (NumPy's are float64 unless one says otherwise) "
+        "with .astype(np.float32) before it becomes a tensor"
+    )
 
 
 def image_tensor(name: str, x: Tensor) -> Tensor:

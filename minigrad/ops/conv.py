@@ -4,7 +4,7 @@ import numpy as np
 
 from minigrad.kernels.contract import Array
 from minigrad.kernels.window import Window
-from minigrad.ops.checks import float_tensor
+from minigrad.ops.checks import float_tensor, refuse_dtypes
 from minigrad.ops.launches import no_bias, product
 from minigrad.ops.shapes import pixels
 from minigrad.ops.window import Padding, Size, resolve
@@ -85,7 +85,6 @@ def conv2d(
     if b is not None and float_tensor("conv2d", b)._data.shape != weight.shape[3:]:
         raise ValueError(f"conv2d: b must have shape ({weight.shape[3]},) to match w {weight.shape}, not {b.shape}")
     if image.dtype != weight.dtype or (b is not None and b.dtype != image.dtype):
-        others = f"x is {image.dtype}, w is {weight.dtype}" + (f", b is {b.dtype}" if b is not None else "")
-        raise TypeError(f"conv2d: dtypes differ: {others}; convert with .to(...)")
+        refuse_dtypes("conv2d", x=x, w=w, b=b)
     window = resolve("conv2d", image.shape[1:3], weight.shape[:2], stride, padding, dilation)
     return Conv2d.apply(x, w, b, window=window)

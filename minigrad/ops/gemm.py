@@ -7,7 +7,7 @@ import numpy as np
 from minigrad.kernels.axes import broadcast_shape
 from minigrad.kernels.contract import Array
 from minigrad.ops.arithmetic import Operand, operands
-from minigrad.ops.checks import float_tensor
+from minigrad.ops.checks import float_tensor, refuse_dtypes
 from minigrad.ops.launches import expand, no_bias, product, unbroadcast
 from minigrad.ops.shapes import as_matrix
 from minigrad.tape import Op
@@ -141,6 +141,5 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     if b is not None and float_tensor("linear", b)._data.shape != weight.shape[1:]:
         raise ValueError(f"linear: b must have shape ({weight.shape[1]},) to match w {weight.shape}, not {b.shape}")
     if data.dtype != weight.dtype or (b is not None and b._data.dtype != weight.dtype):
-        others = f"x is {x.dtype}, w is {w.dtype}" + (f", b is {b.dtype}" if b is not None else "")
-        raise TypeError(f"linear: dtypes differ: {others}; convert with .to(...)")
+        refuse_dtypes("linear", x=x, w=w, b=b)
     return Linear.apply(x, w, b)

@@ -19,7 +19,7 @@ import numpy as np
 
 from minigrad import checkpoint
 from minigrad.checkpoint import Json
-from minigrad.train.history import Row, available, sign_of
+from minigrad.train.history import Row, available, meant, sign_of
 
 if TYPE_CHECKING:
     from minigrad.train.run import Mark, Run
@@ -34,8 +34,13 @@ class FunctionCallback:
         self.on_epoch_end = function
 
 
-def checked_callbacks(callbacks: Iterable[object]) -> list[object]:
-    """The callbacks, functions made into objects. TypeError for one that would never be called."""
+def checked_callbacks(callbacks: object) -> list[object]:
+    """The callbacks (one, several or None), functions made into objects. TypeError for one that would never be called."""
+    single = isinstance(callbacks, type | str) or callable(callbacks) or any(hasattr(callbacks, hook) for hook in HOOKS)
+    if callbacks is None:
+        callbacks = ()
+    elif single or not isinstance(callbacks, Iterable):
+        callbacks = (callbacks,)
     found = []
     for callback in callbacks:
         if isinstance(callback, type):
@@ -48,18 +53,45 @@ def checked_callbacks(callbacks: Iterable[object]) -> list[object]:
     return found
 
 
+def checked_monitors(callbacks: list[object], names: list[str]) -> None:
+    """Let EarlyStop and Checkpoints watch entries as the rows call them; ValueError if there will be none of that name."""
+    known = True
+    for callback in callbacks:
+        if isinstance(callback, EarlyStop | Checkpoints):
+            best = callback.best
+            best.monitor = meant(best.monitor, names)
+            chosen = isinstance(callback, EarlyStop) or callback.best_is_chosen
+            if chosen and known and best.monitor not in names:
+                validated = best.monitor.startswith(("validation_", "val_")) and "validation_loss" not in names
+                mend = "pass validation=... to fit, or watch another; " if validated else ""
+                raise ValueError(
+                    f"{type(callback).__name__} watches {best.monitor!r}, which the epochs will not have; {mend}there are "
+                    f"{', '.join(names)}"
+                )
+        elif hasattr(callback, "on_epoch_end") and not getattr(callback, "only_looks", False):
+            known = False  # it may put what it measures into the row, for those after it
+
+
 class Best:
     """The best value so far of one entry of the epochs' rows."""
 
     def __init__(self, monitor: str, mode: str | None, min_delta: float = 0.0) -> None:
-        self.monitor, self.sign, self.min_delta = monitor, sign_of(monitor, mode), min_delta
+        self.monitor, self.mode, self.min_delta = monitor, mode, min_delta
         self.value: float | None = None
+        sign_of(monitor, mode)  # which checks the mode
+
+    @property
+    def sign(self) -> int:
+        """1 if more is better, -1 if less is."""
+        return sign_of(self.monitor, self.mode)
 
     def improved(self, row: Row) -> bool:
         """Whether a row is better than all before by more than `min_delta`; it is the best then."""
         if self.monitor not in row:
             raise ValueError(f"the epochs have no entry {self.monitor!r} to be watched; {available([row])}")
         value = row[self.monitor]
+        if value is None:
+            return False
         better = self.value is None or self.sign * (value - self.value) > self.min_delta
         if math.isnan(value) or not better:
             return False
@@ -179,6 +211,8 @@ class HistoryFile:
         path: its folder is made if need be.
         rows: "epochs", or "steps" for the rows of every `log_every` steps.
     """
+
+    only_looks = True  # it adds nothing to the rows it is given
 
     def __init__(self, path: str | os.PathLike[str], rows: str = "epochs") -> None:
         self.path = Path(path)

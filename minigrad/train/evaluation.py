@@ -1,11 +1,13 @@
 """Loss and metrics of a model over batches it does not learn from."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 
 from minigrad.capture import Captured, each_tensor
 from minigrad.checkpoint import Json
+from minigrad.data.loader import Loader
 from minigrad.devices import Device, get_device, is_array
 from minigrad.modes import no_grad
 from minigrad.nn import Module
@@ -15,7 +17,9 @@ from minigrad.tensor import Tensor
 
 Metric = Callable[[Value, np.ndarray], float]  # (outputs, targets) of a batch, as NumPy arrays, to a mean over its rows
 Loss = Callable[[Value, Tensor], Tensor]
+Metrics = Mapping[str, Metric] | Iterable[str | Metric] | str | Metric | None  # as given: by name, or several, or one
 Step = Callable[..., tuple[Tensor, Value]]  # of a batch's arrays or tensors, to its loss and the model's outputs
+ROWS = 256  # of a batch where nobody says how many
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -28,7 +32,7 @@ def evaluate(
     batches: Iterable[object],
     *,
     loss: Loss = cross_entropy,
-    metrics: Mapping[str, Metric] | None = None,
+    metrics: Metrics = None,
     capture: bool = True,
 ) -> dict[str, float]:
     """Means over all rows of the loss and the metrics, in evaluation mode and off the tape.
@@ -38,10 +42,12 @@ def evaluate(
 
     Args:
         model: on any device; the batches go to it.
-        batches: pairs (inputs, targets) of NumPy arrays. Of a Loader its first epoch is taken, and its position stays.
+        batches: pairs (inputs, targets) of NumPy arrays, or one such pair with all samples. Of a Loader its first epoch is
+            taken, and its position stays.
         loss: a function of (outputs, targets) that returns the mean over the batch.
-        metrics: functions of NumPy arrays (outputs, targets) that return a mean over the batch, by name. None is
-            `accuracy` with cross_entropy and nothing with another loss.
+        metrics: functions of NumPy arrays (outputs, targets) that return a mean over the batch, by name; or one or several
+            without names, which have theirs, and "accuracy". None is `accuracy` with cross_entropy and nothing with another
+            loss.
         capture: record the forward pass once for each shape (see `mg.capture`).
 
     Returns:
@@ -50,16 +56,78 @@ def evaluate(
     Raises:
         ValueError: there are no batches, or a batch is no pair.
     """
-    return Evaluator(model, loss, default_metrics(loss, metrics), capture)(epoch_of(batches))
+    loss = checked_loss(loss)
+    return Evaluator(model, loss, measures_of(loss, metrics), capture)(epoch_of(in_batches(batches)))
 
 
-def default_metrics(loss: Loss, metrics: Mapping[str, Metric] | None) -> dict[str, Metric]:
-    """The metrics, or those that go with the loss."""
+def checked_loss(loss: Loss) -> Loss:
+    """The loss; TypeError unless it can be called."""
+    if not callable(loss) or isinstance(loss, type):
+        came = f"the class {loss.__name__}" if isinstance(loss, type) else repr(loss)
+        raise TypeError(f"loss must be a function of (outputs, targets), as mg.cross_entropy is, not {came}")
+    return loss
+
+
+def measures_of(loss: Loss, metrics: Metrics) -> dict[str, Metric]:
+    """The metrics by name, or those that go with the loss."""
     if metrics is None:
         return {"accuracy": accuracy} if loss is cross_entropy else {}
-    if "loss" in metrics:
-        raise ValueError("a metric cannot be called 'loss', which is there already")
-    return dict(metrics)
+    if isinstance(metrics, Mapping):
+        named = list(metrics.items())
+    else:
+        single = isinstance(metrics, str) or callable(metrics) or not isinstance(metrics, Iterable)
+        listed: list[object] = [metrics] if single else list(metrics)  # type: ignore[arg-type]  # it is iterable then
+        named = [(m if isinstance(m, str) else getattr(m, "__name__", ""), m) for m in listed]  # type: ignore[misc]
+    found: dict[str, Metric] = {}
+    for name, metric in named:
+        if isinstance(metric, str):
+            if metric != "accuracy":
+                raise ValueError(
+                    f"there is no metric {metric!r}, only 'accuracy'; others are functions, {{name: function}}"
+                )
+            metric = accuracy
+        if not callable(metric) or isinstance(metric, type):
+            raise TypeError(f"a metric must be a function of NumPy arrays (outputs, targets), not {metric!r}")
+        if not isinstance(name, str) or not name or name == "<lambda>":
+            raise ValueError(f"the metric {metric!r} has no name; give it one: metrics={{'name': function}}")
+        if name == "loss":
+            raise ValueError("a metric cannot be called 'loss', which is there already")
+        if name in found:
+            raise ValueError(f"two metrics are called {name!r}; give them names: metrics={{'name': function}}")
+        found[name] = metric
+    return found
+
+
+def in_batches(data: Iterable[object]) -> Iterable[object]:
+    """Batches as they are; of one pair of arrays with all samples, a Loader."""
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, np.ndarray) for part in data):
+        return Loader(*data, batch_size=ROWS, shuffle=False)
+    return data
+
+
+def several_times(data: Iterable[object] | None) -> Iterable[object] | None:
+    """What can be evaluated again and again, if anything; TypeError or ValueError for what cannot."""
+    if data is None:
+        return None
+    if isinstance(data, np.ndarray | str | Mapping) or not isinstance(data, Iterable):
+        raise TypeError(
+            f"validation must be a Loader, a list of batches (inputs, targets), or two arrays, not {type(data).__name__}"
+        )
+    if iter(data) is data:
+        raise TypeError(
+            "validation is an iterator, which would be used up after the first epoch; pass a Loader or a list"
+        )
+    if isinstance(data, tuple | list):
+        data = in_batches(data)
+    if isinstance(data, Loader):
+        if data.transform is None and len(data.arrays) != 2:
+            raise ValueError(f"validation must give pairs (inputs, targets), not batches of {len(data.arrays)} arrays")
+    elif isinstance(data, tuple | list):
+        if not data:
+            raise ValueError("validation is empty")
+        for batch in data:
+            pair(batch)
+    return data
 
 
 def epoch_of(batches: Iterable[object]) -> Iterator[object]:
@@ -130,6 +198,19 @@ class Tally:
         vars(self).update(state)
 
 
+@contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode and nothing goes on the tape; after it the training flags are as before."""
+    before = [(module, module.training) for _, module in model.modules()]
+    model.eval()
+    try:
+        with no_grad():
+            yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
 class Evaluator:
     """The forward pass of a model in evaluation mode; keeps its recordings from one evaluation to the next."""
 
@@ -142,21 +223,16 @@ class Evaluator:
             outputs = model(inputs)
             return loss(outputs, targets), outputs if measured_too else None
 
-        self.forward: Step = Captured(forward, self.device) if capture else on_device(forward, self.device)
+        step: Step = Captured(forward, self.device) if capture else on_device(forward, self.device)
+        self.forward = explained(step, model.parameters()[0].dtype)
 
     def __call__(self, batches: Iterable[object]) -> dict[str, float]:
         """Means over one pass."""
         tally = Tally()
-        before = [(module, module.training) for _, module in self.model.modules()]
-        self.model.eval()
-        try:
-            with no_grad():
-                for inputs, targets in map(pair, batches):
-                    loss, outputs = self.forward(inputs, targets)
-                    tally.add(measured(loss, outputs, targets, self.metrics), len(inputs))
-        finally:
-            for module, training in before:
-                module.training = training
+        with evaluating(self.model):
+            for inputs, targets in map(pair, batches):
+                loss, outputs = self.forward(inputs, targets)
+                tally.add(measured(loss, outputs, targets, self.metrics), len(inputs))
         if not tally.rows:
             raise ValueError("there is nothing to evaluate: no batches came, or an iterator that was used up before")
         return tally.means()
@@ -180,3 +256,35 @@ def on_device(step: Step, device: Device) -> Step:
         return step(*[Tensor._wrap(a, device) if type(a) is own else Tensor(a, device=device) for a in arrays])
 
     return eager
+
+
+def explained(step: Step, dtype: np.dtype) -> Step:
+    """The step of a model with parameters of this dtype; its TypeErrors say what to do about batches of another."""
+
+    def run(*arrays: np.ndarray) -> tuple[Tensor, Value]:
+        try:
+            return step(*arrays)
+        except TypeError as error:
+            hint = mend(arrays, dtype)
+            if hint is None:
+                raise
+            raise TypeError(f"{error}. {hint}") from error
+
+    return run
+
+
+def mend(arrays: tuple[np.ndarray, ...], dtype: np.dtype) -> str | None:
+    """What to do about a batch's arrays (inputs, and perhaps targets) that a model of this dtype does not take, if anything."""
+    inputs = arrays[0].dtype
+    if inputs == np.uint8:
+        return (
+            "The inputs are uint8, as pictures of 0 to 255 are, and the model wants numbers of about 1: give the Loader "
+            "transform=mg.data.Scale(), which makes pictures float32 from 0 to 1"
+        )
+    for name, array in zip(("inputs", "targets"), arrays, strict=False):
+        if array.dtype != dtype and (array.dtype.kind == "f" or name == "inputs"):
+            return (
+                f"The {name} are {array.dtype} (NumPy's numbers are float64 unless one says otherwise), the model's parameters "
+                f"{dtype}: give the Loader {name}.astype(np.{dtype})"
+            )
+    return None

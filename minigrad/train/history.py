@@ -1,6 +1,7 @@
 """What a training run measured."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,10 +25,12 @@ class History:
 
     def column(self, name: str, rows: str = "epochs") -> list[Any]:
         """One entry of all rows that have it; `rows` is "epochs" or "steps"."""
+        name = meant(name, {key for row in self.rows(rows) for key in row})
         return [row[name] for row in self.rows(rows) if name in row]
 
     def best(self, monitor: str, rows: str = "epochs", mode: str | None = None) -> Row:
         """The row whose entry `monitor` is best, the first of equals; NaN is never best. ValueError if there is none."""
+        monitor = meant(monitor, {key for row in self.rows(rows) for key in row})
         sign = sign_of(monitor, mode)
         found = [row for row in self.rows(rows) if row.get(monitor) is not None and not math.isnan(row[monitor])]
         if not found:
@@ -41,10 +44,20 @@ class History:
         return self.epochs if which == "epochs" else self.steps
 
 
+def meant(name: str, names: Collection[str]) -> str:
+    """The entry of a row that is meant by a name as other libraries have it: "val_loss", "val_acc"."""
+    if name not in names:
+        long = f"validation_{name.removeprefix('val_')}" if name.startswith("val_") else name
+        for guess in (long, long + "uracy" if long.endswith("acc") else long):
+            if guess in names:
+                return guess
+    return name
+
+
 def sign_of(monitor: str, mode: str | None) -> int:
     """1 if more is better, -1 if less is; by `mode` ("max" or "min"), or by the name: accuracies shall be large."""
     if mode is None:
-        mode = "max" if monitor.endswith("accuracy") else "min"
+        mode = "max" if monitor.endswith(("accuracy", "acc")) else "min"
     if mode not in ("min", "max"):
         raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
     return 1 if mode == "max" else -1

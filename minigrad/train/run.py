@@ -3,48 +3,24 @@
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 from minigrad import checkpoint
 from minigrad.capture import Captured
 from minigrad.checkpoint import Json, Stateful
 from minigrad.data.loader import Loader
-from minigrad.nn import Module
 from minigrad.nn.module import Value
-from minigrad.optim import Optimizer
 from minigrad.tensor import Tensor
-from minigrad.train.callbacks import Checkpoints
 from minigrad.train.divergence import DivergedError, Rewind
-from minigrad.train.evaluation import Evaluator, Loss, Metric, Step, Tally, epoch_of, measured, on_device, pair
+from minigrad.train.evaluation import Evaluator, Step, Tally, epoch_of, explained, measured, on_device, pair
 from minigrad.train.history import History, Row
+from minigrad.train.settings import Settings
 from minigrad.train.signals import Leave, Signals, TrainingInterrupted, interruption
 
 Mark = tuple[int, int, int, str | None]
-
-
-class Batches(Stateful, Protocol):
-    """What a run needs of a loader; a `mg.data.Loader` has it."""
-
-    position: int
-
-    def __len__(self) -> int:
-        """Steps in an epoch."""
-
-    def batch(self, step: int) -> object:
-        """The batch of a step, counted from 0 across epochs."""
-
-    def steps(self, count: int) -> Iterator[object]:
-        """The next `count` batches, across epochs."""
-
-
-class Schedule(Stateful, Protocol):
-    """What a run needs of a learning-rate schedule; those of `mg.optim` have it."""
-
-    def step(self) -> None:
-        """Go on by one epoch, or by one step."""
 
 
 class Run:
@@ -54,45 +30,28 @@ class Run:
     `target` are where it began and where it ends, `loss` is that of the latest step, `history` what was measured so far.
     """
 
-    def __init__(
-        self,
-        model: Module,
-        optimizer: Optimizer,
-        loader: Batches,
-        *,
-        count: int,
-        loss: Loss,
-        metrics: Mapping[str, Metric],
-        validation: Iterable[object] | None,
-        schedule: Schedule | None,
-        schedule_by: str,
-        log_every: int | None,
-        validate_every: int | None,
-        callbacks: list[object],
-        checkpoints: Checkpoints | None,
-        configuration: Json,
-        capture: bool,
-        diagnose: bool,
-    ) -> None:
-        self.model, self.optimizer, self.loader, self.schedule = model, optimizer, loader, schedule
-        self.start = self.step = loader.position
-        self.count, self.target = count, self.start + count
+    def __init__(self, settings: Settings) -> None:
+        model, optimizer, loss = settings.model, settings.optimizer, settings.loss
+        self.model, self.optimizer, self.loader = model, optimizer, settings.loader
+        self.schedule = settings.made_schedule()
+        self.settings = settings
+        self.configuration = settings.identity(self.schedule)
+        self.start = self.step = self.loader.position
+        self.count, self.target = settings.count, self.start + settings.count
         self.loss = math.nan
         self.lr = optimizer.lr  # of the latest step
         self.history = History()
         self.signals = Signals(self.interrupted)
-        self.per_epoch = len(loader)
-        self.metrics, self.validation, self.schedule_by = metrics, validation, schedule_by
-        self.log_every, self.validate_every = log_every, validate_every
-        self.checkpoints, self.configuration = checkpoints, configuration
-        self.callbacks = callbacks if checkpoints is None else [*callbacks, checkpoints]
+        self.per_epoch = len(self.loader)
+        self.metrics, self.validation = settings.measures, settings.validation_batches
+        self.checkpoints, self.callbacks = settings.checkpoints, settings.watchers
         self.step_hooks = [c.on_step for c in self.callbacks if hasattr(c, "on_step")]
         self.in_epoch, self.in_row = Tally(), Tally()
         self.earlier_seconds, self.began = 0.0, time.perf_counter()
         self.shapes: set[tuple[int, ...]] = set()  # of inputs, once seen: the first step with a shape is not timed
         self.validated: tuple[int, dict[str, float]] | None = None
-        self.rewind = Rewind(model, optimizer, loss) if diagnose else None
-        self.evaluator = None if validation is None else Evaluator(model, loss, metrics, capture)
+        self.rewind = Rewind(model, optimizer, loss) if settings.diagnose else None
+        self.evaluator = None if self.validation is None else Evaluator(model, loss, self.metrics, settings.capture)
         self.device = device = optimizer.params[0]._device
 
         def train_step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Value]:
@@ -103,8 +62,9 @@ class Run:
             optimizer.step()
             return value, outputs if measured_too else None
 
-        measured_too = bool(metrics)
-        self.train_step: Step = Captured(train_step, device) if capture else on_device(train_step, device)
+        measured_too = bool(self.metrics)
+        step: Step = Captured(train_step, device) if settings.capture else on_device(train_step, device)
+        self.train_step = explained(step, optimizer.params[0].dtype)
 
     @property
     def epoch(self) -> int:
@@ -244,7 +204,7 @@ class Run:
             raise self.diverged()
         self.step += 1
         self.lr = self.optimizer.lr
-        if self.schedule is not None and (self.schedule_by == "step" or self.step % self.per_epoch == 0):
+        if self.schedule is not None and (self.settings.schedule_by == "step" or self.step % self.per_epoch == 0):
             self.schedule.step()
         seconds = time.perf_counter() - start if inputs.shape in self.shapes else None
         self.shapes.add(inputs.shape)
@@ -266,7 +226,8 @@ class Run:
     def write_rows(self) -> None:
         """Measure what is due after this step, and call the hooks; a pure function of the state, so it resumes as well."""
         if self.row_due():
-            row = self.row(self.in_row, self.validate_every is not None and self.step % self.validate_every == 0)
+            every = self.settings.validate_every
+            row = self.row(self.in_row, every is not None and self.step % every == 0)
             self.in_row = Tally()
             self.history.steps.append(row)
             self.call("on_log", row)
@@ -279,7 +240,7 @@ class Run:
 
     def row_due(self) -> bool:
         """Whether a row of steps is due and not there."""
-        every = [n for n in (self.log_every, self.validate_every) if n is not None]
+        every = [n for n in (self.settings.log_every, self.settings.validate_every) if n is not None]
         return any(self.step % n == 0 for n in every) and self.in_row.rows > 0
 
     def epoch_due(self) -> bool:

@@ -33,6 +33,8 @@ class TrainingInterrupted(BaseException):
     signal came, they are as that found them, perhaps in the middle of an update.
     """
 
+    code: str | int | None
+
     def __init__(
         self,
         number: int,
@@ -47,8 +49,10 @@ class TrainingInterrupted(BaseException):
         self.code = 128 + number
 
     def __str__(self) -> str:
-        kept = f"{self.checkpoint} is written, and resume=True goes on from it" if self.checkpoint else None
-        return f"{self.signal.name} after step {self.step:,}; {kept or 'the model keeps its weights, .history what was measured'}"
+        kept = "the model keeps its weights, and .history is what was measured"
+        if self.checkpoint is not None:
+            kept = f"{self.checkpoint} is written, and resume=True goes on from it"
+        return f"{self.signal.name} after step {self.step:,}; {kept}"
 
 
 class InterruptedAtPrompt(TrainingInterrupted, KeyboardInterrupt):
