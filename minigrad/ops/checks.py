@@ -23,8 +23,7 @@ def refuse_dtypes(name: str, **tensors: Tensor | None) -> Never:
     """Raise TypeError: the tensors, those that are there, have not one dtype."""
     given = ", ".join(f"{which} is {t.dtype}" for which, t in tensors.items() if t is not None)
     raise TypeError(
-        f"{name}: dtypes differ: {given}; convert with .to(...), or an array (NumPy's are float64 unless one says otherwise) "
-        "with .astype(np.float32) before it becomes a tensor"
+        f"{name}: dtypes differ: {given}; convert with .to(...), or the array that a tensor is made of with .astype(np.float32)"
     )
 
 

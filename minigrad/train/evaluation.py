@@ -284,7 +284,7 @@ def mend(arrays: tuple[np.ndarray, ...], dtype: np.dtype) -> str | None:
     for name, array in zip(("inputs", "targets"), arrays, strict=False):
         if array.dtype != dtype and (array.dtype.kind == "f" or name == "inputs"):
             return (
-                f"The {name} are {array.dtype} (NumPy's numbers are float64 unless one says otherwise), the model's parameters "
-                f"{dtype}: give the Loader {name}.astype(np.{dtype})"
+                f"The {name} are {array.dtype}{', which is what NumPy makes,' if array.dtype == np.float64 else ''} and the "
+                f"model's parameters {dtype}: give the Loader {name}.astype(np.{dtype})"
             )
     return None

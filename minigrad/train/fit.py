@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from minigrad.checkpoint import CheckpointError
 from minigrad.train.callbacks import Checkpoints
 from minigrad.train.history import History
 from minigrad.train.run import Run
@@ -96,9 +97,14 @@ def fit(*given: Any, **named: Any) -> History:
     """
     settings = Settings(*given, **named)
     path = resume_path(settings.checkpoints, settings.resume)
+    lr = settings.optimizer.lr
     run = Run(settings)
     if path is not None:
-        run.load(path)
+        try:
+            run.load(path)
+        except CheckpointError:
+            settings.optimizer.lr = lr  # which a schedule that is a function has set
+            raise
     with run.signals:
         try:
             run.call("on_start")

@@ -257,3 +257,44 @@ def test_repr_shows_the_tree():
         "  3: Dropout(0.3)",
         ")",
     ]
+
+
+def test_arrays_go_in_as_tensors_of_the_modules_device(device, rng):
+    model = mg.nn.Sequential(mg.nn.Linear(5, 4), mg.nn.ReLU(), mg.nn.Linear(4, 3)).to(device)
+    x = rng.standard_normal((6, 5)).astype(np.float32)
+    y = model(x)
+    assert y.device == device
+    assert y.requires_grad
+    np.testing.assert_array_equal(y.numpy(), model(mg.tensor(x, device=device)).numpy())
+    np.testing.assert_array_equal(model(x[::-1]).numpy(), model(x).numpy()[::-1])
+
+
+def test_arrays_and_tensors_may_be_mixed(rng):
+    class Difference(mg.nn.Module):
+        def forward(self, x, y, scale):
+            return (x - y) * scale
+
+    x, y = rng.standard_normal((2, 3, 4))
+    np.testing.assert_array_equal(Difference()(x, mg.tensor(y), 2.0).numpy(), (x - y) * 2)
+
+
+def test_arrays_keep_their_dtype():
+    with pytest.raises(TypeError, match=r"x is float64, w is float32, .*astype\(np.float32\)"):
+        mg.nn.Linear(3, 2)(np.zeros((1, 3)))
+
+
+def test_error_for_pictures_names_scale():
+    with pytest.raises(TypeError, match=r"not uint8; pictures .* mg.data.Scale\(\)"):
+        mg.nn.Conv2d(3, 2, 3)(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_array_inside_a_captured_step_is_refused():
+    model, constant = mg.nn.Linear(3, 2), np.ones((1, 3), np.float32)
+    with pytest.raises(mg.CaptureError, match="array"):
+        mg.capture(lambda x: model(x) + model(constant))(np.ones((1, 3), np.float32))
+
+
+@pytest.mark.parametrize("value", [[[1.0, 2.0, 3.0]], "text"])
+def test_what_is_no_array_is_refused(value):
+    with pytest.raises(TypeError, match="needs a Tensor, not .*mg.tensor"):
+        mg.nn.Linear(3, 2)(value)

@@ -64,6 +64,31 @@ def test_early_stop_refuses_settings_that_make_no_sense(options):
         EarlyStop(**options)
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant", "best"),
+    [("val_loss", "validation_loss", min), ("val_acc", "validation_accuracy", max), ("acc", "accuracy", max)],
+)
+def test_entries_may_be_called_as_elsewhere(parts, tmp_path, typed, meant, best):
+    p = parts()
+    stop, checkpoints = EarlyStop(9, typed), Checkpoints(tmp_path, best=typed)
+    history = fit(
+        p.model, p.optimizer, p.loader, epochs=3, validation=p.validation, callbacks=stop, checkpoint=checkpoints
+    )
+    assert history.column(typed) == history.column(meant)
+    assert len(history.column(meant)) == 3
+    assert stop.best.value == checkpoints.best.value == history.best(typed)[meant] == best(history.column(meant))
+
+
+def test_entry_that_a_callback_before_adds_may_be_watched(parts):
+    p = parts()
+
+    def adds(run, row):
+        row["gain"] = 1.0
+
+    history = fit(p.model, p.optimizer, p.loader, epochs=9, callbacks=[adds, EarlyStop(2, "gain")])
+    assert "gain has not improved" in history.stopped
+
+
 def test_early_stop_ends_the_training_and_says_why(parts):
     p = parts()
     history = fit(

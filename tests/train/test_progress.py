@@ -1,6 +1,10 @@
 import builtins
 import io
+import itertools
 import re
+import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,6 +81,108 @@ def test_plain_lines_without_rich(parts, terminal, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_rich)
     run(parts, terminal)
     assert len(terminal.getvalue().splitlines()) == 2
+
+
+def fitted(parts, epochs=3, **options):
+    p = parts()
+    return fit(p.model, p.optimizer, p.loader, epochs=epochs, **options)
+
+
+def test_short_run_is_silent_where_nobody_looks(parts, capsys):
+    fitted(parts, callbacks=lambda run, row: run.stop("enough") if run.step == 14 else None)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_long_run_writes_a_line_now_and_then_where_nobody_looks(parts, capsys, monkeypatch):
+    clock = iter(range(0, 10_000))  # a second for each look
+    monkeypatch.setattr("minigrad.train.progress.time.monotonic", lambda: next(clock))
+    fitted(parts, epochs=12)
+    lines = capsys.readouterr().err.splitlines()
+    steps = [int(line.partition("step ")[2].split()[0]) for line in lines]
+    assert 3 <= len(lines) <= 6
+    assert min(b - a for a, b in itertools.pairwise(steps[:-1])) > 10
+    assert lines[-1].startswith("epoch 12  step 84  loss ")
+
+
+@pytest.fixture
+def looked_at(monkeypatch, terminal):
+    """Standard error is a terminal."""
+    streams = SimpleNamespace(stdout=terminal, stderr=terminal, modules=sys.modules)
+    monkeypatch.setattr("minigrad.train.progress.sys", streams)  # pytest sets those of sys itself
+    return terminal
+
+
+def test_short_run_on_a_terminal_shows_its_last_epoch(parts, looked_at, monkeypatch):
+    monkeypatch.setattr("minigrad.train.progress.REDRAW", 60.0)
+    monkeypatch.setattr("minigrad.train.progress.DELAY", 60.0)
+    fitted(parts)
+    (line,) = looked_at.getvalue().splitlines()
+    assert line.startswith("epoch 3  step 21  loss ")
+
+
+def test_run_on_a_terminal_shows_a_bar(parts, looked_at, monkeypatch):
+    monkeypatch.setattr("minigrad.train.progress.REDRAW", 0.0)
+    monkeypatch.setattr("minigrad.train.progress.DELAY", 0.0)
+    fitted(parts)
+    shown = looked_at.getvalue()
+    assert "21/21" in shown
+    assert [f"epoch {n}  step {7 * n}  loss" in shown for n in (1, 2, 3)] == [True] * 3
+
+
+@pytest.mark.parametrize("options", [{"progress": False}, {"callbacks": Progress(io.StringIO())}])
+def test_progress_is_not_shown_unasked_or_twice(parts, looked_at, options):
+    fitted(parts, **options)
+    assert looked_at.getvalue() == ""
+
+
+def test_no_bar_beside_others(parts, looked_at, monkeypatch):
+    monkeypatch.setattr("minigrad.train.progress.DELAY", 0.0)
+    thread = threading.Thread(target=fitted, args=(parts,))
+    thread.start()
+    thread.join(60)
+    assert looked_at.getvalue() == ""
+
+
+class Kernel:
+    """What a notebook has in the place of IPython: displays are kept, and what they were replaced by."""
+
+    def __init__(self):
+        self.kernel = self
+        self.shown = []
+
+    def display(self, data, raw, display_id):
+        assert raw
+        assert display_id
+        self.shown.append(data)
+        return self
+
+    def update(self, data, raw):
+        assert raw
+        self.shown.append(data)
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    kernel = Kernel()
+    ipython = SimpleNamespace(get_ipython=lambda: kernel, display=SimpleNamespace(display=kernel.display))
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)
+    return kernel
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_bar_in_a_notebook(parts, notebook, monkeypatch, capsys, asked):
+    monkeypatch.setattr("minigrad.train.progress.REDRAW", 0.0)
+    monkeypatch.setattr("minigrad.train.progress.DELAY", 0.0)
+    fitted(parts, callbacks=Progress() if asked else None)
+    last = notebook.shown[-1]
+    assert '<progress value="21" max="21"' in last["text/html"]
+    assert re.match(r"21/21  epoch 3  loss \S+  accuracy \S+  [\d,]+ images/s  0s left$", last["text/plain"])
+    output = capsys.readouterr()
+    assert [line.split("  loss")[0] for line in output.out.splitlines()] == [
+        f"epoch {n}  step {7 * n}" for n in (1, 2, 3)
+    ]
+    assert output.err == ""
 
 
 def test_reason_of_an_early_stop_is_shown(parts):
