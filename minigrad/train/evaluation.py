@@ -277,14 +277,11 @@ def mend(arrays: tuple[np.ndarray, ...], dtype: np.dtype) -> str | None:
     """What to do about a batch's arrays (inputs, and perhaps targets) that a model of this dtype does not take, if anything."""
     inputs = arrays[0].dtype
     if inputs == np.uint8:
-        return (
-            "The inputs are uint8, as pictures of 0 to 255 are, and the model wants numbers of about 1: give the Loader "
-            "transform=mg.data.Scale(), which makes pictures float32 from 0 to 1"
-        )
+        return "Give the Loader transform=mg.data.Scale(), which makes pictures of uint8 float32 from 0 to 1"
     for name, array in zip(("inputs", "targets"), arrays, strict=False):
         if array.dtype != dtype and (array.dtype.kind == "f" or name == "inputs"):
             return (
                 f"The {name} are {array.dtype}{', which is what NumPy makes,' if array.dtype == np.float64 else ''} and the "
-                f"model's parameters {dtype}: give the Loader {name}.astype(np.{dtype})"
+                f"model's parameters {dtype}: pass {name}.astype(np.{dtype}), to the Loader if there is one"
             )
     return None

@@ -19,7 +19,7 @@ def predict(
 ) -> Value:
     """What the model makes of all rows of the data, in their order, batch by batch, in evaluation mode and off the tape.
 
-    The modules' training flags are put back. A row's outputs do not depend on the batch it is in.
+    The modules' training flags are put back. But for rounding, a row's outputs do not depend on the batch it is in.
 
     Args:
         model: on any device; the batches go to it.

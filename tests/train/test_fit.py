@@ -329,14 +329,14 @@ def test_error_for_float64_data_names_the_loader_and_the_mend(parts, part, captu
     p = parts()
     wrong = Loader(p.images.astype(np.float64), p.labels, batch_size=8)
     options = {"validation": wrong} if part == "validation" else {}
-    with pytest.raises(TypeError, match=r"x is float64, w is float32.*give the Loader inputs.astype\(np.float32\)"):
+    with pytest.raises(TypeError, match=r"x is float64, w is float32.*pass inputs.astype\(np.float32\), to the Loader"):
         fit(p.model, p.optimizer, p.loader if options else wrong, epochs=1, capture=capture, **options)
 
 
 def test_error_for_float64_targets_names_them(parts):
     p = parts()
     loader = Loader(p.images, p.labels.astype(np.float64), batch_size=8)
-    with pytest.raises(TypeError, match=r"The targets are float64.*give the Loader targets.astype\(np.float32\)"):
+    with pytest.raises(TypeError, match=r"The targets are float64.*pass targets.astype\(np.float32\), to the Loader"):
         fit(p.model, p.optimizer, loader, epochs=1, loss=lambda x, y: (x.mean(axis=1) - y).mean())
 
 

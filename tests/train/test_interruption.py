@@ -332,7 +332,7 @@ def test_signal_saves_and_leaves_where_a_transform_hangs(tmp_path, where, positi
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=50)
     assert process.returncode == 130, errors
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 8  # a hanging thread is waited for 10 s, if at all
     assert mg.checkpoint.load(tmp_path / "last.safetensors").loader["position"] == position
 
 
@@ -346,4 +346,4 @@ def test_second_signal_leaves_at_once_where_a_transform_hangs_and_a_step_lasts(t
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=50)
     assert process.returncode == 130
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 8  # a hanging thread is waited for 10 s, if at all
