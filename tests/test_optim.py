@@ -315,10 +315,15 @@ def test_cosine_schedule(optimizer):
     np.testing.assert_allclose(rates(optim.CosineSchedule(optimizer, 4, final=0.002), 6), expected, rtol=1e-12)
 
 
+def test_function_schedule_gives_the_rate_itself(optimizer):
+    assert rates(optim.FunctionSchedule(optimizer, lambda n: 0.3 / (n + 1)), 2) == [0.3, 0.15, 0.3 / 3]
+
+
 SCHEDULES = {
     "step": lambda o: optim.StepSchedule(o, every=2),
     "exponential": lambda o: optim.ExponentialSchedule(o, 0.9),
     "cosine": lambda o: optim.CosineSchedule(o, 10),
+    "function": lambda o: optim.FunctionSchedule(o, lambda n: 0.3 / (n + 1)),
 }
 
 
@@ -341,6 +346,7 @@ def test_a_schedule_goes_on_from_its_state(name, optimizer, rng):
         (lambda o: optim.ExponentialSchedule(o, math.nan), "factor must be at least 0 and finite, not nan"),
         (lambda o: optim.CosineSchedule(o, 0), "steps must be at least 1, not 0"),
         (lambda o: optim.CosineSchedule(o, 5, final=-1), "final must be at least 0"),
+        (lambda o: optim.FunctionSchedule(o, lambda n: -0.1), "lr must be at least 0 and finite, not -0.1"),
     ],
 )
 def test_a_schedule_out_of_range_is_refused(make, message, optimizer):

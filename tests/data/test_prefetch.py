@@ -228,6 +228,27 @@ FORKED = """
 """
 
 
+HANGS = """
+    import os, signal, threading
+    import numpy as np
+    from minigrad.data import Loader
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def transform(batch, epoch, step):
+        if step == 1:
+            threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+            threading.Event().wait()
+        return batch
+
+    try:
+        for _ in Loader(np.arange(10), batch_size=2, transform=transform, prefetch=PREFETCH):
+            print("batch", flush=True)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
 def run(program):
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=True
@@ -238,6 +259,33 @@ def test_interpreter_exits_while_a_batch_is_prepared():
     result = run(ABANDONED)
     assert result.stdout == "end of the program\n"
     assert result.stderr == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_interrupted_program_does_not_wait_for_a_transform_that_hangs(prefetch):
+    began = time.monotonic()
+    assert run(HANGS.replace("PREFETCH", str(prefetch))).stdout == "batch\ninterrupted\n"
+    assert time.monotonic() - began < 9  # a hanging thread is waited for 10 s, if at all
+
+
+def test_thread_that_hangs_is_left_behind_by_a_loop_that_ends(monkeypatch):
+    monkeypatch.setattr("minigrad.data.loader.PATIENCE", 0.1)
+    hangs, released = threading.Event(), threading.Event()
+
+    def transform(batch, epoch, step):
+        if step == 2:
+            hangs.set()
+            released.wait()
+        return batch
+
+    for _ in Loader(ROWS, batch_size=5, transform=transform, prefetch=2):
+        if hangs.wait(0.01):
+            break
+    (left,) = workers()
+    released.set()
+    left.join(60)
+    assert workers() == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

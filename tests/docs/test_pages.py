@@ -26,7 +26,11 @@ PAGES = (
     "cuda",
 )  # those whose code is run
 ROUGH = {"training": 0.03}  # by how much a number may differ where hundreds of steps have multiplied rounding errors
-NEEDS = {"training": ("safetensors", "PIL"), "predicting": ("safetensors",), "cuda": ("greenlet", "minigrad.kernels.cuda.tools.language")}
+NEEDS = {
+    "training": ("safetensors", "PIL"),
+    "predicting": ("safetensors",),
+    "cuda": ("greenlet", "minigrad.kernels.cuda.tools.language"),
+}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[+-]?\d+)?")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
