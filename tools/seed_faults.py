@@ -73,6 +73,9 @@ FAULTS = [
     # training and checkpoints
     Fault("small batches count like large ones", "minigrad/train/evaluation.py", "+ value * rows", "+ value", "train/test_evaluation.py"),
     Fault("the model stays in evaluation mode", "minigrad/train/evaluation.py", "module.training = training", "pass", "train/test_evaluation.py"),
+    Fault("predictions come in the order of a shuffle", "minigrad/train/prediction.py", "twin.shuffle = twin.drop_last", "twin.drop_last", "train/test_prediction.py"),
+    Fault("what nobody measures is watched", "minigrad/train/settings.py", "checked_monitors(self.watchers, self.row_names())", "pass", "train/test_fit.py"),
+    Fault("a signal waits for the next batch", "minigrad/train/signals.py", "if self.waiting:", "if False:", "train/test_interruption.py"),
     Fault("a damaged file passes", "minigrad/checkpoint.py", "if checksum(contents", "if False and checksum(contents", "test_checkpoint.py"),
     Fault("written in place", "minigrad/checkpoint.py", 'path.with_name(path.name + ".part")', "path", "test_checkpoint.py"),
 ]  # fmt: skip

@@ -247,8 +247,8 @@ class Loader:
 
     def _staged(self, step: int) -> Batch:
         """The batch of a step, on its way to the GPU if there is a way."""
-        batch = self.batch(step)
-        return batch if self.stager is None else self.stager.stage(batch)
+        batch, stager = self.batch(step), self.stager  # which another thread may set to None meanwhile
+        return batch if stager is None else stager.stage(batch)
 
     def _rows(self, epoch: int) -> np.ndarray:
         latest, rows = self._order
