@@ -86,7 +86,7 @@ def copied(folder: Path) -> None:
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, names.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).exists():
+        if (ROOT / name).is_file():  # the link minigrad/kernels is none
             shutil.copyfile(ROOT / name, folder / name)
     (folder / "minigrad" / "kernels").symlink_to(folder / "kernels")
 

@@ -312,21 +312,31 @@ mg.train.fit(
 """
 
 
-def hanging(folder, where, prefetch, pause=0.0):
-    """A run whose transform hangs, in another process, as soon as it hangs."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HANGS, str(folder), where, str(prefetch), str(pause)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while process.stdout.readline() != "hangs\n":
-        assert process.poll() is None
-    return process
+@pytest.fixture
+def hanging(tmp_path):
+    """A function that starts a run whose transform hangs, in another process, and comes back as soon as it hangs."""
+    processes = []
+
+    def begin(where, prefetch, pause=0.0):
+        process = subprocess.Popen(
+            [sys.executable, "-c", HANGS, str(tmp_path), where, str(prefetch), str(pause)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        processes.append(process)
+        while process.stdout.readline() != "hangs\n":
+            assert process.poll() is None
+        return process
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(("where", "position"), [("training", 5), ("validation", 8)])
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_signal_saves_and_leaves_where_a_transform_hangs(tmp_path, where, position, prefetch):
-    process = hanging(tmp_path, where, prefetch)
+def test_signal_saves_and_leaves_where_a_transform_hangs(hanging, tmp_path, where, position, prefetch):
+    process = hanging(where, prefetch)
     time.sleep(0.5)  # the steps before the one that hangs are done
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -336,8 +346,8 @@ def test_signal_saves_and_leaves_where_a_transform_hangs(tmp_path, where, positi
     assert mg.checkpoint.load(tmp_path / "last.safetensors").loader["position"] == position
 
 
-def test_second_signal_leaves_at_once_where_a_transform_hangs_and_a_step_lasts(tmp_path):
-    process = hanging(tmp_path, "training", prefetch=8, pause=60)
+def test_second_signal_leaves_at_once_where_a_transform_hangs_and_a_step_lasts(hanging):
+    process = hanging("training", prefetch=8, pause=60)
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
