@@ -13,8 +13,9 @@ def float_tensor(name: str, x: object) -> Tensor:
         raise TypeError(f"{name} needs a Tensor, not {type(x).__name__}; make one with mg.tensor(...)")
     if x._data.dtype not in FLOATS:
         mend = "convert with .to('float32')"
-        if x.dtype == np.uint8:
-            mend = f"pictures of 0 to 255 become float32 from 0 to 1 by mg.data.Scale(); else {mend}"
+        if x.dtype == np.uint8:  # which .to would make a float of, for a model to be trained on 0 to 255
+            way = "mg.data.Scale()" if x.ndim == 4 else "array.astype(np.float32) / 255"
+            mend = f"pixels of 0 to 255 become float32 from 0 to 1 by {way}"
         raise TypeError(f"{name} needs a float32 or float64 tensor, not {x.dtype}; {mend}")
     return x
 

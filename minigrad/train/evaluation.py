@@ -277,7 +277,9 @@ def mend(arrays: tuple[np.ndarray, ...], dtype: np.dtype) -> str | None:
     """What to do about a batch's arrays (inputs, and perhaps targets) that a model of this dtype does not take, if anything."""
     inputs = arrays[0].dtype
     if inputs == np.uint8:
-        return "Give the Loader transform=mg.data.Scale(), which makes pictures of uint8 float32 from 0 to 1"
+        pictures = arrays[0].ndim == 4
+        way = "Give the Loader transform=mg.data.Scale()" if pictures else "Pass inputs.astype(np.float32) / 255"
+        return f"{way}, if they are pixels"
     for name, array in zip(("inputs", "targets"), arrays, strict=False):
         if array.dtype != dtype and (array.dtype.kind == "f" or name == "inputs"):
             return (

@@ -283,9 +283,16 @@ def test_arrays_keep_their_dtype():
         mg.nn.Linear(3, 2)(np.zeros((1, 3)))
 
 
-def test_error_for_pictures_names_scale():
-    with pytest.raises(TypeError, match=r"not uint8; pictures .* mg.data.Scale\(\)"):
-        mg.nn.Conv2d(3, 2, 3)(np.zeros((1, 8, 8, 3), np.uint8))
+@pytest.mark.parametrize(
+    ("module", "shape", "mend"),
+    [
+        (mg.nn.Conv2d(3, 2, 3), (1, 8, 8, 3), r"mg.data.Scale\(\)"),
+        (mg.nn.Linear(4, 2), (1, 4), r"astype\(np.float32\) / 255"),
+    ],
+)
+def test_error_for_pixels_leads_to_numbers_from_0_to_1(module, shape, mend):
+    with pytest.raises(TypeError, match=f"not uint8; pixels of 0 to 255 become float32 from 0 to 1 by .*{mend}$"):
+        module(np.zeros(shape, np.uint8))
 
 
 def test_array_inside_a_captured_step_is_refused():

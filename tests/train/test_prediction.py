@@ -129,7 +129,8 @@ def test_nests_of_outputs(net, kind):
         ([np.zeros((2, 5), np.float32)], {"batch_size": 2}, ValueError, "have their sizes already"),
         (np.zeros((2, 5), np.float32), {"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         (np.zeros((2, 5)), {}, TypeError, r"inputs are float64.*inputs.astype\(np.float32\)"),
-        (np.zeros((2, 5), np.uint8), {}, TypeError, r"mg.data.Scale\(\)"),
+        (np.zeros((2, 5), np.uint8), {}, TypeError, r"Pass inputs.astype\(np.float32\) / 255"),
+        (np.zeros((2, 1, 1, 5), np.uint8), {}, TypeError, r"Give the Loader transform=mg.data.Scale\(\)"),
     ],
 )
 def test_wrong_data(net, data, options, error, message):
