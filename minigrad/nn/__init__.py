@@ -1,6 +1,7 @@
 """Layers and what belongs to them: parameters and state, no math."""
 
 from minigrad.nn import init
+from minigrad.nn.containers import ModuleDict, ModuleList, ParameterList
 from minigrad.nn.conv import Conv2d
 from minigrad.nn.layers import BatchNorm, Concat, Dropout, Flatten, Linear, ReLU, Sequential, Sigmoid, Tanh
 from minigrad.nn.lrn import LocalResponseNorm
@@ -20,7 +21,10 @@ __all__ = [
     "LocalResponseNorm",
     "MaxPool2d",
     "Module",
+    "ModuleDict",
+    "ModuleList",
     "Parameter",
+    "ParameterList",
     "ReLU",
     "Sequential",
     "Sigmoid",

@@ -1,6 +1,7 @@
 """Module: parameters, buffers and child modules, found by their names as attributes."""
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 import numpy as np
@@ -14,6 +15,7 @@ from minigrad.tensor import FLOATS, Tensor
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
+CONTAINERS = (list, tuple, dict, set, frozenset, deque)
 Value = Any
 """What goes into a module or comes out of one: nearly always a Tensor, and else what its author chose, a tuple or a dict."""
 
@@ -37,7 +39,9 @@ class Module(Watched):
     """A part of a model: parameters (`Parameter`), buffers (other tensors) and modules, held as attributes.
 
     Subclasses set them in `__init__` and compute in `forward`; no base `__init__` needs to be called. Lists and tuples of
-    modules count too. `training` tells BatchNorm and Dropout what to do; `train()` and `eval()` set it everywhere.
+    modules count too; dicts, and lists of parameters, are `ModuleDict` and `ParameterList`. What asks for the parameters or
+    buffers raises TypeError for a Parameter, a Module or another tensor to be trained that is where nobody looks for it.
+    `training` tells BatchNorm and Dropout what to do; `train()` and `eval()` set it everywhere.
     """
 
     training: bool = True
@@ -78,12 +82,18 @@ class Module(Watched):
                 yield f"{name}.{below}" if below else name, module
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        modules = list(self.modules())
         seen: set[int] = set()
-        for prefix, module in self.modules():
+        found = []
+        for prefix, module in modules:
             for name, value in vars(module).items():
                 if isinstance(value, Tensor) and id(value) not in seen:
                     seen.add(id(value))
-                    yield f"{prefix}.{name}" if prefix else name, value
+                    found.append((f"{prefix}.{name}" if prefix else name, value))
+        seen.update(id(module) for _, module in modules)
+        for _, module in modules:
+            check_places(module, seen)
+        return iter(found)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(dotted name, parameter), each once."""
@@ -104,9 +114,13 @@ class Module(Watched):
     def load_state_dict(self, state_dict: "Mapping[str, ArrayLike | Tensor]", strict: bool = True) -> None:
         """Copy values (Tensors or arrays, by dotted name) into the parameters and buffers, in place.
 
-        Raises ValueError that lists all keys missing, unknown or of the wrong shape or dtype, and then changes nothing.
-        With strict=False, missing and unknown keys are passed over.
+        Weights are laid out as here, with the outputs last: (in, out) for Linear, (kh, kw, in, out) for convolutions. PyTorch
+        has them first, so its tensors with several axes are refused by a TypeError that says how to turn them; of a square
+        NumPy array nobody can tell. Raises ValueError that lists all keys missing, unknown or of the wrong shape or dtype,
+        and then changes nothing. With strict=False, missing and unknown keys are passed over.
         """
+        for name, value in state_dict.items():
+            refuse_torch(name, value)
         own = dict(self._tensors())
         arrays = {name: np.asarray(value) for name, value in state_dict.items()}
         problems = []
@@ -117,7 +131,7 @@ class Module(Watched):
         for name in common:
             have, want = arrays[name], own[name]
             if have.shape != want.shape:
-                problems.append(f"{name}: shape {have.shape}, expected {want.shape}")
+                problems.append(f"{name}: shape {have.shape}, expected {want.shape}{turned(have.shape, want.shape)}")
             elif have.dtype != want.dtype:
                 problems.append(f"{name}: dtype {have.dtype}, expected {want.dtype}")
         if problems:
@@ -173,6 +187,61 @@ class Module(Watched):
     def settings(self) -> str:
         """What to show between the parentheses of its repr."""
         return ""
+
+
+def check_places(module: Module, found: set[int]) -> None:
+    """Raise TypeError for what should be trained but is not among what was found (ids), by its place in the module."""
+    kind = type(module).__name__
+    for name, value in vars(module).items():
+        if isinstance(value, CONTAINERS):
+            for place, item in inside(name, value, {id(value)}):
+                if isinstance(item, Module | Tensor) and id(item) not in found and is_trained(item):
+                    holders = "ModuleList or mg.nn.ModuleDict" if isinstance(item, Module) else "ParameterList"
+                    raise TypeError(
+                        f"{kind}.{place} is a {type(item).__name__} that is not looked for there: it would be neither trained "
+                        f"nor saved; hold it in mg.nn.{holders}, or as an attribute"
+                    )
+        elif isinstance(value, Tensor) and not isinstance(value, Parameter) and is_trained(value):
+            raise TypeError(
+                f"{kind}.{name} is a Tensor that requires a gradient and would not be trained, since it is no Parameter; "
+                "make it mg.nn.Parameter(...), or detach() it to keep it as a buffer"
+            )
+
+
+def is_trained(value: Module | Tensor) -> bool:
+    """Whether it is a module, or a tensor that an optimizer could change: a leaf that requires a gradient."""
+    if isinstance(value, Module):
+        return True
+    return isinstance(value, Parameter) or (value.requires_grad and value.is_leaf)
+
+
+def inside(place: str, container: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """(place, item) of all that is in a container, and in the containers in it; `seen` are those on the way."""
+    items: Iterable[tuple[Any, Any]] = container.items() if isinstance(container, dict) else enumerate(container)
+    for key, item in items:
+        if not isinstance(item, CONTAINERS):
+            yield f"{place}[{key!r}]", item
+        elif id(item) not in seen:
+            seen.add(id(item))
+            yield from inside(f"{place}[{key!r}]", item, seen)
+
+
+def refuse_torch(name: str, value: object) -> None:
+    """Raise TypeError for a tensor of PyTorch's with several axes, which are in another order there."""
+    if type(value).__module__.partition(".")[0] == "torch" and len(np.shape(value)) > 1:  # type: ignore[arg-type]
+        raise TypeError(
+            f"{name} is a tensor of PyTorch's, which has the outputs of a layer on the first axis, minigrad on the last: "
+            "give arrays, `v.numpy().T` for a Linear and `v.numpy().transpose(2, 3, 1, 0)` for a convolution"
+        )
+
+
+def turned(have: tuple[int, ...], want: tuple[int, ...]) -> str:
+    """What to say of a shape that is right but for the order of axes, as PyTorch has them."""
+    if len(have) == 2 and have[::-1] == want:
+        return "; transposed it would fit: PyTorch's Linear has (out, in), here it is (in, out), so pass its .T"
+    if len(have) == 4 and (have[2], have[3], have[1], have[0]) == want:
+        return "; PyTorch's convolutions have (out, in, kh, kw), here it is (kh, kw, in, out): pass .transpose(2, 3, 1, 0)"
+    return ""
 
 
 def is_dtype(value: "str | Device | DTypeLike") -> "TypeGuard[DTypeLike]":

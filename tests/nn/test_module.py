@@ -305,3 +305,48 @@ def test_array_inside_a_captured_step_is_refused():
 def test_what_is_no_array_is_refused(value):
     with pytest.raises(TypeError, match="needs a Tensor, not .*mg.tensor"):
         mg.nn.Linear(3, 2)(value)
+
+
+# Weights from elsewhere
+
+
+class Both(nn.Module):
+    """A layer of each kind."""
+
+    def __init__(self):
+        self.linear = nn.Linear(2, 3)
+        self.conv = nn.Conv2d(2, 4, (3, 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("linear.weight", (3, 2), "transposed it would fit.*pass its .T"),
+        ("conv.weight", (4, 2, 3, 5), r"here it is \(kh, kw, in, out\): pass .transpose\(2, 3, 1, 0\)"),
+    ],
+)
+def test_a_weight_in_pytorchs_layout_is_told(name, shape, message):
+    net = Both()
+    before = contents(net)
+    with pytest.raises(ValueError, match=message):
+        net.load_state_dict({**contents(Both()), name: np.zeros(shape, np.float32)})
+    assert_same(contents(net), before)
+
+
+def test_a_weight_that_fits_in_no_layout_is_only_the_wrong_shape():
+    with pytest.raises(ValueError, match=r"shape \(5, 2\), expected \(2, 3\)$"):
+        Both().load_state_dict({"linear.weight": np.zeros((5, 2), np.float32)}, strict=False)
+
+
+def test_tensors_of_pytorch_with_several_axes_are_refused():
+    torch = pytest.importorskip("torch")
+    square = nn.Linear(3, 3)
+    before = contents(square)
+    layer = torch.nn.Linear(3, 3)
+    with pytest.raises(TypeError, match=r"weight is a tensor of PyTorch's.*outputs of a layer on the first axis.*numpy\(\).T"):
+        square.load_state_dict(layer.state_dict())
+    assert_same(contents(square), before)
+    square.load_state_dict({"weight": layer.weight.detach().numpy().T, "bias": layer.bias.detach()})
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    expected = layer(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(square(mg.tensor(x)).numpy(), expected, rtol=1e-6, atol=1e-6)
