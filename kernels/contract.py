@@ -91,6 +91,18 @@ class Elementwise(Protocol):
     def div_forward(self, a: Array, b: Array, y: Array, shape: Shape, a_strides: Shape, b_strides: Shape, /) -> None:
         """y = a / b."""
 
+    def equal(self, a: Array, b: Array, y: Array, shape: Shape, a_strides: Shape, b_strides: Shape, /) -> None:
+        """y = a == b, bool; a and b of one dtype, whichever it is."""
+
+    def not_equal(self, a: Array, b: Array, y: Array, shape: Shape, a_strides: Shape, b_strides: Shape, /) -> None:
+        """y = a != b, bool; a and b of one dtype, whichever it is."""
+
+    def less(self, a: Array, b: Array, y: Array, shape: Shape, a_strides: Shape, b_strides: Shape, /) -> None:
+        """y = a < b, bool; a and b of one dtype, whichever it is."""
+
+    def less_equal(self, a: Array, b: Array, y: Array, shape: Shape, a_strides: Shape, b_strides: Shape, /) -> None:
+        """y = a <= b, bool; a and b of one dtype, whichever it is."""
+
     def exp_forward(self, x: Array, y: Array, /) -> None:
         """y = e^x."""
 

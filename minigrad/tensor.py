@@ -49,6 +49,7 @@ class Tensor:
 
     Made by `mg.tensor`. `data` is the array itself, `grad` the gradient that `backward` left (a Tensor or None).
     Arithmetic broadcasts like NumPy's; both sides must share dtype and device, Python numbers take the tensor's dtype.
+    Comparisons, `==` too, go element by element and give bool tensors; in dicts and sets a tensor is only itself.
     """
 
     __slots__ = (
@@ -200,6 +201,11 @@ class Tensor:
         return f"tensor({body}, dtype={self.dtype}{home}{origin})"
 
     def __bool__(self) -> bool:
+        if self._data.size != 1:
+            raise ValueError(
+                f"a tensor of shape {self.shape} is not true or false as a whole; look at its elements, "
+                "`t.numpy().all()` or `t.numpy().any()`, or ask for identity by `is`"
+            )
         return bool(self.item())
 
     def __float__(self) -> float:
@@ -407,6 +413,28 @@ class Tensor:
     def __pos__(self) -> "Tensor":
         return self
 
+    # Comparisons: of what is neither tensor, number, array nor list, Python asks the other side
+
+    def __eq__(self, other: Any) -> Any:
+        return comparison.equal(self, other) if is_comparable(other) else NotImplemented
+
+    def __ne__(self, other: Any) -> Any:
+        return comparison.not_equal(self, other) if is_comparable(other) else NotImplemented
+
+    def __lt__(self, other: Any) -> Any:
+        return comparison.less(self, other) if is_comparable(other) else NotImplemented
+
+    def __le__(self, other: Any) -> Any:
+        return comparison.less_equal(self, other) if is_comparable(other) else NotImplemented
+
+    def __gt__(self, other: Any) -> Any:
+        return comparison.greater(self, other) if is_comparable(other) else NotImplemented
+
+    def __ge__(self, other: Any) -> Any:
+        return comparison.greater_equal(self, other) if is_comparable(other) else NotImplemented
+
+    __hash__ = object.__hash__  # a tensor is itself in dicts and sets, whatever is in it
+
     def __matmul__(self, other: Any) -> "Tensor":
         return gemm.matmul(self, other)
 
@@ -532,6 +560,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real | np.bool_)
 
 
+def is_comparable(value: Any) -> bool:
+    """Whether comparing a tensor with it is a matter of elements; a list is, to be refused as in arithmetic."""
+    return isinstance(value, Tensor | np.ndarray | list | tuple) or is_number(value)
+
+
 # A tensor's operators are ops, and ops make tensors: the one circle, closed here, where all of this file is defined.
 from minigrad import tape  # noqa: E402
-from minigrad.ops import arithmetic, elementwise, gemm, movement, reduce  # noqa: E402
+from minigrad.ops import arithmetic, comparison, elementwise, gemm, movement, reduce  # noqa: E402

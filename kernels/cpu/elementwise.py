@@ -37,7 +37,10 @@ def offset(row, shape, strides):
 
 
 def broadcasting(name, formula):
-    """A kernel that applies `formula` to a and b, each read through its layout. The last stride is 0 or 1."""
+    """A kernel that applies `formula` to a and b, each read through its layout. The last stride is 0 or 1.
+
+    y may be of another type than a and b, which are of one.
+    """
     formula = inlined(formula)
 
     def kernel(a, b, y, shape, a_strides, b_strides):
@@ -77,6 +80,10 @@ add_forward = broadcasting("add_forward", lambda a, b: a + b)
 sub_forward = broadcasting("sub_forward", lambda a, b: a - b)
 mul_forward = broadcasting("mul_forward", lambda a, b: a * b)
 div_forward = broadcasting("div_forward", lambda a, b: a / b)
+equal = broadcasting("equal", lambda a, b: a == b)
+not_equal = broadcasting("not_equal", lambda a, b: a != b)
+less = broadcasting("less", lambda a, b: a < b)
+less_equal = broadcasting("less_equal", lambda a, b: a <= b)
 
 
 def unary(name, formula):

@@ -9,6 +9,7 @@ if an array does not begin at 16 bytes) goes one by one.
 unary, binary      y = f(x) and y = f(a, b) of arrays that lie alike; gradients are functions of dy and a saved array
 broadcast          y = f(a, b) through layouts: a thread works out where its elements are (kernels/cuda/parts/walk.py), for
                    four at once if the innermost axis allows it
+compare            y = a == b and its like, through layouts, an element to a thread: one kernel for all dtypes
 to_columns         activate: as unary, with y's rows farther apart
 from_columns       activate_backward: as binary, with the rows of dy and y farther apart
 power, power_grad  y = x^p, which takes some hundred instructions and is bound by them
@@ -21,17 +22,23 @@ from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.axes import merged
 from minigrad.kernels.bits import sqrt
 from minigrad.kernels.cuda import movement
+from minigrad.kernels.cuda.movement import FLOAT32, FLOAT64, UINT64, integer_at
 from minigrad.kernels.cuda.parts.units import below
 from minigrad.kernels.cuda.parts.walk import divided, positions, reciprocal, walk
 from minigrad.kernels.cuda.tools.language import (
     at,
+    cast,
     cuda,
     device_function,
+    float32,
+    float64,
     load4,
     store4,
+    uint8,
     uint32,
+    uint64,
 )
-from minigrad.kernels.cuda.tools.launch import Axes, Real, Reals, UInt, blocks_for, kernel
+from minigrad.kernels.cuda.tools.launch import Axes, Bytes, Real, Reals, UInt, blocks_for, kernel
 
 THREADS = 256
 STEP = 4 * THREADS  # elements that a block takes at once, a vector for each thread
@@ -147,6 +154,49 @@ def broadcast(
         y[j] = FORMULA(aj, bj)
         y[k] = FORMULA(ak, bk)
         y[m] = FORMULA(am, bm)
+
+
+EQUAL, NOT_EQUAL, LESS, LESS_EQUAL = range(4)
+
+
+@device_function
+def compared(u, v, relation):
+    """1 where the relation holds, else 0."""
+    if relation == uint32(EQUAL):
+        return uint8(1) if u == v else uint8(0)
+    if relation == uint32(NOT_EQUAL):
+        return uint8(1) if u != v else uint8(0)
+    if relation == uint32(LESS):
+        return uint8(1) if u < v else uint8(0)
+    return uint8(1) if u <= v else uint8(0)
+
+
+@kernel(threads=THREADS)
+def compare(
+    a: Bytes,
+    b: Bytes,
+    y: Bytes,
+    n: UInt,
+    kind: UInt,
+    relation: UInt,
+    rank: UInt,
+    lengths: Axes,
+    multipliers: Axes,
+    shifts: Axes,
+    a_steps: Axes,
+    b_steps: Axes,
+):
+    i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+    if i < n:
+        p, q = positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps)
+        if kind == uint32(FLOAT32):
+            y[i] = compared(cast(a, float32)[p], cast(b, float32)[q], relation)
+        elif kind == uint32(FLOAT64):
+            y[i] = compared(cast(a, float64)[p], cast(b, float64)[q], relation)
+        elif kind == uint32(UINT64):
+            y[i] = compared(cast(a, uint64)[p], cast(b, uint64)[q], relation)
+        else:
+            y[i] = compared(integer_at(a, p, kind), integer_at(b, q, kind), relation)
 
 
 @device_function
@@ -355,6 +405,21 @@ def arithmetic(formula, a, b, y, shape, a_strides, b_strides):
         spread[grid, THREADS](a, b, y, n, unit == 4, rank, lengths, multipliers, shifts, a_steps, b_steps)
 
 
+@functools.lru_cache(maxsize=4096)
+def comparison_plan(shape, a_strides, b_strides):
+    """The Walk over both."""
+    return walk(merged(shape, a_strides, b_strides) or [[1, 0, 0]])
+
+
+def comparison(relation, a, b, y, shape, a_strides, b_strides):
+    """y = whether the relation holds, through layouts."""
+    if y.size:
+        rank, lengths, multipliers, shifts, (a_steps, b_steps) = comparison_plan(shape, a_strides, b_strides)
+        compare[blocks_for(y.size, THREADS), THREADS](
+            a, b, y, y.size, movement.KINDS[a.dtype], relation, rank, lengths, multipliers, shifts, a_steps, b_steps
+        )
+
+
 def columns_plan(small, column, *wide):
     """(units, whether they are vectors, columns, their reciprocal, width, first column), all in units of 4 or 1."""
     m, columns = small.shape
@@ -379,6 +444,22 @@ def mul_forward(a, b, y, shape, a_strides, b_strides):
 
 def div_forward(a, b, y, shape, a_strides, b_strides):
     arithmetic(div, a, b, y, shape, a_strides, b_strides)
+
+
+def equal(a, b, y, shape, a_strides, b_strides):
+    comparison(EQUAL, a, b, y, shape, a_strides, b_strides)
+
+
+def not_equal(a, b, y, shape, a_strides, b_strides):
+    comparison(NOT_EQUAL, a, b, y, shape, a_strides, b_strides)
+
+
+def less(a, b, y, shape, a_strides, b_strides):
+    comparison(LESS, a, b, y, shape, a_strides, b_strides)
+
+
+def less_equal(a, b, y, shape, a_strides, b_strides):
+    comparison(LESS_EQUAL, a, b, y, shape, a_strides, b_strides)
 
 
 def exp_forward(x, y):

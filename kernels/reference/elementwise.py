@@ -1,6 +1,8 @@
 """Functions of one element or of two, and their gradients; flat arrays, float32 computed in float64.
 
     add, sub, mul, div   y = a + b, a - b, a b, a / b, where a and b are read through layouts (kernels/axes.py)
+    equal, not_equal, less, less_equal   y = a == b, a != b, a < b, a <= b, read in the same way: y is bool, a and b are of
+                         one dtype, whichever it is; to NaN nothing is equal, nor less or more than it
     exp                  dx = dy y
     log                  dx = dy / x
     sqrt                 dx = dy / (2 y)
@@ -44,6 +46,22 @@ def mul_forward(a, b, y, shape, a_strides, b_strides):
 @defined
 def div_forward(a, b, y, shape, a_strides, b_strides):
     y[:] = _wide(a)[positions(shape, a_strides)] / _wide(b)[positions(shape, b_strides)]
+
+
+def equal(a, b, y, shape, a_strides, b_strides):
+    y[:] = a[positions(shape, a_strides)] == b[positions(shape, b_strides)]
+
+
+def not_equal(a, b, y, shape, a_strides, b_strides):
+    y[:] = a[positions(shape, a_strides)] != b[positions(shape, b_strides)]
+
+
+def less(a, b, y, shape, a_strides, b_strides):
+    y[:] = a[positions(shape, a_strides)] < b[positions(shape, b_strides)]
+
+
+def less_equal(a, b, y, shape, a_strides, b_strides):
+    y[:] = a[positions(shape, a_strides)] <= b[positions(shape, b_strides)]
 
 
 @defined

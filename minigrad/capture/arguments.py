@@ -34,9 +34,24 @@ def described(name: Any, value: Any, arrays: list[np.ndarray]) -> Any:
     return name, exactly(value)
 
 
+class Itself:
+    """A tensor among Python values: another one is another, whatever is in both."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Itself) and other.tensor is self.tensor
+
+    def __hash__(self) -> int:
+        return hash(self.tensor)
+
+
 def exactly(value: Any) -> Any:
     """A hashable value such that equal ones are the same to Python code: 1 is not True, -0.0 not 0.0, one NaN like another."""
     kind = type(value)
+    if isinstance(value, Tensor):
+        return kind, Itself(value)
     if kind is float:
         return kind, value.hex()
     if kind is complex:
@@ -46,7 +61,8 @@ def exactly(value: Any) -> Any:
     if issubclass(kind, tuple | frozenset):
         return kind, (tuple if issubclass(kind, tuple) else frozenset)(map(exactly, value))
     if dataclasses.is_dataclass(value) and kind.__eq__ is not object.__eq__ and not isinstance(value, type):
-        return kind, value, tuple([exactly(getattr(value, f.name)) for f in dataclasses.fields(value) if hashes(f)])
+        # the fields first: where they differ, the values are not compared, which might compare tensors by their elements
+        return kind, tuple([exactly(getattr(value, f.name)) for f in dataclasses.fields(value) if hashes(f)]), value
     return kind, value
 
 

@@ -22,7 +22,7 @@ class Difference:
     for_good: bool
 
 
-@dataclass
+@dataclass(eq=False)
 class Plan:
     """A recorded step: its launches in order, and what must hold for it. Printing it lists the launches."""
 

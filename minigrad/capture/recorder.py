@@ -38,7 +38,7 @@ class Gradient(NamedTuple):
         return isinstance(self.before, Tensor) and self.before._version[0] != self.version
 
 
-@dataclass
+@dataclass(eq=False)
 class Launch:
     """One kernel launch of a plan."""
 

@@ -3,6 +3,7 @@
 import minigrad.tensor  # noqa: F401 - first: it and the tape are whole before an op is made of them
 from minigrad.ops.arithmetic import add, assign, div, mul, sub
 from minigrad.ops.branches import Branch, concat_branches
+from minigrad.ops.comparison import equal, greater, greater_equal, less, less_equal, not_equal
 from minigrad.ops.conv import conv2d
 from minigrad.ops.dropout import dropout
 from minigrad.ops.elementwise import exp, log, power, relu, sigmoid, sqrt, tanh
@@ -28,9 +29,14 @@ __all__ = [
     "cross_entropy",
     "div",
     "dropout",
+    "equal",
     "exp",
     "getitem",
     "global_avg_pool",
+    "greater",
+    "greater_equal",
+    "less",
+    "less_equal",
     "linear",
     "local_response_norm",
     "log",
@@ -40,6 +46,7 @@ __all__ = [
     "max_pool2d",
     "mean",
     "mul",
+    "not_equal",
     "power",
     "relu",
     "reshape",

@@ -96,12 +96,19 @@ def operands(name: str, a: Operand, b: Operand) -> tuple[Tensor, Tensor]:
     like = a if isinstance(a, Tensor) else b
     if not isinstance(like, Tensor):
         raise TypeError(f"{name}: at least one side must be a Tensor, not {type(a).__name__} and {type(b).__name__}")
+    if is_number(a) or is_number(b):
+        check_float(name, like)
     a, b = as_operand(name, a, like), as_operand(name, b, like)
     if a.dtype != b.dtype:
         raise TypeError(f"{name}: dtypes differ, {a.dtype} and {b.dtype}; convert one side with .to(...)")
-    if a.dtype not in FLOATS:
-        raise TypeError(f"{name} needs float32 or float64 tensors, not {a.dtype}; convert with .to('float32')")
+    check_float(name, a)
     return a, b
+
+
+def check_float(name: str, x: Tensor) -> None:
+    """Raise TypeError unless it is a float tensor."""
+    if x.dtype not in FLOATS:
+        raise TypeError(f"{name} needs float32 or float64 tensors, not {x.dtype}; convert with .to('float32')")
 
 
 def as_operand(name: str, value: Operand, like: Tensor) -> Tensor:
@@ -109,11 +116,20 @@ def as_operand(name: str, value: Operand, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if is_number(value):
-        return Tensor._wrap(like._device.from_host(np.array(value, like.dtype)), like._device)
+        return Tensor._wrap(like._device.from_host(as_scalar(value, like.dtype)), like._device)
     if isinstance(value, np.ndarray):
         refuse_constant(value.shape)
         return Tensor(value, device=like._device)
     raise TypeError(f"{name}: cannot work on {type(value).__name__}; pass a Tensor, a NumPy array or a number")
+
+
+def as_scalar(value: float | np.generic, dtype: np.dtype) -> np.ndarray:
+    """A number as an array without axes; of a float dtype it is infinite if it is too large, as a result would be."""
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(value, dtype)
+    except OverflowError:  # an int beyond float64
+        return np.array(np.inf if value > 0 else -np.inf, dtype)
 
 
 def add(a: Operand, b: Operand) -> Tensor:

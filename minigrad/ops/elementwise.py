@@ -159,4 +159,12 @@ def power(x: Tensor, exponent: float) -> Tensor:
     """x^exponent for a constant exponent, element by element."""
     if isinstance(exponent, Tensor) or not isinstance(exponent, int | float | np.integer | np.floating):
         raise TypeError(f"the exponent must be a number, not {type(exponent).__name__}; else use mg.exp(p * mg.log(x))")
-    return Power.apply(float_tensor("power", x), exponent=float(exponent))
+    return Power.apply(float_tensor("power", x), exponent=as_float(exponent))
+
+
+def as_float(number: float | np.integer | np.floating) -> float:
+    """A number as a float, infinite if it is too large."""
+    try:
+        return float(number)
+    except OverflowError:
+        return np.inf if number > 0 else -np.inf

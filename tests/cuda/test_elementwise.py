@@ -223,3 +223,35 @@ def test_activate_backward_matches_reference_from_its_columns_only(check_kernel,
     wide_dy, wide_y = within(dy, margin, np.nan), within(y, margin, np.nan)
     arguments = wide_dy, wide_y, margin[0], activation, np.full(shape, np.inf, dtype)
     check_kernel("elementwise", "activate_backward", *arguments, ulps=4)
+
+
+COMPARISONS = ("equal", "not_equal", "less", "less_equal")
+KINDS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_comparisons_match_reference(check_kernel, rng, name, kind):
+    a, b = rng.integers(-2, 3, (2, 3, 1, 5)).astype(kind)
+    if a.dtype.kind == "f":
+        a[1], b[:, :, 1] = np.nan, np.inf
+    for other in (b, b[:1], b[:, :, :1], b[0, 0], b[:1, :, :1]):
+        other = np.ascontiguousarray(other)
+        layout = broadcast_layout(a.shape, other.shape)[1:]
+        check_kernel("elementwise", name, a.ravel(), other.ravel(), np.zeros(a.size, bool), *layout)
+        layout = broadcast_layout(other.shape, a.shape)[1:]
+        check_kernel("elementwise", name, other.ravel(), a.ravel(), np.zeros(a.size, bool), *layout)
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+@pytest.mark.parametrize("n", [0, 1, 255, 256, 257, 1000])
+def test_comparisons_of_sizes_around_blocks(check_kernel, rng, name, n):
+    a, b = rng.integers(0, 2, (2, n)).astype(np.float32)
+    check_kernel("elementwise", name, a, b, np.zeros(n, bool), *broadcast_layout((n,), (n,))[1:])
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_comparisons_tell_large_integers_apart(check_kernel, name):
+    for kind, top in (("int64", 2**62), ("uint64", 2**63)):
+        a, b = np.array([top, top + 1, top], kind), np.array([top + 1, top, top], kind)
+        check_kernel("elementwise", name, a, b, np.zeros(3, bool), *broadcast_layout((3,), (3,))[1:])

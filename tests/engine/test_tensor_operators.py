@@ -217,3 +217,43 @@ def test_numpy_may_look_at_a_tensor_that_requires_a_gradient():
     assert np.allclose(x, [1, 2])
     assert np.array_equal(x, x)
     assert isinstance(np.asarray(x), np.ndarray)
+
+
+# Numbers that a dtype does not hold
+
+
+@each_operator
+@pytest.mark.parametrize("number", [1e300, -1e300, 10**400, -(10**400), np.float64(1e39), 2**200])
+def test_a_number_too_large_for_float32_is_infinite(operator, number, device):
+    infinity = np.float32(np.inf if number > 0 else -np.inf)
+    array = np.array([1.5, -2.0], np.float32)
+    x = mg.tensor(array, device=device)
+    np.testing.assert_array_equal(operator(x, number).numpy(), operator(array, infinity))
+    np.testing.assert_array_equal(operator(number, x).numpy(), operator(infinity, array))
+    y = mg.tensor(array, device=device)
+    y += number
+    np.testing.assert_array_equal(y.numpy(), [infinity, infinity])
+
+
+def test_a_power_too_large_is_infinite(device):
+    x = mg.tensor([2.0, 0.5], device=device)
+    np.testing.assert_array_equal((x ** (10**400)).numpy(), [np.inf, 0])
+    np.testing.assert_array_equal((x**1e300).numpy(), [np.inf, 0])
+
+
+@each_operator
+@pytest.mark.parametrize("number", [1, -1, 0.5, np.nan, np.inf, 2**70, 10**400, True, np.float32(2)])
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
+def test_numbers_with_tensors_of_integers_are_refused_by_their_dtype(operator, number, dtype):
+    x = mg.tensor(np.ones(2, dtype))
+    for compute in (lambda: operator(x, number), lambda: operator(number, x)):
+        with pytest.raises(TypeError, match=rf"needs float32 or float64 tensors, not {dtype}; convert with .to\('float32'\)"):
+            compute()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
+def test_minus_of_integers_is_refused_by_its_dtype(dtype):
+    with pytest.raises(TypeError, match=f"not {dtype}; convert with"):
+        -mg.tensor(np.ones(2, dtype))
+    with pytest.raises(TypeError, match=f"not {dtype}; convert with"):
+        mg.tensor(np.ones(2, dtype)) ** 2

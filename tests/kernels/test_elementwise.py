@@ -285,3 +285,16 @@ def test_large_work_runs_in_parallel(size, parallel):
         (elementwise.add_forward, (x[:1], x, x, (1, 1, 1, 1, 1, size), (0,) * 6, (0, 0, 0, 0, 0, 1))),
     ):
         assert isinstance(kernel.resolve(*arguments)[0], Variants) is parallel
+
+
+@pytest.mark.parametrize("name", ["equal", "not_equal", "less", "less_equal"])
+@pytest.mark.parametrize("kind", ["float32", "int64"])
+@pytest.mark.parametrize("n", [1, 17, BLOCK + 1, GRAIN + 1])
+def test_comparisons_match_reference(check_kernel, rng, name, kind, n):
+    a, b = rng.integers(-2, 3, (2, n)).astype(kind)
+    if kind == "float32":
+        a[::5] = b[::7] = np.nan
+    parallel = n >= GRAIN
+    check_kernel("elementwise", name, a, b, np.empty(n, bool), *broadcast_layout((n,), (n,))[1:], parallel=parallel)
+    check_kernel("elementwise", name, a, b[:1], np.empty(n, bool), *broadcast_layout((n,), (1,))[1:], parallel=parallel)
+    check_kernel("elementwise", name, a[:1], b, np.empty(n, bool), *broadcast_layout((1,), (n,))[1:], parallel=parallel)

@@ -1,0 +1,86 @@
+"""Comparisons, element by element: bool tensors, which are never on the tape."""
+
+import numbers
+
+import numpy as np
+
+from minigrad.kernels.axes import broadcast_layout
+from minigrad.modes import at_work, begin
+from minigrad.ops.arithmetic import Operand, as_operand, as_scalar
+from minigrad.ops.movement import to
+from minigrad.tape import common_device
+from minigrad.tensor import FLOATS, Tensor, is_number
+
+BOOL = np.dtype(np.bool_)
+WIDE = np.dtype(np.float64)
+
+
+class Comparison:
+    """What errors call it."""
+
+
+def compared(name: str, kernel: str, a: Operand, b: Operand) -> Tensor:
+    """Whether what the kernel says holds between a and b, broadcast."""
+    like = a if isinstance(a, Tensor) else b
+    if not isinstance(like, Tensor):
+        raise TypeError(f"{name}: at least one side must be a Tensor, not {type(a).__name__} and {type(b).__name__}")
+    sides = as_side(name, a, like), as_side(name, b, like)
+    dtype = np.result_type(*[side.dtype for side in sides])
+    home = common_device(Comparison, sides)
+    first, second = [to(side, dtype)._data for side in sides]
+    shape, merged, a_strides, b_strides = broadcast_layout(first.shape, second.shape)
+    begin("Comparison")
+    device = at_work(home)
+    y = device.empty(shape, BOOL)
+    if y.size:
+        launch = getattr(device.kernels.elementwise, kernel)
+        launch(first.reshape(-1), second.reshape(-1), y.reshape(-1), merged, a_strides, b_strides)
+    return Tensor._wrap(y, home)
+
+
+def as_side(name: str, value: Operand, like: Tensor) -> Tensor:
+    """One side off the tape. A number takes the dtype of `like` if that holds it or is a float's, else float64."""
+    if isinstance(value, Tensor) or not is_number(value):
+        return as_operand(name, value, like).detach()
+    dtype = like.dtype
+    if dtype not in FLOATS:
+        kept = np.iinfo(np.int64 if dtype == BOOL else dtype)
+        whole = isinstance(value, numbers.Integral | np.bool_)
+        if whole and not kept.min <= value <= kept.max:  # larger, or less, than any element
+            value = np.inf if value > 0 else -np.inf
+        dtype = kept.dtype if whole and np.isfinite(value) else WIDE
+    return Tensor._wrap(like._device.from_host(as_scalar(value, dtype)), like._device)
+
+
+def equal(a: Operand, b: Operand) -> Tensor:
+    """Whether a == b, element by element with broadcasting: a bool tensor without a gradient, as of all comparisons.
+
+    Both sides are tensors, or one a number or an array; dtypes may differ, and NumPy's `result_type` is what they are
+    compared in. Nothing equals NaN. Raises ValueError for shapes that do not broadcast.
+    """
+    return compared("equal", "equal", a, b)
+
+
+def not_equal(a: Operand, b: Operand) -> Tensor:
+    """Whether a != b, element by element; see `equal`."""
+    return compared("not_equal", "not_equal", a, b)
+
+
+def less(a: Operand, b: Operand) -> Tensor:
+    """Whether a < b, element by element; see `equal`."""
+    return compared("less", "less", a, b)
+
+
+def less_equal(a: Operand, b: Operand) -> Tensor:
+    """Whether a <= b, element by element; see `equal`."""
+    return compared("less_equal", "less_equal", a, b)
+
+
+def greater(a: Operand, b: Operand) -> Tensor:
+    """Whether a > b, element by element; see `equal`."""
+    return compared("greater", "less", b, a)
+
+
+def greater_equal(a: Operand, b: Operand) -> Tensor:
+    """Whether a >= b, element by element; see `equal`."""
+    return compared("greater_equal", "less_equal", b, a)
