@@ -4,7 +4,9 @@ Statistics are summed over CHUNK rows at a time in x's type, as differences from
 chunk is never so far from its mean that the variance would cancel away: (first - mean)^2 <= rows * variance. Chunks are
 combined in float64, in order (Chan, Golub and LeVeque 1983), so neither their number nor the threads change the bits.
 The mean comes apart into a float of x's type and a remainder, so that x - mean keeps its precision when the mean is
-large against the deviation.
+large against the deviation. Where squares are too large for x's type (in float32 from deviations of 1e18 on), a column is
+summed once more in float64, and what of dx is in proportion to x - mean is added in a pass of its own, since its slope is
+too small for x's type.
 
 Many x that are normalized into columns of one y are gone through together, a block of rows at a time: of a row of y, or of
 dy, that is read and written piece by piece, pass after pass, memory would move much that nobody asked for.
@@ -35,6 +37,8 @@ from minigrad.kernels.cpu.vector.norm import (
 )
 
 CHUNK = 256  # rows summed in x's own type, at most
+WIDE = 1e30  # the variance from where a slope, which has it in its denominator, may be too small for float32
+PROPORTION = 6  # a row of the table: the slope times the deviation, of columns with a larger variance than WIDE
 FEW_ROWS = 8  # of a strip of x that are written before those of the next strip
 WIDTH, START, COLUMN, ACTIVATION = range(4)  # of a branch: its columns, where they start in the sums, and in y and dy
 
@@ -141,7 +145,7 @@ def empty_sums(blocks, branches, like):
 @inlined
 def coefficient_table(branches, eps, like, gammas, betas, means, variances):
     """The table of all branches, with slope and offset still to come."""
-    table = np.zeros((6, branches[:, WIDTH].sum()), like.dtype)
+    table = np.zeros((7, branches[:, WIDTH].sum()), like.dtype)
     for b in range(len(branches)):
         c, start = branches[b, WIDTH], branches[b, START]
         mean, var = array_at(means, b, 0, c, eps), array_at(variances, b, 0, c, eps)
@@ -182,7 +186,7 @@ def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
     m, c = x.shape
     chunk = chunk_size(c)
     chunks = (m + chunk - 1) // chunk
-    sums, table = np.empty((2, chunks, c), x.dtype), np.zeros((6, c), x.dtype)
+    sums, table = np.empty((2, chunks, c), x.dtype), np.zeros((7, c), x.dtype)
     for k in prange(chunks):
         k0, k1 = k * chunk, min(m, (k + 1) * chunk)
         sum_chunk(x, x, x, 0, k0, k1, DEVIATION, x[k0 : k0 + 1], sums[0, k], sums[1, k])
@@ -214,6 +218,22 @@ def statistics(x, sums, mean, var):
             var[j] += max(np.float64(sums[1, k, j]) - first * first / n, 0.0) + n * gap * gap
     for j in range(c):
         var[j] /= m
+        if not np.isfinite(var[j]):
+            wide_statistics(x, j, mean, var)
+
+
+@inlined
+def wide_statistics(x, j, mean, var):
+    """The mean and variance of column j in float64."""
+    m = x.shape[0]
+    total, squares = 0.0, 0.0
+    for i in range(m):
+        total += np.float64(x[i, j])
+    mean[j] = total / m
+    for i in range(m):
+        gap = np.float64(x[i, j]) - mean[j]
+        squares += gap * gap
+    var[j] = squares / m
 
 
 @inlined
@@ -263,6 +283,12 @@ def batch_norms_backward(
             c, start, column, activation = branches[b]
             part, x, dx = table[:, start : start + c], matrix_at(xs, b, m, c, y), matrix_at(dxs, b, m, c, y)
             gradient_chunk(dy, x, y, column, block * rows, min(m, (block + 1) * rows), activation, part, dx)
+    # 4. What is left of columns so wide that their slope is none.
+    for b in range(len(branches)):
+        c, start = branches[b, WIDTH], branches[b, START]
+        mean, var = array_at(means, b, 0, c, eps), array_at(variances, b, 0, c, eps)
+        x, dx = matrix_at(xs, b, m, c, y), matrix_at(dxs, b, m, c, y)
+        add_proportion(x, mean, var, eps[b], table[:, start : start + c], dx)
 
 
 @parallel_kernel(sized_by=1)
@@ -270,7 +296,7 @@ def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activatio
     m, c = x.shape
     chunk = chunk_size(c)
     chunks = (m + chunk - 1) // chunk
-    sums, table = np.empty((2, chunks, c), x.dtype), np.zeros((6, c), x.dtype)
+    sums, table = np.empty((2, chunks, c), x.dtype), np.zeros((7, c), x.dtype)
     coefficients(mean, var, gamma, beta, eps, table)
     for k in prange(chunks):
         k0, k1 = k * chunk, min(m, (k + 1) * chunk)
@@ -278,6 +304,7 @@ def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activatio
     gradient_coefficients(sums, m, mean, var, gamma, eps, table, dgamma, dbeta)
     for k in prange(chunks):
         gradient_chunk(dy, x, y, column, k * chunk, min(m, (k + 1) * chunk), activation, table, dx)
+    add_proportion(x, mean, var, eps, table, dx)
 
 
 @inlined
@@ -297,15 +324,28 @@ def gradient_coefficients(sums, m, mean, var, gamma, eps, table, dgamma, dbeta):
         dbeta[j] = total[j]
         scale = gamma[j] * inverse
         slope = -scale * inverse * weighted / m
+        if var[j] > WIDE:
+            table[PROPORTION, j] = -scale * weighted / m
+            slope = 0.0
         table[SLOPE, j] = slope
         table[OFFSET, j] = -scale * total[j] / m - slope * low
+
+
+@inlined
+def add_proportion(x, mean, var, eps, table, dx):
+    """What the slope of wide columns would have added to dx."""
+    for j in range(mean.size):
+        if var[j] > WIDE:
+            proportion = np.float64(table[PROPORTION, j]) / np.sqrt(var[j] + eps)
+            for i in range(x.shape[0]):
+                dx[i, j] += proportion * (np.float64(x[i, j]) - mean[j])
 
 
 @parallel_kernel(sized_by=0)
 def batch_norm_inference(x, gamma, beta, mean, var, eps, activation, y, column):
     m, c = x.shape
     chunk = chunk_size(c)
-    table = np.zeros((6, c), x.dtype)
+    table = np.zeros((7, c), x.dtype)
     table[HIGH], table[BETA] = mean, beta
     for j in range(c):
         table[SCALE, j] = gamma[j] / np.sqrt(np.float64(var[j]) + eps)
@@ -319,7 +359,7 @@ def batch_norm_inference_backward(dy, x, y, column, gamma, beta, mean, var, eps,
     chunk = chunk_size(c)
     chunks = (m + chunk - 1) // chunk
     sums = np.empty((2, chunks, c), x.dtype)
-    table = np.zeros((6, c), x.dtype)
+    table = np.zeros((7, c), x.dtype)
     table[HIGH], table[BETA] = mean, beta
     for j in range(c):
         table[SCALE, j] = gamma[j] / np.sqrt(np.float64(var[j]) + eps)

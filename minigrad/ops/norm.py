@@ -7,7 +7,7 @@ import numpy as np
 from minigrad.devices import is_array
 from minigrad.kernels.activations import IDENTITY, NUMBERS, RELU, SIGMOID
 from minigrad.kernels.contract import Array
-from minigrad.modes import read, read_array
+from minigrad.modes import at_work, read, read_array
 from minigrad.ops.checks import float_tensor
 from minigrad.ops.shapes import as_matrix
 from minigrad.tape import Op
@@ -157,7 +157,9 @@ def batch_norm(
         if running is None:
             raise ValueError("batch_norm: without training, running_mean and running_var are needed")
         given = zip((running_mean, running_var), running, strict=True)
-        fixed = [r.detach() if isinstance(r, Tensor) else Tensor._wrap(array, x._device) for r, array in given]
+        # of arrays copies, since nobody would notice that one is changed before backward
+        copied = at_work(x._device).copy
+        fixed = [r.detach() if isinstance(r, Tensor) else Tensor._wrap(copied(array), x._device) for r, array in given]
         return BatchNormInference.apply(x, gamma, beta, *fixed, eps=eps, activation=number)
     check_count(x)
     y = BatchNorm.apply(x, gamma, beta, running=running, decay=float(decay), eps=float(eps), activation=number)
