@@ -169,6 +169,7 @@ class Op:
         self.total = None
         self.sources = None
         self.versions = ()
+        self.hooks = None  # which may hold the tensor that holds this op
 
 
 def source_of(array: np.ndarray, inputs: "Sequence[tensors.Tensor | None]") -> int | None:

@@ -1,5 +1,7 @@
 """Hooks see a tensor's whole gradient and may replace it; retain_grad keeps it."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -205,3 +207,39 @@ def test_retain_grad_on_a_leaf_changes_nothing():
 def test_retain_grad_without_gradient_is_refused():
     with pytest.raises(RuntimeError, match="requires no gradient"):
         mg.tensor([1.0]).retain_grad()
+
+
+def count_of_objects_a_step_leaves(step):
+    """How many objects more there are after 50 steps, with the collector off."""
+    step()
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        for _ in range(50):
+            step()
+        return len(gc.get_objects()) - before
+    finally:
+        gc.enable()
+
+
+def test_a_hook_that_knows_its_tensor_keeps_nothing_after_backward():
+    x = leaf([1.0, 2.0])
+
+    def step():
+        y = x * 2.0
+        y.register_hook(lambda grad: grad * y.detach())
+        (y * 3.0).sum().backward()
+        x.zero_grad()
+
+    assert count_of_objects_a_step_leaves(step) < 50
+
+
+def test_a_hook_stays_for_a_second_backward():
+    x = leaf([1.0])
+    y = x * 2.0
+    seen = []
+    y.register_hook(lambda grad: seen.append(grad.item()))
+    y.backward(retain_graph=True)
+    y.backward()
+    assert seen == [1, 1]
