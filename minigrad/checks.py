@@ -4,6 +4,8 @@ import operator
 
 import numpy as np
 
+MOST = 2**31 - 1  # what kernels count up to along an axis
+
 
 def integer(name: str, value: object, low: int = 1, high: int | None = None) -> int:
     """The value as an int from `low` to `high`; TypeError for what is no integer, as a bool is none, else ValueError."""

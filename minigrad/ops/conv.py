@@ -5,7 +5,7 @@ import numpy as np
 from minigrad.kernels.contract import Array
 from minigrad.kernels.window import Window
 from minigrad.ops.checks import float_tensor, refuse_dtypes
-from minigrad.ops.launches import no_bias, product
+from minigrad.ops.launches import expand, filled, no_bias, product
 from minigrad.ops.shapes import pixels
 from minigrad.ops.window import Padding, Size, resolve
 from minigrad.tape import Op
@@ -32,6 +32,8 @@ class Conv2d(Op):
         bias = no_bias(self, x.dtype) if b is None else b
         if not y.size:
             return y
+        if not w.size:  # no input channels
+            return filled(self, y.shape, y.dtype, 0.0) if b is None else expand(self, b.reshape(1, 1, 1, -1), y.shape)
         if self.is_product:
             self.kernels.gemm.gemm(pixels(x), w.reshape(w.shape[2:]), bias, pixels(y), False, False)
         else:
@@ -45,6 +47,8 @@ class Conv2d(Op):
             if self.is_product:
                 total = self.take_total()
                 dx = product(self, pixels(dy), w.reshape(w.shape[2:]), trans_b=True, shape=self.x_shape, total=total)
+            elif not dy.size:
+                dx = filled(self, self.x_shape, dy.dtype, 0.0)
             else:
                 dx = self.empty(self.x_shape, dy.dtype)
                 if dx.size:
@@ -52,6 +56,8 @@ class Conv2d(Op):
         if self.needs[1]:
             if self.is_product:
                 dw = product(self, pixels(x), pixels(dy), trans_a=True, shape=self.w_shape)
+            elif not dy.size or not x.size:
+                dw = filled(self, self.w_shape, dy.dtype, 0.0)
             else:
                 dw = self.empty(self.w_shape, dy.dtype)
                 if dw.size:

@@ -4,7 +4,7 @@ from typing import SupportsIndex, TypedDict
 
 import numpy as np
 
-from minigrad.checks import integer
+from minigrad.checks import MOST, integer
 from minigrad.kernels.contract import Array
 from minigrad.ops.checks import float_tensor
 from minigrad.tape import Op
@@ -49,7 +49,8 @@ def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: flo
 
     The channels around j are j - size // 2 to j + (size - 1) // 2, as far as they exist. Method and defaults: Krizhevsky,
     Sutskever & Hinton 2012, section 3.3. PyTorch's function of this name divides alpha by `size`: it gives the same
-    with alpha * size in place of alpha. Raises ValueError for size < 1, k <= 0, and negative or infinite alpha or beta.
+    with alpha * size in place of alpha. Raises ValueError for size < 1 or >= 2^31, k <= 0, and negative or infinite
+    alpha or beta.
     """
     if float_tensor("local_response_norm", x).ndim < 2:
         raise ValueError(
@@ -60,7 +61,7 @@ def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: flo
 
 def constants(size: SupportsIndex, alpha: float, beta: float, k: float) -> Constants:
     """The arguments of local_response_norm by name, checked."""
-    size = integer("local_response_norm: size", size)
+    size = integer("local_response_norm: size", size, high=MOST)
     alpha, beta, k = float(alpha), float(beta), float(k)
     if not (0 <= alpha < np.inf and 0 <= beta < np.inf and 0 < k < np.inf):
         raise ValueError(

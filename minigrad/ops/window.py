@@ -4,6 +4,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
+from minigrad.checks import MOST
 from minigrad.kernels.window import Window
 
 Pair = tuple[int, int]
@@ -18,7 +19,7 @@ def resolve(name: str, image: Pair, size: Size, stride: Size, padding: Padding, 
     horizontal), a pair of pairs ((top, bottom), (left, right)), or "same": as many windows as pixels, divided by the stride
     and rounded up; what is to be padded for that goes half to each side, an odd pixel to the end. An image without pixels
     has no window then. Raises TypeError for what is no integer, and ValueError for sizes, strides and dilations below
-    1, paddings below 0, and a window that is larger than the padded image.
+    1, paddings below 0, a window that is larger than the padded image, and numbers that 32 bits do not hold.
     """
     kernel, steps = pair(name, "size", size), pair(name, "stride", stride)
     gaps = pair(name, "dilation", dilation)
@@ -28,6 +29,7 @@ def resolve(name: str, image: Pair, size: Size, stride: Size, padding: Padding, 
         axes = zip(image, spans, steps, counts, strict=True)
         surplus = [max((count - 1) * step + span - n, 0) if count else 0 for n, span, step, count in axes]
         (top, bottom), (left, right) = [(s // 2, s - s // 2) for s in surplus]
+        check_sizes(name, image, ((top, bottom), (left, right)), counts)
         return Window(*kernel, *steps, top, bottom, left, right, *gaps, *counts)
     sides = paddings(name, padding)
     padded = tuple(n + before + after for n, (before, after) in zip(image, sides, strict=True))
@@ -39,7 +41,21 @@ def resolve(name: str, image: Pair, size: Size, stride: Size, padding: Padding, 
             'use a smaller window, or padding="same"'
         )
     counts = tuple((n - span) // step + 1 for n, span, step in zip(padded, spans, steps, strict=True))
+    check_sizes(name, image, sides, counts)
     return Window(*kernel, *steps, *sides[0], *sides[1], *gaps, *counts)
+
+
+def check_sizes(name: str, image: Pair, sides: tuple[Pair, Pair], counts: tuple[int, ...]) -> None:
+    """Raise ValueError for a padded image, or a result, of a size that nothing can work on."""
+    padded = tuple(n + before + after for n, (before, after) in zip(image, sides, strict=True))
+    if max(padded) > MOST:
+        raise ValueError(
+            f"{name}: an image of {times(image)} would be {times(padded)} with its padding; sides up to {MOST} are possible"
+        )
+    if counts[0] * counts[1] > MOST:
+        raise ValueError(
+            f"{name}: an image of {times(image)} would become one of {times(counts)}; up to {MOST} pixels are possible"
+        )
 
 
 def pair(name: str, argument: str, value: Size) -> Pair:
@@ -47,6 +63,8 @@ def pair(name: str, argument: str, value: Size) -> Pair:
     vertical, horizontal = integers(name, argument, value)
     if vertical < 1 or horizontal < 1:
         raise ValueError(f"{name}: {argument} must be at least 1, not {value!r}")
+    if vertical > MOST or horizontal > MOST:
+        raise ValueError(f"{name}: {argument} must be at most {MOST}, not {value!r}")
     return vertical, horizontal
 
 
@@ -66,6 +84,8 @@ def paddings(name: str, padding: Padding) -> tuple[Pair, Pair]:
         sides = (vertical, vertical), (horizontal, horizontal)
     if min(sides[0] + sides[1]) < 0:
         raise ValueError(f"{name}: padding must not be negative, but it is {padding!r}")
+    if max(sides[0] + sides[1]) > MOST:
+        raise ValueError(f"{name}: padding must be at most {MOST}, not {padding!r}")
     return sides
 
 

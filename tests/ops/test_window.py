@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import minigrad as mg
 from minigrad.ops.window import is_same, paddings, pair, resolve
 
 lengths = st.integers(1, 12)
@@ -132,3 +133,44 @@ def test_pair_of_one_number():
 @pytest.mark.parametrize(("padding", "expected"), [("same", True), ("valid", False), (0, False), (np.ones(2), False)])
 def test_same_is_told_from_numbers(padding, expected):
     assert is_same(padding) is expected
+
+
+LARGE = (2**31, 2**40, 2**64, 10**30)
+
+
+@pytest.mark.parametrize("number", LARGE)
+@pytest.mark.parametrize("argument", ["padding", "stride", "dilation", "size"])
+def test_numbers_that_32_bits_do_not_hold_are_refused(number, argument):
+    for value in (number, (1, number), *([((0, 0), (0, number))] if argument == "padding" else [])):
+        with pytest.raises(ValueError, match=f"op: {argument} must be at most 2147483647, not"):
+            resolve("op", (5, 5), **({"size": 1, "stride": 1, "padding": 0} | {argument: value}))
+
+
+def test_sizes_that_add_up_to_too_much_are_refused():
+    most = 2**31 - 1
+    with pytest.raises(ValueError, match=f"would be 2147483648 x 1 with its padding; sides up to {most}"):
+        resolve("op", (2, 1), 1, 1, ((0, most - 1), (0, 0)))
+    with pytest.raises(ValueError, match=f"would become one of 65536 x 65536; up to {most} pixels"):
+        resolve("op", (2, 2), 1, 1, (2**15 - 1, 2**15 - 1))
+    with pytest.raises(ValueError, match="with its padding"):
+        resolve("op", (5, 5), 3, 1, "same", most)
+    with pytest.raises(ValueError, match="with its padding"):
+        resolve("op", (5, 5), most, 1, "same", most)
+    assert resolve("op", (1, 1), 1, most, ((0, most - 1), (0, 0))).oh == 1
+
+
+@pytest.mark.parametrize("number", LARGE)
+def test_ops_refuse_them_before_anything_is_allocated(number):
+    x, w = mg.tensor(np.ones((1, 4, 4, 2), np.float32)), mg.tensor(np.ones((1, 1, 2, 3), np.float32))
+    calls = [
+        *(lambda name=name: mg.conv2d(x, w, **{name: number}) for name in ("padding", "stride", "dilation")),
+        *(lambda pool=pool: pool(x, number) for pool in (mg.max_pool2d, mg.avg_pool2d)),
+        *(lambda pool=pool: pool(x, number, padding="same") for pool in (mg.max_pool2d, mg.avg_pool2d)),
+        *(lambda pool=pool: pool(x, 2, stride=number) for pool in (mg.max_pool2d, mg.avg_pool2d)),
+        *(lambda pool=pool: pool(x, 2, padding=number) for pool in (mg.max_pool2d, mg.avg_pool2d)),
+        lambda: mg.local_response_norm(x, size=number),
+        lambda: mg.nn.LocalResponseNorm(number),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="2147483647"):
+            call()

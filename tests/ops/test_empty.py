@@ -1,0 +1,143 @@
+"""Axes of length zero, in all ops: what there is of results and gradients was computed, and where nothing was, it is zero."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad.devices import get_device
+
+LENGTHS = {"n": 2, "m": 3, "h": 4, "w": 5, "c": 3, "k": 4, "p": 3, "q": 2, "1": 1}
+CASES = {  # a function, and the shapes of what it is given: a letter for each axis, of which each may be of length zero
+    "add": (mg.add, "nm", "nm"),
+    "add, broadcast": (mg.add, "nm", "m"),
+    "add, broadcast to several": (mg.add, "n1m", "cm"),
+    "sub": (mg.sub, "nm", "1m"),
+    "mul": (mg.mul, "nm", "n1"),
+    "div": (lambda a, b: a / (b + 10.0), "nm", "m"),
+    "by a number": (lambda x: 2.0 / (x * 3.0 + 10.0), "nm"),
+    "exp": (mg.exp, "nm"),
+    "log": (lambda x: (x * x + 1.0).log(), "nm"),
+    "sqrt": (lambda x: (x * x + 1.0).sqrt(), "nm"),
+    "tanh": (mg.tanh, "nm"),
+    "sigmoid": (mg.sigmoid, "nm"),
+    "relu": (mg.relu, "nm"),
+    "power": (lambda x: x**2, "nm"),
+    "power, of a half": (lambda x: (x * x + 1.0) ** 0.5, "nm"),
+    "sum": (mg.sum, "nm"),
+    "sum over the first axis": (lambda x: x.sum(0), "nmc"),
+    "sum over the middle axis": (lambda x: x.sum(1, keepdims=True), "nmc"),
+    "sum over two axes": (lambda x: x.sum((0, 2)), "nmc"),
+    "mean": (lambda x: x.mean(1), "nm"),
+    "max": (lambda x: x.max(1), "nm"),
+    "max over two axes": (lambda x: x.max((0, 2)), "nmc"),
+    "softmax": (mg.softmax, "nm"),
+    "softmax over the first axis": (lambda x: mg.softmax(x, axis=0), "nmc"),
+    "log_softmax": (mg.log_softmax, "nm"),
+    "reshape": (lambda x: x.reshape(x.size), "nm"),
+    "transpose": (lambda x: x.transpose(1, 2, 0), "nmc"),
+    "slice": (lambda x: x[1:, ::-2], "nm"),
+    "rows": (lambda x: x[np.zeros(3, int)], "nm"),
+    "no rows": (lambda x: x[mg.tensor(np.zeros(0, np.int64), device=x.device)], "nm"),
+    "concat": (lambda *xs: mg.concat(xs), "nm", "nc", "nm"),
+    "concat on the first axis": (lambda *xs: mg.concat(xs, axis=0), "nm", "cm"),
+    "to": (lambda x: x.to("float64"), "nm"),
+    "matmul": (mg.matmul, "nm", "mk"),
+    "matmul of a vector and a matrix": (mg.matmul, "m", "mk"),
+    "matmul of a matrix and a vector": (mg.matmul, "nm", "m"),
+    "matmul of vectors": (mg.matmul, "m", "m"),
+    "matmul of a stack and a matrix": (mg.matmul, "cnm", "mk"),
+    "matmul of stacks": (mg.matmul, "cnm", "cmk"),
+    "matmul of a matrix and a stack": (mg.matmul, "nm", "cmk"),
+    "linear": (mg.linear, "nm", "mk", "k"),
+    "linear of several axes": (mg.linear, "hnm", "mk", "k"),
+    "linear without bias": (mg.linear, "nm", "mk"),
+    "conv2d": (lambda x, w, b: mg.conv2d(x, w, b, padding=1), "nhwc", "pqck", "k"),
+    "conv2d with stride and dilation": (lambda x, w: mg.conv2d(x, w, stride=2, dilation=2, padding=2), "nhwc", "pqck"),
+    "conv2d, as a product": (mg.conv2d, "nhwc", "11ck", "k"),
+    "max_pool2d": (lambda x: mg.max_pool2d(x, 2, padding=1), "nhwc"),
+    "avg_pool2d": (lambda x: mg.avg_pool2d(x, 2, stride=1), "nhwc"),
+    "global_avg_pool": (mg.global_avg_pool, "nhwc"),
+    "batch_norm": (lambda *xs: mg.batch_norm(*xs, None, None, training=True), "nhc", "c", "c"),
+    "batch_norm with relu": (
+        lambda *xs: mg.batch_norm(*xs, None, None, training=True, activation="relu"), "nhc", "c", "c",
+    ),
+    "batch_norm in inference": (lambda *xs: inference(*xs), "nhc", "c", "c"),
+    "local_response_norm": (mg.local_response_norm, "nc"),
+    "dropout": (lambda x: mg.dropout(x, 0.5, training=True, seed=3), "nm"),
+    "cross_entropy": (lambda x: mg.cross_entropy(x, np.zeros(x.shape[0], int)), "nm"),
+}  # fmt: skip
+
+
+def inference(x, gamma, beta):
+    mean, var = (mg.tensor(np.ones(x.shape[-1], np.float32), device=x.device) for _ in range(2))
+    return mg.batch_norm(x, gamma, beta, mean, var, training=False)
+
+
+def choices():
+    """(name, the axes without length) for every case and every choice of its axes."""
+    for name, (_, *shapes) in CASES.items():
+        letters = sorted(set("".join(shapes)) - {"1"})
+        for count in range(len(letters) + 1):
+            for empty in itertools.combinations(letters, count):
+                yield name, "".join(empty)
+
+
+CHOICES = list(choices())
+
+
+@pytest.fixture
+def device_with_old_memory(device, monkeypatch):
+    """The device's name; new arrays are full of NaN, or of 77, as memory is that was used before."""
+    home = get_device(device)
+    allocate = home.empty
+
+    def empty(shape, dtype):
+        y = allocate(shape, dtype)
+        home.write(y, np.full(shape, np.nan if np.dtype(dtype).kind == "f" else 77, dtype))
+        return y
+
+    monkeypatch.setattr(home, "empty", empty)
+    return device
+
+
+def compute(name, empty, device, rng):
+    """(leaves, result) of a case; None where it is refused."""
+    function, *shapes = CASES[name]
+    arrays = [rng.standard_normal([0 if a in empty else LENGTHS[a] for a in shape]).astype("f4") for shape in shapes]
+    leaves = [mg.tensor(array, device=device, requires_grad=True) for array in arrays]
+    try:
+        return leaves, function(*leaves)
+    except (ValueError, IndexError) as error:
+        assert empty, error
+        return None
+
+
+def assert_computed(leaves, y):
+    """Nothing of results and gradients is old memory, and gradients through nothing are zero."""
+    assert np.isfinite(y.numpy()).all()
+    for leaf in leaves:
+        assert leaf.grad.shape == leaf.shape
+        assert np.isfinite(leaf.grad.numpy()).all()
+        if not y.size:
+            assert (leaf.grad.numpy() == 0).all()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_results_and_gradients_hold_no_old_memory(name, device_with_old_memory, rng):
+    for empty in [empty for case, empty in CHOICES if case == name]:
+        computed = compute(name, empty, device_with_old_memory, rng)
+        if computed is not None:
+            leaves, y = computed
+            y.backward(np.ones(y.shape, y.dtype))
+            assert_computed(leaves, y)
+
+
+def test_every_case_computes_something_with_no_axis_empty(device, rng):
+    assert all(compute(name, "", device, rng) is not None for name in CASES)
+
+
+def test_old_memory_would_be_seen(device_with_old_memory):
+    home = get_device(device_with_old_memory)
+    assert np.isnan(home.to_host(home.empty((3,), np.dtype(np.float32)))).all()
