@@ -71,3 +71,21 @@ class Binary(Benchmark):
 
     def time_forward(self, function, b_is, device):
         self.sample(self.work)
+
+
+class Comparison(Benchmark):
+    """Whether a op b, of equal shapes, a matrix and a row, a matrix and a column."""
+
+    params = (["equal", "not_equal", "less", "less_equal"], ["equal", "row", "column"], DEVICES)
+    param_names = ("function", "b", "device")
+
+    def setup(self, function, b_is, device):
+        self.use(device)
+        a = (1024, 1024)
+        b = {"equal": a, "row": (1024,), "column": (1024, 1)}[b_is]
+        _, *layout = broadcast_layout(a, b)
+        y = np.empty(1 << 20, bool)
+        self.work = self.kernel_call("elementwise", function, normal(*a).ravel(), normal(*b).ravel(), y, *layout)
+
+    def time_forward(self, function, b_is, device):
+        self.sample(self.work)

@@ -203,8 +203,8 @@ class Tensor:
     def __bool__(self) -> bool:
         if self._data.size != 1:
             raise ValueError(
-                f"a tensor of shape {self.shape} is not true or false as a whole; look at its elements, "
-                "`t.numpy().all()` or `t.numpy().any()`, or ask for identity by `is`"
+                f"a tensor of shape {self.shape} is not true or false as a whole, as one of one element is; "
+                "look at its elements, `t.numpy().all()` or `t.numpy().any()`, or ask for identity by `is`"
             )
         return bool(self.item())
 

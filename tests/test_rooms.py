@@ -22,7 +22,7 @@ GRAPH = tool.graph()
 # A tensor's operators are ops, and ops make tensors: the one circle of modules that is in the nature of things.
 TENSORS_AND_OPS = {
     *("gradients", "tape", "tensor"),
-    *("ops.arithmetic", "ops.checks", "ops.elementwise", "ops.gemm", "ops.movement", "ops.reduce"),
+    *("ops.arithmetic", "ops.checks", "ops.comparison", "ops.elementwise", "ops.gemm", "ops.movement", "ops.reduce"),
 }
 
 # Circles that only the type checker goes round.

@@ -17,6 +17,9 @@ rows * variance. Threads and then chunks are merged as mean and sum of squared d
 LeVeque 1983), means as offsets from the first row of x, so that they are of the size of the deviation and float32 is
 enough for them.
 
+Squares are in x's type: in float32, deviations from 1e18 on make the variance infinite and y beta, where kernels/cpu/norm.py
+sums in float64.
+
 x - mean takes the mean in two parts, a float of x's type and a remainder. gamma / sqrt(var + eps) and all that follows
 is computed in x's type by the same instructions both ways, so backward finds the same z, to the bit, and ReLU's gradient
 comes through just where its result was positive.

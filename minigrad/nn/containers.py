@@ -1,4 +1,4 @@
-"""Lists and dicts whose modules and parameters are found: what a module holds its parts in when an attribute each is too few."""
+"""Lists and dicts whose modules and parameters are found, for modules with more parts than attributes to name them."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
@@ -64,8 +64,8 @@ class Numbered(Module, Generic[Item]):
     def __getitem__(self, index: slice) -> Self: ...
 
     def __getitem__(self, index: int | slice) -> Item | Self:
-        found = list(self)[index]
-        return type(self)(found) if isinstance(index, slice) else found  # type: ignore[return-value]
+        items = list(self)
+        return type(self)(items[index]) if isinstance(index, slice) else items[index]
 
     def __setitem__(self, index: int, item: Item) -> None:
         items = list(self)

@@ -226,9 +226,9 @@ def inside(place: str, container: Any, seen: set[int]) -> Iterator[tuple[str, An
             yield from inside(f"{place}[{key!r}]", item, seen)
 
 
-def refuse_torch(name: str, value: object) -> None:
+def refuse_torch(name: str, value: Any) -> None:
     """Raise TypeError for a tensor of PyTorch's with several axes, which are in another order there."""
-    if type(value).__module__.partition(".")[0] == "torch" and len(np.shape(value)) > 1:  # type: ignore[arg-type]
+    if type(value).__module__.partition(".")[0] == "torch" and value.ndim > 1:
         raise TypeError(
             f"{name} is a tensor of PyTorch's, which has the outputs of a layer on the first axis, minigrad on the last: "
             "give arrays, `v.numpy().T` for a Linear and `v.numpy().transpose(2, 3, 1, 0)` for a convolution"
@@ -240,7 +240,9 @@ def turned(have: tuple[int, ...], want: tuple[int, ...]) -> str:
     if len(have) == 2 and have[::-1] == want:
         return "; transposed it would fit: PyTorch's Linear has (out, in), here it is (in, out), so pass its .T"
     if len(have) == 4 and (have[2], have[3], have[1], have[0]) == want:
-        return "; PyTorch's convolutions have (out, in, kh, kw), here it is (kh, kw, in, out): pass .transpose(2, 3, 1, 0)"
+        return (
+            "; PyTorch's convolutions have (out, in, kh, kw), here it is (kh, kw, in, out): pass .transpose(2, 3, 1, 0)"
+        )
     return ""
 
 

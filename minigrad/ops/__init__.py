@@ -8,7 +8,7 @@ from minigrad.ops.conv import conv2d
 from minigrad.ops.dropout import dropout
 from minigrad.ops.elementwise import exp, log, power, relu, sigmoid, sqrt, tanh
 from minigrad.ops.gemm import linear, matmul
-from minigrad.ops.loss import cross_entropy, log_softmax, softmax
+from minigrad.ops.loss import cross_entropy, log_softmax, mse_loss, softmax
 from minigrad.ops.lrn import local_response_norm
 from minigrad.ops.movement import concat, copied, getitem, reshape, to, transpose
 from minigrad.ops.norm import Normalization, batch_norm
@@ -45,6 +45,7 @@ __all__ = [
     "max",
     "max_pool2d",
     "mean",
+    "mse_loss",
     "mul",
     "not_equal",
     "power",

@@ -1,5 +1,7 @@
 """Add, subtract, multiply, divide, with broadcasting."""
 
+from typing import Any
+
 import numpy as np
 
 from minigrad.kernels.contract import Array
@@ -9,6 +11,7 @@ from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor, is_number
 
 Operand = Tensor | np.ndarray | np.generic | float  # one side of an operator; the other must be a Tensor
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Add(Op):
@@ -123,8 +126,10 @@ def as_operand(name: str, value: Operand, like: Tensor) -> Tensor:
     raise TypeError(f"{name}: cannot work on {type(value).__name__}; pass a Tensor, a NumPy array or a number")
 
 
-def as_scalar(value: float | np.generic, dtype: np.dtype) -> np.ndarray:
+def as_scalar(value: Any, dtype: np.dtype) -> np.ndarray:
     """A number as an array without axes; of a float dtype it is infinite if it is too large, as a result would be."""
+    if -LARGEST < value < LARGEST:
+        return np.array(value, dtype)
     try:
         with np.errstate(over="ignore"):
             return np.array(value, dtype)

@@ -1,12 +1,15 @@
 """Comparisons, element by element: bool tensors, which are never on the tape."""
 
 import numbers
+from collections.abc import Callable
 
 import numpy as np
 
 from minigrad.kernels.axes import broadcast_layout
+from minigrad.kernels.contract import Kernels
 from minigrad.modes import at_work, begin
 from minigrad.ops.arithmetic import Operand, as_operand, as_scalar
+from minigrad.ops.launches import Binary
 from minigrad.ops.movement import to
 from minigrad.tape import common_device
 from minigrad.tensor import FLOATS, Tensor, is_number
@@ -19,8 +22,8 @@ class Comparison:
     """What errors call it."""
 
 
-def compared(name: str, kernel: str, a: Operand, b: Operand) -> Tensor:
-    """Whether what the kernel says holds between a and b, broadcast."""
+def compared(name: str, a: Operand, b: Operand, kernel: Callable[[Kernels], Binary]) -> Tensor:
+    """Whether what a kernel says, of those of the device, holds between a and b, broadcast."""
     like = a if isinstance(a, Tensor) else b
     if not isinstance(like, Tensor):
         raise TypeError(f"{name}: at least one side must be a Tensor, not {type(a).__name__} and {type(b).__name__}")
@@ -33,8 +36,7 @@ def compared(name: str, kernel: str, a: Operand, b: Operand) -> Tensor:
     device = at_work(home)
     y = device.empty(shape, BOOL)
     if y.size:
-        launch = getattr(device.kernels.elementwise, kernel)
-        launch(first.reshape(-1), second.reshape(-1), y.reshape(-1), merged, a_strides, b_strides)
+        kernel(device.kernels)(first.reshape(-1), second.reshape(-1), y.reshape(-1), merged, a_strides, b_strides)
     return Tensor._wrap(y, home)
 
 
@@ -45,10 +47,13 @@ def as_side(name: str, value: Operand, like: Tensor) -> Tensor:
     dtype = like.dtype
     if dtype not in FLOATS:
         kept = np.iinfo(np.int64 if dtype == BOOL else dtype)
-        whole = isinstance(value, numbers.Integral | np.bool_)
-        if whole and not kept.min <= value <= kept.max:  # larger, or less, than any element
-            value = np.inf if value > 0 else -np.inf
-        dtype = kept.dtype if whole and np.isfinite(value) else WIDE
+        dtype = WIDE
+        if isinstance(value, numbers.Integral | np.bool_):
+            whole = int(value)
+            if kept.min <= whole <= kept.max:
+                dtype = kept.dtype
+            else:  # larger, or less, than any element
+                value = np.inf if whole > 0 else -np.inf
     return Tensor._wrap(like._device.from_host(as_scalar(value, dtype)), like._device)
 
 
@@ -58,29 +63,29 @@ def equal(a: Operand, b: Operand) -> Tensor:
     Both sides are tensors, or one a number or an array; dtypes may differ, and NumPy's `result_type` is what they are
     compared in. Nothing equals NaN. Raises ValueError for shapes that do not broadcast.
     """
-    return compared("equal", "equal", a, b)
+    return compared("equal", a, b, lambda kernels: kernels.elementwise.equal)
 
 
 def not_equal(a: Operand, b: Operand) -> Tensor:
     """Whether a != b, element by element; see `equal`."""
-    return compared("not_equal", "not_equal", a, b)
+    return compared("not_equal", a, b, lambda kernels: kernels.elementwise.not_equal)
 
 
 def less(a: Operand, b: Operand) -> Tensor:
     """Whether a < b, element by element; see `equal`."""
-    return compared("less", "less", a, b)
+    return compared("less", a, b, lambda kernels: kernels.elementwise.less)
 
 
 def less_equal(a: Operand, b: Operand) -> Tensor:
     """Whether a <= b, element by element; see `equal`."""
-    return compared("less_equal", "less_equal", a, b)
+    return compared("less_equal", a, b, lambda kernels: kernels.elementwise.less_equal)
 
 
 def greater(a: Operand, b: Operand) -> Tensor:
     """Whether a > b, element by element; see `equal`."""
-    return compared("greater", "less", b, a)
+    return compared("greater", b, a, lambda kernels: kernels.elementwise.less)
 
 
 def greater_equal(a: Operand, b: Operand) -> Tensor:
     """Whether a >= b, element by element; see `equal`."""
-    return compared("greater_equal", "less_equal", b, a)
+    return compared("greater_equal", b, a, lambda kernels: kernels.elementwise.less_equal)

@@ -1,4 +1,4 @@
-"""Softmax, its logarithm, and cross-entropy."""
+"""Softmax, its logarithm, cross-entropy, and the mean of squared errors."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -7,8 +7,10 @@ import numpy as np
 
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse_constant
+from minigrad.ops.arithmetic import Operand, mul, operands, sub
 from minigrad.ops.checks import float_tensor
 from minigrad.ops.movement import to, transpose
+from minigrad.ops.reduce import mean
 from minigrad.ops.shapes import normal_axes
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
@@ -144,3 +146,18 @@ def cross_entropy(logits: Tensor, labels: "ArrayLike | Tensor") -> Tensor:
         logits = logits.reshape(classes.size, scores.shape[-1])
         labels = labels.reshape(classes.size)
     return CrossEntropy.apply(logits, labels)
+
+
+def mse_loss(output: Tensor, target: Operand) -> Tensor:
+    """Mean of (output - target)^2 over all elements, one number out; target is a tensor or an array like the output.
+
+    Both have one shape, which is checked: (n, 1) minus (n,) would pair every output with every target. Raises ValueError for
+    other shapes and for no elements, TypeError for dtypes that differ.
+    """
+    output, target = operands("mse_loss", output, target)
+    if output.shape != target.shape:
+        raise ValueError(
+            f"mse_loss: output and target must have one shape, not {output.shape} and {target.shape}; reshape one of them"
+        )
+    error = sub(output, target)
+    return mean(mul(error, error))

@@ -247,7 +247,9 @@ def test_a_power_too_large_is_infinite(device):
 def test_numbers_with_tensors_of_integers_are_refused_by_their_dtype(operator, number, dtype):
     x = mg.tensor(np.ones(2, dtype))
     for compute in (lambda: operator(x, number), lambda: operator(number, x)):
-        with pytest.raises(TypeError, match=rf"needs float32 or float64 tensors, not {dtype}; convert with .to\('float32'\)"):
+        with pytest.raises(
+            TypeError, match=rf"needs float32 or float64 tensors, not {dtype}; convert with .to\('float32'\)"
+        ):
             compute()
 
 

@@ -343,7 +343,9 @@ def test_tensors_of_pytorch_with_several_axes_are_refused():
     square = nn.Linear(3, 3)
     before = contents(square)
     layer = torch.nn.Linear(3, 3)
-    with pytest.raises(TypeError, match=r"weight is a tensor of PyTorch's.*outputs of a layer on the first axis.*numpy\(\).T"):
+    with pytest.raises(
+        TypeError, match=r"weight is a tensor of PyTorch's.*outputs of a layer on the first axis.*numpy\(\).T"
+    ):
         square.load_state_dict(layer.state_dict())
     assert_same(contents(square), before)
     square.load_state_dict({"weight": layer.weight.detach().numpy().T, "bias": layer.bias.detach()})

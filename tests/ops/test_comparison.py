@@ -90,7 +90,10 @@ def test_large_integers_are_told_apart(compare, function, device):
     assert_is(compare(mg.tensor(a, device=device), mg.tensor(b, device=device)), compare(a, b))
     assert_is(compare(mg.tensor(a, device=device), 2**53 + 1), compare(a, 2**53 + 1))
     large = np.array([2**63 + 1, 1], np.uint64)
-    assert_is(compare(mg.tensor(large, device=device), mg.tensor(large[::-1].copy(), device=device)), compare(large, large[::-1]))
+    assert_is(
+        compare(mg.tensor(large, device=device), mg.tensor(large[::-1].copy(), device=device)),
+        compare(large, large[::-1]),
+    )
 
 
 @each_operator
@@ -186,9 +189,9 @@ def test_a_tensor_is_itself_in_dicts_and_sets():
     a, b = mg.tensor(A), mg.tensor(A)
     assert len({a, b, a}) == 2
     assert {a: 1, b: 2}[b] == 2
-    assert a in {a} and b not in {a}
-    assert hash(a) == hash(a)
-    assert {nn: 0 for nn in mg.nn.Linear(2, 2).parameters()}
+    assert a in {a}
+    assert b not in {a}
+    assert len(dict.fromkeys(mg.nn.Linear(2, 2).parameters())) == 2
 
 
 def test_one_element_in_a_tuple_of_python_values_selects_a_recording_by_itself():

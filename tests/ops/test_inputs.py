@@ -20,6 +20,12 @@ FAMILIES = {
     "cross_entropy": lambda x: mg.cross_entropy(x, np.zeros(x.shape[0], np.int64)),
     "batch_norm": lambda x: mg.batch_norm(x, None, None, None, None, training=True),
     "dropout": lambda x: mg.dropout(x, 0.5, training=True, seed=3),
+    "linear": lambda x: mg.linear(x, x[:3].T),
+    "conv2d": lambda x: mg.conv2d(x.reshape(1, 6, 10, 1), x[:2, :3].reshape(2, 3, 1, 1)),
+    "max_pool2d": lambda x: mg.max_pool2d(x.reshape(1, 6, 10, 1), 2),
+    "avg_pool2d": lambda x: mg.avg_pool2d(x.reshape(1, 6, 10, 1), 2),
+    "local_response_norm": mg.local_response_norm,
+    "mse_loss": lambda x: mg.mse_loss(x, x[::-1]),
 }
 MOVEMENT = ("transpose", "getitem", "concat")  # elements of any dtype
 SHAPE = (6, 10)

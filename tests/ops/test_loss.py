@@ -230,3 +230,53 @@ def test_logits_that_are_no_float_tensor_are_refused():
         mg.cross_entropy(np.ones((2, 3)), [0, 1])
     with pytest.raises(TypeError, match="not int64"):
         mg.cross_entropy(mg.tensor([[1, 2]]), [0])
+
+
+# Mean of squared errors
+
+
+@pytest.mark.parametrize("shape", [(1,), (5,), (17, 3), (2, 3, 4), ()])
+def test_mse_loss_is_the_formula(shape, device, rng):
+    a, b = rng.standard_normal((2, *shape))
+    x, target = mg.tensor(a, device=device, requires_grad=True), mg.tensor(b, device=device)
+    for like in (target, b):
+        x.zero_grad()
+        loss = mg.mse_loss(x, like)
+        loss.backward()
+        np.testing.assert_allclose(loss.item(), np.mean((a - b) ** 2), rtol=1e-13)
+        np.testing.assert_allclose(x.grad.numpy(), 2 * (a - b) / a.size, rtol=1e-13)
+
+
+def test_mse_loss_gradients(device, rng):
+    check_grads(mg.mse_loss, rng.standard_normal((3, 4)), rng.standard_normal((3, 4)), device=device)
+
+
+def test_mse_loss_captured_gives_the_bits_of_eager(rng):
+    a, b = rng.standard_normal((2, 6, 3)).astype(np.float32)
+    step = mg.capture(mg.mse_loss)
+    assert [step(a, b).item() for _ in range(2)] == [mg.mse_loss(mg.tensor(a), mg.tensor(b)).item()] * 2
+
+
+@pytest.mark.parametrize(
+    ("output", "target"), [((50, 1), (50,)), ((50,), (50, 1)), ((3,), ()), ((1, 3), (3,)), ((2,), (3,))]
+)
+def test_mse_loss_of_shapes_that_would_broadcast_is_refused(output, target):
+    message = f"one shape, not {output} and {target}; reshape".replace("(", r"\(").replace(")", r"\)")
+    for like in (mg.tensor(np.zeros(target, "f4")), np.zeros(target, "f4")):
+        with pytest.raises(ValueError, match=message):
+            mg.mse_loss(mg.tensor(np.zeros(output, "f4")), like)
+
+
+def test_mse_loss_of_what_is_wrong_is_refused():
+    with pytest.raises(ValueError, match="mean of no elements"):
+        mg.mse_loss(mg.tensor(np.zeros((0, 2))), np.zeros((0, 2)))
+    with pytest.raises(TypeError, match="mse_loss: dtypes differ, float32 and float64"):
+        mg.mse_loss(mg.tensor([1.0]), np.zeros(1))
+    with pytest.raises(TypeError, match="mse_loss needs float32 or float64"):
+        mg.mse_loss(mg.tensor([1]), mg.tensor([1]))
+
+
+@pytest.mark.parametrize("labels", [(50, 1), (1, 50), (49,), ()])
+def test_labels_of_a_shape_that_would_broadcast_are_refused(labels):
+    with pytest.raises(ValueError, match="logits .* and labels .* expected"):
+        mg.cross_entropy(mg.tensor(np.zeros((50, 3), "f4")), np.zeros(labels, int))
