@@ -14,32 +14,6 @@ from minigrad.kernels.axes import Shape
 from minigrad.modes import read, refuse, refuse_arrays, refuse_reading, state
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-ONLY_LOOK = {
-    *(
-        "shape",
-        "ndim",
-        "size",
-        "result_type",
-        "shares_memory",
-        "may_share_memory",
-        "array_equal",
-        "array_equiv",
-        "allclose",
-    ),
-    *("isclose", "save", "savez", "savez_compressed", "savetxt", "array2string", "array_repr", "array_str", "copyto"),
-}
-"""NumPy's functions that no gradient is expected to pass."""
-NUMPY_TO_OURS = {
-    **{name: f"mg.{name}" for name in ("mean", "max", "reshape", "sum", "transpose", "matmul")},
-    **{"concatenate": "mg.concat", "amax": "mg.max", "dot": "mg.matmul"},
-    **dict.fromkeys(("stack", "vstack", "hstack"), "mg.concat of reshaped tensors"),
-    **{
-        "ravel": "t.reshape(-1)",
-        "swapaxes": "t.transpose(...)",
-        "expand_dims": "t.reshape(...)",
-        "squeeze": "t.reshape(...)",
-    },
-}
 NewHook = Callable[["Tensor"], "Tensor | None"]
 new_key = itertools.count().__next__
 
@@ -63,7 +37,6 @@ class Tensor:
         "_version",
         "requires_grad",
     )
-    __array_ufunc__ = None  # NumPy arrays on the left of an operator let the tensor decide
 
     _data: np.ndarray
     _device: Device
@@ -246,26 +219,11 @@ class Tensor:
 
     def __array_function__(self, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """NumPy's functions get the arrays of tensors, unless they would take off the tape what needs a gradient."""
-        off_tape: list[str] = []
+        return numpy_functions.on_arrays(function, function.__name__, args, kwargs)
 
-        def as_arrays(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                if value.requires_grad and state.grad_enabled and function.__name__ not in ONLY_LOOK:
-                    off_tape.append(f"{value.dtype}{list(value.shape)}")
-                return np.asarray(value)
-            if type(value) in (list, tuple):
-                return type(value)(map(as_arrays, value))
-            return {name: as_arrays(item) for name, item in value.items()} if type(value) is dict else value
-
-        given, named = as_arrays(args), as_arrays(kwargs)
-        if off_tape:
-            ours = NUMPY_TO_OURS.get(function.__name__)
-            instead = f"use {ours}, which is on the tape" if ours else "minigrad has no such op"
-            raise TypeError(
-                f"np.{function.__name__} would take a tensor {off_tape[0]} that requires a gradient off the tape: {instead}; "
-                "or, where no gradient is meant to pass, give it t.detach()"
-            )
-        return function(*given, **named)
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        """NumPy's ufuncs, of which its arrays' operators are made: ours where we have it, else as NumPy's functions."""
+        return numpy_functions.of_elements(ufunc, method, inputs, options)
 
     def __dlpack__(self, **options: Any) -> Any:
         refuse_reading("__dlpack__()")
@@ -567,4 +525,4 @@ def is_comparable(value: Any) -> bool:
 
 # A tensor's operators are ops, and ops make tensors: the one circle, closed here, where all of this file is defined.
 from minigrad import tape  # noqa: E402
-from minigrad.ops import arithmetic, comparison, elementwise, gemm, movement, reduce  # noqa: E402
+from minigrad.ops import arithmetic, comparison, elementwise, gemm, movement, numpy_functions, reduce  # noqa: E402

@@ -23,6 +23,7 @@ GRAPH = tool.graph()
 TENSORS_AND_OPS = {
     *("gradients", "tape", "tensor"),
     *("ops.arithmetic", "ops.checks", "ops.comparison", "ops.elementwise", "ops.gemm", "ops.movement", "ops.reduce"),
+    "ops.numpy_functions",
 }
 
 # Circles that only the type checker goes round.
