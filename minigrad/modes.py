@@ -30,6 +30,9 @@ class Recording(Protocol):
     def begin(self, name: str) -> None:
         """The launches to come belong to this op."""
 
+    def sees_op(self, op: "Op", inputs: "tuple[Tensor | None, ...]") -> None:
+        """An op is about to run forward."""
+
     def saw_op(self, op: "Op", inputs: "tuple[Tensor | None, ...]", y: np.ndarray) -> None:
         """An op ran forward."""
 
@@ -144,6 +147,17 @@ def is_grad_enabled() -> bool:
 
 class CaptureError(RuntimeError):
     """A captured step did something that cannot be recorded and repeated."""
+
+
+class UncapturedOp(CaptureError):
+    """An op of the user's own computes without launches; `op` is its name."""
+
+    def __init__(self, op: str, what: str) -> None:
+        super().__init__(what)
+        self.op = op
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.op, *self.args)
 
 
 def at_work(device: "Device") -> "Device":

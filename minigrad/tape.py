@@ -7,9 +7,10 @@ the reverse order of their making, without recursion, and frees each one after u
 is in minigrad.gradients.
 """
 
+import inspect
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,7 +30,8 @@ class Op:
     Subclass it to add an op: `forward(self, *arrays, **parameters)` takes the inputs' arrays (None stays None) and
     returns a new array; `backward(self, dy)` returns one gradient per input, in order, None for an input that needs none.
     `self.save(...)` keeps arrays for backward, `self.needs[i]` tells whether input i needs a gradient, `self.kernels` and
-    `self.empty` belong to the device of the inputs. `backward` never writes into `dy` or into a saved array.
+    `self.empty` belong to the device of the inputs. `backward` never writes into `dy` or into a saved array. For a captured
+    step (`mg.capture`, `mg.train.fit`) an op computes by `self.launch` and `self.kernels`, not by NumPy.
 
         class Square(mg.Op):
             def forward(self, x):
@@ -82,6 +84,17 @@ class Op:
         total, self.total = self.total, None
         return total
 
+    def launch(self, kernel: Callable[..., Any], *arguments: Any) -> None:
+        """Run `kernel(*arguments)`, which a captured step then repeats: how a kernel of your own gets into one.
+
+        The kernel is a function that fills arrays it is given and returns nothing: one compiled by `@numba.njit`, one in
+        NumPy that writes by `out=` or `y[...] =`, or on the GPU `kernel[grid, block]`. What it computes follows from its
+        arguments alone. In a captured step arrays are inputs of the op, saved ones, `dy`, those made by `self.empty`, views
+        of these, and arrays in a global or an attribute that the code names; numbers stay what they were while recording.
+        Raises CaptureError there for any other array.
+        """
+        self.device.launch_own(self, kernel, arguments)
+
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A new array on the device at work, to be filled by a kernel."""
         return self.device.empty(shape, dtype)
@@ -92,14 +105,17 @@ class Op:
 
     @classmethod
     def apply(cls, *inputs: "tensors.Tensor | None", **parameters: Any) -> "tensors.Tensor":
-        """Run the op on tensors (None for an input left out); the result is on the tape if an input needs a gradient."""
+        """Run the op on tensors (None for an input left out); the result is on the tape if an input needs a gradient.
+
+        Parameters go by name to `forward` as they are. Raises TypeError for an input that is no tensor.
+        """
         op = cls()
         home = common_device(cls, inputs)
         recording = state.recording
         op.device = at_work(home)
         op.kernels = op.device.kernels
         if recording is not None:
-            recording.begin(cls.__name__)
+            recording.sees_op(op, inputs)
         if state.grad_enabled:
             op.needs = tuple([t is not None and t.requires_grad for t in inputs])
         else:
@@ -187,17 +203,36 @@ def source_of(array: np.ndarray, inputs: "Sequence[tensors.Tensor | None]") -> i
 def common_device(cls: type, inputs: "Sequence[tensors.Tensor | None]") -> Device:
     """The one device all inputs are on."""
     device = None
-    for t in inputs:
-        if t is not None and t._device is not device:
-            if device is not None:
-                names = ", ".join(repr(t.device) for t in inputs if t is not None)
-                raise RuntimeError(
-                    f"{cls.__name__}: its inputs are on different devices ({names}); move them with .to(...)"
-                )
-            device = t._device
+    try:
+        for t in inputs:
+            if t is not None and t._device is not device:
+                if device is not None:
+                    names = ", ".join(repr(t.device) for t in inputs if t is not None)
+                    raise RuntimeError(
+                        f"{cls.__name__}: its inputs are on different devices ({names}); move them with .to(...)"
+                    )
+                device = t._device
+    except AttributeError:
+        raise no_tensor(cls, inputs) from None
     if device is None:
         raise TypeError(f"{cls.__name__}.apply needs at least one tensor")
     return device
+
+
+def no_tensor(cls: type, inputs: Sequence[Any]) -> TypeError:
+    """The error for an input that is neither a tensor nor None."""
+    i, value = next((i, v) for i, v in enumerate(inputs) if v is not None and not isinstance(v, tensors.Tensor))
+    what = f"{cls.__name__}.apply: input {i} is of type {type(value).__name__}"
+    parameters = list(inspect.signature(cls.forward).parameters.values())[1 : i + 2]  # type: ignore[attr-defined]
+    named = len(parameters) > i and parameters[i].kind is parameters[i].POSITIONAL_OR_KEYWORD
+    name = parameters[i].name if named else "name"
+    if tensors.is_number(value):
+        mend = f"pass a number by name, {cls.__name__}.apply(..., {name}={float(value):g}), as a parameter of forward"
+    elif is_array(value) or isinstance(value, list):
+        mend = "make it a tensor, by mg.tensor(...)"
+    else:
+        mend = f"pass anything else by name, {cls.__name__}.apply(..., {name}=...), as a parameter of forward"
+    return TypeError(f"{what}, where a tensor is expected; {mend}")
 
 
 def backward(

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrad.capture.finder import Finder
+from minigrad.capture.finder import Finder, is_library
 from minigrad.capture.watch import Numbers
 from minigrad.devices import Call, Device, Lease, is_array
-from minigrad.modes import CaptureError, refuse_constant
+from minigrad.modes import CaptureError, UncapturedOp, refuse_constant
 from minigrad.tape import Op, new_order
 from minigrad.tensor import LentGradient, Tensor
 
@@ -66,6 +66,7 @@ class Recorder:
         self.device = device
         self.pool = device.new_pool()
         self.op_name = ""
+        self.op: Op | None = None  # that is at work, if it is one of the user's own
         self.start = new_order()  # ops on the tape from before have a lower order
         self.launches_before = 0
         self.launches: list[Launch] = []
@@ -80,9 +81,10 @@ class Recorder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.device, name)
 
-    def begin(self, name: str) -> None:
+    def begin(self, name: str, op: Op | None = None) -> None:
         """The launches to come are those of an op."""
         self.op_name = name
+        self.op = None if op is None or is_library(type(op).__module__) else op
         self.launches_before = len(self.launches)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
@@ -104,11 +106,34 @@ class Recorder:
 
     def launch(self, family: str, name: str, kernel: object, arguments: tuple[object, ...]) -> None:
         """Run a kernel and note it."""
+        if self.op is not None:
+            self.check_lasting(self.op, name, arguments)
         aliases = tuple([list(map(self.alias, a)) if isinstance(a, list) else self.alias(a) for a in arguments])
         function, prepared = self.device.resolve(kernel, aliases)
         function(*prepared)
         arrays = [a for given in aliases for a in (given if isinstance(given, list) else [given])]
         self.note(f"{family}.{name}", aliases, (function, prepared), list(filter(is_array, arrays)))
+
+    def launch_own(self, op: Op, kernel: object, arguments: tuple[object, ...]) -> None:
+        """Run a kernel of the user's own and note it."""
+        self.finder.op(op)
+        self.finder.visit("a kernel", kernel)
+        self.launch("own", getattr(kernel, "__name__", type(kernel).__name__), self.device.own_kernel(kernel), arguments)
+
+    def check_lasting(self, op: Op, kernel: str, arguments: tuple[object, ...]) -> None:
+        """Raise if an op of the user's own gives a kernel an array that Python computed: replays would find it as it is."""
+        self.finder.op(op)
+        known = [*self.device.constants.values(), *[leaf.array for leaf in self.leaves.values()]]
+        for array in [a for given in arguments for a in (given if isinstance(given, list) else [given]) if is_array(a)]:
+            if self.owns(array) or {id(array), id(array.base)} & self.finder.seen.keys():
+                continue
+            if not any(self.device.share_memory(array, other) for other in known):
+                name = type(op).__name__
+                raise UncapturedOp(
+                    name,
+                    f"{name} gives {kernel} an array (shape {array.shape}) that Python computed, which replays would not "
+                    "compute again: allocate it with self.empty and fill it by self.launch(kernel, ...) or self.kernels",
+                )
 
     def note(self, name: str, given: tuple[object, ...], call: Call, arrays: list[np.ndarray]) -> None:
         """Put a call on the list."""
@@ -148,37 +173,47 @@ class Recorder:
         lease = lease_of(array)
         return lease is not None and lease.pool is self.pool
 
-    def saw_op(self, op: Op, inputs: tuple[Tensor | None, ...], y: np.ndarray) -> None:
-        """An op ran: its result must have come from kernels, or replaying would not compute it."""
-        given = [t for t in inputs if t is not None]
-        for t in given:
+    def sees_op(self, op: Op, inputs: tuple[Tensor | None, ...]) -> None:
+        """An op is about to run on tensors, which may come from outside."""
+        self.begin(type(op).__name__, op)
+        for t in inputs:
+            if t is None:
+                continue
             if t._device is not self.device:
                 raise CaptureError(
                     f"{type(op).__name__} works on {t.device!r} inside a step captured on {self.name!r}; "
                     "pass device=... to mg.capture"
                 )
             self.saw_leaf(t)
-        self.check_computed(f"{type(op).__name__}.forward", y, [t._data for t in given])
+
+    def saw_op(self, op: Op, inputs: tuple[Tensor | None, ...], y: np.ndarray) -> None:
+        """An op ran: its result must have come from kernels, or replaying would not compute it."""
+        self.check_computed(op, "forward", y, [t._data for t in inputs if t is not None])
         self.finder.op(op)
+        self.op = None
 
     def before(self, op: Op, dy: np.ndarray) -> None:
         """The launches to come are those of an op's backward."""
-        self.begin(type(op).__name__ + " backward")
+        self.begin(type(op).__name__ + " backward", op)
 
     def after(self, op: Op, dy: np.ndarray, results: tuple[Any, ...]) -> None:
         """An op went backward: the gradients that are wanted must have come from kernels as well."""
         given = [a for a in (dy, *(op.saved or ())) if is_array(a)]
         for source, dx in zip(op.sources or (), results, strict=True):
             if source is not None and is_array(dx):
-                self.check_computed(f"{type(op).__name__}.backward", dx, given)
+                self.check_computed(op, "backward", dx, given)
+        self.op = None
 
-    def check_computed(self, what: str, y: np.ndarray, given: list[np.ndarray]) -> None:
+    def check_computed(self, op: Op, what: str, y: np.ndarray, given: list[np.ndarray]) -> None:
         """Raise unless `y` is memory of `given`, or ours and there was a launch that can have filled it."""
         computed = self.owns(y) and (len(self.launches) > self.launches_before or not y.size)
         if not computed and not any(self.device.share_memory(array, y) for array in given):
-            raise CaptureError(
-                f"{what} computed its result without minigrad's kernels, so it cannot be repeated; "
-                "allocate with self.empty and compute with self.kernels, or leave this op out of the captured step"
+            name = type(op).__name__
+            raise UncapturedOp(
+                name,
+                f"{name}.{what} computed its result without minigrad's kernels, so it cannot be repeated: allocate with "
+                "self.empty and compute by self.launch(kernel, ...), a function that fills the arrays it is given, or by "
+                "self.kernels; or leave this op out of the captured step",
             )
 
     def saw_leaf(self, tensor: Tensor) -> None:

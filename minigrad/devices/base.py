@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba.core.dispatcher import Dispatcher
 
 from minigrad.devices.memory import Lease, Pool
 
@@ -112,6 +113,18 @@ class Device:
     def resolve(self, kernel: Any, arguments: tuple[Any, ...]) -> Call:
         """What a launch of a kernel runs, now and whenever it is repeated."""
         return kernel.resolve(*arguments) if hasattr(kernel, "resolve") else (kernel, arguments)
+
+    def launch_own(self, op: Any, kernel: Any, arguments: tuple[Any, ...]) -> None:
+        """Run a kernel of the user's own, as `op` asks for it."""
+        self.own_kernel(kernel)(*arguments)
+
+    def own_kernel(self, kernel: Any) -> Any:
+        """What runs a kernel of the user's own; for `resolve` too."""
+        if isinstance(kernel, Dispatcher):
+            from minigrad.devices.own import OwnKernel
+
+            return OwnKernel(kernel)
+        return kernel
 
     def program(self, calls: list[Call]) -> "Program":
         """Recorded launches, to be repeated."""

@@ -15,6 +15,7 @@ import weakref
 from typing import Any
 
 import numpy as np
+from numba.core.dispatcher import Dispatcher
 
 from minigrad.devices.base import Call, Device, Program
 from minigrad.devices.cuda_memory import CudaPool, Held, block_of, host_copy, known, remembered
@@ -137,6 +138,15 @@ class CudaDevice(Device):
     def resolve(self, kernel: Any, arguments: tuple[Any, ...]) -> Call:
         """The launch, in the precision that is set now."""
         return functools.partial(launch_in, Device.precision, kernel), arguments
+
+    def own_kernel(self, kernel: Any) -> Any:
+        """What runs a kernel of the user's own, which is one for the GPU."""
+        if isinstance(kernel, Dispatcher):
+            raise TypeError(
+                f"{kernel.__name__} is compiled by numba.njit for the CPU; on {self.name!r} launch a kernel for the GPU, "
+                "kernel[grid, block]"
+            )
+        return kernel
 
     def program(self, calls: list[Call]) -> "CudaGraph":
         """A CUDA graph of recorded launches."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from minigrad.capture import Captured, each_tensor
+from minigrad.capture import each_tensor
 from minigrad.checkpoint import Json
 from minigrad.data.loader import Loader
 from minigrad.devices import Device, get_device, is_array
@@ -14,6 +14,7 @@ from minigrad.nn import Module
 from minigrad.nn.module import Value
 from minigrad.ops import cross_entropy
 from minigrad.tensor import Tensor
+from minigrad.train.fallback import CapturedOrEager
 
 Metric = Callable[[Value, np.ndarray], float]  # (outputs, targets) of a batch, as NumPy arrays, to a mean over its rows
 Loss = Callable[[Value, Tensor], Tensor]
@@ -214,7 +215,14 @@ def evaluating(model: Module) -> Iterator[None]:
 class Evaluator:
     """The forward pass of a model in evaluation mode; keeps its recordings from one evaluation to the next."""
 
-    def __init__(self, model: Module, loss: Loss, metrics: Mapping[str, Metric], capture: bool) -> None:
+    def __init__(
+        self,
+        model: Module,
+        loss: Loss,
+        metrics: Mapping[str, Metric],
+        capture: bool,
+        told: set[str] | None = None,
+    ) -> None:
         self.model, self.metrics = model, metrics
         self.device = get_device(device_name(model))
         measured_too = bool(metrics)
@@ -223,8 +231,7 @@ class Evaluator:
             outputs = model(inputs)
             return loss(outputs, targets), outputs if measured_too else None
 
-        step: Step = Captured(forward, self.device) if capture else on_device(forward, self.device)
-        self.forward = explained(step, model.parameters()[0].dtype)
+        self.forward = prepared(forward, self.device, model, capture, set() if told is None else told)
 
     def __call__(self, batches: Iterable[object]) -> dict[str, float]:
         """Means over one pass."""
@@ -246,6 +253,16 @@ def measured(loss: Tensor, outputs: Value, targets: np.ndarray, metrics: Mapping
         for name, metric in metrics.items():
             values[name] = float(metric(arrays, np.asarray(targets)))
     return values
+
+
+def prepared(step: Step, device: Device, model: Module, capture: bool, told: set[str]) -> Step:
+    """The step, to be called with NumPy arrays: captured, if that is asked for and its ops can be, or as it stands.
+
+    `told` has the names of the ops of which a warning said that they cannot.
+    """
+    eager = on_device(step, device)
+    chosen = CapturedOrEager(step, eager, device, model, told) if capture else eager
+    return explained(chosen, model.parameters()[0].dtype)
 
 
 def on_device(step: Step, device: Device) -> Step:

@@ -75,7 +75,8 @@ def fit(*given: Any, **named: Any) -> History:
             file. False begins, and refuses a folder that has a checkpoint already.
         configuration: numbers, strings, lists and dicts that say which run this is; together with model, optimizer,
             schedule, loss and metrics they must be those of the checkpoint that is resumed.
-        capture: replay a recorded step (see `mg.capture`) instead of building the tape anew each time; the same bits.
+        capture: replay a recorded step (see `mg.capture`) instead of building the tape anew each time; the same bits. An
+            op of your own that computes by NumPy makes it run without, and one warning says so.
         device: where the model must be; None takes it where it is.
         diagnose: keep one copy of model and optimizer, at a hundredth of the time, to find which op made a loss NaN or
             infinite.

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import cast
 
 from minigrad import checkpoint
-from minigrad.capture import Captured
 from minigrad.checkpoint import Json, Stateful
 from minigrad.data.loader import Loader
 from minigrad.nn.module import Value
 from minigrad.tensor import Tensor
 from minigrad.train.divergence import DivergedError, Rewind
-from minigrad.train.evaluation import Evaluator, Step, Tally, epoch_of, explained, measured, on_device, pair
+from minigrad.train.evaluation import Evaluator, Tally, epoch_of, measured, pair, prepared
 from minigrad.train.history import History, Row
 from minigrad.train.settings import Settings
 from minigrad.train.signals import Leave, Signals, TrainingInterrupted, interruption
@@ -51,7 +50,10 @@ class Run:
         self.shapes: set[tuple[int, ...]] = set()  # of inputs, once seen: the first step with a shape is not timed
         self.validated: tuple[int, dict[str, float]] | None = None
         self.rewind = Rewind(model, optimizer, loss) if settings.diagnose else None
-        self.evaluator = None if self.validation is None else Evaluator(model, loss, self.metrics, settings.capture)
+        told: set[str] = set()  # ops of which a warning was given
+        self.evaluator = None
+        if self.validation is not None:
+            self.evaluator = Evaluator(model, loss, self.metrics, settings.capture, told)
         self.device = device = optimizer.params[0]._device
 
         def train_step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Value]:
@@ -63,8 +65,7 @@ class Run:
             return value, outputs if measured_too else None
 
         measured_too = bool(self.metrics)
-        step: Step = Captured(train_step, device) if settings.capture else on_device(train_step, device)
-        self.train_step = explained(step, optimizer.params[0].dtype)
+        self.train_step = prepared(train_step, device, model, settings.capture, told)
 
     @property
     def epoch(self) -> int:

@@ -198,6 +198,37 @@ def test_op_without_tensors_is_refused():
         Square.apply(None)
 
 
+class Scale(mg.Op):
+    def forward(self, x, factor):
+        self.factor = factor
+        return x * factor
+
+    def backward(self, dy):
+        return (dy * self.factor,)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ((leaf([1.0]), 0.5), r"input 1 is of type float, .* by name, Scale.apply\(..., factor=0.5\), as a parameter"),
+        ((leaf([1.0]), np.float32(2)), r"input 1 is of type float32, .* Scale.apply\(..., factor=2\)"),
+        ((np.ones(2, np.float32),), r"input 0 is of type ndarray, .* make it a tensor, by mg.tensor"),
+        (([1.0],), r"input 0 is of type list, .* make it a tensor"),
+        ((leaf([1.0]), "half"), r"input 1 is of type str, .* by name, Scale.apply\(..., factor=...\)"),
+    ],
+    ids=["number", "NumPy's number", "array", "list", "string"],
+)
+def test_inputs_that_are_no_tensors_are_refused(inputs, message):
+    with pytest.raises(TypeError, match=r"Scale.apply: " + message):
+        Scale.apply(*inputs)
+
+
+def test_a_parameter_of_forward_goes_by_name():
+    x = leaf([3.0])
+    Scale.apply(x, factor=np.float32(0.5)).backward()
+    assert x.grad.item() == 0.5
+
+
 def test_error_in_forward_comes_out_and_leaves_the_tape_right():
     class Fails(mg.Op):
         def forward(self, x):

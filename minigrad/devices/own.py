@@ -1,0 +1,38 @@
+"""Users' own kernels, compiled by Numba for the CPU: launched and recorded like ours."""
+
+from typing import Any
+
+import numba
+from numba.core.dispatcher import Dispatcher
+
+from minigrad.kernels.cpu.tools import threads
+from minigrad.kernels.cpu.tools.launch import machine_code_of
+
+
+class OwnKernel:
+    """A function that the user compiled by `@numba.njit`; one with `parallel=True` keeps to our number of threads."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self.is_parallel = bool(dispatcher.targetoptions.get("parallel"))
+
+    def __call__(self, *arguments: Any) -> None:
+        """Launch."""
+        if self.is_parallel:
+            with threads.parallel_region():
+                self.dispatcher(*arguments)
+        else:
+            self.dispatcher(*arguments)
+
+    def resolve(self, *arguments: Any) -> tuple[Any, tuple[Any, ...]]:
+        """(function, arguments) that a call with these arguments runs: the machine code for just these types, if it can be had.
+
+        Not where threads take turns, arguments are left to their defaults, or only the signatures that the user gave are
+        compiled.
+        """
+        if self.is_parallel or len(arguments) != self.dispatcher.py_func.__code__.co_argcount:
+            return self, arguments
+        try:
+            return machine_code_of(self.dispatcher, tuple([numba.typeof(a) for a in arguments])), arguments
+        except RuntimeError:  # no signature but the user's own is compiled, and these types are none of them
+            return self, arguments
