@@ -21,6 +21,7 @@ if not __package__:  # run as a script; at the end of the path: an installed min
 
 from benchmarks.sections import contention, conv, gemm, inception, kernels, limits, start, step, where
 from benchmarks.tools import machine, tables
+from benchmarks.tools.copies import check_copy
 from benchmarks.tools.frameworks import OURS, PRECISIONS, Minigrad, Torch
 from benchmarks.tools.sides import Here, Processes, Run, Side
 
@@ -68,6 +69,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Measure, print the tables and keep every number. What fails is told, and the others go on."""
     options = arguments(argv)
+    try:
+        check_copy()
+    except ImportError as error:
+        sys.exit(str(error))
     load = machine.load()  # before anything is run that would be part of it
     about = machine.describe(load)
     sides, left_out = on_gpu(about) if options.device == "cuda" else on_cpu(options.threads)

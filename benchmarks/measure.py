@@ -13,11 +13,30 @@ import minigrad as mg
 from minigrad.devices import Device, get_device, is_array
 from minigrad.kernels import reference
 
+from .tools.copies import check_copy
+
+check_copy()
+
 SAMPLE = 0.02  # seconds that one sample repeats the work for, at least
 
 
 DEVICES = ["cpu", "cuda"]  # a parameter; where there is no GPU, asv reports "cuda" as skipped
 PLACES = ["cpu, 1 thread", "cpu, 2 threads", "cuda"]  # the same where the number of threads matters
+
+
+def must_sample(name: str, measure: Callable[..., None]) -> Callable[..., None]:
+    """A measurement that fails if it has not taken a sample: asv would report 0 seconds."""
+
+    @functools.wraps(measure)
+    def measured(self: "Benchmark", *parameters: Any) -> None:
+        before = self.clock
+        measure(self, *parameters)
+        if self.clock <= before:
+            raise RuntimeError(
+                f"{name} has measured nothing, since asv reads the clock of this benchmark: let it call self.sample(work)"
+            )
+
+    return measured
 
 
 class Benchmark:
@@ -31,6 +50,11 @@ class Benchmark:
     clock = 0.0
     repeats = 1
     device = get_device("cpu")
+
+    def __init_subclass__(cls) -> None:
+        for name, value in list(vars(cls).items()):
+            if name.startswith("time_"):
+                setattr(cls, name, must_sample(f"{cls.__name__}.{name}", value))
 
     def timer(self) -> float:
         """The clock that asv reads."""

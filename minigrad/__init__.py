@@ -1,7 +1,12 @@
 """minigrad: a small tape-based autograd engine whose hot loops are Numba kernels."""
 
-import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+if (
+    not Path(__file__).with_name("kernels").is_dir()
+):  # sources without the link minigrad/kernels, as zip files leave them
+    __path__.append(str(Path(__file__).parent.parent))  # where `kernels` is
 
 import numba  # noqa: F401 - before ours: the garbage collector then runs at cheaper moments, 20 ms less in all
 
@@ -58,12 +63,23 @@ from minigrad.version import __version__ as __version__
 if TYPE_CHECKING:
     from minigrad import checkpoint, data, inspect, train
 else:
-    LAZY = ("checkpoint", "data", "inspect", "train")  # imported when first used: `import minigrad` stays quick
 
     def __getattr__(name: str) -> object:
-        if name in LAZY:
-            return importlib.import_module(f"minigrad.{name}")
+        if name in (
+            "checkpoint",
+            "data",
+            "inspect",
+            "train",
+        ):  # imported when first used: `import minigrad` stays quick
+            from importlib import import_module
+
+            return import_module(f"minigrad.{name}")
         raise AttributeError(f"module 'minigrad' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What is public, for completion; the modules that are loaded when first used are among it."""
+    return [*__all__, *[name for name in globals() if name.startswith("__")]]
 
 
 __all__ = [

@@ -36,6 +36,7 @@ DTYPES = {
         "U64": "u8", "U32": "u4", "U16": "u2", "U8": "u1", "BOOL": "?",
     }.items()
 }  # fmt: skip
+LONGEST_ENTRY = 100  # characters that a printed checkpoint shows of each
 JSON_ENTRIES = ("versions", "configuration", "random", "schedule", "loader", "extra")
 
 
@@ -64,9 +65,9 @@ class CheckpointError(ValueError):
         return f"{self.path} cannot be loaded; nothing was changed:\n  " + "\n  ".join(self.problems)
 
 
-@dataclass
+@dataclass(repr=False)
 class Checkpoint:
-    """What a file holds: the tensors by name (NumPy arrays), and the rest as it was given to `save`."""
+    """What a file holds: the tensors by name (NumPy arrays), and the rest as it was given to `save`. Printing lists them."""
 
     path: Path
     tensors: dict[str, np.ndarray]
@@ -76,6 +77,29 @@ class Checkpoint:
     schedule: dict[str, Json] | None
     loader: dict[str, Json] | None
     extra: Json
+
+    def __repr__(self) -> str:
+        nbytes = sum(array.nbytes for array in self.tensors.values())
+        count = f"{len(self.tensors)} tensors of {nbytes:,} bytes"
+        return (
+            f"<checkpoint {str(self.path)!r}: {count}, by minigrad {self.versions.get('minigrad')}; print() lists them>"
+        )
+
+    def __str__(self) -> str:
+        width = max(map(len, self.tensors), default=0)
+        lines = [repr(self).removeprefix("<").removesuffix("; print() lists them>")]
+        lines += [
+            f"  {name:{width}}  {a.dtype}{list(a.shape)}" for name, a in sorted(self.tensors.items(), key=in_order)
+        ]
+        for name in JSON_ENTRIES:
+            text = json.dumps(getattr(self, name))
+            lines.append(f"  {name}: {text if len(text) <= LONGEST_ENTRY else text[: LONGEST_ENTRY - 4] + ' ...'}")
+        return "\n".join(lines)
+
+
+def in_order(item: tuple[str, Any]) -> list[tuple[bool, int, str]]:
+    """For sorting names: numbers in them by their value, layer 2 before layer 10."""
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in item[0].split(".")]
 
 
 @dataclass

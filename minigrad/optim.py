@@ -5,7 +5,7 @@ step sees a change.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -42,11 +42,12 @@ def hyperparameter(index: int, name: str, doc: str) -> property:
 
 def checked(name: str, value: float) -> float:
     """A hyperparameter as a float in its range."""
+    name = {"beta1": "betas[0]", "beta2": "betas[1]"}.get(name, name)  # as users know them
+    below_one = name in ("momentum", "betas[0]", "betas[1]")
     try:
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, not {value!r}") from None
-    below_one = name in ("momentum", "beta1", "beta2")
     if not 0 <= number < (1 if below_one else math.inf):
         raise ValueError(f"{name} must be at least 0 and {'below 1' if below_one else 'finite'}, not {value!r}")
     return number
@@ -181,8 +182,12 @@ class Optimizer(Watched):
             if k != "hyper":
                 self.device.write(array, np.asarray(state_dict[k]))
 
+    def settings(self) -> dict[str, str]:
+        """The hyperparameters as they are passed and shown."""
+        return {name: f"{value:g}" for name, value in zip(self.names, self.hyper, strict=True)}
+
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value:g}" for name, value in zip(self.names, self.hyper, strict=True))
+        settings = ", ".join(f"{name}={value}" for name, value in self.settings().items())
         return f"{type(self).__name__}({len(self.params)} parameters, {settings})"
 
 
@@ -208,6 +213,10 @@ class SGD(Optimizer):
             raise ValueError("nesterov needs a momentum above 0")
         self.slots = ("velocity",) if momentum else ()  # type: ignore[misc]
         super().__init__(params, lr=lr, momentum=momentum, nesterov=bool(nesterov), weight_decay=weight_decay)
+
+    def settings(self) -> dict[str, str]:
+        """The hyperparameters as they are passed and shown."""
+        return {**super().settings(), "nesterov": str(bool(self.hyper[2]))}
 
     def update(self, kernels: Optim, params: Arrays, grads: Arrays, state: dict[str, Arrays], hyper: Array) -> None:
         """One launch of the sgd kernel."""
@@ -238,6 +247,8 @@ class Adam(Optimizer):
 
     names = ("lr", "beta1", "beta2", "eps", "weight_decay")
     slots = ("means", "squares")
+    _beta1 = hyperparameter(1, "betas[0]", "Kept share of the mean of gradients.")
+    _beta2 = hyperparameter(2, "betas[1]", "Kept share of the mean of their squares.")
     weight_decay = hyperparameter(4, "weight_decay", "L2 penalty: this times the parameter is added to its gradient.")
 
     def __init__(
@@ -248,14 +259,39 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(params, lr=lr, beta1=betas[0], beta2=betas[1], eps=eps, weight_decay=weight_decay)
+        beta1, beta2 = pair_of_betas(betas)
+        super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
         # how many steps were done, in an array, so that replays count on; one for each dtype, hence for each launch
         self.state["steps"] = [self.device.zeros((1,), np.dtype(np.float64)) for _ in FLOATS]
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Kept shares of the running means of gradients and of their squares."""
+        return self._beta1, self._beta2
+
+    @betas.setter
+    def betas(self, betas: tuple[float, float]) -> None:
+        beta1, beta2 = pair_of_betas(betas)
+        checked("beta2", beta2)  # before the first is set
+        self._beta1, self._beta2 = beta1, beta2
+
+    def settings(self) -> dict[str, str]:
+        """The hyperparameters as they are passed and shown."""
+        given = super().settings()
+        lr, beta1, beta2 = (given.pop(name) for name in ("lr", "beta1", "beta2"))
+        return {"lr": lr, "betas": f"({beta1}, {beta2})", **given}
 
     def update(self, kernels: Optim, params: Arrays, grads: Arrays, state: dict[str, Arrays], hyper: Array) -> None:
         """One launch of the adam kernel."""
         steps = self.state["steps"][FLOATS.index(params[0].dtype)]
         kernels.adam(params, grads, state["means"], state["squares"], steps, hyper)
+
+
+def pair_of_betas(betas: object) -> tuple[float, float]:
+    """The two, unless something else came."""
+    if not isinstance(betas, Sequence) or len(betas) != 2:
+        raise TypeError(f"betas must be two numbers, such as (0.9, 0.999), not {betas!r}")
+    return betas[0], betas[1]
 
 
 class Schedule:

@@ -163,6 +163,10 @@ class Op:
         result._op = self
         result.requires_grad = True
 
+    def _title(self) -> str:
+        """What mg.inspect calls it: the class, and what else it does on the way."""
+        return type(self).__name__
+
     def check_saved(self) -> None:
         """Raise if what backward needs is gone or changed."""
         if self.sources is None:

@@ -190,6 +190,20 @@ class Tensor:
     def __index__(self) -> int:
         return operator.index(self.item())
 
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            return str(self)
+        refuse_reading(f"formatting a tensor as {spec!r}")
+        if self._data.size != 1:
+            raise TypeError(
+                f"{spec!r} formats one number, and this tensor has shape {self.shape}; reduce it, or format t.numpy() by "
+                "np.array2string"
+            )
+        return format(self.item(), spec)
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self.item(), digits)
+
     # Out of the tape
 
     def numpy(self) -> np.ndarray:
@@ -407,8 +421,15 @@ class Tensor:
         return movement.reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
 
     def transpose(self, *axes: Any) -> "Tensor":
-        """Axes in another order, by default reversed."""
+        """Axes in another order, all of them named, by default reversed; two axes are exchanged by `swapaxes`.
+
+        As NumPy has it, not PyTorch: of a matrix `t.transpose(0, 1)` is the matrix itself, and `t.T` its transpose.
+        """
         return movement.transpose(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None)
+
+    def swapaxes(self, axis1: int, axis2: int) -> "Tensor":
+        """Two axes exchanged, which PyTorch calls transpose(axis1, axis2). Raises ValueError for an axis that is not there."""
+        return movement.swapaxes(self, axis1, axis2)
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
         """Sum over all axes, or some."""

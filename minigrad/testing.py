@@ -27,14 +27,21 @@ def check_grads(
     Every float input becomes a float64 tensor that requires a gradient; other inputs are passed on. The result is weighted
     by a fixed random array v, so that one backward gives vᵀJ. Inputs of up to `full_size` elements are then checked
     element by element, larger ones along random directions (Gaussian projections, which miss a wrong gradient with
-    probability 0). Keep inputs off kinks by more than `eps`. Raises AssertionError that names the input and the element.
+    probability 0). Keep inputs off kinks by more than `eps`. Raises AssertionError that names the input and the element,
+    ValueError if no input is of floats, and TypeError if the result is no tensor.
     """
     rng = np.random.default_rng(seed)
     arrays = {i: np.array(x, np.float64) for i, x in enumerate(inputs) if is_float(x)}
+    if not arrays:
+        came = ", ".join(type_name(x) for x in inputs) or "none"
+        raise ValueError(f"check_grads: there is no input of floats whose gradient to check; the inputs are: {came}")
 
     def call(values: dict[int, np.ndarray], requires_grad: bool) -> tuple[Tensor, dict[int, Tensor]]:
         tensors = {i: Tensor(v, np.float64, device, requires_grad=requires_grad) for i, v in values.items()}
-        return function(*[tensors.get(i, x) for i, x in enumerate(inputs)]), tensors
+        y = function(*[tensors.get(i, x) for i, x in enumerate(inputs)])
+        if not isinstance(y, Tensor):
+            raise TypeError(f"check_grads: the function must return a Tensor, not {type(y).__name__}")
+        return y, tensors
 
     y, tensors = call(arrays, True)
     weights = rng.standard_normal(y.shape)
@@ -49,7 +56,9 @@ def check_grads(
         dx = np.zeros_like(x) if grad is None else grad.numpy()
         assert dx.shape == x.shape, f"input {i}: gradient of shape {dx.shape}, expected {x.shape}"
         if x.size <= full_size:
-            steps = [(f"element {np.unravel_index(j, x.shape)}", unit(x.shape, j)) for j in range(x.size)]
+            steps = [
+                (f"element {tuple(map(int, np.unravel_index(j, x.shape)))}", unit(x.shape, j)) for j in range(x.size)
+            ]
         else:
             steps = [(f"direction {k}", rng.standard_normal(x.shape)) for k in range(directions)]
         for where, step in steps:
@@ -93,6 +102,11 @@ def is_float(x: object) -> bool:
     if isinstance(x, Tensor):
         x = x.numpy()
     return isinstance(x, np.ndarray | float | list | np.floating) and np.asarray(x).dtype.kind == "f"
+
+
+def type_name(x: object) -> str:
+    """What an input is, for an error."""
+    return f"{x.dtype} {type(x).__name__}" if isinstance(x, Tensor | np.ndarray) else type(x).__name__
 
 
 def unit(shape: tuple[int, ...], position: int) -> np.ndarray:

@@ -109,6 +109,16 @@ def test_everything_comes_back(trained, saved):
     assert found.versions["minigrad"] == mg.__version__
 
 
+def test_a_checkpoint_shows_one_line_and_prints_all(trained, saved):
+    found = mg.checkpoint.load(saved)
+    assert len(repr(found).split("\n")) == 1
+    assert f"{len(found.tensors)} tensors" in repr(found)
+    lines = str(found).split("\n")
+    assert len(lines) == 1 + len(found.tensors) + 6
+    assert lines[1].split() == ["model.0.bias", "float32[4]"]
+    assert max(map(len, lines[1:])) < 130
+
+
 def test_random_streams_go_on_where_they_were(trained, saved):
     expected = mg.random.stream().random(3)
     mg.manual_seed(99)

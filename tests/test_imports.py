@@ -102,6 +102,12 @@ def test_every_module_can_be_imported(name):
     importlib.import_module(name)
 
 
+def test_completion_offers_what_is_public():
+    code = "import minigrad; print(*[name for name in dir(minigrad) if not name.startswith('_')])"
+    assert run(code) == sorted(minigrad.__all__)  # in a process where nothing else has been imported
+    assert "__version__" in dir(minigrad)
+
+
 def test_public_names_are_there():
     assert sorted(minigrad.__all__) == list(dict.fromkeys(sorted(minigrad.__all__)))
     for name in minigrad.__all__:

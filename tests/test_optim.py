@@ -234,8 +234,8 @@ def test_hyperparameters_can_be_changed_between_steps(device):
         ),
         (lambda p: optim.SGD([p], lr=0.1, weight_decay=-1), ValueError, "weight_decay must be at least 0"),
         (lambda p: optim.SGD([p], lr=0.1, nesterov=True), ValueError, "nesterov needs a momentum above 0"),
-        (lambda p: optim.Adam([p], betas=(1.0, 0.9)), ValueError, "beta1 must be at least 0 and below 1"),
-        (lambda p: optim.Adam([p], betas=(0.9, -0.1)), ValueError, "beta2 must be"),
+        (lambda p: optim.Adam([p], betas=(1.0, 0.9)), ValueError, r"betas\[0\] must be at least 0 and below 1"),
+        (lambda p: optim.Adam([p], betas=(0.9, -0.1)), ValueError, r"betas\[1\] must be"),
         (lambda p: optim.AdaGrad([p], eps=-1e-9), ValueError, "eps must be at least 0"),
     ],
 )
@@ -275,7 +275,22 @@ def test_a_model_converted_after_the_optimizer_was_made_is_refused(case, device,
 
 def test_repr_shows_the_settings(rng):
     text = repr(optim.SGD(parameters(rng), lr=0.1, momentum=0.9))
-    assert text == "SGD(5 parameters, lr=0.1, momentum=0.9, nesterov=0, weight_decay=0)"
+    assert text == "SGD(5 parameters, lr=0.1, momentum=0.9, nesterov=False, weight_decay=0)"
+    text = repr(optim.Adam(parameters(rng), betas=(0.8, 0.99)))
+    assert text == "Adam(5 parameters, lr=0.001, betas=(0.8, 0.99), eps=1e-08, weight_decay=0)"
+
+
+def test_betas_have_one_form(rng):
+    adam = optim.Adam(parameters(rng))
+    adam.betas = 0.5, 0.9
+    assert adam.betas == (0.5, 0.9)
+    np.testing.assert_array_equal(adam.hyper[1:3], [0.5, 0.9])
+    with pytest.raises(ValueError, match=r"betas\[1\] must be at least 0 and below 1, not 1"):
+        adam.betas = 0.1, 1
+    assert adam.betas == (0.5, 0.9)
+    for betas in (0.9, (0.9,)):
+        with pytest.raises(TypeError, match=r"betas must be two numbers, such as \(0.9, 0.999\), not"):
+            optim.Adam(parameters(rng), betas=betas)
 
 
 def rates(schedule, count):

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.metadata import PathDistribution, version
 from pathlib import Path
@@ -31,6 +32,52 @@ def source(tmp_path_factory):
     shutil.copytree(ROOT / "minigrad", copy / "minigrad", ignore=shutil.ignore_patterns("__pycache__", "kernels"))
     shutil.copytree(ROOT / "kernels", copy / "kernels", ignore=CACHES)
     return copy
+
+
+def sources_into(folder, link):
+    """The packages as a checkout has them: with the link minigrad/kernels, with its text as a file, or without."""
+    if not (ROOT / "pyproject.toml").exists():
+        pytest.skip("not run from the sources")
+    shutil.copytree(ROOT / "minigrad", folder / "minigrad", ignore=shutil.ignore_patterns("__pycache__", "kernels"))
+    shutil.copytree(ROOT / "kernels", folder / "kernels", ignore=CACHES)
+    if link == "link":
+        (folder / "minigrad" / "kernels").symlink_to("../kernels")
+    elif link == "text":
+        (folder / "minigrad" / "kernels").write_text("../kernels")
+
+
+CHECKOUTS = "link", "text", "nothing"  # git, git or a zip file where there are no links, the archive for pip
+
+
+@pytest.mark.parametrize("link", CHECKOUTS)
+def test_a_checkout_can_be_imported_as_it_lies(link, tmp_path):
+    """Also where a copy was installed by `pip install .`, which the folder one stands in hides."""
+    sources_into(tmp_path, link)
+    code = (
+        "import minigrad as mg, minigrad.kernels.cpu as cpu; print(mg.__file__, cpu.__file__, mg.tensor([1.0]).sum())"
+    )
+    files = run(sys.executable, "-W", "error", "-c", code, cwd=tmp_path).split()
+    assert files[0] == str(tmp_path / "minigrad" / "__init__.py")
+    assert Path(files[1]).resolve() == tmp_path / "kernels" / "cpu" / "__init__.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("link", CHECKOUTS)
+def test_archive_and_wheel_have_the_kernels_once(link, tmp_path, names):
+    """Of every kind of checkout, and of the archive of sources made from it."""
+    sources_into(tmp_path, link)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    code = "import setuptools.build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
+    run(sys.executable, "-c", code, cwd=tmp_path)
+    (archive,) = (tmp_path / "dist").glob("*.tar.gz")
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with tarfile.open(archive) as tar:
+        files = [name.split("/", 1)[1] for name in tar.getnames() if name.endswith(".py")]
+    assert "kernels/cpu/gemm.py" in files
+    assert [name for name in files if name.startswith("minigrad/kernels")] == []
+    with zipfile.ZipFile(wheel) as built:
+        assert sorted(built.namelist()) == sorted(names)
 
 
 @pytest.fixture(scope="module")

@@ -262,7 +262,7 @@ def capture(step: Callable[..., Any] | None = None, *, device: Device | str | No
     returns tensors (or tuples, lists, dicts of them), to be read outside. Shapes, dtypes and Python values select the
     recording; so does what the step finds: attributes of modules and optimizers, globals, closed-over variables. Captured and
     eager runs give the same bits. Also a decorator, of methods too. `print(step.plan)` lists the launches. Threads that call
-    one captured step take turns.
+    one captured step take turns. What Python does beside (`print`, a file, a list that grows) happens while recording, no more.
 
     Raises CaptureError for `.item()`, `.numpy()` or a NumPy array inside the step, for an op computed without kernels, for
     random numbers drawn in Python, for results that are neither tensors nor constants, for Python values that the step itself

@@ -22,7 +22,7 @@ class Difference:
     for_good: bool
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Plan:
     """A recorded step: its launches in order, and what must hold for it. Printing it lists the launches."""
 
@@ -148,6 +148,9 @@ class Plan:
     def nbytes(self) -> int:
         """Bytes of memory the recording works in, besides parameters and state."""
         return self.pool.allocated
+
+    def __repr__(self) -> str:
+        return f"<plan of {len(self.launches)} launches, {self.nbytes:,} bytes of memory; print() lists them>"
 
     def __str__(self) -> str:
         rows = [("op", "kernel", "shapes", "bytes", "us")]

@@ -118,7 +118,9 @@ class Recorder:
         """Run a kernel of the user's own and note it."""
         self.finder.op(op)
         self.finder.visit("a kernel", kernel)
-        self.launch("own", getattr(kernel, "__name__", type(kernel).__name__), self.device.own_kernel(kernel), arguments)
+        self.launch(
+            "own", getattr(kernel, "__name__", type(kernel).__name__), self.device.own_kernel(kernel), arguments
+        )
 
     def check_lasting(self, op: Op, kernel: str, arguments: tuple[object, ...]) -> None:
         """Raise if an op of the user's own gives a kernel an array that Python computed: replays would find it as it is."""

@@ -143,8 +143,8 @@ class CudaDevice(Device):
         """What runs a kernel of the user's own, which is one for the GPU."""
         if isinstance(kernel, Dispatcher):
             raise TypeError(
-                f"{kernel.__name__} is compiled by numba.njit for the CPU; on {self.name!r} launch a kernel for the GPU, "
-                "kernel[grid, block]"
+                f"{kernel.py_func.__name__} is compiled by numba.njit, for the CPU; on {self.name!r} launch a kernel of the "
+                "GPU, kernel[grid, block]"
             )
         return kernel
 

@@ -100,7 +100,7 @@ def boxes_of(graph: Graph) -> list[Box]:
                     boxes.append(Box("constant", title, below.removeprefix("constant "), about))
                 reads.append(where[key])
         where[op] = len(boxes)
-        boxes.append(Box("op", type(op).__name__, str(op.shape), tooltip(op), f"#{graph.numbers[op]}", reads))
+        boxes.append(Box("op", op._title(), str(op.shape), tooltip(op), f"#{graph.numbers[op]}", reads))
     boxes[-1].kind = "result"
     return boxes
 

@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 SWEEPS = 12  # that look for a better order
 PASSING = 14.0  # width of the place where an edge passes through a layer
 SETTLING = 100  # sweeps that bring the places nearer to the best ones
+UNSEEN = 0.1  # a move that makes no other layer move: a fraction of a pixel
 
 
 @dataclass(frozen=True)
@@ -123,8 +122,7 @@ def ordered(items: list[Item]) -> list[list[int]]:
         down = sweep % 2 == 0
         for row in rows if down else rows[::-1]:
             sort_by_barycenter(items, row, position, down)
-        while any([exchange(items, row, position) for row in rows]):
-            pass
+        exchange_all(items, rows, position)
         count = crossings(items, rows)
         if count < fewest:
             best, fewest = rows, count
@@ -136,9 +134,21 @@ def sort_by_barycenter(items: list[Item], row: list[int], position: dict[int, in
     center: dict[int, float] = {}
     for i in row:
         neighbours = items[i].above if down else items[i].below
-        center[i] = float(np.mean([position[n] for n in neighbours])) if neighbours else position[i]
+        center[i] = sum([position[n] for n in neighbours]) / len(neighbours) if neighbours else position[i]
     row.sort(key=lambda i: (center[i], items[i].rank))
     position |= {i: p for p, i in enumerate(row)}
+
+
+def exchange_all(items: list[Item], rows: list[list[int]], position: dict[int, int]) -> None:
+    """Exchange neighbours in all layers until none is better for it; layers are looked at again if one beside changed."""
+    all_rows = set(range(len(rows)))
+    waits = set(all_rows)
+    while waits:
+        for k in range(len(rows)):
+            if k in waits and not exchange(items, rows[k], position):
+                waits.remove(k)
+            elif k in waits:
+                waits |= {k - 1, k + 1} & all_rows
 
 
 def exchange(items: list[Item], row: list[int], position: dict[int, int]) -> bool:
@@ -146,7 +156,15 @@ def exchange(items: list[Item], row: list[int], position: dict[int, int]) -> boo
 
     def crossed(left: int, right: int) -> int:
         pairs = (items[left].above, items[right].above), (items[left].below, items[right].below)
-        return sum(position[m] > position[n] for ours, theirs in pairs for m in ours for n in theirs)
+        total = 0
+        for ours, theirs in pairs:
+            if ours and theirs:
+                ends = [position[n] for n in theirs]
+                for m in ours:
+                    place = position[m]
+                    for end in ends:
+                        total += place > end
+        return total
 
     better = False
     for p in range(len(row) - 1):
@@ -176,7 +194,7 @@ def place_across(items: list[Item], rows: list[list[int]], gap: float) -> None:
     """Give every item its x: the least weighted sum of squared distances across, over all edges, that the order allows.
 
     The sum is quadratic and each layer's constraints are its own, so solving for one layer after the other, down and up,
-    comes ever closer to the best places.
+    comes ever closer to the best places. A layer whose neighbours have stayed where they were stays as well.
     """
     links: list[list[tuple[int, float]]] = [[] for _ in items]
     for upper, item in enumerate(items):
@@ -184,18 +202,36 @@ def place_across(items: list[Item], rows: list[list[int]], gap: float) -> None:
             weight = straightness(item, items[lower])
             links[upper].append((lower, weight))
             links[lower].append((upper, weight))
-    for row in rows:
-        spread(items, row, [(0.0, 1.0)] * len(row), gap)
+    weights = [sum(weight for _, weight in ends) for ends in links]
+    offsets = [kept_apart(items, row, gap) for row in rows]
+    x = [0.0] * len(items)
+    for row, apart in zip(rows, offsets, strict=True):
+        for i, place in zip(row, spread([(0.0, 1.0)] * len(row), apart), strict=True):
+            x[i] = place
+    waits = [True] * len(rows)  # whether something beside a layer has moved since its turn
     for _ in range(SETTLING):
-        for row in [*rows, *rows[::-1]]:
+        for k in [*range(len(rows)), *reversed(range(len(rows)))]:
+            if not waits[k]:
+                continue
+            waits[k] = False
             wishes = []
-            for i in row:
-                weight = sum(w for _, w in links[i])
-                wishes.append((sum(items[n].x * w for n, w in links[i]) / weight, weight))
-            spread(items, row, wishes, gap)
-    left = min(item.x - item.width / 2 for item in items)
-    for item in items:
-        item.x -= left
+            for i in rows[k]:
+                total = 0.0
+                for n, weight in links[i]:
+                    total += x[n] * weight
+                wishes.append((total / weights[i], weights[i]))
+            moved = 0.0
+            for i, place in zip(rows[k], spread(wishes, offsets[k]), strict=True):
+                moved = max(moved, abs(place - x[i]))
+                x[i] = place
+            if moved > UNSEEN:
+                waits[max(k - 1, 0) : k + 2] = [True] * len(waits[max(k - 1, 0) : k + 2])
+                waits[k] = False
+        if not any(waits):
+            break
+    left = min(place - item.width / 2 for place, item in zip(x, items, strict=True))
+    for place, item in zip(x, items, strict=True):
+        item.x = place - left
 
 
 def straightness(upper: Item, lower: Item) -> float:
@@ -211,15 +247,20 @@ def straightness(upper: Item, lower: Item) -> float:
     return weight if upper.depth else weight / 1000  # leaves come to the ops, not the ops to the leaves
 
 
-def spread(items: list[Item], row: list[int], wishes: list[tuple[float, float]], gap: float) -> None:
-    """Place a row in its order without overlap, with the least weighted sum of squared distances from the wishes.
+def kept_apart(items: list[Item], row: list[int], gap: float) -> list[float]:
+    """What each item of a row must keep from the first, so that none overlap."""
+    offsets = [0.0]
+    for left, right in itertools.pairwise(row):
+        offsets.append(offsets[-1] + (items[left].width + items[right].width) / 2 + gap)
+    return offsets
+
+
+def spread(wishes: list[tuple[float, float]], offsets: list[float]) -> list[float]:
+    """Places of a row in its order, kept apart, with the least weighted sum of squared distances from the wishes.
 
     With what each item must keep from the first taken off, the places only have to be in order: isotonic regression, solved
     by pooling neighbours that are out of order (the method of Ayer et al. 1955).
     """
-    offsets = [0.0]
-    for left, right in itertools.pairwise(row):
-        offsets.append(offsets[-1] + (items[left].width + items[right].width) / 2 + gap)
     pools: list[tuple[float, float, int]] = []  # (mean, weight, how many)
     for (wish, weight), offset in zip(wishes, offsets, strict=True):
         mean, count = wish - offset, 1
@@ -228,5 +269,4 @@ def spread(items: list[Item], row: list[int], wishes: list[tuple[float, float]],
             mean, weight, count = (before * heavy + mean * weight) / (heavy + weight), heavy + weight, count + many
         pools.append((mean, weight, count))
     means = [mean for mean, _, count in pools for _ in range(count)]
-    for i, mean, offset in zip(row, means, offsets, strict=True):
-        items[i].x = mean + offset
+    return [mean + offset for mean, offset in zip(means, offsets, strict=True)]

@@ -64,5 +64,5 @@ def table(loss: Tensor, names: Mapping[str, Tensor] | None = None, model: Module
         arrays |= {(address(a), a.nbytes): a.nbytes for a in kept}
         saved = sum(a.nbytes for a in kept)
         number = graph.numbers[op]
-        rows.append(Row(number, type(op).__name__, op.shape, op.dtype, saved, graph.inputs(op), op.line))
+        rows.append(Row(number, op._title(), op.shape, op.dtype, saved, graph.inputs(op), op.line))
     return Table(rows, sum(arrays.values()))

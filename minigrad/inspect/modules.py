@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -142,18 +142,23 @@ class Call:
     )  # its own, with the shapes of their inputs
 
 
-def summary(model: Module, shape: tuple[int, ...], dtype: "DTypeLike | None" = None) -> Summary:
+def summary(model: Module, shape: tuple[int, ...] | Tensor | np.ndarray, dtype: "DTypeLike | None" = None) -> Summary:
     """Layers, output shapes, parameters, multiply-adds and bytes of activations, for an input of `shape` (batch included).
+
+    A batch as a tensor or array stands for its shape.
 
     One forward on zeros (of `dtype`, by default the parameters') in evaluation mode tells; the model is afterwards as it was
     before. Multiply-adds are counted by op: those of linear layers and matrix products, and one per element for Batch
     Normalization. A layer's activation is the memory of its result, none where that is a view. A module that runs several
-    times has as many rows, its parameters counted once.
+    times has as many rows, its parameters counted once. Raises TypeError for a shape that is none.
     """
+    lengths = shape.shape if isinstance(shape, Tensor | np.ndarray) else shape
+    if not isinstance(lengths, Sequence) or not all(isinstance(n, int | np.integer) for n in lengths):
+        raise TypeError(f"summary needs the shape of a batch, such as (60, 784), or a batch itself, not {shape!r:.60}")
     parameters = model.parameters()
     if dtype is None:
         dtype = parameters[0].dtype if parameters else np.float32
-    x = Tensor(np.zeros(shape, dtype), device=parameters[0].device if parameters else None)
+    x = Tensor(np.zeros(lengths, dtype), device=parameters[0].device if parameters else None)
     x.requires_grad = x.dtype.kind == "f"  # so that every op goes on the tape and knows the shape of its result
     calls = calls_of(model, x)
     names = {id(module): name for name, module in reversed(list(model.modules()))}

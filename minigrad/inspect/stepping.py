@@ -125,14 +125,14 @@ class Steps(Iterator[Step]):
         self._index += 1
         graph, home = self._graph, self._device
         arrived = home.to_host(dy)
-        step = Step(self._index, graph.numbers[op], type(op).__name__, op.shape, op.formula, op.line, arrived)
+        step = Step(self._index, graph.numbers[op], op._title(), op.shape, op.formula, op.line, arrived)
         for i, (source, dx) in enumerate(zip(op.sources or (), results, strict=True)):
             if source is None or dx is None:
                 continue
             if type(dx) is not home.array_type or dx.shape != source.shape or dx.dtype != source.dtype:
                 raise wrong_gradient(step.op, i, source, dx)
             self._arrive(source, dx)
-            name = graph.name(source) + (f" {type(source).__name__}" if isinstance(source, Op) else "")
+            name = graph.name(source) + (f" {source._title()}" if isinstance(source, Op) else "")
             gradient, check = home.to_host(dx), None
             if op.recorded is not None:
                 rng = np.random.default_rng((self._seed, self._index, i))

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import overload
 
 import numpy as np
 
@@ -202,7 +203,10 @@ def run_branch(branch: Module, x: Value) -> ops.Branch:
 
 
 class Sequential(Module):
-    """Modules one after another; `model[i]` is the i-th, and they are named by their numbers."""
+    """Modules one after another; they are named by their numbers.
+
+    `model[i]` is the i-th, `model[i:j]` a Sequential of some: the same modules, with the same parameters.
+    """
 
     def __init__(self, *layers: Module) -> None:
         for layer in layers:
@@ -221,8 +225,16 @@ class Sequential(Module):
     def __len__(self) -> int:
         return len(self.layers)
 
-    def __getitem__(self, index: int) -> Module:
-        return self.layers[index]
+    @overload
+    def __getitem__(self, index: int) -> Module: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Sequential": ...
+    def __getitem__(self, index: int | slice) -> Module:
+        if not isinstance(index, slice):
+            return self.layers[index]
+        part = Sequential(*self.layers[index])
+        part.training = self.training
+        return part
 
     def __iter__(self) -> Iterator[Module]:
         return iter(self.layers)

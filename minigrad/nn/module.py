@@ -117,17 +117,22 @@ class Module(Watched):
         Weights are laid out as here, with the outputs last: (in, out) for Linear, (kh, kw, in, out) for convolutions. PyTorch
         has them first, so its tensors with several axes are refused by a TypeError that says how to turn them; of a square
         NumPy array nobody can tell. Raises ValueError that lists all keys missing, unknown or of the wrong shape or dtype,
-        and then changes nothing. With strict=False, missing and unknown keys are passed over.
+        and then changes nothing. With strict=False, missing and unknown keys are passed over, unless all are. A prefix that
+        all names have on one side and not on the other is named.
         """
         for name, value in state_dict.items():
             refuse_torch(name, value)
         own = dict(self._tensors())
         arrays = {name: np.asarray(value) for name, value in state_dict.items()}
-        problems = []
-        if strict:
-            problems += [f"missing: {name}" for name in own if name not in arrays]
-            problems += [f"unknown: {name}" for name in arrays if name not in own]
         common = [name for name in own if name in arrays]
+        problems = []
+        if strict or (own and arrays and not common):
+            missing, unknown = [n for n in own if n not in arrays], [n for n in arrays if n not in own]
+            found = prefixed(missing, unknown)
+            if found:
+                missing, unknown = [], [n for n in unknown if n not in found[1]]
+            problems += [f"missing: {name}" for name in missing] + [f"unknown: {name}" for name in unknown]
+            problems += [found[0]] if found else []
         for name in common:
             have, want = arrays[name], own[name]
             if have.shape != want.shape:
@@ -244,6 +249,31 @@ def turned(have: tuple[int, ...], want: tuple[int, ...]) -> str:
             "; PyTorch's convolutions have (out, in, kh, kw), here it is (kh, kw, in, out): pass .transpose(2, 3, 1, 0)"
         )
     return ""
+
+
+def prefixed(missing: list[str], unknown: list[str]) -> tuple[str, set[str]] | None:
+    """(what to do, the unknown names it is about) where names are missing that are there with a prefix, or without one."""
+    strange = set(unknown)
+    for name in unknown:
+        if missing and name.endswith(f".{missing[0]}"):
+            prefix = name.removesuffix(missing[0])
+            known = {prefix + own for own in missing}
+            if known <= strange:
+                return (
+                    f"all {len(missing)} that are missing are there under the prefix {prefix!r}; pass\n"
+                    f"  {{k.removeprefix({prefix!r}): v for k, v in state.items() if k.startswith({prefix!r})}}",
+                    known,
+                )
+    for own in missing:
+        if unknown and own.endswith(f".{unknown[0]}"):
+            prefix = own.removesuffix(unknown[0])
+            if {prefix + name for name in unknown} == set(missing):
+                return (
+                    f"all {len(unknown)} names that came are those of this module without the prefix {prefix!r}; pass\n"
+                    f"  {{{prefix!r} + k: v for k, v in state.items()}}",
+                    strange,
+                )
+    return None
 
 
 def is_dtype(value: "str | Device | DTypeLike") -> "TypeGuard[DTypeLike]":

@@ -167,11 +167,23 @@ def reshape(x: Tensor, shape: SupportsIndex | Sequence[SupportsIndex]) -> Tensor
 
 
 def transpose(x: Tensor, axes: Sequence[SupportsIndex] | None = None) -> Tensor:
-    """Axes in another order, by default reversed: result axis i is axis axes[i] of x."""
+    """Axes in another order, by default reversed: result axis i is axis axes[i] of x.
+
+    As NumPy has it: all axes are named, once each, else ValueError. `swapaxes` exchanges two, as PyTorch's transpose does.
+    """
     order = tuple(range(x.ndim))[::-1] if axes is None else tuple(operator.index(a) for a in axes)
     if len(order) != x.ndim or len(normal_axes(order, x.ndim)) != x.ndim:
-        raise ValueError(f"transpose of {x.ndim} axes needs each of them once, not {order}")
+        swap = f"; t.swapaxes{order} exchanges two axes" if len(order) == 2 else ""
+        raise ValueError(f"transpose of {x.ndim} axes needs each of them once, not {order}{swap}")
     return Transpose.apply(x, axes=tuple(a % x.ndim for a in order))
+
+
+def swapaxes(x: Tensor, axis1: SupportsIndex, axis2: SupportsIndex) -> Tensor:
+    """Axes axis1 and axis2 exchanged. Raises ValueError for an axis that is not there."""
+    order = list(range(x.ndim))
+    (i,), (j,) = normal_axes(axis1, x.ndim), normal_axes(axis2, x.ndim)
+    order[i], order[j] = j, i
+    return Transpose.apply(x, axes=tuple(order))
 
 
 def is_basic(index: object) -> bool:

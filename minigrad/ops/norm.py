@@ -13,6 +13,7 @@ from minigrad.ops.shapes import as_matrix
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
+AND_THEN = {IDENTITY: "", RELU: " + ReLU", SIGMOID: " + Sigmoid"}  # how mg.inspect shows the activation
 Running = tuple[np.ndarray, np.ndarray] | None  # mean and variance, or None to keep none
 
 
@@ -60,6 +61,9 @@ class BatchNorm(Op):
         )
         return dx, dgamma if self.needs[1] else None, dbeta if self.needs[2] else None
 
+    def _title(self) -> str:
+        return super()._title() + AND_THEN[self.activation]
+
 
 class BatchNormInference(Op):
     """Normalization by fixed statistics, a linear map, and the activation after it, if there is one."""
@@ -102,6 +106,9 @@ class BatchNormInference(Op):
             self.kernels.movement.fill(0.0, dgamma)
             self.kernels.movement.fill(0.0, dbeta)
         return dx, dgamma if self.needs[1] else None, dbeta if self.needs[2] else None, None, None
+
+    def _title(self) -> str:
+        return super()._title() + AND_THEN[self.activation]
 
 
 class Normalization(NamedTuple):

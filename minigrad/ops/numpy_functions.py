@@ -34,7 +34,7 @@ NUMPY_TO_OURS = {
     **dict.fromkeys(("stack", "vstack", "hstack"), "mg.concat of reshaped tensors"),
     **{
         "ravel": "t.reshape(-1)",
-        "swapaxes": "t.transpose(...)",
+        "swapaxes": "t.swapaxes(...)",
         "expand_dims": "t.reshape(...)",
         "squeeze": "t.reshape(...)",
     },

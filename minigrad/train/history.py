@@ -8,7 +8,7 @@ from typing import Any
 Row = dict[str, Any]  # numbers by name, as in `History`; None where one could not be measured, which its reader knows
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """Rows of measurements: `epochs`, one for each epoch, and `steps`, one every `log_every` steps.
 
@@ -16,12 +16,22 @@ class History:
     batches of the epoch, or since the last row of steps), `validation_loss` and so on where there was a validation, `lr`,
     `images_per_second` (of training alone; the first step with each shape, which records and perhaps compiles, is left
     out, and None stands where there was no other) and `seconds` (since the run began, the parts of a resumed one added
-    up). `stopped` says why the run ended before its time, if it did.
+    up). `stopped` says why the run ended before its time, if it did. Printing it gives the rows as a table.
     """
 
     epochs: list[Row] = field(default_factory=list)
     steps: list[Row] = field(default_factory=list)
     stopped: str | None = None
+
+    def __repr__(self) -> str:
+        rows = self.epochs or self.steps
+        last = f"; the last: {described(rows[-1])}" if rows else ""
+        stopped = f"; stopped: {self.stopped}" if self.stopped else ""
+        return f"<history of {counted(self.epochs, 'epoch')}, {counted(self.steps, 'row')} of steps{last}{stopped}>"
+
+    def __str__(self) -> str:
+        parts = [f"{name}\n{as_table(rows)}" for name, rows in (("epochs", self.epochs), ("steps", self.steps)) if rows]
+        return "\n\n".join(parts + [f"stopped: {self.stopped}"] * bool(self.stopped)) or repr(self)
 
     def column(self, name: str, rows: str = "epochs") -> list[Any]:
         """One entry of all rows that have it; `rows` is "epochs" or "steps"."""
@@ -52,6 +62,31 @@ def meant(name: str, names: Collection[str]) -> str:
             if guess in names:
                 return guess
     return name
+
+
+def counted(rows: list[Row], what: str) -> str:
+    """How many there are: "1 epoch"."""
+    return f"{len(rows)} {what}" + "s" * (len(rows) != 1)
+
+
+def shown(value: Any) -> str:
+    """A number in a few digits."""
+    return "-" if value is None else str(value) if isinstance(value, int | str) else f"{value:.4g}"
+
+
+def described(row: Row) -> str:
+    """What a row says of loss and metrics, in one line."""
+    about = ("epoch", "step", "lr", "images_per_second", "seconds")
+    return ", ".join(f"{name} {shown(value)}" for name, value in row.items() if name not in about)
+
+
+def as_table(rows: list[Row]) -> str:
+    """Rows in columns under the names of their entries."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [[name.replace("images_per_second", "images/s") for name in names]]
+    lines += [[shown(row.get(name)) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
 
 
 def sign_of(monitor: str, mode: str | None) -> int:

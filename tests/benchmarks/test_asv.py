@@ -94,6 +94,17 @@ def test_a_sample_waits_for_the_device():
     assert made.clock > 0
 
 
+def test_a_measurement_without_a_sample_fails():
+    class Forgets(measure.Benchmark):
+        def time_nothing(self, n):
+            sum(range(n))
+
+    with pytest.raises(
+        RuntimeError, match=r"Forgets.time_nothing has measured nothing, .* let it call self.sample\(work\)"
+    ):
+        Forgets().time_nothing(3)
+
+
 def test_a_wrong_kernel_is_noticed(monkeypatch):
     made = measure.Benchmark()
     made.use("cpu")

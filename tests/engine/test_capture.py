@@ -310,3 +310,4 @@ def test_times_are_taken_in_the_first_replays_only():
     counts = {len(launch.times) for launch in training.captured.plan.launches}
     assert counts == {5}
     assert len(str(training.captured.plan).splitlines()) == len(training.captured.plan.launches) + 2
+    assert len(repr(training.captured.plan)) < 100

@@ -22,6 +22,9 @@ READS = {
     "float": lambda x: float(x.sum()),
     "bool": lambda x: bool(x.sum()),
     "if": lambda x: 1 if x.sum() else 2,
+    "format": lambda x: f"{x.sum():.2f}",
+    "round": lambda x: round(x.sum(), 2),
+    "print": lambda x: print(x),
     "dlpack": lambda x: np.from_dlpack(x),
     "tensor": lambda x: mg.tensor(x),
 }

@@ -52,6 +52,21 @@ def test_truth_of_one_element(value):
     assert bool(mg.tensor([value])) is bool(value)
 
 
+def test_one_number_is_formatted_and_rounded_like_a_number():
+    loss = mg.tensor(0.12345)
+    assert f"{loss:.2f} {mg.tensor([[3]]):03d} {loss:>8.1e}" == "0.12 003  1.2e-01"
+    assert round(loss, 2) == round(loss.item(), 2)
+    assert round(mg.tensor([2.6])) == 3
+    assert f"{loss}" == repr(loss)
+
+
+def test_formatting_of_many_numbers_is_refused():
+    with pytest.raises(TypeError, match=r"'.2f' formats one number, and this tensor has shape \(2,\)"):
+        f"{mg.tensor([1.0, 2.0]):.2f}"
+    with pytest.raises(ValueError, match="needs a tensor of one element"):
+        round(mg.tensor([1.0, 2.0]))
+
+
 @pytest.mark.parametrize("convert", [bool, float, int, mg.Tensor.item])
 @pytest.mark.parametrize("shape", [(2,), (0,), (1, 2)])
 def test_several_elements_are_no_number(convert, shape):

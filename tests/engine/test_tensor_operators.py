@@ -97,7 +97,24 @@ def test_shape_methods(rng):
     for y in (x.transpose(2, 0, 1), x.transpose((2, 0, 1))):
         np.testing.assert_array_equal(y.numpy(), array.transpose(2, 0, 1))
     np.testing.assert_array_equal(x.T.numpy(), array.T)
+    for axes in ((0, 2), (-1, 1), (1, 1)):
+        np.testing.assert_array_equal(x.swapaxes(*axes).numpy(), array.swapaxes(*axes))
     np.testing.assert_array_equal(x[1, ::2, -1].numpy(), array[1, ::2, -1])
+
+
+def test_transpose_names_every_axis(rng):
+    """As in NumPy; PyTorch's transpose(0, 1) is swapaxes."""
+    matrix = mg.tensor(rng.standard_normal((2, 3)))
+    assert matrix.transpose(0, 1).shape == (2, 3)
+    assert matrix.swapaxes(0, 1).shape == (3, 2)
+    with pytest.raises(ValueError, match=r"each of them once, not \(0, 1\); t.swapaxes\(0, 1\) exchanges two axes"):
+        mg.tensor(np.zeros((2, 3, 4))).transpose(0, 1)
+    with pytest.raises(ValueError, match="axis"):
+        matrix.swapaxes(0, 2)
+
+
+def test_swapaxes_gradient(rng):
+    mg.testing.check_grads(lambda x: x.swapaxes(0, 2), rng.standard_normal((2, 3, 4)))
 
 
 # In place

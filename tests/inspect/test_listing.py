@@ -116,3 +116,21 @@ def test_a_chain_of_many_ops_needs_no_recursion():
 def test_importing_minigrad_does_not_import_inspect():
     code = "import sys, minigrad as mg; assert 'minigrad.inspect' not in sys.modules; mg.inspect.table"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("activation", "shown"), [("ReLU", "BatchNorm{} + ReLU"), ("Sigmoid", "BatchNorm{} + Sigmoid")]
+)
+def test_what_was_run_as_one_op_is_shown(activation, shown, training):
+    model = mg.nn.Sequential(mg.nn.BatchNorm(3), getattr(mg.nn, activation)())
+    x = mg.tensor(np.ones((4, 3), np.float32))
+    model(x)
+    y = model.train(training)(x)
+    shown = shown.format("" if training else "Inference")
+    assert [row.op for row in mg.inspect.table(y).rows] == [shown]
+    assert f">{shown}</text>" in mg.inspect.draw(y)
+    assert next(mg.inspect.steps(y.sum())).op == "Sum"
+    with mg.inspect.record():
+        y = model(x)
+    assert [row.op for row in mg.inspect.table(y).rows] == shown.split(" + ")

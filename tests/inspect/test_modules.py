@@ -153,6 +153,19 @@ def test_summary_takes_the_dtype_of_the_parameters():
     assert summary.activation == 8 * 7 * (3 * 5 + 3 * 4 + 3)
 
 
+def test_summary_takes_a_batch_for_its_shape(rng):
+    expected = str(mg.inspect.summary(model(), (7, 6)))
+    batch = rng.standard_normal((7, 6)).astype(np.float32)
+    assert str(mg.inspect.summary(model(), mg.tensor(batch))) == expected
+    assert str(mg.inspect.summary(model(), batch)) == expected
+
+
+@pytest.mark.parametrize("shape", [784, "784", (7, 6.0), None])
+def test_summary_of_what_is_no_shape_is_refused(shape):
+    with pytest.raises(TypeError, match=r"summary needs the shape of a batch, such as \(60, 784\), or a batch itself"):
+        mg.inspect.summary(model(), shape)
+
+
 def test_summary_text_has_a_line_for_each_layer_and_a_total():
     lines = str(mg.inspect.summary(model(), (7, 6))).split("\n")
     assert len(lines) == 2 + 8 + 1

@@ -189,6 +189,19 @@ def test_sequential_is_its_layers_one_after_another(device, rng):
     assert [name for name, _ in model.named_parameters()] == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
+def test_a_slice_of_a_sequential_is_one_of_the_same_layers(device, rng):
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm(4), nn.ReLU(), nn.Linear(4, 3)).to(device).eval()
+    part = model[:3]
+    assert type(part) is nn.Sequential
+    assert list(part) == list(model)[:3]
+    assert part.training is False
+    assert part.parameters()[0] is model[0].weight
+    x = numbers(rng, 2, 5, device=device)
+    model.train()
+    np.testing.assert_array_equal(model[3:](model[:3](x)).numpy(), model(x).numpy())
+    assert [type(layer) for layer in model[::-2]] == [nn.Linear, nn.BatchNorm]
+
+
 def test_concat_is_its_branches_side_by_side(device, rng):
     branches = [nn.Linear(5, n).to(device) for n in (1, 2, 3)]
     model = nn.Concat(*branches)

@@ -183,6 +183,38 @@ def test_without_strict_only_what_is_there_is_loaded():
     assert_same(contents(net), before | {"scale": np.array([5], np.float32)})
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_names_under_a_prefix_are_explained(strict):
+    net = Net()
+    before = contents(net)
+    state = {f"model.{name}": value for name, value in contents(Net()).items()}
+    with pytest.raises(ValueError, match="nothing was loaded") as caught:
+        net.load_state_dict({**state, "optimizer.hyper": np.zeros(3)}, strict=strict)
+    lines = str(caught.value).split("\n")
+    assert lines[1:] == [
+        "  unknown: optimizer.hyper",
+        f"  all {len(state)} that are missing are there under the prefix 'model.'; pass",
+        "  {k.removeprefix('model.'): v for k, v in state.items() if k.startswith('model.')}",
+    ]
+    assert_same(contents(net), before)
+    net.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+
+
+def test_names_that_lack_a_prefix_are_explained():
+    inner = nn.Linear(2, 3)
+    with pytest.raises(ValueError, match=r"all 2 names that came are those of this module without the prefix '0\.'"):
+        nn.Sequential(nn.Linear(2, 3)).load_state_dict(inner.state_dict())
+
+
+def test_a_prefix_that_explains_only_some_names_is_not_named():
+    net = Net()
+    state = {f"model.{name}": value for name, value in contents(net).items()}
+    del state["model.scale"]
+    with pytest.raises(ValueError, match="missing: scale") as caught:
+        net.load_state_dict(state)
+    assert "prefix" not in str(caught.value)
+
+
 def test_without_strict_a_wrong_shape_is_still_refused():
     with pytest.raises(ValueError, match=r"scale: shape \(2,\), expected \(1,\)"):
         Net().load_state_dict({"scale": np.zeros(2, np.float32)}, strict=False)
