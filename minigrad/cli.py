@@ -1,29 +1,82 @@
-"""The command `minigrad`: info, warmup, verify, data, bench. Needs the extra `cli` (typer, rich)."""
+"""The command `minigrad`: info, warmup, verify, data, bench, cache. Needs the extra `cli` (typer, rich)."""
 
+import functools
+import os
 import platform
+import re
+import shutil
 import statistics
 import sys
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 
 import minigrad as mg
 from minigrad.capture import Captured
-from minigrad.devices import get_device
+from minigrad.devices import Device, get_device
 
 
 def main() -> None:
     """Run the command line."""
     try:
-        import typer
-    except ImportError:
+        application()()
+    except ImportError as error:
+        if error.name not in ("typer", "rich"):
+            raise
         sys.exit("the minigrad command needs typer and rich: pip install 'minigrad[cli]'")
-    app = typer.Typer(add_completion=False, no_args_is_help=True, help=mg.__doc__)
+
+
+def application() -> Any:
+    """The command line, as typer has it."""
+    import typer
+
+    def options(
+        version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
+    ) -> None:
+        if version:
+            print(f"minigrad {mg.__version__}")
+            raise typer.Exit
+
+    app = typer.Typer(
+        add_completion=False,
+        invoke_without_command=True,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help=mg.__doc__,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    def cache_options(
+        clear: Annotated[bool, typer.Option("--clear", help="Remove the kernels of all versions.")] = False,
+        clear_old: Annotated[bool, typer.Option("--clear-old", help="Remove those of other versions.")] = False,
+    ) -> None:
+        cache(clear, clear_old)
+
+    app.callback()(options)
     for command in (info, warmup, verify, data, bench):
         app.command()(command)
-    app()
+    app.command("cache", help=cache.__doc__)(cache_options)
+    return app
+
+
+def refuse(message: str) -> NoReturn:
+    """End with a message about the arguments; exit status 2."""
+    print(f"minigrad: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def found_device(name: str) -> Device:
+    """The device, or the end of the program, with what mends it."""
+    try:
+        return get_device(name)
+    except ValueError as error:
+        refuse(f"--device: {error}")
+    except RuntimeError as error:
+        sys.exit(f"minigrad: {error}")
 
 
 def info() -> None:
@@ -31,6 +84,7 @@ def info() -> None:
     import llvmlite
     import numba
 
+    from minigrad.data.download import cache_folder
     from minigrad.kernels.build import cache
     from minigrad.kernels.cpu.tools import threads
     from minigrad.kernels.cpu.vector import target
@@ -44,13 +98,24 @@ def info() -> None:
         "vector unit": f"{target.REGISTERS} registers of {target.REGISTER_BITS} bits"
         + (", fma" if target.HAS_FMA else ""),
         "threads": f"{mg.get_num_threads()} of {threads.available_threads()} available",
-        "kernel cache": f"{folder}: {len(kept)} kernels, {sum(p.stat().st_size for p in kept) / 1e6:.1f} MB"
-        if folder
-        else "none (see the warning)",
+        "kernel cache": f"{folder}" if folder else "none (see the warning)",
+        "": f"{amount(kept)} for this version; `minigrad cache` shows all" if folder else "",
+        "downloaded data": f"{cache_folder()}",
+        **{f"${name}": os.environ.get(name) or "not set" for name in ("MINIGRAD_CACHE", "MINIGRAD_DATA")},
         "GPU": gpu(),
     }
     for name, value in rows.items():
-        print(f"{name:24}{value}")
+        if value:
+            print(textwrap.fill(value, 80, initial_indent=f"{name:24}", subsequent_indent=" " * 24, **WHOLE_WORDS))
+
+
+WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
+
+
+def amount(files: Sequence[Path]) -> str:
+    """How many files there are, and what they take on the disk."""
+    size = sum(path.stat().st_size for path in files)
+    return f"{len(files)} file{'s' * (len(files) != 1)}, {size / 1e6:.1f} MB"
 
 
 def gpu() -> str:
@@ -84,7 +149,11 @@ def eager(step: Captured, device: str) -> Callable[..., mg.Tensor]:
 
 
 def warmup(device: str = "cpu") -> None:
-    """Compile, once for this machine, the kernels that the MNIST experiment needs, and keep them on disk."""
+    """Compile, once for this machine, the kernels that the MNIST experiment needs, and keep them on disk.
+
+    The device is "cpu", "cuda", "reference" or "auto".
+    """
+    device = found_device(device).name
     from minigrad.kernels.build.progress import progress
 
     start = time.perf_counter()
@@ -105,61 +174,156 @@ def warmup(device: str = "cpu") -> None:
 
 
 def verify(device: str = "cpu") -> None:
-    """Check a device here: ops against plain NumPy, gradients by finite differences, capture against eager."""
-    from minigrad.testing import check_grads
+    """Check a device here: every family of kernels against plain NumPy, gradients, capture against eager.
 
-    rng = np.random.default_rng(0)
-    x, w, g = rng.standard_normal((7, 19)), rng.standard_normal((19, 5)), rng.standard_normal(19)
-    labels = rng.integers(0, 5, 7)
-    cases: dict[str, tuple[Callable[..., mg.Tensor], tuple[np.ndarray, ...]]] = {
-        "linear": (mg.linear, (x, w)),
-        "arithmetic": (lambda a, b: (a * b + a / (b * b + 1)).tanh(), (x, g)),
-        "sigmoid": (mg.sigmoid, (x,)),
-        "softmax": (mg.softmax, (x,)),
-        "cross_entropy": (lambda a, b: mg.cross_entropy(a @ b, labels), (x, w)),
-        "batch_norm": (lambda a, b: mg.batch_norm(a, b, None, None, None, training=True), (x, g)),
+    The device is "cpu", "cuda", "reference" or "auto". The first time on a machine this compiles for some minutes.
+    """
+    device = found_device(device).name
+    checks: dict[str, Callable[[], None]] = {
+        **{name: functools.partial(check_op, device, *case) for name, case in op_cases().items()},
+        "optim: sgd, adagrad, adam": lambda: check_optimizers(device),
+        "augment: affine maps, shifts, brightness": lambda: check_augmentation(device),
+        "captured and eager steps give the same bits": lambda: check_capture(device),
     }
     failures = 0
-    for name, (function, inputs) in cases.items():
+    for name, check in checks.items():
         try:
-            check_grads(function, *inputs, device=device)
-            for dtype, bound in ((np.float64, 1e-12), (np.float32, 1e-5)):
-                ours, plain = (
-                    function(*[mg.tensor(a, dtype=dtype, device=home) for a in inputs]).numpy()
-                    for home in (device, "reference")
-                )
-                np.testing.assert_allclose(ours, plain, rtol=bound, atol=bound)
-            print(f"ok      {name}")
+            check()
+            print(f"ok      {name}", flush=True)
         except AssertionError as error:
             failures += 1
-            print(f"FAILED  {name}: {str(error).strip()}")
-    images = rng.random((60, 784), np.float32)
+            print(f"FAILED  {name}\n{textwrap.indent(str(error).strip(), ' ' * 8)}", flush=True)
+    sys.exit(1 if failures else 0)
+
+
+OpCase = tuple[Callable[..., mg.Tensor], tuple[np.ndarray, ...]]  # a function of tensors, and its inputs
+
+
+def op_cases() -> dict[str, OpCase]:
+    """By family and op, what is computed of what."""
+    rng = np.random.default_rng(0)
+    x, w, g = rng.standard_normal((7, 19)), rng.standard_normal((19, 5)), rng.standard_normal(19)
+    images, windows = rng.standard_normal((2, 7, 6, 3)), rng.standard_normal((3, 3, 3, 5))
+    apart = rng.permutation(images.size).reshape(images.shape) / images.size  # no two alike: maxima are no ties
+    labels = rng.integers(0, 5, 7)
+    fixed = [mg.tensor(np.full(19, 0.5)), mg.tensor(np.full(19, 2.0))]
+
+    def normalized(a: mg.Tensor, b: mg.Tensor) -> mg.Tensor:
+        mean, var = (t.to(a.dtype).to(a.device) for t in fixed)
+        return mg.batch_norm(a, b, None, mean, var, training=False)
+
+    return {
+        "gemm: linear": (mg.linear, (x, w)),
+        "gemm: matmul in batches": (lambda a: a @ a.transpose(0, 2, 1), (images[0],)),
+        "elementwise: arithmetic": (lambda a, b: (a * b + a / (b * b + 1) - b).tanh(), (x, g)),
+        "elementwise: relu, exp, log, sqrt": (lambda a: (mg.relu(a).exp() + (a * a + 1).log()).sqrt(), (x,)),
+        "elementwise: sigmoid": (mg.sigmoid, (x,)),
+        "reduce: sum, mean, max": (lambda a: a.sum(0) + a.mean(0) + a.max(0), (apart[0],)),
+        "movement: transpose, index, concat": (lambda a: mg.concat([a[1:, ::2].T, a.T[::2, :6]]), (x,)),
+        "loss: softmax": (mg.softmax, (x,)),
+        "loss: cross_entropy": (lambda a, b: mg.cross_entropy(a @ b, labels), (x, w)),
+        "norm: batch_norm": (lambda a, b: mg.batch_norm(a, b, None, None, None, training=True), (x, g)),
+        "norm: batch_norm by fixed statistics": (normalized, (x, g)),
+        "conv: conv2d": (lambda a, b: mg.conv2d(a, b, padding=1), (images, windows)),
+        "conv: conv2d, stride 2": (lambda a, b: mg.conv2d(a, b, stride=2), (images, windows)),
+        "pool: max_pool2d": (lambda a: mg.max_pool2d(a, 3, stride=2, padding=1), (apart,)),
+        "pool: avg_pool2d, global_avg_pool": (lambda a: mg.global_avg_pool(mg.avg_pool2d(a, 2)), (images,)),
+        "lrn: local_response_norm": (mg.local_response_norm, (images,)),
+        "dropout": (lambda a: mg.dropout(a, 0.5, training=True, seed=3), (x,)),
+    }
+
+
+def check_op(device: str, function: Callable[..., mg.Tensor], inputs: tuple[np.ndarray, ...]) -> None:
+    """Hold gradients against finite differences, and results against plain NumPy in both precisions."""
+    from minigrad.testing import check_grads
+
+    check_grads(function, *inputs, device=device)
+    for dtype, bound in ((np.float64, 1e-12), (np.float32, 1e-5)):
+        ours, plain = (
+            function(*[mg.tensor(a, dtype=dtype, device=home) for a in inputs]).numpy()
+            for home in (device, "reference")
+        )
+        np.testing.assert_allclose(ours, plain, rtol=bound, atol=bound)
+
+
+def check_optimizers(device: str) -> None:
+    """Hold three steps of each optimizer against plain NumPy."""
+    rng = np.random.default_rng(0)
+    start, gradients = rng.standard_normal((9, 4)), rng.standard_normal((3, 9, 4))
+    for make in (
+        functools.partial(mg.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+        mg.optim.AdaGrad,
+        mg.optim.Adam,
+    ):
+        results = []
+        for home in (device, "reference"):
+            w = mg.tensor(start, dtype="float32", device=home, requires_grad=True)
+            optimizer = make([w])
+            for gradient in gradients:
+                w.grad = mg.tensor(gradient, dtype="float32", device=home)
+                optimizer.step()
+            results.append(w.numpy())
+        np.testing.assert_allclose(results[0], results[1], rtol=1e-5, atol=1e-6, err_msg=repr(optimizer))
+
+
+def check_augmentation(device: str) -> None:
+    """Hold the kernels of augmentation against plain NumPy."""
+    rng = np.random.default_rng(0)
+    images = rng.random((3, 8, 7, 3), np.float32)
+    maps = np.array([[1.0, 0, 0], [0, 1, 0]]) + rng.uniform(-0.3, 0.3, (3, 2, 3))
+    shifts, flips = rng.integers(-2, 3, (3, 2)), np.array([True, False, True])
+    each = rng.random(3).astype(np.float32)
+    calls: dict[str, tuple[Any, ...]] = {
+        "affine": (images, maps, 1.0),
+        "shift_crop": (images, shifts, flips, True),
+        "brightness_contrast": (images, each, each, 1.0),
+        "normalize": (images, each, each),
+    }
+    for name, arguments in calls.items():
+        results = []
+        for home in map(get_device, (device, "reference")):
+            y = home.zeros(images.shape, images.dtype)
+            given = [home.from_host(a) if isinstance(a, np.ndarray) else a for a in arguments]
+            getattr(home.kernels.augment, name)(*given, y)
+            results.append(home.to_host(y))
+        np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def check_capture(device: str) -> None:
+    """Hold five captured steps of the MNIST experiment against eager ones."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((60, 784), np.float32), rng.integers(0, 10, 60)
     losses = []
     for captured in (False, True):
         mg.manual_seed(0)
         step = experiment_step(True, device)[1]
         run = step if captured else eager(step, device)
-        losses.append([run(images, labels.repeat(9)[:60]).item() for _ in range(5)])
-    same = losses[0] == losses[1]
-    print(f"{'ok' if same else 'FAILED':8}captured and eager steps give the same bits")
-    sys.exit(0 if same and not failures else 1)
+        losses.append([run(images, labels).item() for _ in range(5)])
+    assert losses[0] == losses[1], f"losses of eager steps {losses[0]}, of captured ones {losses[1]}"
 
 
 def data(name: str = "mnist", folder: Path | None = None) -> None:
-    """Find a dataset's files or download them, check them, and say where they are ("mnist")."""
-    from minigrad.data import load_mnist
+    """Find a dataset's files or download them, check them, and say what they hold: "mnist" or "cifar10"."""
+    from minigrad.data import load_cifar10, load_mnist
 
-    if name != "mnist":
-        sys.exit(f"unknown dataset {name!r}; there is 'mnist'")
+    datasets: dict[str, Callable[..., tuple[np.ndarray, ...]]] = {"mnist": load_mnist, "cifar10": load_cifar10}
+    if name not in datasets:
+        refuse(f"--name: unknown dataset {name!r}; there are {', '.join(map(repr, datasets))}")
     try:
-        images, _, test_images, _ = load_mnist(folder)
+        images, _, test_images, _ = datasets[name](folder)
     except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(str(error))
-    print(f"mnist: {len(images):,} training and {len(test_images):,} test images, in order")
+        sys.exit(f"minigrad: {error}")
+    print(f"{name}: {len(images):,} training and {len(test_images):,} test images, in order")
 
 
 def bench(steps: int = 500, device: str = "cpu") -> None:
-    """Time the training step of the MNIST experiment, captured and eager; comparisons are in benchmarks/compare.py."""
+    """Time the training step of the MNIST experiment, captured and eager; comparisons are in benchmarks/compare.py.
+
+    The device is "cpu", "cuda", "reference" or "auto".
+    """
+    if steps < 1:
+        refuse(f"--steps must be at least 1, not {steps}")
+    device = found_device(device).name
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 2, (60, 784)).astype(np.float32), rng.integers(0, 10, 60)
     where = f"{mg.get_num_threads()} threads" if device == "cpu" else device
@@ -178,3 +342,33 @@ def bench(steps: int = 500, device: str = "cpu") -> None:
                     times.append((time.perf_counter() - start) / max(1, steps // 10))
             kind = "with BN" if batch_norm else "without BN"
             print(f"{kind:12}{name:10}{statistics.median(times) * 1e6:8.0f} us a step, {where}")
+
+
+def cache(clear: bool = False, clear_old: bool = False) -> None:
+    """Show the compiled kernels that are kept on disk, and the data that was downloaded; --clear removes the kernels.
+
+    Both are in the folder $MINIGRAD_CACHE, else in "minigrad" in your cache folder. A version is one of minigrad's kernels,
+    Python, NumPy and Numba. What was removed is compiled again when it is needed. Data stays.
+    """
+    from minigrad.data.download import cache_folder
+    from minigrad.kernels.build.cache import cache_root, sources_hash
+
+    current = {sources_hash("cpu"): "this version, CPU", sources_hash("cuda"): "this version, GPU"}
+    root = cache_root() / "kernels"
+    folders = sorted(p for p in root.glob("*") if p.is_dir() and not p.is_symlink() and VERSION.fullmatch(p.name))
+    print(f"compiled kernels in {root}" + ("" if folders else ": none"))
+    for folder in folders:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        about = f"  {folder.name}  {amount(files):>19}  {current.get(folder.name, 'another version')}"
+        if clear or (clear_old and folder.name not in current):
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                sys.exit(f"{about}\nminigrad: cannot be removed: {error}")
+            about += ", removed"
+        print(about)
+    kept = [path for path in cache_folder().rglob("*") if path.is_file() and root not in path.parents]
+    print(f"downloaded data in {cache_folder()}: {amount(kept)}")
+
+
+VERSION = re.compile("[0-9a-f]{20}")  # the name of a folder of compiled kernels

@@ -25,10 +25,13 @@ class DownloadError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    """The folder where minigrad keeps what it downloads, by the custom of the operating system; it may not exist yet.
+    """The folder where minigrad keeps what it downloads; it may not exist yet.
 
-    On Linux it is `$XDG_CACHE_HOME/minigrad`, or `~/.cache/minigrad`.
+    It is `$MINIGRAD_CACHE`, where compiled kernels are kept too, and without one by the custom of the operating system: on
+    Linux `$XDG_CACHE_HOME/minigrad`, or `~/.cache/minigrad`.
     """
+    if os.environ.get("MINIGRAD_CACHE"):
+        return Path(os.environ["MINIGRAD_CACHE"]).absolute()
     if sys.platform == "win32":
         root = os.environ.get("LOCALAPPDATA", "~/AppData/Local")
     elif sys.platform == "darwin":
