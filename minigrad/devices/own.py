@@ -1,5 +1,6 @@
 """Users' own kernels, compiled by Numba for the CPU: launched and recorded like ours."""
 
+import functools
 from typing import Any
 
 import numba
@@ -9,8 +10,19 @@ from minigrad.kernels.cpu.tools import threads
 from minigrad.kernels.cpu.tools.launch import machine_code_of
 
 
+@functools.lru_cache
+def for_one_thread(dispatcher: Dispatcher) -> Dispatcher:
+    """The same function without threads."""
+    options = {name: value for name, value in dispatcher.targetoptions.items() if name != "parallel"}
+    return numba.jit(**options)(dispatcher.py_func)
+
+
 class OwnKernel:
-    """A function that the user compiled by `@numba.njit`; one with `parallel=True` keeps to our number of threads."""
+    """A function that the user compiled by `@numba.njit`.
+
+    One with `parallel=True` keeps to our number of threads; where there is but one to use, also in a child that was forked,
+    it runs without.
+    """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
@@ -18,11 +30,13 @@ class OwnKernel:
 
     def __call__(self, *arguments: Any) -> None:
         """Launch."""
-        if self.is_parallel:
+        if not self.is_parallel:
+            self.dispatcher(*arguments)
+        elif threads.may_run_parallel():
             with threads.parallel_region():
                 self.dispatcher(*arguments)
         else:
-            self.dispatcher(*arguments)
+            for_one_thread(self.dispatcher)(*arguments)
 
     def resolve(self, *arguments: Any) -> tuple[Any, tuple[Any, ...]]:
         """(function, arguments) that a call with these arguments runs: the machine code for just these types, if it can be had.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 SWEEPS = 12  # that look for a better order
 PASSING = 14.0  # width of the place where an edge passes through a layer
 SETTLING = 100  # sweeps that bring the places nearer to the best ones
-UNSEEN = 0.1  # a move that makes no other layer move: a fraction of a pixel
+UNSEEN = 0.002  # a move that makes no other layer move: a fraction of a pixel
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """Kernels of the user's own in captured steps, by Op.launch: the bits of eager runs, or an error."""
 
+import contextlib
+
 import numba
 import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad.kernels.cpu.tools.threads import available_threads
 
 
 @numba.njit
@@ -116,6 +119,44 @@ def test_a_compiled_kernel_is_part_of_the_machine_code(rng):
         captured(np.ones((2, 2), np.float32))
     (joined,) = captured.plan.program.replay.joined.values()
     assert len(joined) == 1
+
+
+@numba.njit(parallel=True)
+def count_threads(x, y):
+    for i in numba.prange(x.size):
+        y[i] = numba.get_num_threads()
+
+
+@pytest.fixture
+def threads():
+    """A function that sets the number of threads, until the test ends."""
+    before = mg.get_num_threads()
+    yield mg.set_num_threads
+    mg.set_num_threads(before)
+
+
+def test_a_parallel_kernel_keeps_to_our_number_of_threads(threads):
+    class Counts(Softplus):
+        kernel = staticmethod(count_threads)
+
+    captured = mg.capture(Counts.apply)
+    for count in range(2, available_threads() + 1):
+        threads(count)
+        for _ in range(3):
+            np.testing.assert_array_equal(captured(np.zeros(4, np.float32)).numpy(), count)
+
+
+def test_a_parallel_kernel_with_one_thread_to_use_runs_without(threads, monkeypatch):
+    @contextlib.contextmanager
+    def refused():
+        raise AssertionError("a parallel region was entered")
+        yield
+
+    threads(1)
+    monkeypatch.setattr("minigrad.kernels.cpu.tools.threads.parallel_region", refused)
+    x, w = np.ones((2, 3), np.float32), mg.nn.Parameter(np.ones(3, np.float32))
+    Softplus.apply(mg.tensor(x) * w).sum().backward()
+    np.testing.assert_allclose(w.grad.numpy(), 2 / (1 + np.exp(-1)), rtol=1e-6)
 
 
 def test_the_plan_names_the_kernel():

@@ -56,6 +56,34 @@ def test_child_of_a_parent_that_ran_parallel_kernels(run_forking, layer):
     )
 
 
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+def test_child_of_a_parent_that_ran_a_parallel_kernel_of_its_own(run_forking, layer):
+    run_forking(
+        """
+        import numba
+
+        @numba.njit(parallel=True)
+        def double(x, y):
+            for i in numba.prange(x.size):
+                y[i] = 2 * x[i]
+
+        class Double(mg.Op):
+            def forward(self, x):
+                y = self.empty_like(x)
+                self.launch(double, x, y)
+                return y
+
+        x = np.arange(1000, dtype=np.float32)
+        step = mg.capture(Double.apply)
+        doubled = lambda: all(np.array_equal(f(x if f is step else mg.tensor(x)).numpy(), 2 * x) for f in (Double.apply, step))
+        assert doubled()
+        in_child(doubled)
+        assert doubled()
+        """,
+        NUMBA_THREADING_LAYER=layer,
+    )
+
+
 def test_child_of_a_parent_that_ran_nothing(run_forking):
     run_forking(
         """
