@@ -122,7 +122,7 @@ class Recorder:
             "own", getattr(kernel, "__name__", type(kernel).__name__), self.device.own_kernel(kernel), arguments
         )
 
-    def check_lasting(self, op: Op, kernel: str, arguments: tuple[object, ...]) -> None:
+    def check_lasting(self, op: Op, kernel: str, arguments: tuple[Any, ...]) -> None:
         """Raise if an op of the user's own gives a kernel an array that Python computed: replays would find it as it is."""
         self.finder.op(op)
         known = [*self.device.constants.values(), *[leaf.array for leaf in self.leaves.values()]]
