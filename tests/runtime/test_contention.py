@@ -45,7 +45,7 @@ def test_all_threads_on_a_machine_of_ones_own():
     assert set(Machine(free=8).run(1, most=8)) == {8}
 
 
-@pytest.mark.parametrize("most, free", [(2, 1), (4, 3), (8, 5), (64, 32), (64, 1)])
+@pytest.mark.parametrize(("most", "free"), [(2, 1), (4, 3), (8, 5), (64, 32), (64, 1)])
 def test_as_many_threads_as_there_are_cores_free(most, free):
     machine = Machine(free)
     machine.run(2, most)
