@@ -3,25 +3,28 @@
 Numba's own cache does not notice an edit in an imported file, nor a damaged entry. Here the folder's name covers every
 source file of the target and those above it, and the versions of Python, NumPy, Numba and llvmlite (compiled code knows how
 they lay out their objects), and every file starts with the SHA-256 of the rest. The folder is `$MINIGRAD_CACHE`, else
-`minigrad` in the user's cache folder. It must belong to the user, since loading a file runs it. What cannot be read or
-written costs one warning and a compilation, never an error.
+`minigrad` in the user's cache folder. It must be out of the reach of other users, since what is loaded from it is run. What
+cannot be read or written costs one warning and a compilation, never an error.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
-import pickle
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
 import llvmlite
 import numba
 import numpy as np
-from numba.core import compiler, config
+from numba.core import config
 from numba.core.caching import _Cache
-from numba.core.serialize import dumps
+
+from minigrad.kernels.build import kept
+from minigrad.kernels.build.owner import NotOursError, check_folder, make_private, read_own
 
 
 def cache_root():
@@ -54,27 +57,51 @@ def cache_folder(target):
     """The folder for this version of a target's kernels, made if need be; None (and one warning) where there can be none."""
     try:
         folder = cache_root() / "kernels" / sources_hash(target)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-            raise PermissionError(
-                "the folder belongs to another user, and loading kernels from it would run their code"
-            )
+        make_private(folder)
+        check_folder(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        remove_leftovers(folder)
+    except NotOursError as error:
+        warn_once("write", f"compiled kernels are not kept, as others could have theirs run from there: {error}")
+        return None
     except (OSError, RuntimeError) as error:
         warn_once("write", f"compiled kernels are not kept: {error}; set MINIGRAD_CACHE to a folder you can write")
         return None
     return folder
 
 
+def remove_leftovers(folder):
+    """Remove what processes have left that were killed while they wrote, once nobody can be writing it any more."""
+    for path in folder.glob("*.part"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - 3600:
+                path.unlink()
+
+
 def warn_once(problem, message):
-    """Warn of a kind of problem, the first time it comes."""
+    """Warn of a kind of problem, the first time it comes; where warnings are errors, only say it: kernels still run."""
     if problem not in _warned:
         _warned.add(problem)
-        warnings.warn(f"minigrad: {message}", RuntimeWarning, stacklevel=3)
+        try:
+            warnings.warn(f"minigrad: {message}", RuntimeWarning, stacklevel=3)
+        except RuntimeWarning:
+            if sys.stderr is not None:
+                print(f"minigrad: {message}", file=sys.stderr, flush=True)
 
 
 _warned = set()
+
+
+def read(path):
+    """The bytes of a compiled kernel; None where there is none, or none that may be taken."""
+    try:
+        return read_own(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        warn_once("read", f"the compiled kernel {path} cannot be read ({error}); such are compiled again")
+        return None
 
 
 def keep(path, content):
@@ -118,25 +145,18 @@ class KernelCache(_Cache):
         """The compiled kernel, or None after telling that a compilation starts."""
         target_context.refresh()
         path = self.path(sig, target_context.codegen())
-        result = self.read(path, target_context) if path else None
+        result = self.load(path, sig, target_context) if path else None
         if result is None:
             self.on_compile(self.name, sig)
         return result
 
-    def read(self, path, target_context):
+    def load(self, path, signature, target_context):
         """Load one file; None where there is none or it is damaged."""
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
+        content = read(path)
+        if content is None:
             return None
-        except OSError as error:
-            warn_once("read", f"the compiled kernel {path} cannot be read ({error}); such are compiled again")
-            return None
-        digest, payload = content[:32], content[32:]
         try:
-            if hashlib.sha256(payload).digest() != digest:
-                raise ValueError("its checksum is wrong")
-            return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
+            return kept.from_bytes(content, signature, target_context)
         except Exception as error:  # whatever a damaged file raises, the remedy is the same
             warn_once("read", f"the compiled kernel {path} is damaged ({error}); such are compiled again")
             return None
@@ -147,10 +167,12 @@ class KernelCache(_Cache):
         path = self.path(sig, cres.codegen)
         if path is None:
             return
-        if cres.library.has_dynamic_globals:
-            raise RuntimeError(f"kernel {self.name} holds an address of this process and cannot be kept on disk")
-        payload = dumps(cres._reduce())
-        keep(path, hashlib.sha256(payload).digest() + payload)
+        try:
+            content = kept.as_bytes(cres)
+        except kept.NotKeptError as error:
+            warn_once(f"kind {self.name}", f"kernel {self.name} is compiled by every process anew, for {error}")
+            return
+        keep(path, content)
 
     def enable(self):
         """Part of Numba's interface; this cache is always on."""

@@ -1,13 +1,17 @@
 """Compiled kernels on disk: kept, found again, and never the reason of an error."""
 
+import contextlib
 import errno
 import hashlib
 import importlib.util
+import json
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +99,14 @@ def compilations():
     return len(progress.compiled) - before
 
 
-OTHER = pickle.dumps((1, 2, 3))
+class Harmful:
+    """Ends the process when it is unpickled."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+OTHER = pickle.dumps(Harmful())
 DAMAGE = {
     "emptied": lambda content: b"",
     "truncated": lambda content: content[: len(content) // 2],
@@ -104,7 +115,9 @@ DAMAGE = {
     "flipped in the checksum": lambda content: bytes([content[0] ^ 1]) + content[1:],
     "flipped in the middle": lambda content: content[:5000] + bytes([content[5000] ^ 16]) + content[5001:],
     "of another program": lambda content: hashlib.sha256(b"text").digest() + b"text",
-    "of another version": lambda content: hashlib.sha256(OTHER).digest() + OTHER,
+    "a pickle": lambda content: hashlib.sha256(OTHER).digest() + OTHER,
+    "of another version": lambda content: hashlib.sha256(content[32:40] + b"{}").digest() + content[32:40] + b"{}",
+    "without description": lambda content: hashlib.sha256(b"").digest(),
 }
 
 
@@ -138,6 +151,99 @@ def test_entries_that_cannot_be_read_cost_a_warning_and_a_compilation(folder):
         assert compilations() == 2
     assert ["cannot be read" in str(caught[0].message), "are not kept" in str(caught[1].message)] == [True, True]
     assert len(caught) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owners here")
+def test_entries_that_others_may_write_cost_one_warning_and_a_compilation(folder):
+    compilations()
+    for path in entries(folder):
+        path.chmod(0o666)
+    with pytest.warns(RuntimeWarning, match="cannot be read .*others may write") as caught:
+        assert compilations() == 2
+    assert len(caught) == 1
+    assert compilations() == 0  # they were written anew
+    assert {path.stat().st_mode & 0o777 for path in entries(folder)} == {0o600}
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owners here")
+def test_folder_that_others_may_write_is_refused(use, tmp_path):
+    use()
+    (kept,) = (tmp_path / "cache" / "kernels").iterdir()
+    kept.chmod(0o777)
+    before = {path: path.stat().st_mtime_ns for path in entries(kept)}
+    compiled, warnings = use()
+    assert (compiled, len(warnings)) == (KERNELS, 1)
+    assert f"others may write to {kept} (mode drwxrwxrwx): chmod go-w {kept}" in warnings[0]
+    assert {path: path.stat().st_mtime_ns for path in entries(kept)} == before
+    kept.chmod(0o700)
+    assert use() == (0, [])
+
+
+def test_folder_below_one_for_all_is_used(use, tmp_path):
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0o1777)
+    assert use(tmp_path / "tmp" / "cache") == (KERNELS, [])
+    assert use(tmp_path / "tmp" / "cache") == (0, [])
+
+
+def test_what_killed_processes_left_is_removed_an_hour_later(use, tmp_path):
+    use()
+    (kept,) = (tmp_path / "cache" / "kernels").iterdir()
+    for name, age in (("old.part", 4000), ("new.part", 1000)):
+        (kept / name).write_bytes(b"half")
+        os.utime(kept / name, (time.time() - age,) * 2)
+    assert use() == (0, [])
+    assert [path.name for path in entries(kept) if path.suffix == ".part"] == ["new.part"]
+
+
+@pytest.mark.parametrize("home", ["missing", "a file"])
+def test_warning_never_becomes_the_failure_of_a_kernel(run_script, tmp_path, home):
+    (tmp_path / "a file").write_text("")
+    place = tmp_path / home / "user"  # below what is missing it could be made, were it not for the file
+    script = (
+        SCRIPT.partition("with warnings.catch_warnings(record=True)")[0]
+        + """
+y = np.empty(5)
+movement.copy(np.arange(5.0), y)
+assert list(y) == [0, 1, 2, 3, 4]
+"""
+    )
+    if home == "missing":
+        place = "/proc/none/user" if sys.platform.startswith("linux") else tmp_path / "a file" / "none"
+    result = run_script(script, MINIGRAD_CACHE="", XDG_CACHE_HOME="", LOCALAPPDATA="", HOME=str(place))
+    assert result.stderr.count("minigrad: compiled kernels are not kept") == 1
+    assert "set MINIGRAD_CACHE to a folder you can write" in result.stderr
+
+
+def test_entry_is_described_in_plain_words(folder):
+    compilations()
+    for path in entries(folder):
+        content = path.read_bytes()
+        (length,) = struct.unpack("<Q", content[32:40])
+        description = json.loads(content[40 : 40 + length])
+        assert description["function"]["qualname"] == "double"
+        assert content[40 + length + description["code"] :].startswith(b"BC")  # LLVM's bitcode
+
+
+def dtype_as_constant(x, y):
+    y[0] = np.zeros(2, np.float32).size + x[0]
+
+
+def with_result(x, y):
+    y[0] = 2 + x[0]
+    return y[0]
+
+
+@pytest.mark.parametrize(("function", "is_kept"), [(dtype_as_constant, True), (with_result, False)])
+def test_kernels_that_plain_words_cannot_describe_are_compiled_anew(folder, function, is_kept):
+    for again in (False, True):
+        fresh, before = kernel(function), len(progress.compiled)
+        y = np.zeros(1)
+        with contextlib.nullcontext() if is_kept or again else pytest.warns(RuntimeWarning, match="process anew"):
+            fresh(np.ones(1), y)
+        assert list(y) == [3]
+        assert len(progress.compiled) - before == (not (is_kept and again))
+    assert len(entries(folder)) == is_kept
 
 
 def test_folder_that_cannot_be_made_costs_one_warning(use, tmp_path):

@@ -28,7 +28,7 @@ from numba import types
 from numba.extending import register_jitable
 
 from minigrad.kernels.axes import DIMS
-from minigrad.kernels.build.cache import cache_folder, keep, warn_once
+from minigrad.kernels.build.cache import cache_folder, keep, read, warn_once
 from minigrad.kernels.build.progress import progress
 from minigrad.kernels.cuda.tools import language
 from minigrad.kernels.cuda.tools.context import context
@@ -254,15 +254,12 @@ def cached_ptx(kernel, real, capability=OLDEST):
         key = repr((kernel.name, real.name, capability, kernel.threads, kernel.min_blocks, language.VERSION))
         digest = hashlib.sha256(key.encode()).hexdigest()[:20]
         path = folder / f"cuda.{kernel.function.__name__}-{digest}.ptx"
-        try:
-            ptx = path.read_bytes().decode(errors="replace")
+        content = read(path)
+        if content is not None:
+            ptx = content.decode(errors="replace")
             if ptx.startswith(checksum(ptx.partition("\n")[2])):
                 return ptx, entry_of(ptx)
             warn_once("read", f"the compiled kernel {path} is damaged; such are compiled again")
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            warn_once("read", f"the compiled kernel {path} cannot be read ({error}); such are compiled again")
     progress.begin(f"cuda.{kernel.name}", signature(kernel, real))
     ptx, entry = compile_ptx(kernel, real, capability)
     progress.end(f"cuda.{kernel.name}")
