@@ -4,6 +4,7 @@ What may change between steps (the learning rate, momentum, weight decay) lives 
 step sees a change.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from minigrad.changes import Watched
+from minigrad.checks import integer, number
 from minigrad.kernels.contract import Array, Optim
 from minigrad.modes import at_work, begin, refuse, state, takes_part
 from minigrad.tensor import FLOATS, Tensor
@@ -51,6 +53,15 @@ def checked(name: str, value: float) -> float:
     if not 0 <= number < (1 if below_one else math.inf):
         raise ValueError(f"{name} must be at least 0 and {'below 1' if below_one else 'finite'}, not {value!r}")
     return number
+
+
+def out_of_range(name: str, value: float) -> str:
+    """Why a number is no such hyperparameter; empty if it is one."""
+    try:
+        checked(name, value)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 class Optimizer(Watched):
@@ -163,24 +174,36 @@ class Optimizer(Watched):
 
     def load_state_dict(self, state_dict: "Mapping[str, ArrayLike]") -> None:
         """Copy hyperparameters and state back, in place; ValueError listing what does not fit, changing nothing."""
-        own = {"hyper": self.hyper}
-        for name, values in self.state.items():
-            own.update({f"{name}.{i}": array for i, array in enumerate(values)})
-        problems = [f"missing: {k}" for k in own if k not in state_dict]
-        problems += [f"unknown: {k}" for k in state_dict if k not in own]
-        for k in (k for k in own if k in state_dict):
-            have = np.asarray(state_dict[k])
-            if have.shape != own[k].shape or have.dtype != own[k].dtype:
-                problems.append(f"{k}: {have.dtype}{list(have.shape)}, expected {own[k].dtype}{list(own[k].shape)}")
+        problems = self.misfits(state_dict)
         if problems:
             raise ValueError(
                 f"state does not fit {type(self).__name__}; nothing was loaded:\n  " + "\n  ".join(problems)
             )
         np.copyto(self.hyper, np.asarray(state_dict["hyper"]))
         self.note_used()
-        for k, array in own.items():
+        for k, array in self.arrays().items():
             if k != "hyper":
                 self.device.write(array, np.asarray(state_dict[k]))
+
+    def arrays(self) -> dict[str, Array]:
+        """The hyperparameters and state arrays themselves, by name."""
+        named = {"hyper": self.hyper}
+        for name, values in self.state.items():
+            named.update({f"{name}.{i}": array for i, array in enumerate(values)})
+        return named
+
+    def misfits(self, state_dict: "Mapping[str, ArrayLike]") -> list[str]:
+        """Why `load_state_dict` would refuse this, or nothing."""
+        own = self.arrays()
+        problems = [f"missing: {k}" for k in own if k not in state_dict]
+        problems += [f"unknown: {k}" for k in state_dict if k not in own]
+        for k in (k for k in own if k in state_dict):
+            have = np.asarray(state_dict[k])
+            if have.shape != own[k].shape or have.dtype != own[k].dtype:
+                problems.append(f"{k}: {have.dtype}{list(have.shape)}, expected {own[k].dtype}{list(own[k].shape)}")
+            elif k == "hyper":
+                problems += [f"hyper: {why}" for why in map(out_of_range, self.names, have.tolist()) if why]
+        return problems
 
     def settings(self) -> dict[str, str]:
         """The hyperparameters as they are passed and shown."""
@@ -317,9 +340,16 @@ class Schedule:
         return {"initial": self.initial, "count": self.count}
 
     def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
-        """Go back to where it stood, and set the learning rate."""
-        self.initial, self.count = float(state_dict["initial"]), int(state_dict["count"])
-        self.optimizer.lr = self.value(self.count)
+        """Go back to where it stood, and set the learning rate; TypeError or ValueError for no such state, changing nothing."""
+        initial, count = state_dict["initial"], integer("count", state_dict["count"], 0, (1 << 63) - 1)
+        twin = copy.copy(self)
+        twin.initial, twin.count = number("initial", initial, math.inf), count
+        try:
+            lr = checked("lr", twin.value(count))
+        except OverflowError:
+            raise ValueError(f"after {count} steps from {initial} the learning rate is no float") from None
+        self.initial, self.count = twin.initial, twin.count
+        self.optimizer.lr = lr
 
 
 class FunctionSchedule(Schedule):

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from minigrad.checks import integer
+
 _seed = 0
 _streams = 0
 
@@ -36,7 +38,11 @@ def state_dict() -> dict[str, int]:
 
 
 def load_state_dict(state: Mapping[str, int]) -> None:
-    """Go on drawing streams where that state stood."""
+    """Go on drawing streams where that state stood; TypeError or ValueError for what is no such state, changing nothing."""
     global _streams
-    manual_seed(state["seed"])
-    _streams = int(state["streams"])
+    if set(state) != set(state_dict()):
+        raise ValueError(f"the state has the keys {sorted(state)}, where {sorted(state_dict())} were expected")
+    seed = integer("seed", state["seed"], 0, (1 << 64) - 1)
+    streams = integer("streams", state["streams"], 0, (1 << 63) - 1)
+    manual_seed(seed)
+    _streams = streams

@@ -27,7 +27,7 @@ BOXES = {
     "train": ("minigrad/train/",),
     "inspect": ("minigrad/inspect/",),
     "models": ("minigrad/models/",),
-    "checkpoint": ("minigrad/checkpoint.py",),
+    "checkpoint": ("minigrad/checkpoint/",),
     "data": ("minigrad/data/",),
     "testing": ("minigrad/testing.py",),
     "capture": ("minigrad/capture/",),
@@ -56,7 +56,7 @@ BOXES = {
     "contract, shapes, formulas": ("kernels/",),
 }
 BY_NAME = {  # imported by a name in a string
-    "minigrad/__init__.py": {"minigrad/train/", "minigrad/inspect/", "minigrad/data/", "minigrad/checkpoint.py"},
+    "minigrad/__init__.py": {"minigrad/train/", "minigrad/inspect/", "minigrad/data/", "minigrad/checkpoint/"},
     "minigrad/devices/": {"kernels/reference/", "kernels/cpu/"},
 }
 

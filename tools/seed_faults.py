@@ -76,8 +76,11 @@ FAULTS = [
     Fault("predictions come in the order of a shuffle", "minigrad/train/prediction.py", "twin.shuffle = twin.drop_last", "twin.drop_last", "train/test_prediction.py"),
     Fault("what nobody measures is watched", "minigrad/train/settings.py", "checked_monitors(self.watchers, self.row_names())", "pass", "train/test_fit.py"),
     Fault("a signal waits for the next batch", "minigrad/train/signals.py", "if self.waiting:", "if False:", "train/test_interruption.py"),
-    Fault("a damaged file passes", "minigrad/checkpoint.py", "if checksum(contents", "if False and checksum(contents", "test_checkpoint.py"),
-    Fault("written in place", "minigrad/checkpoint.py", 'path.with_name(path.name + ".part")', "path", "test_checkpoint.py"),
+    Fault("a damaged file passes", "minigrad/checkpoint/contents.py", "if checksum(contents", "if False and checksum(contents", "checkpoint/test_damage.py"),
+    Fault("written in place", "minigrad/checkpoint/files.py", 'open(part, "xb")', 'open(part := path, "wb")', "checkpoint/test_files.py"),
+    Fault("one name for all writers", "minigrad/checkpoint/files.py", "{os.getpid()}-{secrets.token_hex(4)}", "1-0", "checkpoint/test_files.py"),
+    Fault("a state is taken on trust", "minigrad/checkpoint/misfits.py", "target.load_state_dict(state)", "pass", "checkpoint/test_states.py"),
+    Fault("others may write what is run", "kernels/build/owner.py", "found.st_mode & stat.S_IWOTH", "False", "runtime/test_cache_owner.py"),
 ]  # fmt: skip
 
 

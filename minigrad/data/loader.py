@@ -13,6 +13,7 @@ Batch = tuple[np.ndarray, ...]
 
 # The key's words are seed and epoch; this counter keeps the shuffling apart from other streams under the same key.
 SHUFFLE_STREAM = np.array([0, 0, 0, int.from_bytes(b"shuffle", "big")], np.uint64)
+LAST_STEP = (1 << 63) - 1  # a loader goes to; further numbers are those of a damaged file
 
 
 def permutation(length: int, seed: int, epoch: int) -> np.ndarray:
@@ -177,7 +178,7 @@ class Loader:
 
     def seek(self, step: int) -> None:
         """Go to a step, counted from 0 across epochs; `seek(epoch * len(loader))` goes to the start of an epoch."""
-        self.position = integer("step", step, 0)
+        self.position = integer("step", integer("step", step, 0), 0, LAST_STEP)
 
     def state_dict(self) -> dict[str, int | bool]:
         """The position, and the settings that decide which batch follows; plain numbers."""

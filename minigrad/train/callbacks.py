@@ -19,6 +19,7 @@ import numpy as np
 
 from minigrad import checkpoint
 from minigrad.checkpoint import Json
+from minigrad.checks import integer
 from minigrad.train.history import Row, available, meant, sign_of
 
 if TYPE_CHECKING:
@@ -99,6 +100,14 @@ class Best:
         return True
 
 
+def best_value(state: Mapping[str, Json]) -> float | None:
+    """The best value in a callback's state; TypeError for what is none."""
+    value = state["best"]
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+        raise TypeError(f"best must be a number or None, not {value!r}")
+    return value
+
+
 class EarlyStop:
     """Stop when `monitor` has not become better by more than `min_delta` for `patience` epochs in a row.
 
@@ -128,14 +137,14 @@ class EarlyStop:
 
     def load_state_dict(self, state: Mapping[str, Json]) -> None:
         """Go on from there."""
-        self.best.value, self.waited = state["best"], state["waited"]
+        self.best.value, self.waited = best_value(state), integer("waited", state["waited"], 0)
 
 
 class Checkpoints:
     """Write `last.safetensors`, and `best.safetensors` after the best epoch, to a folder.
 
     Args:
-        folder: made if need be. `*.safetensors.part` files in it, which a killed run has left, are removed first.
+        folder: made if need be. Files in it that end in `.part`, which a killed run has left, are removed first.
         every_epochs: how often `last` is written; it is always written at the end, and when a signal ends the run.
         every_steps: also write it every so many steps.
         best: the entry of the epochs' rows that decides, by default "validation_loss" where there is a validation.
@@ -198,7 +207,7 @@ class Checkpoints:
 
     def load_state_dict(self, state: Mapping[str, Json]) -> None:
         """Go on from there."""
-        self.best.value = state["best"]
+        self.best.value = best_value(state)
 
 
 class HistoryFile:
@@ -226,6 +235,7 @@ class HistoryFile:
     def on_start(self, run: "Run") -> None:
         """Write the rows there are."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.remove_leftovers(self.path.parent, self.path.name)
         self.write_all(run.history.rows(self.which))
 
     def on_log(self, run: "Run", row: Row) -> None:

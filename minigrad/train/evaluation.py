@@ -1,5 +1,6 @@
 """Loss and metrics of a model over batches it does not learn from."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from minigrad.capture import each_tensor
 from minigrad.checkpoint import Json
+from minigrad.checks import integer, number
 from minigrad.data.loader import Loader
 from minigrad.devices import Device, get_device, is_array
 from minigrad.modes import no_grad
@@ -195,7 +197,14 @@ class Tally:
         return dict(vars(self))
 
     def load_state_dict(self, state: Mapping[str, Json]) -> None:
-        """Count on from there."""
+        """Count on from there; TypeError or ValueError for what is no such state, changing nothing."""
+        if set(state) != set(vars(self)):
+            raise ValueError(f"the tally has {sorted(state)}, where {sorted(vars(self))} were expected")
+        for name in ("rows", "steps", "timed_rows"):
+            integer(name, state[name], 0)
+        number("seconds", state["seconds"], math.inf)
+        if not isinstance(state["sums"], dict) or not all(isinstance(value, float) for value in state["sums"].values()):
+            raise TypeError(f"sums must be numbers by name, not {state['sums']!r}")
         vars(self).update(state)
 
 

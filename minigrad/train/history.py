@@ -23,6 +23,14 @@ class History:
     steps: list[Row] = field(default_factory=list)
     stopped: str | None = None
 
+    def check(self) -> None:
+        """Raise TypeError unless the rows are dicts, and `stopped` a string or None."""
+        for rows in (self.epochs, self.steps):
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise TypeError(f"the rows of a history must be dicts, not {rows!r}")
+        if not isinstance(self.stopped, str | None):
+            raise TypeError(f"stopped must be a reason or None, not {self.stopped!r}")
+
     def __repr__(self) -> str:
         rows = self.epochs or self.steps
         last = f"; the last: {described(rows[-1])}" if rows else ""

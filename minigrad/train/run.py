@@ -10,6 +10,8 @@ from typing import cast
 
 from minigrad import checkpoint
 from minigrad.checkpoint import Json, Stateful
+from minigrad.checkpoint.misfits import state_misfit
+from minigrad.checks import integer, number
 from minigrad.data.loader import Loader
 from minigrad.nn.module import Value
 from minigrad.tensor import Tensor
@@ -119,7 +121,7 @@ class Run:
         """Go on from a checkpoint."""
         found = checkpoint.load(
             path, model=self.model, optimizer=self.optimizer, schedule=self.schedule, loader=self.loader,
-            configuration=self.configuration, random=True,
+            configuration=self.configuration, random=True, check_extra=self.misfits,
         )  # fmt: skip
         self.load_state_dict(found.extra["run"])
         if self.checkpoints is not None and self.checkpoints.last_path == found.path:
@@ -149,6 +151,27 @@ class Run:
         for name, callback in self.named_callbacks():
             if name in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][name])
+
+    def misfits(self, extra: Json) -> list[str]:
+        """Why a checkpoint's entry `extra` cannot be taken up, if it cannot; all is as before."""
+        if not isinstance(extra, dict) or not isinstance(extra.get("run"), dict):
+            return ["extra: it holds no run; only checkpoints that fit has written can be resumed"]
+        state = extra["run"]
+        try:
+            for name in ("start", "step"):
+                integer(name, state[name], 0, (1 << 63) - 1)
+            for name in ("lr", "seconds"):
+                number(name, state[name], math.inf)
+            for name in ("in_epoch", "in_row"):
+                Tally().load_state_dict(state[name])
+            if set(state["history"]) != set(vars(History())):
+                raise ValueError(f"a history has {sorted(vars(History()))}, not {state['history']!r}")
+            History(**state["history"]).check()
+            states = state["callbacks"]
+            known = {name: callback for name, callback in self.named_callbacks() if name in states}
+            return [why for name in known for why in state_misfit(f"callback {name}", known[name], states[name])]
+        except (KeyError, TypeError, ValueError) as error:
+            return [f"extra: it holds no run that fit has written: {type(error).__name__}: {error}"]
 
     def named_callbacks(self) -> Iterator[tuple[str, Stateful]]:
         """(name, callback) of those that keep a state; the second EarlyStop is "EarlyStop 2"."""
