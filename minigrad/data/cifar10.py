@@ -3,7 +3,6 @@
 A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009), https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,7 +92,7 @@ def load_cifar10(folder: str | os.PathLike[str] | None = None, download: bool = 
     return _dataset(read_archive(archive), archive)
 
 
-def read_batch(data: bytes, name: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+def read_batch(data: bytes | bytearray, name: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """Images `(n, 32, 32, 3)` and labels `(n,)` from the bytes of one of the files, which `name` names in errors.
 
     Raises:
@@ -117,7 +116,7 @@ def read_batch(data: bytes, name: str | os.PathLike[str]) -> tuple[np.ndarray, n
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
 
 
-def read_archive(path: Path) -> dict[str, bytes]:
+def read_archive(path: Path) -> dict[str, bytearray]:
     """The six files' contents by name, from a tar file compressed by gzip.
 
     Only regular members with the official names are read, and nothing is written anywhere, so other members (paths with
@@ -126,7 +125,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
     Raises:
         ValueError: the archive is damaged, too large, or one of the files is missing, there twice, or not a regular file.
     """
-    found: dict[str, bytes] = {}
+    found: dict[str, bytearray] = {}
     with gunzipped(path) as unzipped:
         stream = _BoundedReader(unzipped, path)
         for member, kind, size in _members(stream):
@@ -138,6 +137,10 @@ def read_archive(path: Path) -> dict[str, bytes]:
                 raise ValueError(f"{path}: {folder}/{name} is no regular file in the archive; {REPLACE}")
             if name in found:
                 raise ValueError(f"{path}: {folder}/{name} is there twice; {REPLACE}")
+            if size % RECORD or not size:
+                raise ValueError(
+                    f"{path}: {folder}/{name} has {size:,} bytes, where a multiple of {RECORD} was expected; {REPLACE}"
+                )
             found[name] = stream.exactly(size)
             stream.skip(_padded(size) - size)
         while stream.read(CHUNK):  # at the end, gzip compares its checksum
@@ -153,7 +156,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
 class _BoundedReader:
     """A stream that gives no more than MAX_BYTES."""
 
-    def __init__(self, stream: BinaryIO | io.BufferedIOBase, path: Path) -> None:
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
         self.stream, self.path, self.given = stream, path, 0
 
     def read(self, size: int) -> bytes:
@@ -166,9 +169,12 @@ class _BoundedReader:
             )
         return data
 
-    def exactly(self, size: int) -> bytes:
+    def exactly(self, size: int) -> bytearray:
         """`size` bytes; ValueError if there are fewer."""
-        return b"".join(self._parts(size))
+        data = bytearray()  # grows with what comes, whatever was claimed
+        for part in self._parts(size):
+            data += part
+        return data
 
     def skip(self, size: int) -> None:
         """Pass over `size` bytes; ValueError if there are fewer."""
@@ -249,7 +255,7 @@ def _from_cache(cache: Path, download: bool) -> Path:
     return fetch(target, mirrors, sha256=SHA256, size=SIZE)
 
 
-def _dataset(contents: dict[str, bytes], source: Path) -> CIFAR10:
+def _dataset(contents: dict[str, bytes] | dict[str, bytearray], source: Path) -> CIFAR10:
     parts = [read_batch(contents.pop(name), source / name) for name in TRAIN_FILES]
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return CIFAR10(images, labels, *read_batch(contents.pop(TEST_FILE), source / TEST_FILE))

@@ -1,17 +1,20 @@
 """IDX, the array format of the MNIST files: a magic number, the sizes as big-endian uint32, the values in C order."""
 
-import gzip
 import hashlib
+import io
 import math
 import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 TYPES: dict[int, np.dtype] = {
     0x08: np.dtype("u1"),
@@ -22,12 +25,11 @@ TYPES: dict[int, np.dtype] = {
     0x0E: np.dtype(">f8"),
 }
 MAX_RANK = 64  # NumPy's own limit
-GZIP_RESERVED = 0xE0  # flags that no version of the format uses (RFC 1952, section 2.3.1.2)
+GZIP = 31  # what zlib calls deflated data with gzip's header and trailer
 CHUNK = 1 << 20  # bytes read at a time
+PIECE = 1 << 16  # bytes unpacked at a time
 DEFLATE_RATIO = 1032  # deflate spends at least 2 bits on 258 bytes, so no file grows by more than this factor
 REPLACE = "replace the file by a whole copy"
-
-Stream = BinaryIO | gzip.GzipFile
 
 
 def read_idx(
@@ -83,20 +85,53 @@ def is_gzip(path: Path) -> bool:
 
 
 @contextmanager
-def gunzipped(path: Path) -> Iterator[gzip.GzipFile]:
+def gunzipped(path: Path) -> Iterator[BinaryIO]:
     """A gzip file open for reading; its damage (truncated, wrong CRC, not deflate) becomes a ValueError."""
-    with open(path, "rb") as file:
-        flags = file.read(4)[3:]
-    if flags and flags[0] & GZIP_RESERVED:
-        raise ValueError(f"{path}: damaged gzip data (flags 0x{flags[0]:02x}, of which some are reserved); {REPLACE}")
-    with gzip.open(path) as stream:
+    with open(path, "rb") as file, io.BufferedReader(_Unzipped(file), PIECE) as stream:
         try:
-            yield stream
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            yield cast(BinaryIO, stream)
+        except (EOFError, zlib.error) as error:
             raise ValueError(f"{path}: damaged gzip data ({error}); {REPLACE}") from error
 
 
-def _read_header(stream: Stream, path: Path) -> tuple[bytes, np.dtype, tuple[int, ...]]:
+class _Unzipped(io.RawIOBase):
+    """What is in a gzip file, of one member or several (RFC 1952).
+
+    zlib looks at more of the headers than Python's module gzip does: flags that no version of the format uses, checksums.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.unpacker = zlib.decompressobj(GZIP)
+        self.left = b""  # read from the file, and not unpacked yet
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, into: "WriteableBuffer") -> int:
+        """Fill a part of `into`; how many bytes, 0 at the end. EOFError or zlib.error for a damaged file."""
+        view = memoryview(into).cast("B")
+        while True:
+            part = self.unpacker.decompress(self.left, len(view))
+            self.left = self.unpacker.unconsumed_tail
+            if part:
+                view[: len(part)] = part
+                return len(part)
+            if self.unpacker.eof:
+                self.left = self.unpacker.unused_data.lstrip(b"\0")  # zeros may follow, as on tapes
+                while not self.left and (more := self.file.read(PIECE)):
+                    self.left = more.lstrip(b"\0")
+                if not self.left:
+                    return 0
+                self.unpacker = zlib.decompressobj(GZIP)
+            elif not self.left:
+                self.left = self.file.read(PIECE)
+                if not self.left:
+                    raise EOFError("it ends too early")
+
+
+def _read_header(stream: BinaryIO, path: Path) -> tuple[bytes, np.dtype, tuple[int, ...]]:
     """The header's bytes, the type of the values as stored, and the shape."""
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES:
@@ -133,7 +168,7 @@ def _check_size(
     return size
 
 
-def _read_exactly(stream: Stream, size: int, path: Path) -> np.ndarray:
+def _read_exactly(stream: BinaryIO, size: int, path: Path) -> np.ndarray:
     """The next `size` bytes of the stream as a uint8 array."""
     body = np.empty(size, np.uint8)
     filled = 0

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 WHITE = (255, 255, 255)
-MAX_PIXELS = 1 << 26  # 67 million, more than most cameras make; decoded, such a picture takes 200 MB
+MAX_PIXELS = (
+    1 << 26
+)  # 67 million, more than most cameras make; decoded, such a picture takes 270 MB, and so does its copy in RGB
+STRIP = 1 << 20  # pixels laid over the background at a time
 DEEP_MODES = ("I", "F")  # Pillow's modes of more than 8 bits begin so; converting them would clip their values
 
 
@@ -210,9 +213,10 @@ class Pictures:
                 file.seek(0)
                 with pillow.open(file) as picture:
                     self._check(picture)
-                    picture = _opaque(ops.exif_transpose(picture), self.background, pillow)
+                    ops.exif_transpose(picture, in_place=True)
+                    opaque = _opaque(picture, self.background, pillow)
                     size = (self.shape[2], self.shape[1])
-                    fitted = ops.fit(picture, size, pillow.Resampling.BICUBIC) if self.crop else picture.resize(size)
+                    fitted = ops.fit(opaque, size, pillow.Resampling.BICUBIC) if self.crop else opaque.resize(size)
                     return np.asarray(fitted)
             except MemoryError:
                 raise
@@ -250,11 +254,17 @@ class Pictures:
 
 
 def _opaque(picture: "Image", background: tuple[int, int, int], pillow: ModuleType) -> "Image":
-    """The picture in red, green and blue, what is transparent laid over the background."""
+    """The picture in red, green and blue, what is transparent laid over the background: in strips, to save memory."""
     if "A" not in picture.getbands() and "transparency" not in picture.info:
-        return picture.convert("RGB")
-    layer = picture.convert("RGBA")
-    return pillow.alpha_composite(pillow.new("RGBA", layer.size, (*background, 255)), layer).convert("RGB")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+    whole = pillow.new("RGB", picture.size)
+    rows = max(1, STRIP // picture.width)
+    for top in range(0, picture.height, rows):
+        box = (0, top, picture.width, min(top + rows, picture.height))
+        layer = picture.crop(box).convert("RGBA")
+        under = pillow.new("RGBA", layer.size, (*background, 255))
+        whole.paste(pillow.alpha_composite(under, layer).convert("RGB"), box)
+    return whole
 
 
 def _is_seen(path: Path) -> bool:
