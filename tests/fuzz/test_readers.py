@@ -1,0 +1,41 @@
+"""Every reader of files, fed with damaged ones: loaded rightly, or refused by the documented error, in little memory and time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+READERS = ("idx", "cifar", "archive", "checkpoint", "pictures")
+
+
+def fed(reader, first, count, timeout):
+    """What `feed.py` says."""
+    command = [sys.executable, Path(__file__).parent / "feed.py", reader, str(first), str(count)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout)
+
+
+def check(found):
+    """Nothing went wrong, and both outcomes came."""
+    assert not found["wrong"], "\n".join(f"file number {number}:\n{what}" for number, what in found["wrong"][:5])
+    assert found["loaded"] > 0
+    assert found["refused"] > 0
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_damaged_files_are_loaded_rightly_or_refused(reader):
+    if reader == "pictures":
+        pytest.importorskip("PIL")
+    check(fed(reader, 0, 200, timeout=120))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("reader", READERS)
+def test_thousands_of_damaged_files_are_loaded_rightly_or_refused(reader):
+    if reader == "pictures":
+        pytest.importorskip("PIL")
+    check(fed(reader, 1000, 5000, timeout=1700))
