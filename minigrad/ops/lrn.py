@@ -61,7 +61,9 @@ def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: flo
 
 def constants(size: SupportsIndex, alpha: float, beta: float, k: float) -> Constants:
     """The arguments of local_response_norm by name, checked."""
-    size = integer("local_response_norm: size", size, high=MOST)
+    size = integer("local_response_norm: size", size)
+    if size > MOST:
+        raise ValueError(f"local_response_norm: size must be at most {MOST}, not {size}")
     alpha, beta, k = float(alpha), float(beta), float(k)
     if not (0 <= alpha < np.inf and 0 <= beta < np.inf and 0 < k < np.inf):
         raise ValueError(
