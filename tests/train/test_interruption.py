@@ -281,6 +281,7 @@ def test_program_that_catches_ctrl_c_goes_on_and_still_ends_when_terminated(name
 
 HANGS = """
 import signal, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 import minigrad as mg
@@ -291,7 +292,8 @@ folder, where, prefetch, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), flo
 def transform(batch, epoch, step):
     if step == 5:
         print("hangs", flush=True)
-        threading.Event().wait()
+        hang = threading.Event().wait
+        ThreadPoolExecutor().submit(hang).result() if where == "pool" else hang()
     return batch
 
 def loader(transform):
@@ -306,7 +308,7 @@ class Tell:
 
 model = mg.nn.Linear(4, 2).to("reference")
 mg.train.fit(
-    model, mg.optim.SGD(model.parameters(), 0.1), loader(transform if where == "training" else None), epochs=1,
+    model, mg.optim.SGD(model.parameters(), 0.1), loader(transform if where != "validation" else None), epochs=1,
     validation=loader(transform if where == "validation" else None), callbacks=[Tell()], checkpoint=folder,
 )
 """
@@ -314,16 +316,18 @@ mg.train.fit(
 
 @pytest.fixture
 def hanging(tmp_path):
-    """A function that starts a run whose transform hangs, in another process, and comes back as soon as it hangs."""
+    """A function that starts a run whose transform hangs, in another process; back when it hangs and so many steps are done."""
     processes = []
 
-    def begin(where, prefetch, pause=0.0):
+    def begin(where, steps, prefetch, pause=0.0):
         process = subprocess.Popen(
             [sys.executable, "-c", HANGS, str(tmp_path), where, str(prefetch), str(pause)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         processes.append(process)
-        while process.stdout.readline() != "hangs\n":
+        missing = {"hangs\n", f"{steps}\n"}
+        while missing:
+            missing.discard(process.stdout.readline())
             assert process.poll() is None
         return process
 
@@ -336,8 +340,7 @@ def hanging(tmp_path):
 @pytest.mark.parametrize(("where", "position"), [("training", 5), ("validation", 8)])
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_signal_saves_and_leaves_where_a_transform_hangs(hanging, tmp_path, where, position, prefetch):
-    process = hanging(where, prefetch)
-    time.sleep(0.5)  # the steps before the one that hangs are done
+    process = hanging(where, position, prefetch)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=50)
@@ -347,8 +350,7 @@ def test_signal_saves_and_leaves_where_a_transform_hangs(hanging, tmp_path, wher
 
 
 def test_second_signal_leaves_at_once_where_a_transform_hangs_and_a_step_lasts(hanging):
-    process = hanging("training", prefetch=8, pause=60)
-    process.stdout.readline()
+    process = hanging("training", steps=1, prefetch=8, pause=60)
     process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
@@ -357,3 +359,16 @@ def test_second_signal_leaves_at_once_where_a_transform_hangs_and_a_step_lasts(h
     process.communicate(timeout=50)
     assert process.returncode == 130
     assert time.monotonic() - began < 8  # a hanging thread is waited for 10 s, if at all
+
+
+def test_second_signal_ends_a_program_that_would_wait_for_threads_of_the_transform(hanging, tmp_path):
+    process = hanging("pool", steps=5, prefetch=2)
+    process.send_signal(signal.SIGINT)
+    while "SIGINT after step 5" not in process.stderr.readline():
+        assert process.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=50)
+    assert process.returncode == 130
+    assert mg.checkpoint.load(tmp_path / "last.safetensors").loader["position"] == 5
