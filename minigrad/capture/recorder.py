@@ -1,5 +1,6 @@
 """What stands in for a device while a step is recorded: it allocates from a pool of its own and notes every launch."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -59,6 +60,13 @@ def lease_of(array: Any) -> Lease | None:
     return array if isinstance(array, Lease) else None
 
 
+def name_of(kernel: Any) -> str:
+    """What a kernel of the user's own is called."""
+    while isinstance(kernel, functools.partial):  # kernel[grid, block]
+        kernel = getattr(kernel.func, "__self__", kernel.func)
+    return getattr(kernel, "__name__", type(kernel).__name__)
+
+
 class Recorder:
     """Stands in for a device while a step is recorded: allocates from a private pool and notes every launch."""
 
@@ -97,6 +105,13 @@ class Recorder:
         self.kernels.movement.copy(array.reshape(-1), y.reshape(-1))
         return y
 
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """An array of zeros, made anew by every replay."""
+        y = self.empty(shape, dtype)
+        if y.size:
+            self.kernels.movement.fill(0.0, y.reshape(-1))
+        return y
+
     def input(self, data: Any) -> Tensor:
         """An input of the step: a tensor whose array is filled anew before every replay."""
         array = self.empty(data.shape, data.dtype)
@@ -118,9 +133,7 @@ class Recorder:
         """Run a kernel of the user's own and note it."""
         self.finder.op(op)
         self.finder.visit("a kernel", kernel)
-        self.launch(
-            "own", getattr(kernel, "__name__", type(kernel).__name__), self.device.own_kernel(kernel), arguments
-        )
+        self.launch("own", name_of(kernel), self.device.own_kernel(kernel), arguments)
 
     def check_lasting(self, op: Op, kernel: str, arguments: tuple[Any, ...]) -> None:
         """Raise if an op of the user's own gives a kernel an array that Python computed: replays would find it as it is."""

@@ -2,6 +2,7 @@
 
 import gc
 
+import numba
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from minigrad.devices.registry import DEVICES
 from minigrad.kernels.cuda.tools import launch
 from minigrad.kernels.cuda.tools.array import CudaArray
 from minigrad.kernels.cuda.tools.driver import OutOfMemory, SimulatedDriver
+from minigrad.kernels.cuda.tools.language import cuda, uint32
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -515,3 +517,56 @@ def test_images_train_as_on_the_reference(gpu, precision):
     assert launch.context.matmul_precision == "float32"
     for got, want in zip(found["cuda"], found["reference"], strict=True):
         np.testing.assert_allclose(got, want, rtol=2e-3, atol=1e-4)
+
+
+@launch.kernel(threads=64)
+def axpy(x: launch.Reals, y: launch.Reals, a: launch.Real, n: launch.UInt):
+    i = uint32(cuda.blockIdx.x) * uint32(64) + uint32(cuda.threadIdx.x)
+    if i < n:
+        y[i] = a * x[i] + y[i]
+
+
+class Axpy(mg.Op):
+    """The documentation's."""
+
+    def forward(self, x, y, *, a):
+        self.a = a
+        result = self.device.copy(y)
+        self.launch(axpy[launch.blocks_for(x.size, 64), 64], x, result, a, x.size)
+        return result
+
+    def backward(self, dy):
+        dx = self.device.zeros(dy.shape, dy.dtype)
+        self.launch(axpy[launch.blocks_for(dy.size, 64), 64], dy, dx, self.a, dy.size)
+        return dx, dy
+
+
+def test_own_kernels_are_part_of_the_graph(gpu, rng):
+    w = mg.tensor(np.ones(100, np.float32), device="cuda", requires_grad=True)
+
+    def step(x):
+        w.zero_grad()
+        y = Axpy.apply(w * x, x, a=2.0)
+        (y * y).sum().backward()
+        return y
+
+    captured = mg.capture(step, device="cuda")
+    for _ in range(8):  # more than are timed launch by launch
+        x = rng.standard_normal(100).astype(np.float32)
+        expected = step(mg.tensor(x, device="cuda")).numpy(), w.grad.numpy()
+        np.testing.assert_array_equal(captured(x).numpy(), expected[0])
+        np.testing.assert_array_equal(w.grad.numpy(), expected[1])
+    np.testing.assert_allclose(expected[0], 3 * x, rtol=1e-6)
+
+
+def test_a_kernel_for_the_cpu_is_refused(gpu):
+    class Double(mg.Op):
+        def forward(self, x):
+            y = self.empty_like(x)
+            self.launch(numba.njit(lambda x, y: None), x, y)
+            return y
+
+    with pytest.raises(
+        TypeError, match=r"is compiled by numba.njit, for the CPU; on 'cuda' launch a kernel of the GPU"
+    ):
+        Double.apply(mg.tensor([1.0], device="cuda"))

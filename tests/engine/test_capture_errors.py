@@ -344,3 +344,15 @@ def test_recording_belongs_to_one_thread():
     go_on.set()
     thread.join()
     assert results[0].numpy()[0, 0] == 2
+
+
+def test_zeros_of_an_op_are_made_anew_by_every_replay():
+    class AddsToZeros(mg.Op):
+        def forward(self, x):
+            y = self.device.zeros(x.shape, x.dtype)
+            self.launch(np.add, x, y, y)
+            return y
+
+    captured = mg.capture(AddsToZeros.apply)
+    for _ in range(8):
+        np.testing.assert_array_equal(captured(X).numpy(), X)

