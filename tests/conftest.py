@@ -1,15 +1,23 @@
+import functools
+import importlib.util
+import inspect
 import random
-from collections import defaultdict
+import typing
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from targets import REACHED, TARGETS, check
 
 from minigrad.devices import get_device
+from minigrad.kernels import contract
 from minigrad.kernels.build import cache
 from minigrad.kernels.cpu.tools import threads
 
+TESTS = Path(__file__).parent
 THERE_IS_A_GPU = get_device("auto").name == "cuda"
+SIMULATOR = all(importlib.util.find_spec(name) for name in ("greenlet", "numba_cuda"))
 DEVICES = ["cpu", "reference", *([pytest.param("cuda", marks=pytest.mark.gpu)] if THERE_IS_A_GPU else [])]
 
 # What the default run leaves out, and what it says of it at its end
@@ -36,30 +44,86 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    items[:] = [item for item in items if is_for_its_target(item)]
     for item in items:
-        if item.path.parent == Path(__file__).parent / "benchmarks":
+        if item.path.parent == TESTS / "benchmarks" or (item.get_closest_marker("wide") and target_of(item) != "cuda"):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("gpu") and not THERE_IS_A_GPU:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
-    long = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in long)  # so that no process has one of these files left at the end
+    order = order_of_files(items)
+    items.sort(key=lambda item: order[item.path])
     if config.getoption("full") or any("::" in argument for argument in config.args):  # a test that is named is run
         return
     quick = [item for item in items if not item.get_closest_marker("slow")]
-    drawn = drawn_cases(quick)
+    drawn = drawn_cases(without_ops_in_float64(quick))
     config.hook.pytest_deselected(items=[item for item in items if item not in drawn])
     config.stash[LEFT_OUT] = {"slow tests": len(items) - len(quick), "further cases of a test": len(quick) - len(drawn)}
     items[:] = [item for item in items if item in drawn]
 
 
-def pytest_sessionfinish(session):
-    if hasattr(session.config, "workeroutput"):  # a process of several: what it left out is told by the first
-        session.config.workeroutput["left_out"] = session.config.stash[LEFT_OUT]
+def order_of_files(items):
+    """{file: when its turn is}: those with slow tests first, so that no process has one of them left at the end.
+
+    Files of one family are apart, so that two processes do not compile its kernels at the same time.
+    """
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    of_family, order = Counter(), {}
+    for path in dict.fromkeys(item.path for item in items):
+        family = path.parent, path.stem.split("_")[1]
+        order[path] = path not in long, of_family[family] if path in long else 0
+        of_family[family] += 1
+    return order
+
+
+def without_ops_in_float64(items):
+    """The items but for ops on the CPU in float64, of which one a file stays: one that looks at gradients, if there is.
+
+    Its kernels would be compiled for float64 too, which takes as long again. Formulas and gradients are looked at on the
+    reference, in float64 as well, and that the CPU computes what the reference does, in tests/kernels.
+    """
+    compiled = defaultdict(list)
+    for item in items:
+        if item.path.parent == TESTS / "ops" and parameter(item, "device") == "cpu" and "float32" not in item.name:
+            compiled[item.path].append(item)
+    kept = {max(cases, key=lambda item: "grad" in item.name) for cases in compiled.values()}
+    left_out = {item for cases in compiled.values() for item in cases} - kept
+    return [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus):
+    """A whole run in which all tests pass fails all the same, if there is a kernel that none of them ran."""
+    config = session.config
+    if hasattr(config, "workeroutput"):  # a process of several: what it did is told by the first
+        config.workeroutput["left_out"], config.workeroutput["reached"] = config.stash[LEFT_OUT], [*REACHED]
+    elif exitstatus == 0 and missed_kernels(config):
+        session.exitstatus = 1
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", {})
+    told = getattr(node, "workeroutput", {})
+    node.config.stash[LEFT_OUT] = told.get("left_out", {})
+    REACHED.update(tuple(kernel) for kernel in told.get("reached", []))
+
+
+def missed_kernels(config):
+    """Kernels that no test held against their reference, if the run was one of all tests."""
+    narrowed = [
+        config.getoption(name, None) for name in ("keyword", "markexpr", "deselect", "lf", "maxfail", "collectonly")
+    ]
+    if any(narrowed) or [Path(argument).resolve() for argument in config.args] != [TESTS]:
+        return []
+    there = {(target, *kernel) for kernel in kernels() for target in {name.partition(",")[0] for name in TARGETS}}
+    return sorted(" ".join(kernel) for kernel in there - REACHED if kernel[0] == "cpu" or SIMULATOR)
+
+
+def kernels():
+    """(family, kernel) of all that the contract has."""
+    for family, protocol in typing.get_type_hints(contract.Kernels).items():
+        yield from (
+            (family, name) for name, member in vars(protocol).items() if inspect.isfunction(member) and name[0] != "_"
+        )
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -67,17 +131,36 @@ def pytest_terminal_summary(terminalreporter, config):
     if left_out:
         listed = " and ".join(f"{count:,} {what}" for what, count in left_out.items())
         terminalreporter.write_line(f"left out: {listed}; `pytest --full` runs them")
+    for kernel in missed_kernels(config):
+        terminalreporter.write_line(f"no test held this kernel against its reference: {kernel}")
+
+
+def parameter(item, name):
+    """What a case has for a parameter; None without."""
+    return item.callspec.params.get(name) if hasattr(item, "callspec") else None
+
+
+def target_of(item):
+    """ "cpu" or "cuda", what the fixture `target` of kernels' tests is; "" without it."""
+    name = parameter(item, "target")
+    return name.partition(",")[0] if name in TARGETS else ""
+
+
+def is_for_its_target(item):
+    """False if it is marked to be for another target than it has."""
+    target = target_of(item)
+    return not target or not any(item.get_closest_marker(other) for other in {"cpu", "cuda"} - {target})
 
 
 def drawn_cases(items):
-    """Of each test so many of its cases, drawn by its name, that every value of every parameter comes once.
+    """Of each test so many of its cases, drawn by its name, that every value of every parameter comes once on each target.
 
     With three parameters of 2, 4 and 10 values that is about 10 cases of 80. Where there is a choice, float32 and the
     device's own kernels go before float64 and the reference.
     """
     tests = defaultdict(list)
     for item in items:
-        tests[item.nodeid.partition("[")[0]].append(item)
+        tests[item.nodeid.partition("[")[0] + target_of(item)].append(item)
     drawn = set()
     for name, cases in tests.items():
         random.Random(name).shuffle(cases)
@@ -122,6 +205,12 @@ def set_threads():
 def device(request):
     """The devices at hand; of the session, so that hypothesis may use it."""
     return request.param
+
+
+@pytest.fixture
+def check_kernel(target):
+    """check_kernel(family, name, *arguments, ...): a kernel on the target against the reference; see tests/targets.py."""
+    return functools.partial(check, target)
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -111,8 +113,14 @@ def test_no_images_leave_no_gradient(check_kernel, dtype):
     check_kernel("conv", "conv_backward_w", x, dy, resolve("conv", (4, 4), 3, 1, 1), np.empty((3, 3, 2, 3), dtype))
 
 
-@pytest.mark.parametrize("function", conv.DEEP, ids=lambda function: function.__name__)
-@pytest.mark.parametrize("tile", [plans.LARGE, plans.TF32_LARGE], ids=["float32", "tf32"])
+ON_WIDE_LOADS = list(itertools.product(conv.DEEP, [plans.LARGE, plans.TF32_LARGE]))
+
+
+@pytest.mark.parametrize(
+    ("function", "tile"),
+    [ON_WIDE_LOADS[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in ON_WIDE_LOADS[1:])],
+    ids=lambda value: getattr(value, "__name__", None) or named(value),
+)
 def test_wide_loads_in_the_machine_code(function, tile):
     ptx, _ = launch.compile_ptx(conv.KERNELS[function, tile], launch.FLOAT32, (8, 0))
     if tile in plans.TF32_TILES:

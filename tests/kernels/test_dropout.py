@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
+from targets import on_cpu, on_cuda
 
 from minigrad.kernels.cpu import dropout
 from minigrad.kernels.cpu.tools.launch import GRAIN
 from minigrad.kernels.philox import philox
 from minigrad.kernels.reference.dropout import _uniform
 
-BLOCK = dropout.BLOCK
 KEY = np.array([0x0123456789ABCDEF, 0xFEDCBA9876543210], np.uint64)
+SIZES = [*[1, 4, 7, 17], *on_cpu(dropout.BLOCK + 1, GRAIN + 3), *on_cuda(0, 1027, 2048, 2053)]  # 2048: a block of a GPU
 
 # Known answers for philox4x32-10, published with Random123 by the authors of the generator: counter, key, words.
 KNOWN = {
@@ -22,7 +23,7 @@ KNOWN = {
 
 
 def mask(n, p, key):
-    """1 where the kernel keeps an element, scaled."""
+    """1 where the CPU's kernel keeps an element, scaled."""
     y = np.empty(n, np.float64)
     dropout.dropout(np.ones(n), p, key, y)
     return y
@@ -40,12 +41,17 @@ def test_uniform_numbers_are_words_in_order():
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 1 - 2.0**-40, 1.0])
-@pytest.mark.parametrize("n", [1, 4, 7, 17, BLOCK + 1, GRAIN + 3])
+@pytest.mark.parametrize("n", SIZES)
 def test_dropout_matches_reference(check_kernel, rng, dtype, n, p):
     x = rng.standard_normal(n).astype(dtype)
-    y = np.full(n, np.nan, dtype)
-    _, _, _, y = check_kernel("dropout", "dropout", x, p, KEY, y, parallel=n >= GRAIN)
+    *_, y = check_kernel("dropout", "dropout", x, p, KEY, np.full(n, np.nan, dtype), parallel=n >= GRAIN, ulps=1)
     np.testing.assert_array_equal(y != 0, _uniform(KEY, n) >= p)
+
+
+@pytest.mark.parametrize("words", [(0, 0), (2**64 - 1, 2**64 - 1), (1 << 32, 1), (1, 1 << 32)])
+def test_every_word_of_the_key_counts(check_kernel, words):
+    x = np.ones(40, np.float32)
+    check_kernel("dropout", "dropout", x, 0.5, np.array(words, np.uint64), np.empty_like(x), ulps=0)
 
 
 def test_word_on_the_threshold_is_kept(check_kernel, dtype):

@@ -1,42 +1,12 @@
 import numpy as np
 import pytest
+from targets import on_cpu, on_cuda
+from views import READ, VIEWS, WRITTEN, layout, offset_in
 
-from minigrad.kernels.axes import DIMS
 from minigrad.kernels.cpu import movement
 
 BLOCK, LARGE = movement.BLOCK, movement.LARGE
-SIZES = [0, 1, 7, 17, 1001, BLOCK + 1, LARGE + 5]
-
-
-def layout(view):
-    """(shape, strides in elements) of a view, filled up to DIMS axes."""
-    missing = DIMS - view.ndim
-    return (1,) * missing + view.shape, (0,) * missing + tuple(s // view.itemsize for s in view.strides)
-
-
-def offset_in(view, base):
-    return (view.__array_interface__["data"][0] - base.__array_interface__["data"][0]) // base.itemsize
-
-
-VIEWS = {
-    "contiguous": ((3, 4, 5), lambda a: a),
-    "one element": ((1,), lambda a: a),
-    "transposed": ((37, 53), lambda a: a.T),
-    "transposed across many tiles": ((150, 131), lambda a: a.T),
-    "rotated": ((5, 6, 70), lambda a: a.transpose(1, 2, 0)),
-    "reversed order of axes": ((9, 20, 33), lambda a: a.transpose(2, 1, 0)),
-    "images to planes": ((3, 7, 9, 5), lambda a: a.transpose(0, 3, 1, 2)),
-    "columns": ((40, 50), lambda a: a[:, 3:20]),
-    "every second": ((40, 51), lambda a: a[1::2, ::2]),
-    "backwards": ((11, 13), lambda a: a[::-1, ::-1]),
-    "six axes": ((2, 3, 4, 2, 3, 2), lambda a: a.transpose(5, 1, 3, 0, 4, 2)),
-    "empty": ((4, 5), lambda a: a[2:2]),
-}
-BROADCASTS = {
-    "rows": ((1, 33), lambda a: np.broadcast_to(a, (50, 33))),
-    "columns": ((50, 1), lambda a: np.broadcast_to(a, (50, 33))),
-    "all": ((1,), lambda a: np.broadcast_to(a, (3, 4))),
-}
+SIZES = [*[0, 1, 7, 17, 1001], *on_cpu(BLOCK + 1, LARGE + 5), *on_cuda(15, 16)]
 PARALLEL_VIEW = (401, 3, 307), lambda a: a.transpose(2, 1, 0)
 
 
@@ -57,29 +27,50 @@ def test_copy_takes_other_types(check_kernel, kind):
     check_kernel("movement", "copy", x, np.zeros_like(x))
 
 
-@pytest.mark.parametrize("name", [*VIEWS, *(f"broadcast {name}" for name in BROADCASTS)])
-def test_strided_read_gathers_a_view(check_kernel, rng, dtype, name):
-    shape, view_of = VIEWS[name] if name in VIEWS else BROADCASTS[name.removeprefix("broadcast ")]
-    x = rng.standard_normal(shape).astype(dtype)
-    view = view_of(x)
-    y = np.full(view.size, np.nan, dtype)
-    *_, y = check_kernel("movement", "strided_read", x.ravel(), *layout(view), offset_in(view, x), y)
-    np.testing.assert_array_equal(y.reshape(view.shape), view)
+def gathered(target, x, name):
+    """(what strided_read made of a view of x, the view)."""
+    view = VIEWS[name][1](x)
+    y = np.empty(view.size, x.dtype)
+    *_, y = target.run("movement", "strided_read", x.ravel(), *layout(view), offset_in(view, x), y)
+    return y.reshape(view.shape), view
 
 
-@pytest.mark.parametrize("name", VIEWS)
-def test_strided_write_scatters_into_a_view(check_kernel, rng, dtype, name):
-    shape, view_of = VIEWS[name]
-    expected = np.full(shape, -1, dtype)
-    view = view_of(expected)
-    place = *layout(view), offset_in(view, expected)
-    x = rng.standard_normal(view.size).astype(dtype)
-    y = expected.ravel()
+def scattered(target, x, name):
+    """(what strided_write made of an array by a view of it, what it should have), from as many numbers as it takes of x."""
+    expected = np.full(VIEWS[name][0], 111, x.dtype)
+    view, before = VIEWS[name][1](expected), expected.copy()
+    x = x[: view.size]
+    *_, y = target.run("movement", "strided_write", x, *layout(view), offset_in(view, expected), before.ravel())
     view[...] = x.reshape(view.shape)
-    *_, y = check_kernel("movement", "strided_write", x, *place, y.copy())
-    np.testing.assert_array_equal(y.reshape(shape), expected)
+    return y.reshape(expected.shape), expected
 
 
+@pytest.mark.parametrize("name", READ)
+def test_strided_read_gathers_a_view(target, rng, dtype, name):
+    np.testing.assert_array_equal(*gathered(target, rng.standard_normal(VIEWS[name][0]).astype(dtype), name))
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_strided_write_scatters_into_a_view_and_leaves_the_rest(target, rng, dtype, name):
+    np.testing.assert_array_equal(*scattered(target, rng.standard_normal(20_000).astype(dtype), name))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", ["uint8", "int16"])
+@pytest.mark.parametrize("name", ["transposed", "rows apart", "columns", "every second"])
+def test_views_of_small_elements(target, rng, kind, name):
+    np.testing.assert_array_equal(*gathered(target, rng.integers(0, 100, VIEWS[name][0]).astype(kind), name))
+    np.testing.assert_array_equal(*scattered(target, rng.integers(0, 100, 20_000).astype(kind), name))
+
+
+def test_strided_kernels_match_reference(check_kernel, rng, dtype):
+    x = rng.standard_normal(70).astype(dtype)
+    place = (1, 1, 1, 1, 4, 10), (0, 0, 0, 0, 17, -1), 10
+    check_kernel("movement", "strided_read", x, *place, np.empty(40, dtype), ulps=0)
+    check_kernel("movement", "strided_write", x[:40].copy(), *place, np.zeros(70, dtype), ulps=0)
+
+
+@pytest.mark.cpu
 def test_strided_read_in_parallel(check_kernel, rng, dtype):
     shape, view_of = PARALLEL_VIEW
     x = rng.standard_normal(shape).astype(dtype)
@@ -88,6 +79,7 @@ def test_strided_read_in_parallel(check_kernel, rng, dtype):
     check_kernel("movement", "strided_read", x.ravel(), *layout(view), offset_in(view, x), y, parallel=True)
 
 
+@pytest.mark.cpu
 def test_strided_write_in_parallel(check_kernel, rng, dtype):
     shape, view_of = PARALLEL_VIEW
     y = np.zeros(shape, dtype)
@@ -96,18 +88,33 @@ def test_strided_write_in_parallel(check_kernel, rng, dtype):
     check_kernel("movement", "strided_write", x, *layout(view), offset_in(view, y), y.ravel(), parallel=True)
 
 
-@pytest.mark.parametrize(
-    ("n", "d", "m"), [(1, 1, 1), (5, 17, 3), (4, 3, 100), (10, BLOCK + 1, 3), (3, 5, 0), (300, 7, LARGE // 7 + 1)]
-)
-def test_take_rows_matches_reference(check_kernel, rng, dtype, n, d, m):
+TAKEN = [  # rows, columns, indices
+    *[(1, 1, 1), (5, 17, 3), (4, 3, 100), (3, 5, 0)],
+    *on_cpu((10, BLOCK + 1, 3), (300, 7, LARGE // 7 + 1)),
+    *on_cuda((40, 1, 300), (7, 32, 21)),
+]
+GIVEN = [
+    *[(1, 1, 1), (5, 17, 3), (4, 3, 100), (3, 5, 0)],
+    *on_cpu((3, 1001, 200), (300, 7, LARGE // 7 + 1)),
+    *on_cuda((40, 1, 30), (30, 3, 100), (2, 3, 7)),
+]
+
+
+@pytest.mark.parametrize("sizes", TAKEN, ids=str)
+def test_take_rows_matches_reference(check_kernel, rng, dtype, sizes):
+    n, d, m = sizes
     x = rng.standard_normal((n, d)).astype(dtype)
     check_kernel("movement", "take_rows", x, rng.integers(0, n, m), np.empty((m, d), dtype), parallel=m * d >= LARGE)
 
 
-@pytest.mark.parametrize(
-    ("n", "d", "m"), [(1, 1, 1), (5, 17, 3), (4, 3, 100), (3, 5, 0), (3, 1001, 200), (300, 7, LARGE // 7 + 1)]
-)
-def test_take_rows_backward_adds_in_the_order_of_the_index(check_kernel, rng, dtype, n, d, m):
+@pytest.mark.parametrize("sizes", GIVEN, ids=str)
+def test_take_rows_backward_adds_in_the_order_of_the_index(check_kernel, rng, dtype, sizes):
+    n, d, m = sizes
     dy = rng.standard_normal((m, d)).astype(dtype)
     dx = np.full((n, d), np.nan, dtype)
     check_kernel("movement", "take_rows_backward", dy, rng.integers(0, n, m), dx, parallel=m * d >= LARGE, ulps=0)
+
+
+def test_nan_in_a_row_stays_there(check_kernel, dtype):
+    dy, dx = np.array([[1, np.nan], [2, 3]], dtype), np.zeros((3, 2), dtype)
+    check_kernel("movement", "take_rows_backward", dy, np.array([2, 0]), dx)

@@ -1,3 +1,4 @@
+import functools
 import gc
 import os
 import subprocess
@@ -6,15 +7,19 @@ import weakref
 
 import numpy as np
 import pytest
+from targets import on_cpu, on_cuda
 
 from minigrad.kernels.cpu import optim
 from minigrad.kernels.cpu.tools.pointers import pack
 
 SHARED, LINE, LARGE = optim.SHARED, optim.LINE, optim.LARGE
+CHUNK = 1024  # elements of a block of a GPU
 SHAPES = {
     "one": [(1,)],
     "odd": [(7,), (3, 5), (1, 1, 1)],
-    "scalar and empty": [(), (0,), (4, 0), (2,)],
+    "scalar and empty": [(0,), (), (4, 0), (2,), (0,)],
+}
+SHAPES_OF_CPU = {
     "past a vector": [(17,), (33,)],
     "around shared": [(SHARED - 1,), (SHARED,), (3,), (SHARED + 1, 1)],
     "last serial": [(LARGE - 1,)],
@@ -22,67 +27,63 @@ SHAPES = {
     "parallel, of one": [(LARGE,)],
     "parallel, of small ones": [(SHARED // 2 + 1,)] * (2 * LARGE // SHARED),
 }
+SHAPES_OF_CUDA = {
+    "around a chunk": [(CHUNK - 1,), (CHUNK,), (2, CHUNK // 2 + 1)],
+    "more than threads": [(0,)] * 290 + [(5,), (0,), (2,)],
+}
+ALL_SHAPES = {**SHAPES, **SHAPES_OF_CPU, **SHAPES_OF_CUDA}
 EPS = 1e-3  # large enough to be seen in float32
 WITH_MOMENTUM = {"momentum": (0.1, 0.9, 0, 0), "nesterov": (0.1, 0.9, 1, 0), "weight decay": (0.1, 0.9, 0, 0.01)}
 
 
-def arrays(rng, name, dtype):
-    return [rng.standard_normal(shape).astype(dtype) for shape in SHAPES[name]]
+@pytest.fixture(params=[*SHAPES, *on_cpu(*SHAPES_OF_CPU), *on_cuda(*SHAPES_OF_CUDA)])
+def arrays(request, rng, dtype):
+    """Makes arrays of these shapes."""
+    return lambda: [rng.standard_normal(shape).astype(dtype) for shape in ALL_SHAPES[request.param]]
 
 
-def squares(rng, name, dtype):
-    """Arrays without negative elements."""
-    return [np.square(a, out=a) for a in arrays(rng, name, dtype)]
+@pytest.fixture
+def check_optimizer(request, check_kernel, arrays):
+    """check_optimizer(name, *arguments): the kernel against the reference."""
+    return functools.partial(check_kernel, "optim", parallel="parallel" in request.node.callspec.params["arrays"])
 
 
-@pytest.fixture(params=SHAPES)
-def lists(request, rng, dtype):
-    """(params, grads, a maker of state, whether the work is large)."""
-    name = request.param
-    return (
-        arrays(rng, name, dtype),
-        arrays(rng, name, dtype),
-        lambda make: make(rng, name, dtype),
-        name.startswith("parallel"),
-    )
+def squared(arrays):
+    """The same without negative elements."""
+    return [np.square(a, out=a) for a in arrays]
 
 
 @pytest.mark.parametrize("weight_decay", [0, 0.01])
-def test_plain_sgd_matches_reference(check_kernel, lists, weight_decay):
-    params, grads, _, large = lists
-    check_kernel("optim", "sgd", params, grads, [], np.array([0.1, 0, 0, weight_decay]), parallel=large)
+def test_plain_sgd_matches_reference(check_optimizer, arrays, weight_decay):
+    check_optimizer("sgd", arrays(), arrays(), [], np.array([0.1, 0, 0, weight_decay]))
 
 
 @pytest.mark.parametrize("name", WITH_MOMENTUM)
-def test_sgd_with_momentum_matches_reference(check_kernel, lists, name):
-    params, grads, state, large = lists
-    check_kernel("optim", "sgd", params, grads, state(arrays), np.array(WITH_MOMENTUM[name], float), parallel=large)
+def test_sgd_with_momentum_matches_reference(check_optimizer, arrays, name):
+    check_optimizer("sgd", arrays(), arrays(), arrays(), np.array(WITH_MOMENTUM[name], float))
 
 
-def test_adagrad_matches_reference(check_kernel, lists):
-    params, grads, state, large = lists
-    check_kernel("optim", "adagrad", params, grads, state(squares), np.array([0.1, EPS, 0.01]), parallel=large)
+def test_adagrad_matches_reference(check_optimizer, arrays):
+    check_optimizer("adagrad", arrays(), arrays(), squared(arrays()), np.array([0.1, EPS, 0.01]))
 
 
 @pytest.mark.parametrize("steps_before", [0, 999])
-def test_adam_matches_reference(check_kernel, lists, steps_before):
-    params, grads, state, large = lists
+def test_adam_matches_reference(check_optimizer, arrays, steps_before):
     step, hyper = np.array([steps_before], float), np.array([0.01, 0.9, 0.999, EPS, 0.01])
-    check_kernel("optim", "adam", params, grads, state(arrays), state(squares), step, hyper, parallel=large, ulps=8)
+    check_optimizer("adam", arrays(), arrays(), arrays(), squared(arrays()), step, hyper, ulps=8)
 
 
-def test_first_step_of_adam_is_the_learning_rate_against_the_sign(dtype):
+def test_first_step_of_adam_is_the_learning_rate_against_the_sign(check_kernel, dtype):
     params, grads = [np.zeros(3, dtype)], [np.array([1e-3, -5, 200], dtype)]
-    state = [np.zeros(3, dtype)], [np.zeros(3, dtype)]
-    optim.adam(params, grads, *state, np.zeros(1), np.array([0.01, 0.9, 0.999, 0, 0]))
+    means, squares, hyper = [np.zeros(3, dtype)], [np.zeros(3, dtype)], np.array([0.01, 0.9, 0.999, 0, 0])
+    params, *_ = check_kernel("optim", "adam", params, grads, means, squares, np.zeros(1), hyper)
     np.testing.assert_allclose(params[0], [-0.01, 0.01, -0.01], rtol=1e-5)
 
 
 def test_nan_in_a_gradient_reaches_its_parameter_and_no_other(check_kernel, dtype):
-    grads = [np.array([1, np.nan, 1], dtype), np.ones(2, dtype)]
-    params = [np.ones(3, dtype), np.ones(2, dtype)]
+    grads, params = [np.array([1, np.nan, 1, 1, 1], dtype), np.ones(2, dtype)], [np.ones(5, dtype), np.ones(2, dtype)]
     params, *_ = check_kernel("optim", "sgd", params, grads, [], np.array([0.5, 0, 0, 0]))
-    np.testing.assert_array_equal(np.isnan(params[0]), [False, True, False])
+    np.testing.assert_array_equal(params[0], [0.5, np.nan, 0.5, 0.5, 0.5])
     np.testing.assert_array_equal(params[1], [0.5, 0.5])
 
 

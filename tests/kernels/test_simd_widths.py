@@ -72,19 +72,15 @@ def test_vector_units(features, machine, expected):
 @pytest.mark.slow
 @each_other_width
 def test_matrix_products_of_each_width(name):
-    output = run_tests(
-        str(HERE / "test_gemm.py"),
-        "-k",
-        "every_small or small_sizes or chain or nan or parts or (sizes_around and float32)",
-        name=name,
-    )
-    assert " passed" in output
+    chosen = "(every_small or small_sizes or chain or nan or parts or (sizes_around and float32)) and not cuda"
+    files = [str(HERE / f"test_gemm{which}.py") for which in ("", "_add", "_parts")]
+    assert " passed" in run_tests(*files, "-k", chosen, name=name)
 
 
 @pytest.mark.slow
 @each_other_width
 def test_elementwise_functions_of_each_width(name):
-    chosen = "(forward_matches or special_values_match) and (exp or log or tanh)"
+    chosen = "(forward_matches or special_values_match) and (exp or log or tanh) and not cuda"
     output = run_tests(str(HERE / "test_elementwise.py"), "-k", chosen, name=name)
     assert " passed" in output
 
@@ -107,7 +103,7 @@ def test_normalization_of_each_width(name):
 @pytest.mark.slow
 @each_other_width
 def test_activation_of_rows_of_each_width(name):
-    output = run_tests(str(HERE / "test_elementwise.py"), "-k", "activate", name=name)
+    output = run_tests(str(HERE / "test_elementwise.py"), "-k", "activate and not cuda", name=name)
     assert " passed" in output
 
 
@@ -184,6 +180,6 @@ def test_bounds_checks_find_nothing():
     families = [
         HERE / f"test_{family}.py" for family in ("elementwise", "norm", "norm_activations", "reduce", "movement")
     ]
-    chosen = "float32 and (sigmoid or mul or inference_matches or max_matches or strided or activate)"
+    chosen = "float32 and not cuda and (sigmoid or mul or inference_matches or max_matches or strided or activate)"
     output = run_tests(*map(str, families), "-k", chosen, NUMBA_BOUNDSCHECK="1")
     assert " passed" in output

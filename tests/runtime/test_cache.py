@@ -57,21 +57,41 @@ def use(run_script, tmp_path):
     return run
 
 
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory):
+    """(its cache folder, the process) of a first run of the script, which found nothing there."""
+    folder = tmp_path_factory.mktemp("first") / "cache"
+    command, environment = [sys.executable, "-W", "error", "-c", SCRIPT], {**os.environ, "MINIGRAD_CACHE": str(folder)}
+    return folder, subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment)
+
+
+@pytest.fixture
+def filled(first_run, tmp_path):
+    """The cache folder that `use` has unless told otherwise, filled by the first run."""
+    return shutil.copytree(first_run[0], tmp_path / "cache")
+
+
 def entries(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_second_process_compiles_nothing(use, tmp_path):
-    assert use() == (KERNELS, [])
-    kept = entries(tmp_path / "cache")
+def test_first_process_says_once_that_it_compiles(first_run):
+    _, process = first_run
+    assert process.stdout == f"{KERNELS}\n"
+    assert process.stderr == "minigrad: compiling kernels for this machine (once; kept for next time)\n"
+
+
+def test_second_process_compiles_nothing_and_says_nothing(filled, run_script):
+    kept = entries(filled)
     assert [path.suffix for path in kept] == [".kernel"] * KERNELS
     assert {path.parent.name for path in kept} == {cache.sources_hash("cpu")}
     guarded = SCRIPT.replace(
         "    dropout.advance", "    import minigrad; minigrad.no_compile().__enter__()\n    dropout.advance"
     )
     assert guarded != SCRIPT
-    assert use(script=guarded) == (0, [])
-    assert entries(tmp_path / "cache") == kept
+    process = run_script(guarded, MINIGRAD_CACHE=str(filled))
+    assert (process.stdout, process.stderr) == ("0\n", "")
+    assert entries(filled) == kept
 
 
 @pytest.fixture
@@ -132,9 +152,8 @@ def test_damaged_entries_cost_one_warning_and_a_compilation(folder, damage):
     assert compilations() == 0  # they were written anew
 
 
-def test_damaged_entries_of_a_whole_process_cost_one_warning(use, tmp_path):
-    use()
-    for path in entries(tmp_path / "cache"):
+def test_damaged_entries_of_a_whole_process_cost_one_warning(filled, use):
+    for path in entries(filled):
         path.write_bytes(path.read_bytes()[:-1])
     compiled, warnings = use()
     assert (compiled, len(warnings)) == (KERNELS, 1)
@@ -246,13 +265,15 @@ def test_kernels_that_plain_words_cannot_describe_are_compiled_anew(folder, func
     assert len(entries(folder)) == is_kept
 
 
-def test_folder_that_cannot_be_made_costs_one_warning(use, tmp_path):
+def test_folder_that_cannot_be_made_costs_one_warning(run_script, tmp_path):
     (tmp_path / "file").write_text("")
-    compiled, warnings = use(tmp_path / "file" / "cache")
-    assert compiled == KERNELS
+    process = run_script(SCRIPT, MINIGRAD_CACHE=str(tmp_path / "file" / "cache"))
+    compiled, *warnings = process.stdout.splitlines()
+    assert int(compiled) == KERNELS
     assert len(warnings) == 1
     assert "compiled kernels are not kept" in warnings[0]
     assert "set MINIGRAD_CACHE to a folder you can write" in warnings[0]
+    assert "(once; not kept)" in process.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere")
@@ -274,26 +295,19 @@ def test_full_disk_costs_one_warning_and_leaves_nothing(folder, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owners here")
-def test_folder_of_another_user_is_refused(use, tmp_path):
-    use()
-    kept = {path: path.read_bytes() for path in entries(tmp_path / "cache")}
+def test_folder_of_another_user_is_refused(filled, use):
+    kept = {path: path.read_bytes() for path in entries(filled)}
     compiled, warnings = use(script="import os\nos.getuid = lambda: 12345\n" + SCRIPT)
     assert compiled == KERNELS
     assert len(warnings) == 1
     assert "belongs to another user" in warnings[0]
-    assert {path: path.read_bytes() for path in entries(tmp_path / "cache")} == kept
+    assert {path: path.read_bytes() for path in entries(filled)} == kept
 
 
-def test_bounds_checking_has_entries_of_its_own(use):
-    use()
+def test_bounds_checking_and_another_target_have_entries_of_their_own(filled, use):
     assert use(NUMBA_BOUNDSCHECK="1") == (KERNELS, [])
-    assert use(NUMBA_BOUNDSCHECK="1") == (0, [])
-    assert use() == (0, [])
-
-
-def test_another_target_has_entries_of_its_own(use):
-    use()
     assert use(NUMBA_CPU_NAME="generic") == (KERNELS, [])
+    assert use(NUMBA_BOUNDSCHECK="1") == (0, [])
     assert use() == (0, [])
 
 
@@ -408,17 +422,6 @@ def test_edited_kernel_is_compiled_anew(use, package):
 
 
 # What is said
-
-
-def test_notice_comes_once_and_only_when_something_is_compiled(run_script, tmp_path):
-    first = run_script(SCRIPT, MINIGRAD_CACHE=str(tmp_path / "cache"))
-    assert first.stderr == "minigrad: compiling kernels for this machine (once; kept for next time)\n"
-    assert run_script(SCRIPT, MINIGRAD_CACHE=str(tmp_path / "cache")).stderr == ""
-
-
-def test_notice_says_when_kernels_are_not_kept(run_script, tmp_path):
-    (tmp_path / "file").write_text("")
-    assert "(once; not kept)" in run_script(SCRIPT, MINIGRAD_CACHE=str(tmp_path / "file" / "cache")).stderr
 
 
 def test_progress_on_a_terminal_is_one_line_that_goes_away(tmp_path):
