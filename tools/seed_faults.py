@@ -44,12 +44,12 @@ FAULTS = [
     Fault("a logarithm left out", "kernels/cpu/loss.py", "or row + 1 == last", "", "kernels/test_loss.py"),
     Fault("only the first bits of exp", "kernels/formulas.py", "np.float32(0.041666362)", "np.float32(0.0416)", "kernels/test_formulas.py"),
     # kernels of CUDA, in the simulator
-    Fault("wrong side of an even window", "kernels/cuda/lrn.py", "i = uint32(j - after) if j > after", "i = uint32(j - before) if j > before", "cuda/test_lrn.py"),
-    Fault("odd one out in a tree", "kernels/cuda/reduce.py", "half = uint32((n + uint32(1)) >> uint32(1))", "half = uint32(n >> uint32(1))", "cuda/test_reduce.py"),
-    Fault("threads do not wait", "kernels/cuda/reduce.py", "= lost\n    cuda.syncthreads()", "= lost", "cuda/test_reduce.py"),
-    Fault(">= for >", "kernels/cuda/dropout.py", "if word > last_dropped", "if word >= last_dropped", "cuda/test_dropout.py"),
-    Fault("label not looked at", "kernels/cuda/loss.py", "if label >= 0 and label < n", "if label < n", "cuda/test_loss.py"),
-    Fault("third of four mixed up", "kernels/cuda/pool.py", "places[2] << uint32(16) | places[3]", "places[3] << uint32(16) | places[2]", "cuda/test_pool.py"),
+    Fault("wrong side of an even window", "kernels/cuda/lrn.py", "i = uint32(j - after) if j > after", "i = uint32(j - before) if j > before", "kernels/test_lrn.py"),
+    Fault("odd one out in a tree", "kernels/cuda/reduce.py", "half = uint32((n + uint32(1)) >> uint32(1))", "half = uint32(n >> uint32(1))", "kernels/test_reduce.py"),
+    Fault("threads do not wait", "kernels/cuda/reduce.py", "= lost\n    cuda.syncthreads()", "= lost", "kernels/test_reduce.py"),
+    Fault(">= for >", "kernels/cuda/dropout.py", "if word > last_dropped", "if word >= last_dropped", "kernels/test_dropout.py"),
+    Fault("label not looked at", "kernels/cuda/loss.py", "if label >= 0 and label < n", "if label < n", "kernels/test_loss.py"),
+    Fault("third of four mixed up", "kernels/cuda/pool.py", "places[2] << uint32(16) | places[3]", "places[3] << uint32(16) | places[2]", "kernels/test_pool.py"),
     # kernels of the reference
     Fault("eps inside the root", "kernels/reference/optim.py", "(np.sqrt(v_hat) + eps)", "np.sqrt(v_hat + eps)", "kernels/test_optim.py"),
     Fault("places without the padding", "kernels/reference/pool.py", "+ row) * window.kw", "+ row) * covered.shape[2]", "kernels/test_pool.py"),
