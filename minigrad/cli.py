@@ -148,29 +148,66 @@ def eager(step: Captured, device: str) -> Callable[..., mg.Tensor]:
     return lambda *arrays: step.step(*[mg.tensor(array, device=device) for array in arrays])
 
 
-def warmup(device: str = "cpu") -> None:
-    """Compile, once for this machine, the kernels that the MNIST experiment needs, and keep them on disk.
+def inception_step(device: str) -> Callable[[mg.Tensor, mg.Tensor], mg.Tensor]:
+    """The training step of the small Inception."""
+    model = mg.models.Inception(width=0.25).to(device)
+    optimizer = mg.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
-    The device is "cpu", "cuda", "reference" or "auto".
-    """
-    device = found_device(device).name
-    from minigrad.kernels.build.progress import progress
+    def step(images: mg.Tensor, labels: mg.Tensor) -> mg.Tensor:
+        optimizer.zero_grad()
+        loss = mg.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
 
-    start = time.perf_counter()
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 2, (2_000, 784)).astype(np.float32)
-    labels = rng.integers(0, 10, 60)
+    return step
+
+
+def run_mnist(device: str) -> None:
+    """Run once what the MNIST experiment runs."""
+    images, labels = np.zeros((2_000, 784), np.float32), np.zeros(60, np.int64)
     for batch_norm in (False, True):
         model, step = experiment_step(batch_norm, device)
-        step(images[:60], labels)
+        eager(step, device)(images[:60], labels)
         with mg.no_grad():
             for rows in (2_000, 60):
                 model.train()
                 model(mg.tensor(images[:rows], device=device))
                 model.eval()
                 model(mg.tensor(images[:rows], device=device))
-    seconds = time.perf_counter() - start
-    print(f"{len(progress.compiled)} kernels compiled, {seconds:.1f} s")
+
+
+def run_inception(device: str) -> None:
+    """Run a training step of the small Inception."""
+    images, labels = np.zeros((32, 32, 32, 3), np.float32), np.zeros(32, np.int64)
+    inception_step(device)(mg.tensor(images, device=device), mg.tensor(labels, device=device))
+
+
+WORK = {"mnist": [run_mnist], "inception": [run_inception], "all": [run_mnist, run_inception]}
+
+
+def warmup(model: str = "mnist", processes: int | None = None, device: str = "cpu") -> None:
+    """Compile, once for this machine, the kernels that "mnist", "inception" or "all" need, by as many processes as cores.
+
+    The device is "cpu", "cuda", "reference" or "auto".
+    """
+    device = found_device(device).name
+    from minigrad.kernels.build.progress import progress
+    from minigrad.kernels.cpu.tools.ahead import compile_all, noted
+
+    if model not in WORK:
+        refuse(f"--model: unknown model {model!r}; there are {', '.join(map(repr, WORK))}")
+    if processes is not None and processes < 1:
+        refuse(f"--processes must be at least 1, not {processes}")
+    start = time.perf_counter()
+    if device == "cpu":
+        with noted() as wanted:
+            for run in WORK[model]:
+                run(device)
+        compile_all(wanted, processes)
+    for run in WORK[model]:
+        run(device)
+    print(f"{len(progress.compiled)} kernels compiled, {time.perf_counter() - start:.1f} s")
 
 
 def verify(device: str = "cpu") -> None:

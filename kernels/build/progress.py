@@ -6,19 +6,24 @@ import time
 
 from minigrad.kernels.build.cache import cache_folder
 
+EVERY = 15  # seconds from one line to the next where the output is a file
+
 
 class UnexpectedCompile(RuntimeError):
     """A kernel had to be compiled inside `no_compile()`."""
 
 
 class CompileProgress:
-    """What is being compiled, on stderr: one line that is rewritten on a terminal, a single notice elsewhere."""
+    """What is being compiled, on stderr: one line that is rewritten on a terminal, a line now and then elsewhere."""
 
     def __init__(self):
         self.forbidden = 0
+        self.silent = False
         self.compiled = []
         self.started = {}
         self.total = 0.0
+        self.said = None  # when the last line was written where the output is a file
+        self.ahead = None  # inside `announced`: (how many were compiled before, how many will be, when that began)
 
     def begin(self, name, signature):
         """A compilation starts."""
@@ -28,22 +33,58 @@ class CompileProgress:
                 f"kernel {name}({shapes}) is not compiled yet, and this is inside no_compile(); "
                 "run the same work once before, or `minigrad warmup`"
             )
-        if sys.stderr is not None:
-            if sys.stderr.isatty():
-                line = f"minigrad: compiling {name} ({len(self.compiled)} done, {self.total:.1f} s)"
-                print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
-            elif not self.compiled and not self.started:
-                kept = "kept for next time" if cache_folder("cpu") else "not kept"
-                print(f"minigrad: compiling kernels for this machine (once; {kept})", file=sys.stderr, flush=True)
+        self.say(f"compiling {name} ({self.how_far()})")
         self.started[name] = time.perf_counter()
 
     def end(self, name):
         """A compilation is done."""
-        seconds = time.perf_counter() - self.started.pop(name, time.perf_counter())
+        self.count(name, time.perf_counter() - self.started.pop(name, time.perf_counter()))
+        if self.is_terminal():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def count(self, name, seconds):
+        """A kernel is compiled, here or by another process."""
         self.total += seconds
         self.compiled.append((name, seconds))
-        if sys.stderr is not None and sys.stderr.isatty():
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def announced(self, number):
+        """Inside, so many kernels are compiled: the lines tell how much is left."""
+        self.ahead = len(self.compiled), number, time.perf_counter()
+        try:
+            yield
+        finally:
+            self.ahead = None
+            if self.is_terminal():
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def how_far(self):
+        """How many kernels are done, and how long that took or how long the others will take."""
+        if self.ahead is None:
+            return f"{len(self.compiled)} done, {self.total:.1f} s"
+        before, number, began = self.ahead
+        done = len(self.compiled) - before
+        left = f", about {(time.perf_counter() - began) / done * (number - done):.0f} s left" if done else ""
+        return f"{done} of {number} done{left}"
+
+    def is_terminal(self):
+        """Whether a line can be rewritten."""
+        return sys.stderr is not None and not self.silent and sys.stderr.isatty()
+
+    def say(self, line):
+        """Write a line where it is time for one."""
+        if self.is_terminal():
+            print(f"\rminigrad: {line}\x1b[K", end="", file=sys.stderr, flush=True)
+        elif sys.stderr is not None and not self.silent:
+            now = time.perf_counter()
+            if self.said is None:
+                kept = "kept for next time" if cache_folder("cpu") else "not kept"
+                print(f"minigrad: compiling kernels for this machine (once; {kept})", file=sys.stderr, flush=True)
+            elif now - self.said >= EVERY:
+                print(f"minigrad: {line}", file=sys.stderr, flush=True)
+            else:
+                return
+            self.said = now
 
 
 progress = CompileProgress()

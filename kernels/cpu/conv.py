@@ -148,12 +148,21 @@ def prepare_pairs(source, w, bias, window, target, transposed):
 
 
 @inlined
-def pair_weights(w):
-    """Weights that give two neighbouring pixels at once, by a window one column wider: (kh, kw + 1, c, 2 k)."""
+def pair_weights(w, turned):
+    """Weights that give two neighbouring pixels at once, by a window one column wider: (kh, kw + 1, c, 2 k).
+
+    With `turned`, of w as the gradient of the image takes it: taps in reverse order, both kinds of channels exchanged.
+    """
     kh, kw, c, k = w.shape
-    pairs = np.zeros((kh, kw + 1, c, 2 * k), w.dtype)
-    pairs[:, :kw, :, :k] = w
-    pairs[:, 1:, :, k:] = w
+    inputs, outputs = (k, c) if turned else (c, k)
+    pairs = np.zeros((kh, kw + 1, inputs, 2 * outputs), w.dtype)
+    for a in range(kh):
+        for b in range(kw):
+            for i in range(inputs):
+                for j in range(outputs):
+                    weight = w[kh - 1 - a, kw - 1 - b, j, i] if turned else w[a, b, i, j]
+                    pairs[a, b, i, j] = weight
+                    pairs[a, b + 1, i, outputs + j] = weight
     return pairs
 
 
@@ -232,8 +241,7 @@ def gather(source, weights, biases, target, turned, paired, groups, positions, t
     # 1. Of two pixels at once, the weights are those of a wider window with twice the channels.
     w, bias, transposed = weights, biases, turned
     if paired:
-        around = weights[::-1, ::-1].transpose((0, 1, 3, 2))  # as the gradient of the image takes them
-        w = pair_weights(around) if turned else pair_weights(weights)
+        w = pair_weights(weights, turned)
         transposed = False
         bias = np.concatenate((biases, biases))
     # 2. The weights as a matrix B (taps x channels of the source, channels of the target) in panels.

@@ -63,8 +63,9 @@ def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, q0, q1, p0, 
         # 2. Where A begins and how far apart its rows are: in place, or copied so that they do not push each other out.
         if copied:
             for q in range(depth):
-                block[q] = a[k0 + q, i0:i1]
-            first, step = block.ctypes.data, rows * item
+                for i in range(rows):
+                    block[q, i] = a[k0 + q, i0 + i]
+            first, step = element_at(block, 0, 0), rows * item
         else:
             step = a.strides[0]
             first = element_at(a, k0, i0) if trans_a else element_at(a, i0, k0)

@@ -130,22 +130,34 @@ def is_large(size, *arguments):
 
 
 @inlined
+def widths(branches):
+    """(least, largest, sum) of the numbers of columns."""
+    least = largest = branches[0, WIDTH]
+    total = 0
+    for b in range(len(branches)):
+        least, largest = min(least, branches[b, WIDTH]), max(largest, branches[b, WIDTH])
+        total += branches[b, WIDTH]
+    return least, largest, total
+
+
+@inlined
 def block_rows(branches):
     """Rows that one task goes through in all branches, so that whole rows of y are in the cache: whole chunks of each."""
-    return chunk_size(branches[:, WIDTH].min())
+    return chunk_size(widths(branches)[0])
 
 
 @inlined
 def empty_sums(blocks, branches, like):
     """Room for both sums of every chunk, (2, chunks, features of all branches)."""
-    chunks = blocks * (block_rows(branches) // chunk_size(branches[:, WIDTH].max()))
-    return np.empty((2, chunks, branches[:, WIDTH].sum()), like.dtype)
+    least, largest, total = widths(branches)
+    chunks = blocks * (chunk_size(least) // chunk_size(largest))
+    return np.empty((2, chunks, total), like.dtype)
 
 
 @inlined
 def coefficient_table(branches, eps, like, gammas, betas, means, variances):
     """The table of all branches, with slope and offset still to come."""
-    table = np.zeros((7, branches[:, WIDTH].sum()), like.dtype)
+    table = np.zeros((7, widths(branches)[2]), like.dtype)
     for b in range(len(branches)):
         c, start = branches[b, WIDTH], branches[b, START]
         mean, var = array_at(means, b, 0, c, eps), array_at(variances, b, 0, c, eps)
@@ -346,8 +358,8 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps, activation, y, column):
     m, c = x.shape
     chunk = chunk_size(c)
     table = np.zeros((7, c), x.dtype)
-    table[HIGH], table[BETA] = mean, beta
     for j in range(c):
+        table[HIGH, j], table[BETA, j] = mean[j], beta[j]
         table[SCALE, j] = gamma[j] / np.sqrt(np.float64(var[j]) + eps)
     for k in prange((m + chunk - 1) // chunk):
         normalize_chunk(x, y, column, k * chunk, min(m, (k + 1) * chunk), activation, table)
@@ -360,8 +372,8 @@ def batch_norm_inference_backward(dy, x, y, column, gamma, beta, mean, var, eps,
     chunks = (m + chunk - 1) // chunk
     sums = np.empty((2, chunks, c), x.dtype)
     table = np.zeros((7, c), x.dtype)
-    table[HIGH], table[BETA] = mean, beta
     for j in range(c):
+        table[HIGH, j], table[BETA, j] = mean[j], beta[j]
         table[SCALE, j] = gamma[j] / np.sqrt(np.float64(var[j]) + eps)
     for k in prange(chunks):
         k0, k1 = k * chunk, min(m, (k + 1) * chunk)

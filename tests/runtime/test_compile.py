@@ -2,6 +2,7 @@
 
 import threading
 
+import numba
 import numpy as np
 import pytest
 from numba import prange
@@ -208,3 +209,55 @@ def test_failed_compilation_comes_out_and_may_be_repeated():
         with pytest.raises(Exception, match="nothing"):
             broken(np.ones(1), np.ones(1))
     assert progress.forbidden == 0
+
+
+# What is compiled on the way
+
+
+@inlined
+def doubled(x):
+    return 2 * x
+
+
+def test_a_function_on_the_way_is_compiled_once_and_not_for_every_constant():
+    @kernel
+    def sums(x, y):
+        y[0] = doubled(x[0]) + doubled(3) + doubled(4)
+
+    y = np.zeros(1, np.int64)
+    sums(np.array([1]), y)
+    assert y[0] == 16
+    assert [str(kinds) for kinds in doubled.overloads] == ["(int64,)"]
+
+
+def test_numbas_own_code_can_be_used_by_other_functions_afterwards():
+    @kernel
+    def with_room(x, y):
+        room = np.zeros(x.size)
+        room[:] = x
+        y[0] = room.sum()
+
+    @numba.njit
+    def others(n):
+        return np.zeros(n).sum() + np.ones(n).sum()
+
+    y = np.zeros(1)
+    with_room(np.arange(4.0), y)
+    assert y[0] == 6
+    assert others(5) == 5
+
+
+def test_errors_in_a_kernel_come_out():
+    @inlined
+    def checked(x):
+        if x < 0:
+            raise ValueError("negative")
+        return x
+
+    @parallel_kernel()
+    def strict(x, y):
+        for i in range(x.size):
+            y[i] = checked(x[i])
+
+    with pytest.raises(ValueError, match="negative"):
+        strict(np.array([-1.0]), np.zeros(1))

@@ -8,6 +8,8 @@ never changes a bit of a result. Entering a parallel region costs a few microsec
 """
 
 import functools
+import importlib
+import sys
 
 import numba
 from llvmlite import ir
@@ -18,6 +20,7 @@ from numba.extending import intrinsic
 from minigrad.kernels.build.cache import KernelCache
 from minigrad.kernels.build.progress import progress
 from minigrad.kernels.cpu.tools import threads
+from minigrad.kernels.cpu.tools.pipeline import KernelCompiler, PartCompiler
 
 GRAIN = 1 << 15  # elements from which a parallel region pays
 
@@ -68,6 +71,11 @@ class Variants:
         run_large(self, arguments)
 
 
+def named_kernel(module, name):
+    """A kernel by the name it has in its module."""
+    return getattr(importlib.import_module(module), name)
+
+
 class CpuKernel:
     """A kernel: call it with arrays and scalars, outputs last.
 
@@ -91,7 +99,8 @@ class CpuKernel:
 
     def dispatcher(self, parallel):
         """Numba's dispatcher for one variant."""
-        dispatcher = numba.njit(nogil=True, fastmath=self.flags, error_model="numpy", parallel=parallel)(self.function)
+        options = {"nogil": True, "fastmath": self.flags, "error_model": "numpy", "parallel": parallel}
+        dispatcher = numba.njit(pipeline_class=KernelCompiler, **options)(self.function)
         family = self.function.__module__.rpartition(".")[2]
         name = f"{family}.{self.function.__name__}" + (".parallel" if parallel else "")
         dispatcher._cache = KernelCache(name, progress.begin, progress.end)
@@ -107,25 +116,38 @@ class CpuKernel:
         """The variant for all threads."""
         return self.shares.parallel if self.shares else self.dispatcher(parallel=True)
 
+    def dispatcher_of(self, parallel):
+        """One variant or the other."""
+        return self.parallel if parallel else self.serial
+
+    def __reduce__(self):
+        """Another process has the same kernel under the same name."""
+        module = sys.modules[self.function.__module__]
+        name = next(name for name, value in vars(module).items() if value is self)
+        return named_kernel, (module.__name__, name)
+
     def runs_parallel(self, arguments):
         """Whether a call runs the parallel variant."""
         if self.sized_by is not None:
             return arguments[self.sized_by].size >= GRAIN
         return self.is_large is not None and self.is_large(*arguments)
 
+    def chosen(self, *arguments):
+        """(the kernel that a call with these arguments runs, what its compiled function takes)."""
+        if self.instead is not None and self.instead[0](*arguments):
+            return self.instead[1].chosen(*arguments)
+        return self, arguments if self.prepare is None else self.prepare(*arguments)
+
     def resolve(self, *arguments):
         """(function, arguments) that a call with these arguments runs.
 
         The function is the machine code for just these types, or for large work `Variants` of it.
         """
-        if self.instead is not None and self.instead[0](*arguments):
-            return self.instead[1].resolve(*arguments)
-        if self.prepare is not None:
-            arguments = self.prepare(*arguments)
+        kernel, arguments = self.chosen(*arguments)
         kinds = tuple([numba.typeof(a) for a in arguments])
-        if self.runs_parallel(arguments):
-            return self.variants.setdefault(kinds, Variants(self, kinds)), arguments
-        return machine_code_of(self.serial, kinds), arguments
+        if kernel.runs_parallel(arguments):
+            return kernel.variants.setdefault(kinds, Variants(kernel, kinds)), arguments
+        return machine_code_of(kernel.serial, kinds), arguments
 
     def run_parallel(self, *arguments):
         """Launch the parallel variant, or the serial one where there is but one thread to use."""
@@ -174,7 +196,11 @@ def inlined(function=None, *, flags=FLAGS):
     """Compile a helper that kernels call; it is compiled into each of them."""
     if function is None:
         return functools.partial(inlined, flags=flags)
-    return numba.njit(nogil=True, fastmath=flags, error_model="numpy")(function)
+    dispatcher = numba.njit(nogil=True, fastmath=flags, error_model="numpy", pipeline_class=PartCompiler)(function)
+    # Numba would compile it anew for every constant among the arguments of a call.
+    template = dispatcher.get_call_template
+    dispatcher.get_call_template = lambda arguments, named: template(tuple(map(types.unliteral, arguments)), named)
+    return dispatcher
 
 
 @intrinsic
