@@ -89,6 +89,8 @@ def test_of_nothing_is_nothing(shape, device):
     ("error", "message", "arguments"),
     [
         (ValueError, "size must be at least 1, not 0", {"size": 0}),
+        (ValueError, "size must be at most 2147483647, not 2147483648", {"size": 2**31}),
+        (ValueError, "size must be at most 2147483647, not", {"size": 2**64}),
         (TypeError, "size must be an integer, not 5.0", {"size": 5.0}),
         (ValueError, "alpha and beta must be at least 0 and k above 0", {"alpha": -1.0}),
         (ValueError, "alpha and beta must be at least 0 and k above 0", {"beta": np.inf}),
