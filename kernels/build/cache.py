@@ -35,7 +35,12 @@ def cache_root():
     return (Path(base) if base else Path.home() / ".cache") / "minigrad"
 
 
-NOT_COMPILED = "contract.py", "work.py"  # of the shared files, those that no kernel is made from: types, counts
+# Files that no kernel is made from: types, counts, and what is done when kernels are launched.
+NOT_COMPILED = {
+    "contract.py",
+    "work.py",
+    *(f"cpu/tools/{name}.py" for name in ("ahead", "contention", "replay", "threads")),
+}
 
 
 @functools.cache
@@ -45,10 +50,12 @@ def sources_hash(target):
     abi = f"{sys.implementation.cache_tag}{getattr(sys, 'abiflags', '')}"
     versions = f"{abi} numpy {np.__version__} numba {numba.__version__} llvmlite {llvmlite.__version__}"
     digest = hashlib.sha256(versions.encode())
-    shared = [path for path in (*folder.glob("*.py"), *folder.glob("build/*.py")) if path.name not in NOT_COMPILED]
-    for path in sorted([*shared, *folder.glob(f"{target}/**/*.py")]):
-        digest.update(str(path.relative_to(folder)).encode())
-        digest.update(path.read_bytes())
+    files = [path for pattern in ("*.py", "build/*.py", f"{target}/**/*.py") for path in folder.glob(pattern)]
+    for path in sorted(files):
+        name = path.relative_to(folder).as_posix()
+        if name not in NOT_COMPILED:
+            digest.update(name.encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:20]
 
 
