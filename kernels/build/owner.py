@@ -88,12 +88,16 @@ def passed_on_the_way(folder):
 def read_own(path):
     """The bytes of a file; NotOursError, by what the open file is, if it is no file, another user's, or others may write."""
     flags = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
-    with open(os.open(path, os.O_RDONLY | flags), "rb") as file:
-        found = os.fstat(file.fileno())
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    try:
+        found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise NotOursError(f"{path} is no file")
         if HAS_OWNERS:
             if found.st_uid != os.getuid():
                 raise NotOursError(f"{path} belongs to another user (number {found.st_uid})")
             check_writers(path, found)
-        return file.read()
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)

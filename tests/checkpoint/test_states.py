@@ -104,7 +104,7 @@ def test_own_schedule_may_raise_anything(saved, refused, signed, make):
 def test_hyperparameter_out_of_its_range_is_refused(saved, refused, resaved, make, place, value):
     resaved(saved, lambda tensors: tensors["optimizer.hyper"].__setitem__(place, value))
     (problem,) = refused(saved)
-    assert re.match(r"optimizer\.hyper: (lr|beta1) must be at least 0 and (finite|below 1), not ", problem)
+    assert re.match(r"optimizer\.hyper: (lr|betas\[0\]) must be at least 0 and (finite|below 1), not ", problem)
     optimizer = make()["optimizer"]
     state = {**optimizer.state_dict(), "hyper": np.full(5, value)}
     with pytest.raises(ValueError, match="hyper: lr must be at least 0"):

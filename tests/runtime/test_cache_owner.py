@@ -158,7 +158,7 @@ def test_pipe_is_refused_and_not_waited_for(folder):
 
 
 def test_folder_is_no_file(folder):
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(NotOursError, match="is no file"):
         read_own(folder)
 
 
