@@ -57,7 +57,11 @@ def of_elements(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: 
         return ours(*inputs)
     if any(isinstance(target, Tensor) for target in options.get("out", ())):
         raise TypeError(f"np.{ufunc.__name__} cannot write into a tensor, which the tape would not notice")
-    return on_arrays(getattr(ufunc, method), ufunc.__name__, inputs, options)
+
+    def compute(*given: Any, **named: Any) -> Any:
+        return operator.methodcaller(method, *given, **named)(ufunc)
+
+    return on_arrays(compute, ufunc.__name__, inputs, options)
 
 
 def on_arrays(function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
