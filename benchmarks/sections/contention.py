@@ -29,7 +29,11 @@ VARIABLES: dict[str, dict[str, str | None]] = {
     SLEEPING: {"OMP_WAIT_POLICY": "passive"},
 }
 ALONE, TRAINING = "alone", "another training"
-STEPS = {"MNIST, captured": 300, "MNIST, eager": 150, "Inception of width 0.25, captured": 1}  # in a burst
+BURSTS = {
+    "MNIST, captured": (7, 300),
+    "MNIST, eager": (7, 150),
+    "Inception of width 0.25, captured": (3, 1),
+}  # how many, steps
 PEERS = {"MNIST, eager": "PyTorch eager", "Inception of width 0.25, captured": "PyTorch channels_last"}
 NETWORK = Network(0.25, 128, True)
 QUIET, SHARED, TWO = (
@@ -127,8 +131,8 @@ def plan(run: Run) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Each step, with the most threads: one thread waits for nobody."""
     side = run.sides[-1]
     if isinstance(side, Processes) and side.threads > 1:
-        for work, steps in STEPS.items():
-            length = {"rounds": 2, "steps": max(1, steps // 10)} if run.quick else {"rounds": 7, "steps": steps}
+        for work, (rounds, steps) in BURSTS.items():
+            length = {"rounds": 2, "steps": max(1, steps // 10)} if run.quick else {"rounds": rounds, "steps": steps}
             yield f"{work}, beside other work", lambda work=work, length=length: compare(side, work, **length)
 
 
