@@ -55,6 +55,16 @@ class Power(Benchmark):
         self.sample(self.backward)
 
 
+SHAPE = (1024, 1024)
+
+
+def broadcast(b_is):
+    """(shape of b, layouts) for an a of SHAPE."""
+    b = {"equal": SHAPE, "row": (1024,), "column": (1024, 1)}[b_is]
+    _, *layout = broadcast_layout(SHAPE, b)
+    return b, layout
+
+
 class Binary(Benchmark):
     """a op b of equal shapes, a matrix and a row, a matrix and a column."""
 
@@ -63,10 +73,8 @@ class Binary(Benchmark):
 
     def setup(self, function, b_is, device):
         self.use(device)
-        a = (1024, 1024)
-        b = {"equal": a, "row": (1024,), "column": (1024, 1)}[b_is]
-        _, *layout = broadcast_layout(a, b)
-        x, y = normal(*a).ravel(), np.abs(normal(*b)).ravel() + np.float32(0.1)
+        b, layout = broadcast(b_is)
+        x, y = normal(*SHAPE).ravel(), np.abs(normal(*b)).ravel() + np.float32(0.1)
         self.work = self.kernel_call("elementwise", f"{function}_forward", x, y, empty(1 << 20), *layout)
 
     def time_forward(self, function, b_is, device):
@@ -81,11 +89,9 @@ class Comparison(Benchmark):
 
     def setup(self, function, b_is, device):
         self.use(device)
-        a = (1024, 1024)
-        b = {"equal": a, "row": (1024,), "column": (1024, 1)}[b_is]
-        _, *layout = broadcast_layout(a, b)
+        b, layout = broadcast(b_is)
         y = np.empty(1 << 20, bool)
-        self.work = self.kernel_call("elementwise", function, normal(*a).ravel(), normal(*b).ravel(), y, *layout)
+        self.work = self.kernel_call("elementwise", function, normal(*SHAPE).ravel(), normal(*b).ravel(), y, *layout)
 
     def time_forward(self, function, b_is, device):
         self.sample(self.work)

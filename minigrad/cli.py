@@ -128,10 +128,8 @@ def gpu() -> str:
     return f"{driver.name}, compute capability {major}.{minor}, {driver.memory / 2**30:.0f} GiB"
 
 
-def experiment_step(batch_norm: bool, device: str) -> tuple[mg.models.MLP, Captured]:
-    """(model, captured training step) of the MNIST experiment."""
-    model = mg.models.MLP(batch_norm=batch_norm).to(device)
-    optimizer = mg.optim.SGD(model.parameters(), lr=0.5)
+def training_step(model: mg.nn.Module, optimizer: mg.optim.Optimizer) -> Callable[[mg.Tensor, mg.Tensor], mg.Tensor]:
+    """One step on a batch."""
 
     def step(images: mg.Tensor, labels: mg.Tensor) -> mg.Tensor:
         optimizer.zero_grad()
@@ -140,6 +138,13 @@ def experiment_step(batch_norm: bool, device: str) -> tuple[mg.models.MLP, Captu
         optimizer.step()
         return loss
 
+    return step
+
+
+def experiment_step(batch_norm: bool, device: str) -> tuple[mg.models.MLP, Captured]:
+    """(model, captured training step) of the MNIST experiment."""
+    model = mg.models.MLP(batch_norm=batch_norm).to(device)
+    step = training_step(model, mg.optim.SGD(model.parameters(), lr=0.5))
     return model, mg.capture(step, device=device)
 
 
@@ -151,16 +156,7 @@ def eager(step: Captured, device: str) -> Callable[..., mg.Tensor]:
 def inception_step(device: str) -> Callable[[mg.Tensor, mg.Tensor], mg.Tensor]:
     """The training step of the small Inception."""
     model = mg.models.Inception(width=0.25).to(device)
-    optimizer = mg.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-
-    def step(images: mg.Tensor, labels: mg.Tensor) -> mg.Tensor:
-        optimizer.zero_grad()
-        loss = mg.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return step
+    return training_step(model, mg.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
 
 
 def run_mnist(device: str) -> None:

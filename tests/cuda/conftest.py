@@ -5,7 +5,7 @@ from targets import TARGETS, target_named
 try:
     import greenlet  # noqa: F401 - the simulator needs it
 
-    from minigrad.kernels.cuda.tools import launch  # noqa: F401 - needs numba-cuda
+    from minigrad.kernels.cuda.tools import launch  # needs numba-cuda
 except ImportError as error:
     MISSING = str(error)
 
@@ -29,6 +29,21 @@ def memory(request, monkeypatch):
 def target(memory):
     """What `check_kernel` runs kernels on."""
     return memory
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A simulated GPU as the device "cuda"."""
+    from minigrad.devices.cuda import CudaDevice
+    from minigrad.devices.registry import DEVICES
+    from minigrad.kernels.cuda.tools.driver import SimulatedDriver
+
+    for name in ("driver", "stream", "empty", "tables", "matmul_precision"):
+        monkeypatch.setattr(launch.context, name, getattr(launch.context, name))
+    launch.context.tables = {}
+    device = CudaDevice(SimulatedDriver(memory=1 << 24))
+    monkeypatch.setitem(DEVICES, "cuda", device)
+    return device
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])

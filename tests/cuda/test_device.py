@@ -8,27 +8,14 @@ import pytest
 
 import minigrad as mg
 from minigrad.devices import get_device
-from minigrad.devices.cuda import CudaDevice
 from minigrad.devices.cuda_memory import block_of
 from minigrad.devices.cuda_staging import Stager
-from minigrad.devices.registry import DEVICES
 from minigrad.kernels.cuda.tools import launch
 from minigrad.kernels.cuda.tools.array import CudaArray
-from minigrad.kernels.cuda.tools.driver import OutOfMemory, SimulatedDriver
+from minigrad.kernels.cuda.tools.driver import OutOfMemory
 from minigrad.kernels.cuda.tools.language import cuda, uint32
 
 FLOAT32 = np.dtype(np.float32)
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """A simulated GPU as the device "cuda"."""
-    for name in ("driver", "stream", "empty", "tables", "matmul_precision"):
-        monkeypatch.setattr(launch.context, name, getattr(launch.context, name))
-    launch.context.tables = {}
-    device = CudaDevice(SimulatedDriver(memory=1 << 24))
-    monkeypatch.setitem(DEVICES, "cuda", device)
-    return device
 
 
 @pytest.fixture

@@ -7,10 +7,6 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.devices.cuda import CudaDevice
-from minigrad.devices.registry import DEVICES
-from minigrad.kernels.cuda.tools import launch
-from minigrad.kernels.cuda.tools.driver import SimulatedDriver
 
 PATH = Path(__file__).parents[1] / "ops" / "test_empty.py"
 specification = importlib.util.spec_from_file_location("empty_on_every_device", PATH)
@@ -18,23 +14,10 @@ everywhere = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(everywhere)
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    """A simulated GPU as the device "cuda", whose new arrays are full of NaN, or of 77."""
-    for name in ("driver", "stream", "empty", "tables", "matmul_precision"):
-        monkeypatch.setattr(launch.context, name, getattr(launch.context, name))
-    launch.context.tables = {}
-    device = CudaDevice(SimulatedDriver(memory=1 << 24))
-    monkeypatch.setitem(DEVICES, "cuda", device)
-    allocate = device.empty
-
-    def empty(shape, dtype):
-        y = allocate(shape, dtype)
-        device.write(y, np.full(shape, np.nan if np.dtype(dtype).kind == "f" else 77, dtype))
-        return y
-
-    monkeypatch.setattr(device, "empty", empty)
-    return device
+@pytest.fixture(autouse=True)
+def old_memory(gpu, monkeypatch):
+    """New arrays are full of NaN, or of 77."""
+    everywhere.fill_new_arrays(gpu, monkeypatch)
 
 
 @pytest.mark.parametrize("name", everywhere.CASES)

@@ -87,10 +87,8 @@ def choices():
 CHOICES = list(choices())
 
 
-@pytest.fixture
-def device_with_old_memory(device, monkeypatch):
-    """The device's name; new arrays are full of NaN, or of 77, as memory is that was used before."""
-    home = get_device(device)
+def fill_new_arrays(home, monkeypatch):
+    """New arrays of a device are full of NaN, or of 77, from here on."""
     allocate = home.empty
 
     def empty(shape, dtype):
@@ -99,6 +97,12 @@ def device_with_old_memory(device, monkeypatch):
         return y
 
     monkeypatch.setattr(home, "empty", empty)
+
+
+@pytest.fixture
+def device_with_old_memory(device, monkeypatch):
+    """The device's name; new arrays are full of NaN, or of 77, as memory is that was used before."""
+    fill_new_arrays(get_device(device), monkeypatch)
     return device
 
 

@@ -29,6 +29,14 @@ def parts():
 
 
 @pytest.fixture
+def net(parts):
+    """A trained net of a few steps."""
+    p = parts()
+    mg.train.fit(p.model, p.optimizer, p.loader, epochs=1)
+    return p
+
+
+@pytest.fixture
 def arrays():
     """A function that gives all numbers of a model and an optimizer, by name."""
 

@@ -6,14 +6,6 @@ from minigrad.data import Loader
 from minigrad.train import evaluate
 
 
-@pytest.fixture
-def net(parts):
-    """A trained net of a few steps."""
-    p = parts()
-    mg.train.fit(p.model, p.optimizer, p.loader, epochs=1)
-    return p
-
-
 def whole(p):
     """Loss and accuracy in one batch."""
     p.model.eval()

@@ -8,14 +8,6 @@ from minigrad.data import Loader
 from minigrad.train import predict
 
 
-@pytest.fixture
-def net(parts):
-    """A trained net of a few steps."""
-    p = parts()
-    mg.train.fit(p.model, p.optimizer, p.loader, epochs=1)
-    return p
-
-
 def whole(p):
     """The outputs in one batch, in evaluation mode."""
     p.model.eval()
