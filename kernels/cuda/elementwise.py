@@ -24,7 +24,7 @@ from minigrad.kernels.bits import sqrt
 from minigrad.kernels.cuda import movement
 from minigrad.kernels.cuda.movement import FLOAT32, FLOAT64, UINT64, integer_at
 from minigrad.kernels.cuda.parts.units import below
-from minigrad.kernels.cuda.parts.walk import divided, positions, reciprocal, walk
+from minigrad.kernels.cuda.parts.walk import both_positions, divided, reciprocal, walk
 from minigrad.kernels.cuda.tools.language import (
     at,
     cast,
@@ -132,9 +132,9 @@ def broadcast(
         i = uint32(uint32(cuda.blockIdx.x) * uint32(2 * THREADS) + uint32(cuda.threadIdx.x))
         if i < n:
             j = below(uint32(i + uint32(THREADS)), n, i)
-            p, q = positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps)
+            p, q = both_positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps)
             s, t = four(a, p, a_steps[5]), four(b, q, b_steps[5])
-            p, q = positions(j, rank, lengths, multipliers, shifts, a_steps, b_steps)
+            p, q = both_positions(j, rank, lengths, multipliers, shifts, a_steps, b_steps)
             u, v = four(a, p, a_steps[5]), four(b, q, b_steps[5])
             put2(y, uint32(i * uint32(4)), s, t)
             put2(y, uint32(j * uint32(4)), u, v)
@@ -142,13 +142,13 @@ def broadcast(
         j = below(uint32(i + uint32(THREADS)), n, i)
         k = below(uint32(i + uint32(2 * THREADS)), n, i)
         m = below(uint32(i + uint32(3 * THREADS)), n, i)
-        p, q = positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps)
+        p, q = both_positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps)
         ai, bi = a[p], b[q]
-        p, q = positions(j, rank, lengths, multipliers, shifts, a_steps, b_steps)
+        p, q = both_positions(j, rank, lengths, multipliers, shifts, a_steps, b_steps)
         aj, bj = a[p], b[q]
-        p, q = positions(k, rank, lengths, multipliers, shifts, a_steps, b_steps)
+        p, q = both_positions(k, rank, lengths, multipliers, shifts, a_steps, b_steps)
         ak, bk = a[p], b[q]
-        p, q = positions(m, rank, lengths, multipliers, shifts, a_steps, b_steps)
+        p, q = both_positions(m, rank, lengths, multipliers, shifts, a_steps, b_steps)
         am, bm = a[p], b[q]
         y[i] = FORMULA(ai, bi)
         y[j] = FORMULA(aj, bj)
@@ -188,7 +188,7 @@ def compare(
 ):
     i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
     if i < n:
-        p, q = positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps)
+        p, q = both_positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps)
         if kind == uint32(FLOAT32):
             y[i] = compared(cast(a, float32)[p], cast(b, float32)[q], relation)
         elif kind == uint32(FLOAT64):

@@ -18,7 +18,7 @@ import numpy as np
 from minigrad.kernels.axes import merged
 from minigrad.kernels.cuda.parts import rows
 from minigrad.kernels.cuda.parts.units import UNITS, alignment, below
-from minigrad.kernels.cuda.parts.walk import WORD, contiguous_steps, positions, walk
+from minigrad.kernels.cuda.parts.walk import WORD, both_positions, contiguous_steps, walk
 from minigrad.kernels.cuda.tools import launch
 from minigrad.kernels.cuda.tools.language import (
     cast,
@@ -186,10 +186,10 @@ def move(
         j = below(uint32(i + uint32(THREADS)), n, i)
         k = below(uint32(i + uint32(2 * THREADS)), n, i)
         m = below(uint32(i + uint32(3 * THREADS)), n, i)
-        pi, qi = positions(i, rank, lengths, multipliers, shifts, x_steps, y_steps)
-        pj, qj = positions(j, rank, lengths, multipliers, shifts, x_steps, y_steps)
-        pk, qk = positions(k, rank, lengths, multipliers, shifts, x_steps, y_steps)
-        pm, qm = positions(m, rank, lengths, multipliers, shifts, x_steps, y_steps)
+        pi, qi = both_positions(i, rank, lengths, multipliers, shifts, x_steps, y_steps)
+        pj, qj = both_positions(j, rank, lengths, multipliers, shifts, x_steps, y_steps)
+        pk, qk = both_positions(k, rank, lengths, multipliers, shifts, x_steps, y_steps)
+        pm, qm = both_positions(m, rank, lengths, multipliers, shifts, x_steps, y_steps)
         s, t = LOAD(x, uint32(pi + x_offset)), LOAD(x, uint32(pj + x_offset))
         u, v = LOAD(x, uint32(pk + x_offset)), LOAD(x, uint32(pm + x_offset))
         STORE(y, uint32(qi + y_offset), s)
@@ -223,7 +223,7 @@ def transpose(
     """y[column + row y_step] = x[row + column x_step], a tile to a block; further axes along the grid's z."""
     tile = cuda.shared.array(TILE, TYPE)
     x, y = cast(x, TYPE), cast(y, TYPE)
-    p, q = positions(uint32(cuda.blockIdx.z), rank, lengths, multipliers, shifts, x_steps, y_steps)
+    p, q = both_positions(uint32(cuda.blockIdx.z), rank, lengths, multipliers, shifts, x_steps, y_steps)
     first_row, first_column = uint32(cuda.blockIdx.x) * uint32(SIDE), uint32(cuda.blockIdx.y) * uint32(SIDE)
     lane = uint32(cuda.threadIdx.x) & uint32(SIDE - 1)
     warp = uint32(cuda.threadIdx.x) >> uint32(5)

@@ -42,7 +42,7 @@ def test_a_walk_meets_the_elements_in_order(layout):
     shape, *strides = layout
     rank, lengths, multipliers, shifts, steps = walk.walk(merged(shape, *strides))
     constants = [tuple(map(np.uint32, each)) for each in (lengths, multipliers, shifts, *steps)]
-    step = in_python(walk.positions)
+    step = in_python(walk.both_positions)
     if all(n == 1 for n in shape):
         constants += [constants[-1]]
     found = [step(np.uint32(i), np.uint32(rank), *constants) for i in range(int(np.prod(shape)))]

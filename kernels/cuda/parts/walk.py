@@ -66,7 +66,7 @@ def divided(i, multiplier, shift):
 
 
 @device_function
-def positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps):
+def both_positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps):
     """Where element i lies in two arrays."""
     rest = divided(i, multipliers[5], shifts[5])
     k = uint32(i - rest * lengths[5])
