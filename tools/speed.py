@@ -7,7 +7,8 @@ a file for one or more of its sections. A page shows a table between two lines:
     <!-- /speed -->
 
 `python tools/pages.py` writes anew what stands between them. Every table has its machines side by side, and below it the
-command, the date, and whether the machine was idle. Numbers are the medians of the file's samples.
+command, the files and their dates. Numbers are the medians of the file's samples. A file that was measured while the machine
+had other work is in the list of files and in no other table.
 """
 
 import functools
@@ -66,9 +67,19 @@ AIMS = {  # what is said of a target, and what its name has, with ... between
 
 
 @functools.cache
-def files(kind: str) -> dict[str, dict]:
+def all_files(kind: str) -> dict[str, dict]:
     """What was measured on a kind of machine, by the file's name."""
     return {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted((RESULTS / kind).glob("*.json"))}
+
+
+def is_busy(contents: dict) -> bool:
+    """Whether the machine had other work."""
+    return contents["machine"]["load_before"] > BUSY
+
+
+def files(kind: str) -> dict[str, dict]:
+    """What was measured on an idle machine of a kind, by the file's name."""
+    return {name: contents for name, contents in all_files(kind).items() if not is_busy(contents)}
 
 
 def kinds() -> list[str]:
@@ -130,11 +141,8 @@ def measured(*names: str) -> str:
         for file, contents in files(kind).items():
             if any(name in contents for name in names):
                 about = contents["machine"]
-                state = f"load {about['load_before']:g} before" + (
-                    ": **busy**, to be measured again" if about["load_before"] > BUSY else ""
-                )
                 link = f"[{kind}/{file}](docs/results/benchmarks/{kind}/{file})"
-                words.append(f"{KINDS[kind]} on {about['date'][:10]}, {state} ({link})")
+                words.append(f"{KINDS[kind]} on {about['date'][:10]}, load {about['load_before']:g} before ({link})")
     return f"Measured by `python benchmarks/compare.py --only {','.join(names)}`: {'; '.join(words)}."
 
 
@@ -244,10 +252,10 @@ def contention() -> str:
     return "\n\n".join([*parts, measured("contention")])
 
 
-def where(kind: str) -> str:
+def where() -> str:
     """The kernels that take most of an Inception step."""
     parts = []
-    for result in section(kind, "where"):
+    for kind, result in [(kind, result) for kind in kinds() for result in section(kind, "where")]:
         kernels, limits = result["kernels"], result["limits"]
         total = sum(kernel["seconds"] for kernel in kernels)
         rows: list[list[str]] = []
@@ -285,11 +293,11 @@ def where(kind: str) -> str:
 def listed() -> str:
     """Every file: its machine, what is in it, when it was measured."""
     rows = []
-    for kind in kinds():
-        for file, contents in files(kind).items():
+    for kind in KINDS:
+        for file, contents in all_files(kind).items():
             about = contents["machine"]
             names = [name for name in SECTIONS if name in contents]
-            load = f"{about['load_before']:g}{', **busy**' if about['load_before'] > BUSY else ''}"
+            load = f"{about['load_before']:g}{', **busy**' if is_busy(contents) else ''}"
             cpu = f"{about['cpu']}, {about['simd_bits']} bits, {about['physical_cores']} cores"
             versions = about["versions"]
             peers = f"{versions['numba']}, {versions.get('torch', '')}, {versions.get('jax', '')}"
@@ -306,7 +314,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "contention": contention,
     "aims": aims,
     "files": listed,
-    **{f"where {kind}": functools.partial(where, kind) for kind in KINDS},
+    "where": where,
 }
 
 
