@@ -181,7 +181,7 @@ def convolution() -> str:
                     shapes = found["shapes"].values()
                     cell = f"{found['geometric_mean']:.2f} ({min(shapes):.2f} to {max(shapes):.2f})"
                     columns.setdefault(KINDS[kind], {})[f"{name}, against {other}"] = cell
-    rows = [[name, *(column.get(name, "") for column in columns.values())] for name in next(iter(columns.values()))]
+    rows = [[name, *(column.get(name, "") for column in columns.values())] for name in next(iter(columns.values()), {})]
     return table(["", *columns], rows) + "\n\n" + measured("conv")
 
 
@@ -255,7 +255,7 @@ def contention() -> str:
 def where() -> str:
     """The kernels that take most of an Inception step."""
     parts = []
-    for kind, result in [(kind, result) for kind in kinds() for result in section(kind, "where")]:
+    for kind, result in [(name, result) for name in kinds() for result in section(name, "where")]:
         kernels, limits = result["kernels"], result["limits"]
         total = sum(kernel["seconds"] for kernel in kernels)
         rows: list[list[str]] = []
