@@ -261,3 +261,34 @@ def test_errors_in_a_kernel_come_out():
 
     with pytest.raises(ValueError, match="negative"):
         strict(np.array([-1.0]), np.zeros(1))
+
+
+@inlined
+def twice(x):
+    return 2 * x
+
+
+@inlined
+def doubled_and_one(x):
+    return twice(x) + 1
+
+
+def with_parts(x, y):
+    for i in range(x.size):
+        y[i] = doubled_and_one(x[i])
+
+
+@pytest.mark.parametrize("first", ["kernel", "python"])
+def test_parts_of_kernels_can_be_called_from_python(first):
+    """A part that a kernel has compiled has no machine code of its own."""
+
+    def by_kernel():
+        y = np.empty(3)
+        kernel(with_parts)(np.arange(3.0), y)
+        return list(y)
+
+    def by_python():
+        return [doubled_and_one(float(x)) for x in range(3)]
+
+    ways = [by_kernel, by_python] if first == "kernel" else [by_python, by_kernel]
+    assert [way() for way in ways * 2] == [[1.0, 3.0, 5.0]] * 4

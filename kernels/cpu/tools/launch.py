@@ -193,14 +193,18 @@ def parallel_kernel(*, sized_by=-1, is_large=None, flags=FLAGS, prepare=None):
 
 
 def inlined(function=None, *, flags=FLAGS):
-    """Compile a helper that kernels call; it is compiled into each of them."""
+    """Compile a helper that kernels call; it is compiled into each of them. Python may call it too, for tests."""
     if function is None:
         return functools.partial(inlined, flags=flags)
-    dispatcher = numba.njit(nogil=True, fastmath=flags, error_model="numpy", pipeline_class=PartCompiler)(function)
+    options = {"nogil": True, "fastmath": flags, "error_model": "numpy"}
+    part, alone = numba.njit(pipeline_class=PartCompiler, **options)(function), numba.njit(**options)(function)
     # Numba would compile it anew for every constant among the arguments of a call.
-    template = dispatcher.get_call_template
-    dispatcher.get_call_template = lambda arguments, named: template(tuple(map(types.unliteral, arguments)), named)
-    return dispatcher
+    template = part.get_call_template
+    part.get_call_template = lambda arguments, named: template(tuple(map(types.unliteral, arguments)), named)
+    # There is no machine code of a part that Python could run: it is not entered where Python looks, which then asks for some.
+    part.add_overload = lambda result: part.overloads.__setitem__(tuple(result.signature.args), result)
+    part._compile_for_args = alone._compile_for_args
+    return part
 
 
 @intrinsic
