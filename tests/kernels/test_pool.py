@@ -132,7 +132,8 @@ def test_avg_matches_reference(check_kernel, rng, dtype, name):
 def test_avg_backward_matches_reference(check_kernel, rng, dtype, name):
     x_shape, y_shape, window = unpacked(ALL[name])
     dy, dx = sample(rng, y_shape, dtype), np.full(x_shape, np.nan, dtype)
-    check_kernel("pool", "avg_pool_backward", dy, window, dx, parallel=is_parallel(dx), ulps=4)
+    ulps = 20 if name == "more than 256 places" else 4  # a sum of 289 terms
+    check_kernel("pool", "avg_pool_backward", dy, window, dx, parallel=is_parallel(dx), ulps=ulps)
 
 
 @pytest.mark.parametrize("c", [3, 4, *on_cpu(20)])
