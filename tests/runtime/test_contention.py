@@ -63,6 +63,14 @@ def test_all_threads_again_when_others_have_gone(most):
     assert set(machine.run(1, most)) == {most}
 
 
+def test_after_a_rest_nothing_is_remembered():
+    machine = Machine(free=1)
+    machine.run(3, most=4)
+    machine.free = 4
+    machine.now += LONGEST_PAUSE + 2 * LOOK_EVERY
+    assert set(machine.run(0.1, most=4)) == {4}
+
+
 def test_pauses_double_up_to_the_longest():
     machine = Machine(free=1)
     used = machine.run(5, most=2)

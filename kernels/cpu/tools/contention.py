@@ -6,7 +6,7 @@ slower than one thread. Linux counts how long threads have stood in the queue (D
 next to nothing on a machine of one's own and most of the time on a shared one, so that is looked at, not the load.
 
 The number of threads goes down by a quarter whenever they had to wait, and up again by as much after a pause, which doubles
-from FIRST_PAUSE to LONGEST_PAUSE as long as they have to wait again soon.
+from FIRST_PAUSE to LONGEST_PAUSE as long as they have to wait again soon. When no loop has run for longer, all is forgotten.
 """
 
 import os
@@ -89,6 +89,9 @@ class Contention:
     def look(self, most):
         """Find out how it went since the last time."""
         now = self.clock()
+        if now - self.next_look > LONGEST_PAUSE:  # what was so long ago says nothing
+            self.limit, self.pause = None, FIRST_PAUSE
+            self.begin()
         self.next_look = now + LOOK_EVERY
         used = most if self.limit is None else min(self.limit, most)
         if used > 1 and self.had_to_wait(now):

@@ -171,7 +171,7 @@ def use(n):
 
 def get_ready():
     """Whether this Python thread may launch at once, with nothing to set up and no turns to take: before every launch."""
-    if not _concurrent or _local.most is not None:
+    if not _concurrent or _count is None or _local.most is not None:
         return False
     use(usable_threads())
     return True
