@@ -29,18 +29,16 @@ VARIABLES: dict[str, dict[str, str | None]] = {
     SLEEPING: {"OMP_WAIT_POLICY": "passive"},
 }
 ALONE, TRAINING = "alone", "another training"
-BURSTS = {
+BURSTS = {  # how many, and of how many steps
     "MNIST, captured": (7, 300),
     "MNIST, eager": (7, 150),
     "Inception of width 0.25, captured": (3, 1),
-}  # how many, steps
+}
 PEERS = {"MNIST, eager": "PyTorch eager", "Inception of width 0.25, captured": "PyTorch channels_last"}
 NETWORK = Network(0.25, 128, True)
-QUIET, SHARED, TWO = (
-    1.03,
-    1.5,
-    2.2,
-)  # at most: spinning's time alone; what a fair share explains; one training's time beside another
+QUIET = 1.03  # times as long as spinning, at most, alone
+SHARED = 1.5  # times as long as a fair share explains, at most
+TWO = 2.2  # times as long as alone, at most, beside another training
 
 BUSY = """
 import os, sys
@@ -64,9 +62,8 @@ def make(work: str, contender: str, device: str) -> tuple[Any, list]:
     """A network in training, and batches."""
     if work.startswith("MNIST"):
         return mlp.CONTENDERS[contender](mlp.initial_parameters(batch_norm=True), device), mlp.batches(32)
-    return networks.CONTENDERS[contender](NETWORK, networks.initial_arrays(NETWORK), device), networks.batches(
-        NETWORK, 4
-    )
+    network = networks.CONTENDERS[contender](NETWORK, networks.initial_arrays(NETWORK), device)
+    return network, networks.batches(NETWORK, 4)
 
 
 def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:

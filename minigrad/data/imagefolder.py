@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 WHITE = (255, 255, 255)
-MAX_PIXELS = (
-    1 << 26
-)  # 67 million, more than most cameras make; decoded, such a picture takes 270 MB, and so does its copy in RGB
+# 67 million, more than most cameras make; decoded, such a picture takes 270 MB, and so does its copy in RGB.
+MAX_PIXELS = 1 << 26
 STRIP = 1 << 20  # pixels laid over the background at a time
 DEEP_MODES = ("I", "F")  # Pillow's modes of more than 8 bits begin so; converting them would clip their values
 

@@ -197,13 +197,14 @@ def inlined(function=None, *, flags=FLAGS):
     if function is None:
         return functools.partial(inlined, flags=flags)
     options = {"nogil": True, "fastmath": flags, "error_model": "numpy"}
-    part, alone = numba.njit(pipeline_class=PartCompiler, **options)(function), numba.njit(**options)(function)
+    part = numba.njit(pipeline_class=PartCompiler, **options)(function)
     # Numba would compile it anew for every constant among the arguments of a call.
     template = part.get_call_template
     part.get_call_template = lambda arguments, named: template(tuple(map(types.unliteral, arguments)), named)
     # There is no machine code of a part that Python could run: it is not entered where Python looks, which then asks for some.
     part.add_overload = lambda result: part.overloads.__setitem__(tuple(result.signature.args), result)
-    part._compile_for_args = alone._compile_for_args
+    alone = functools.cache(lambda: numba.njit(**options)(function))
+    part._compile_for_args = lambda *arguments, **named: alone()._compile_for_args(*arguments, **named)
     return part
 
 
