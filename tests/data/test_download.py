@@ -264,6 +264,7 @@ def test_importing_the_package_does_not_import_pooch():
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the XDG folders are Linux's")
 def test_cache_folder_follows_xdg(monkeypatch, tmp_path):
+    monkeypatch.delenv("MINIGRAD_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert download.cache_folder() == tmp_path / "minigrad"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")

@@ -280,7 +280,7 @@ def test_program_that_catches_ctrl_c_goes_on_and_still_ends_when_terminated(name
 
 
 HANGS = """
-import signal, sys, threading, time
+import os, signal, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
@@ -291,7 +291,7 @@ folder, where, prefetch, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), flo
 
 def transform(batch, epoch, step):
     if step == 5:
-        print("hangs", flush=True)
+        os.write(1, b"hangs\\n")  # in one piece, as print is not: another thread prints the steps
         hang = threading.Event().wait
         ThreadPoolExecutor().submit(hang).result() if where == "pool" else hang()
     return batch
@@ -300,7 +300,7 @@ def loader(transform):
     return Loader(np.ones((16, 4), np.float32), np.zeros(16, int), batch_size=2, transform=transform, prefetch=prefetch)
 
 def tell(run):
-    print(run.step, flush=True)
+    os.write(1, b"%d\\n" % run.step)
     time.sleep(pause)
 
 class Tell:
@@ -327,8 +327,9 @@ def hanging(tmp_path):
         processes.append(process)
         missing = {"hangs\n", f"{steps}\n"}
         while missing:
-            missing.discard(process.stdout.readline())
-            assert process.poll() is None
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            missing.discard(line)
         return process
 
     yield begin
