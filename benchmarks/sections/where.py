@@ -42,7 +42,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, None]:
         plan.timed()
     for launch in plan.launches:
         launch.times.clear()
-    measure = (lambda: spec["limits"]) if "limits" in spec else of_this_cpu(framework, spec["copied"])
+    measure = (lambda: spec["limits"]) if "limits" in spec else of_this_cpu(framework, spec["threads"], spec["copied"])
     steps, found = [], []
     for _ in range(spec["rounds"]):
         found.append(measure())
@@ -52,7 +52,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, None]:
     return {"step": statistics.median(steps), "limits": limits, "kernels": summary(plan.launches, limits)}, None
 
 
-def of_this_cpu(framework: Any, copied: int) -> Callable[[], dict[str, float]]:
+def of_this_cpu(framework: Any, threads: int, copied: int) -> Callable[[], dict[str, float]]:
     """What measures the limits: the operations and bytes per second of this process's threads."""
     from minigrad.kernels.cpu.movement import copy
 
@@ -60,7 +60,7 @@ def of_this_cpu(framework: Any, copied: int) -> Callable[[], dict[str, float]]:
     x, y = np.ones(copied, np.float32), np.empty(copied, np.float32)
     copy(x, y)
     return lambda: {
-        "operations": framework.threads * operations / framework.seconds(micro),
+        "operations": threads * operations / framework.seconds(micro),
         "bytes": 2 * x.nbytes / framework.seconds(lambda: copy(x, y)),
     }
 

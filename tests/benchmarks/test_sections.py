@@ -51,8 +51,7 @@ def test_the_micro_kernel_is_timed_beside_the_product_it_limits(frameworks, monk
     assert gemm.UNIT / burst(gemm.PEAK, 1e-6)["seconds"] > 1e8
     assert gemm.prepare({**spec, "contender": "NumPy"}, frameworks["NumPy"])[0]["cases"] == []
     monkeypatch.setattr(gemm, "micro_kernel", lambda: (micro, count))
-    frameworks[OURS].threads = 2
-    limits = where.of_this_cpu(frameworks[OURS], 1000)()
+    limits = where.of_this_cpu(frameworks[OURS], 2, 1000)()
     assert limits["operations"] > 2e8
     assert limits["bytes"] > 1e6
 
