@@ -12,6 +12,7 @@ import numpy as np
 from minigrad.devices import Device, get_device
 from minigrad.kernels.axes import Shape
 from minigrad.modes import read, refuse, refuse_arrays, refuse_reading, state
+from minigrad.notebook import preformatted
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 NewHook = Callable[["Tensor"], "Tensor | None"]
@@ -172,6 +173,10 @@ class Tensor:
         origin = f", op={type(self._op).__name__}" if self._op else ", requires_grad=True" if self.requires_grad else ""
         home = "" if self.device == "cpu" else f", device={self.device!r}"
         return f"tensor({body}, dtype={self.dtype}{home}{origin})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return preformatted(f"Tensor {self.shape} {self.dtype} on {self.device}", repr(self))
 
     def __bool__(self) -> bool:
         if self._data.size != 1:

@@ -43,7 +43,7 @@ BOXES = {
         "minigrad/changes.py",
     ),
     "devices": ("minigrad/devices/",),
-    "basics": ("minigrad/checks.py", "minigrad/random.py", "minigrad/version.py"),
+    "basics": ("minigrad/checks.py", "minigrad/notebook.py", "minigrad/random.py", "minigrad/version.py"),
     "reference": ("kernels/reference/",),
     "cpu": ("kernels/cpu/",),
     "cpu/parts": ("kernels/cpu/parts/",),

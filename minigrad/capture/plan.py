@@ -9,6 +9,7 @@ from minigrad.capture.recorder import ANY, Gradient, Launch, Leaf
 from minigrad.capture.results import returned
 from minigrad.capture.watch import Conditions, Place, told
 from minigrad.devices import Call, Device, is_array
+from minigrad.notebook import table
 from minigrad.tensor import LentGradient, Tensor
 
 TIMED_REPLAYS = 5  # the first replays measure every launch, for printing the plan
@@ -152,22 +153,31 @@ class Plan:
     def __repr__(self) -> str:
         return f"<plan of {len(self.launches)} launches, {self.nbytes:,} bytes of memory; print() lists them>"
 
-    def __str__(self) -> str:
-        rows = [("op", "kernel", "shapes", "bytes", "us")]
+    def _cells(self) -> tuple[list[tuple[str, ...]], str]:
+        """The header and the rows, and what stands below."""
+        rows: list[tuple[str, ...]] = [("op", "kernel", "shapes", "bytes", "us")]
         total = 0.0
         for launch in self.launches:
             seconds = float(np.median(launch.times)) if launch.times else None
             total += seconds or 0
             micros = "-" if seconds is None else f"{seconds * 1e6:.1f}"
             rows.append((launch.op, launch.kernel, launch.shapes, f"{launch.nbytes:,}", micros))
+        measured = f", {total * 1e6:.0f} us" if total else " (times come with the first replays)"
+        return rows, f"{len(self.launches)} launches{measured}; {self.nbytes:,} bytes of planned memory"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        (header, *rows), total = self._cells()
+        return table(total, header, rows, right=(3, 4))
+
+    def __str__(self) -> str:
+        rows, total = self._cells()
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = []
         for row in rows:
             cells = zip(row, widths, strict=True)
             lines.append("  ".join(c.rjust(w) if i > 2 else c.ljust(w) for i, (c, w) in enumerate(cells)).rstrip())
-        measured = f", {total * 1e6:.0f} us" if total else " (times come with the first replays)"
-        lines.append(f"{len(self.launches)} launches{measured}; {self.nbytes:,} bytes of planned memory")
-        return "\n".join(lines)
+        return "\n".join([*lines, total])
 
 
 def replaceable(before: Tensor | None, now: Tensor | None) -> bool:

@@ -4,14 +4,17 @@ with mg.inspect.record():
     loss = ...
 print(mg.inspect.table(loss))
 mg.inspect.draw(loss, "tape.svg")
+mg.inspect.page(loss, "tape.html")
 for step in mg.inspect.steps(loss):
     print(step)
 """
 
 from minigrad.inspect.drawing import draw
 from minigrad.inspect.graph import record, trace
+from minigrad.inspect.limits import Limits, limits
 from minigrad.inspect.listing import table
 from minigrad.inspect.modules import activations, summary
+from minigrad.inspect.page import page
 from minigrad.inspect.stepping import steps
 
-__all__ = ["activations", "draw", "record", "steps", "summary", "table", "trace"]
+__all__ = ["Limits", "activations", "draw", "limits", "page", "record", "steps", "summary", "table", "trace"]

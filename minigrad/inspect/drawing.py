@@ -46,6 +46,7 @@ class Box:
     tooltip: str
     number: str = ""
     sources: list[int] = field(default_factory=list)
+    of: Op | Tensor | tuple[Op, int] | None = None  # an op, a leaf, or input so-and-so of an op
 
     @property
     def width(self) -> float:
@@ -86,7 +87,7 @@ def boxes_of(graph: Graph) -> list[Box]:
             if isinstance(source, Tensor) and source not in where:
                 where[source] = len(boxes)
                 name, shape, dtype = graph.leaves[source], source.shape, source.dtype
-                boxes.append(Box("leaf", name, str(shape), f"leaf {name}: {dtype}{list(shape)}"))
+                boxes.append(Box("leaf", name, str(shape), f"leaf {name}: {dtype}{list(shape)}", of=source))
             if source is not None:
                 reads.append(where[source])
             elif i in constants:
@@ -97,10 +98,10 @@ def boxes_of(graph: Graph) -> list[Box]:
                     where[key] = len(boxes)
                     title, below = (constant.name, str(constant.shape)) if named else ("constant", constant.name)
                     about = f"needs no gradient: {constant.dtype}{list(constant.shape)}"
-                    boxes.append(Box("constant", title, below.removeprefix("constant "), about))
+                    boxes.append(Box("constant", title, below.removeprefix("constant "), about, of=(op, i)))
                 reads.append(where[key])
         where[op] = len(boxes)
-        boxes.append(Box("op", op._title(), str(op.shape), tooltip(op), f"#{graph.numbers[op]}", reads))
+        boxes.append(Box("op", op._title(), str(op.shape), tooltip(op), f"#{graph.numbers[op]}", reads, op))
     boxes[-1].kind = "result"
     return boxes
 

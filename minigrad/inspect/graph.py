@@ -2,14 +2,16 @@
 
 import itertools
 import linecache
+import sys
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from minigrad.devices import is_array
+from minigrad.inspect.kernel_calls import KernelCall, NotedKernels
 from minigrad.modes import Switch
 from minigrad.nn import Module
 from minigrad.tape import Op
@@ -27,7 +29,7 @@ def record() -> Switch:
     """Inside, each op also keeps a copy of its inputs and parameters, and the line of user code that called it.
 
     The tape itself keeps only what backward needs. `steps` needs the inputs for its finite differences, `table` and `draw`
-    show those that need no gradient. The copies live as long as the tape does.
+    show those that need no gradient, and `page` shows values, modules and kernels. The copies live as long as the tape does.
     """
     return Switch(trace=True, observe=keep_inputs)
 
@@ -39,15 +41,32 @@ class Recorded:
     tensors: tuple["weakref.ref[Tensor] | None", ...]
     arrays: tuple[np.ndarray | None, ...]
     parameters: dict[str, object]
+    modules: tuple["weakref.ref[Module]", ...]  # whose forward it was called in, the outermost first
+    calls: list[KernelCall] = field(default_factory=list)  # the kernels that its forward ran
 
 
 def keep_inputs(op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str, object]) -> None:
-    """Leave copies of what an op is called with on the op."""
+    """Leave copies of what an op is called with on the op, and let it note the kernels it runs."""
     op.recorded = Recorded(
         tuple([None if t is None else weakref.ref(t) for t in inputs]),
         tuple([None if t is None else np.array(t._data) for t in inputs]),
         {name: copied(value) for name, value in parameters.items()},
+        modules_at_work(),
     )
+    op.kernels = NotedKernels(op.kernels, op.recorded.calls.append)  # type: ignore[assignment]  # it stands in for them
+
+
+def modules_at_work() -> tuple["weakref.ref[Module]", ...]:
+    """The modules whose `forward` is running on this thread, the outermost first."""
+    found: list[Module] = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "forward":
+            module = frame.f_locals.get("self")
+            if isinstance(module, Module) and not (found and found[-1] is module):
+                found.append(module)
+        frame = frame.f_back  # type: ignore[assignment]
+    return tuple([weakref.ref(module) for module in reversed(found)])
 
 
 def copied(value: object) -> object:

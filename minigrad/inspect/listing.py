@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minigrad import notebook
 from minigrad.devices import address
 from minigrad.inspect.graph import Graph, kept_arrays, short_line, source_line
 from minigrad.inspect.text import columns, number_of_bytes, shortened
@@ -32,7 +33,8 @@ class Table:
     rows: list[Row]
     saved: int  # bytes of all rows, an array that several ops keep counted once
 
-    def __str__(self) -> str:
+    def _cells(self) -> tuple[list[str], list[list[str]], str]:
+        """The header, the rows, and what stands below."""
         traced = any(row.line for row in self.rows)
         header = ["#", "op", "shape", "dtype", "saved", "inputs"] + ["source"] * traced
         body = []
@@ -44,7 +46,16 @@ class Table:
             body.append(cells)
         ops = f"{len(self.rows)} op" + "s" * (len(self.rows) != 1)
         total = f"{ops}, {number_of_bytes(self.saved)} kept for backward beside the leaves, each array counted once"
+        return header, body, total
+
+    def __str__(self) -> str:
+        header, body, total = self._cells()
         return columns(header, body, right=(0, 4)) + "\n" + total
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        header, body, total = self._cells()
+        return notebook.table(total, header, body, right=(0, 4))
 
     __repr__ = __str__
 

@@ -8,6 +8,7 @@ import numpy as np
 from minigrad.devices import Device, get_device
 from minigrad.gradients import add_arrays, run_hooks
 from minigrad.inspect.graph import Graph, Recorded, copied, short_line, source_line
+from minigrad.inspect.kernel_calls import KernelCall, NotedKernels
 from minigrad.inspect.text import described, shortened
 from minigrad.nn import Module
 from minigrad.tape import Op, check_count, first_gradient, wrong_gradient
@@ -63,6 +64,7 @@ class Step:
     line: str  # file:line, or "" if it was not traced
     dy: np.ndarray  # the gradient that arrives
     passed: list[Passed] = field(default_factory=list)
+    calls: list[KernelCall] = field(default_factory=list)  # the kernels that backward ran
 
     @property
     def ok(self) -> bool:
@@ -119,13 +121,14 @@ class Steps(Iterator[Step]):
         dy = self._arrived.pop(op)
         if op.hooks:
             dy = run_hooks(op.hooks, dy, self._device)
-        op.device, op.kernels = self._device, self._device.kernels
+        calls: list[KernelCall] = []
+        op.device, op.kernels = self._device, NotedKernels(self._device.kernels, calls.append)  # type: ignore[assignment]
         results = op.backward(dy)
         check_count(op, results)
         self._index += 1
         graph, home = self._graph, self._device
         arrived = home.to_host(dy)
-        step = Step(self._index, graph.numbers[op], op._title(), op.shape, op.formula, op.line, arrived)
+        step = Step(self._index, graph.numbers[op], op._title(), op.shape, op.formula, op.line, arrived, calls=calls)
         for i, (source, dx) in enumerate(zip(op.sources or (), results, strict=True)):
             if source is None or dx is None:
                 continue

@@ -9,6 +9,7 @@ import numpy as np
 from minigrad.changes import Watched
 from minigrad.devices import Device
 from minigrad.modes import takes_part
+from minigrad.notebook import preformatted
 from minigrad.ops import to
 from minigrad.tensor import FLOATS, Tensor
 
@@ -188,6 +189,11 @@ class Module(Watched):
             return f"{type(self).__name__}({self.settings()})"
         lines = [f"  {name}: {child!r}".replace("\n", "\n  ") for name, child in children]
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        count = sum(t.size for t in self.parameters())
+        return preformatted(f"{type(self).__name__}, {count:,} parameters", repr(self))
 
     def settings(self) -> str:
         """What to show between the parentheses of its repr."""

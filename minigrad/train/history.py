@@ -5,6 +5,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from minigrad.notebook import preformatted, table
+
 Row = dict[str, Any]  # numbers by name, as in `History`; None where one could not be measured, which its reader knows
 
 
@@ -40,6 +42,14 @@ class History:
     def __str__(self) -> str:
         parts = [f"{name}\n{as_table(rows)}" for name, rows in (("epochs", self.epochs), ("steps", self.steps)) if rows]
         return "\n\n".join(parts + [f"stopped: {self.stopped}"] * bool(self.stopped)) or repr(self)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the epochs, or the steps where no epoch has ended."""
+        rows = self.epochs or self.steps
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        cells = [[shown(row.get(name)) for name in names] for row in rows]
+        title = repr(self).strip("<>")
+        return table(title, names, cells, right=range(len(names))) if rows else preformatted(title, "")
 
     def column(self, name: str, rows: str = "epochs") -> list[Any]:
         """One entry of all rows that have it; `rows` is "epochs" or "steps"."""

@@ -1,0 +1,30 @@
+"""What notebooks show of an object: small pieces of HTML, in which every text is escaped and nothing runs."""
+
+from collections.abc import Collection, Sequence
+from html import escape
+
+MOST_ROWS = 200  # of a table; longer ones lose their middle
+
+
+def preformatted(title: str, text: str) -> str:
+    """A title, and text as it is."""
+    return f'<div><b>{escape(title)}</b><pre style="margin: 0">{escape(text)}</pre></div>'
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """A title and a table; the columns in `right` end flush right. Of very many rows the first and the last are shown."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        sides = ["right" if i in right else "left" for i in range(len(cells))]
+        return "".join(
+            [f'<{tag} style="text-align: {s}">{escape(c)}</{tag}>' for c, s in zip(cells, sides, strict=True)]
+        )
+
+    body = [f"<tr>{line(row, 'td')}</tr>" for row in rows]
+    if len(body) > MOST_ROWS:
+        half, left_out = MOST_ROWS // 2, len(body) - MOST_ROWS
+        body = [*body[:half], f'<tr><td colspan="{len(header)}">… {left_out} more …</td></tr>', *body[-half:]]
+    return (
+        f"<div><b>{escape(title)}</b><table><thead><tr>{line(header, 'th')}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
