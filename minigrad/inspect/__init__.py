@@ -16,5 +16,19 @@ from minigrad.inspect.listing import table
 from minigrad.inspect.modules import activations, summary
 from minigrad.inspect.page import page
 from minigrad.inspect.stepping import steps
+from minigrad.inspect.timeline import plan_timeline, timeline
 
-__all__ = ["Limits", "activations", "draw", "limits", "page", "record", "steps", "summary", "table", "trace"]
+__all__ = [
+    "Limits",
+    "activations",
+    "draw",
+    "limits",
+    "page",
+    "plan_timeline",
+    "record",
+    "steps",
+    "summary",
+    "table",
+    "timeline",
+    "trace",
+]

@@ -18,6 +18,7 @@ from minigrad.train.prediction import predict
 from minigrad.train.progress import Progress
 from minigrad.train.run import Run
 from minigrad.train.signals import TrainingInterrupted
+from minigrad.train.watching import LearningRates, TensorBoard, confusion_matrix, find_learning_rate, plot
 
 __all__ = [
     "Checkpoints",
@@ -25,11 +26,16 @@ __all__ = [
     "EarlyStop",
     "History",
     "HistoryFile",
+    "LearningRates",
     "Progress",
     "Run",
+    "TensorBoard",
     "TrainingInterrupted",
     "accuracy",
+    "confusion_matrix",
     "evaluate",
+    "find_learning_rate",
     "fit",
+    "plot",
     "predict",
 ]

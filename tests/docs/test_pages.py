@@ -27,7 +27,7 @@ PAGES = (
 )  # those whose code is run
 ROUGH = {"training": 0.03}  # by how much a number may differ where hundreds of steps have multiplied rounding errors
 NEEDS = {
-    "training": ("safetensors", "PIL"),
+    "training": ("safetensors", "PIL", "matplotlib", "sklearn"),
     "predicting": ("safetensors",),
     "cuda": ("greenlet", "minigrad.kernels.cuda.tools.language"),
 }
