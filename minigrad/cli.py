@@ -84,8 +84,7 @@ def info() -> None:
     import llvmlite
     import numba
 
-    from minigrad.data.download import cache_folder
-    from minigrad.kernels.build import cache
+    from minigrad.kernels.build import cache, settings
     from minigrad.kernels.cpu.tools import threads
     from minigrad.kernels.cpu.vector import target
 
@@ -100,8 +99,8 @@ def info() -> None:
         "threads": f"{mg.get_num_threads()} of {threads.available_threads()} available",
         "kernel cache": f"{folder}" if folder else "none (see the warning)",
         "": f"{amount(kept)} for this version; `minigrad cache` shows all" if folder else "",
-        "downloaded data": f"{cache_folder()}",
-        **{f"${name}": os.environ.get(name) or "not set" for name in ("MINIGRAD_CACHE", "MINIGRAD_DATA")},
+        "downloaded data": f"{settings.cache_root()}",
+        **{f"${v.name}": os.environ.get(v.name) or f"not set; {v.meaning}" for v in settings.VARIABLES},
         "GPU": gpu(),
     }
     for name, value in rows.items():
@@ -383,8 +382,8 @@ def cache(clear: bool = False, clear_old: bool = False) -> None:
     Both are in the folder $MINIGRAD_CACHE, else in "minigrad" in your cache folder. A version is one of minigrad's kernels,
     Python, NumPy and Numba. What was removed is compiled again when it is needed. Data stays.
     """
-    from minigrad.data.download import cache_folder
-    from minigrad.kernels.build.cache import cache_root, sources_hash
+    from minigrad.kernels.build.cache import sources_hash
+    from minigrad.kernels.build.settings import cache_root
 
     current = {sources_hash("cpu"): "this version, CPU", sources_hash("cuda"): "this version, GPU"}
     root = cache_root() / "kernels"
@@ -400,8 +399,8 @@ def cache(clear: bool = False, clear_old: bool = False) -> None:
                 sys.exit(f"{about}\nminigrad: cannot be removed: {error}")
             about += ", removed"
         print(about)
-    kept = [path for path in cache_folder().rglob("*") if path.is_file() and root not in path.parents]
-    print(f"downloaded data in {cache_folder()}: {amount(kept)}")
+    kept = [path for path in cache_root().rglob("*") if path.is_file() and root not in path.parents]
+    print(f"downloaded data in {cache_root()}: {amount(kept)}")
 
 
 VERSION = re.compile("[0-9a-f]{20}")  # the name of a folder of compiled kernels

@@ -5,8 +5,8 @@ import pytest
 
 import minigrad as mg
 from minigrad import cli
-from minigrad.data.download import cache_folder
 from minigrad.kernels.build import cache
+from minigrad.kernels.build.settings import cache_root
 
 pytest.importorskip("typer")
 from typer.testing import CliRunner
@@ -146,7 +146,7 @@ def test_cache_shows_and_clears_kernels(run, kept, options, removed):
 
 def test_one_variable_moves_all_that_is_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("MINIGRAD_CACHE", str(tmp_path / "here"))
-    assert cache_folder() == cache.cache_root() == tmp_path / "here"
+    assert cache_root() == cache.cache_root() == tmp_path / "here"
 
 
 def test_info_tells_the_variables(run, monkeypatch, tmp_path):

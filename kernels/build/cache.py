@@ -25,20 +25,13 @@ from numba.core.caching import _Cache
 
 from minigrad.kernels.build import kept
 from minigrad.kernels.build.owner import NotOursError, check_folder, make_private, read_own
-
-
-def cache_root():
-    """The folder under which kernels are kept."""
-    if os.environ.get("MINIGRAD_CACHE"):
-        return Path(os.environ["MINIGRAD_CACHE"]).absolute()
-    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "minigrad"
-
+from minigrad.kernels.build.settings import cache_root
 
 # Files that no kernel is made from: types, counts, and what is done when kernels are launched.
 NOT_COMPILED = {
     "contract.py",
     "work.py",
+    "build/settings.py",
     *(f"cpu/tools/{name}.py" for name in ("ahead", "contention", "replay", "threads")),
 }
 

@@ -10,8 +10,9 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from minigrad.data.download import DownloadError, cache_folder, fetch
+from minigrad.data.download import DownloadError, fetch
 from minigrad.data.idx import CHUNK, REPLACE, gunzipped
+from minigrad.kernels.build.settings import cache_root
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
@@ -80,7 +81,7 @@ def load_cifar10(folder: str | os.PathLike[str] | None = None, download: bool = 
         if pickles:
             raise ValueError(_not_found(places, _refusal(pickles[0])))
         raise FileNotFoundError(_not_found(places, "A folder given as argument is the only place looked in."))
-    cache = cache_folder() / "cifar10"
+    cache = cache_root() / "cifar10"
     places.append(cache)
     try:
         archive = _from_cache(cache, download)

@@ -24,24 +24,6 @@ class DownloadError(RuntimeError):
     """No mirror gave the file; the message says what each of them did."""
 
 
-def cache_folder() -> Path:
-    """The folder where minigrad keeps what it downloads; it may not exist yet.
-
-    It is `$MINIGRAD_CACHE`, where compiled kernels are kept too, and without one by the custom of the operating system: on
-    Linux `$XDG_CACHE_HOME/minigrad`, or `~/.cache/minigrad`.
-    """
-    if os.environ.get("MINIGRAD_CACHE"):
-        return Path(os.environ["MINIGRAD_CACHE"]).absolute()
-    if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA", "~/AppData/Local")
-    elif sys.platform == "darwin":
-        root = "~/Library/Caches"
-    else:
-        root = os.environ.get("XDG_CACHE_HOME", "")
-        root = root if os.path.isabs(root) else "~/.cache"  # the XDG specification: relative paths are ignored
-    return Path(root).expanduser() / "minigrad"
-
-
 def fetch(
     target: str | os.PathLike[str],
     mirrors: Sequence[str],

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from minigrad.data.download import DownloadError, cache_folder, fetch
+from minigrad.data.download import DownloadError, fetch
 from minigrad.data.idx import read_idx
+from minigrad.kernels.build.settings import cache_root
 
 EMBEDDED = Path(__file__).with_name("mnist_binary.npz")
 THRESHOLD = 127  # a pixel above it counts as ink
@@ -109,7 +110,7 @@ def load_mnist(folder: str | os.PathLike[str] | None = None, download: bool = Tr
             return _checked(paths, {key: _read(key, path) for key, path in paths.items()})
     if folder is not None:
         raise FileNotFoundError(_not_found(places, "A folder given as argument is the only place looked in."))
-    cache = cache_folder() / "mnist"
+    cache = cache_root() / "mnist"
     places.append(cache)
     try:
         arrays = {key: _from_cache(key, cache, download) for key in OFFICIAL}

@@ -82,7 +82,7 @@ def official(contents):
 def cache(monkeypatch, tmp_path):
     """An empty cache folder, and no MINIGRAD_DATA."""
     monkeypatch.delenv("MINIGRAD_DATA", raising=False)
-    monkeypatch.setattr(cifar10, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(cifar10, "cache_root", lambda: tmp_path / "cache")
     (tmp_path / "cache" / "cifar10").mkdir(parents=True)
     return tmp_path / "cache" / "cifar10"
 

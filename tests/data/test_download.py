@@ -10,6 +10,7 @@ import time
 import pytest
 
 from minigrad.data import DownloadError, download, fetch
+from minigrad.kernels.build.settings import cache_root
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -266,7 +267,7 @@ def test_importing_the_package_does_not_import_pooch():
 def test_cache_folder_follows_xdg(monkeypatch, tmp_path):
     monkeypatch.delenv("MINIGRAD_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert download.cache_folder() == tmp_path / "minigrad"
+    assert cache_root() == tmp_path / "minigrad"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert os.fspath(download.cache_folder()) == f"{tmp_path}/home/.cache/minigrad"
+    assert os.fspath(cache_root()) == f"{tmp_path}/home/.cache/minigrad"

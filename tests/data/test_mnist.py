@@ -42,7 +42,7 @@ def place(idx_bytes):
 def cache(monkeypatch, tmp_path):
     """An empty cache folder, and no MINIGRAD_DATA."""
     monkeypatch.delenv("MINIGRAD_DATA", raising=False)
-    monkeypatch.setattr(mnist, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(mnist, "cache_root", lambda: tmp_path / "cache")
     return tmp_path / "cache" / "mnist"
 
 

@@ -1,0 +1,47 @@
+"""The environment variables that minigrad looks at, and the folder they and the system's custom lead to.
+
+This is the one list: `minigrad info` prints it, docs/configuration.md explains it, and a test finds every use in the sources.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Variable(NamedTuple):
+    """An environment variable."""
+
+    name: str
+    default: str  # in words
+    meaning: str
+
+
+VARIABLES = (
+    Variable("MINIGRAD_CACHE", "by the system's custom", "the folder of compiled kernels and of downloaded data"),
+    Variable("MINIGRAD_DATA", "not set", "the folder of data sets: the only place they are looked for, if it is set"),
+    Variable("MINIGRAD_CUDA", "the GPU", '"simulator": device="cuda" runs in Python, without a GPU'),
+    Variable("XDG_CACHE_HOME", "~/.cache", "on Linux, where folders of caches are, if it is an absolute path"),
+    Variable("LOCALAPPDATA", "~/AppData/Local", "on Windows, the same"),
+    Variable("GOMP_SPINCOUNT", "set by minigrad", "how long threads of GNU's OpenMP spin while they wait"),
+    Variable("OMP_WAIT_POLICY", "passive", "how threads of OpenMP wait"),
+    Variable("KMP_BLOCKTIME", "not set", "how long threads of Intel's and LLVM's OpenMP spin"),
+)
+
+
+def cache_root() -> Path:
+    """The folder for what can be made or downloaded again; it may not exist yet.
+
+    `$MINIGRAD_CACHE`, or by the custom of the system `minigrad` in `%LOCALAPPDATA%` on Windows, `~/Library/Caches` on macOS,
+    and elsewhere `$XDG_CACHE_HOME`, or `~/.cache`.
+    """
+    if os.environ.get("MINIGRAD_CACHE"):
+        return Path(os.environ["MINIGRAD_CACHE"]).absolute()
+    if sys.platform == "win32":
+        root = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        root = "~/Library/Caches"
+    else:
+        root = os.environ.get("XDG_CACHE_HOME", "")
+        root = root if os.path.isabs(root) else "~/.cache"  # the XDG specification: relative paths are ignored
+    return Path(root).expanduser() / "minigrad"

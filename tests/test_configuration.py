@@ -1,0 +1,83 @@
+"""The list of environment variables is complete, and the page says the same."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from minigrad.kernels.build import settings
+from minigrad.kernels.cpu.tools import threads
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = {variable.name for variable in settings.VARIABLES}
+BY_LISTS = {
+    "kernels/cpu/tools/threads.py",
+    "minigrad/cli.py",
+}  # which go through USERS_WORDS, and through the list itself
+
+if not (ROOT / "docs").exists():
+    pytest.skip("not run from the sources", allow_module_level=True)
+
+
+def is_environ(node):
+    return isinstance(node, ast.Attribute) and node.attr in ("environ", "environb")
+
+
+def uses(source):
+    """The names read of os.environ, and how many uses have another form."""
+    tree, names, known = ast.parse(source), set(), set()
+    for node in ast.walk(tree):
+        key = inside = None
+        if isinstance(node, ast.Subscript) and is_environ(node.value):
+            key, inside = node.slice, node.value
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and is_environ(node.func.value):
+            key, inside = (node.args or [None])[0], node.func.value
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "getenv":
+            key, inside = node.args[0], node.func
+        if inside is not None and isinstance(key, ast.Constant):
+            names.add(key.value)
+            known.add(id(inside))
+    other = [n for n in ast.walk(tree) if (is_environ(n) or getattr(n, "attr", "") == "getenv") and id(n) not in known]
+    return names, len(other)
+
+
+def sources():
+    for room in ("minigrad", "kernels"):
+        for path in (ROOT / room).rglob("*.py"):
+            name = path.relative_to(ROOT).as_posix()
+            if not name.startswith("minigrad/kernels/"):
+                yield name, path.read_text(encoding="utf-8")
+
+
+def test_every_variable_that_is_read_is_listed():
+    read, by_lists = set(), set()
+    for name, source in sources():
+        names, other = uses(source)
+        read |= names
+        by_lists |= {name} if other else set()
+    assert by_lists == BY_LISTS
+    assert read | set(threads.USERS_WORDS) == NAMES
+
+
+def test_uses_are_found():
+    source = 'os.environ["A"]; os.environ.get("B"); os.getenv("C"); os.environ[d]; "E" in os.environ'
+    assert uses(source) == ({"A", "B", "C"}, 2)
+
+
+def test_page_lists_the_same():
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", page, re.MULTILINE)
+    assert rows == [tuple(variable) for variable in settings.VARIABLES]
+
+
+@pytest.mark.parametrize(
+    ("platform", "expected"), [("linux", ".cache"), ("darwin", "Library/Caches"), ("win32", "AppData/Local")]
+)
+def test_folder_follows_the_system(monkeypatch, tmp_path, platform, expected):
+    for name in ("MINIGRAD_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "platform", platform)
+    assert settings.cache_root() == tmp_path / expected / "minigrad"
