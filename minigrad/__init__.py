@@ -61,7 +61,7 @@ from minigrad.tensor import Tensor, tensor
 from minigrad.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from minigrad import checkpoint, data, inspect, train
+    from minigrad import checkpoint, data, inspect, interop, train
 else:
 
     def __getattr__(name: str) -> object:
@@ -69,6 +69,7 @@ else:
             "checkpoint",
             "data",
             "inspect",
+            "interop",
             "train",
         ):  # imported when first used: `import minigrad` stays quick
             from importlib import import_module
@@ -108,6 +109,7 @@ __all__ = [
     "greater",
     "greater_equal",
     "inspect",
+    "interop",
     "is_grad_enabled",
     "less",
     "less_equal",

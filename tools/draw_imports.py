@@ -26,6 +26,7 @@ BOXES = {
     "face": ("minigrad/__init__.py", "minigrad/cli.py"),
     "train": ("minigrad/train/",),
     "inspect": ("minigrad/inspect/",),
+    "interop": ("minigrad/interop/",),
     "models": ("minigrad/models/",),
     "checkpoint": ("minigrad/checkpoint/",),
     "data": ("minigrad/data/",),
@@ -56,7 +57,9 @@ BOXES = {
     "contract, shapes, formulas": ("kernels/",),
 }
 BY_NAME = {  # imported by a name in a string
-    "minigrad/__init__.py": {"minigrad/train/", "minigrad/inspect/", "minigrad/data/", "minigrad/checkpoint/"},
+    "minigrad/__init__.py": {
+        *("minigrad/train/", "minigrad/inspect/", "minigrad/data/", "minigrad/checkpoint/", "minigrad/interop/"),
+    },
     "minigrad/devices/": {"kernels/reference/", "kernels/cpu/"},
 }
 
