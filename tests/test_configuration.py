@@ -1,6 +1,7 @@
 """The list of environment variables is complete, and the page says the same."""
 
 import ast
+import os
 import re
 import sys
 from pathlib import Path
@@ -81,3 +82,13 @@ def test_folder_follows_the_system(monkeypatch, tmp_path, platform, expected):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(sys, "platform", platform)
     assert settings.cache_root() == tmp_path / expected / "minigrad"
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the XDG folders are Linux's")
+def test_cache_folder_follows_xdg(monkeypatch, tmp_path):
+    monkeypatch.delenv("MINIGRAD_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert settings.cache_root() == tmp_path / "minigrad"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert os.fspath(settings.cache_root()) == f"{tmp_path}/home/.cache/minigrad"

@@ -71,8 +71,10 @@ def summary(launches: list, limits: dict[str, float]) -> list[dict]:
     `launches` are those of a plan, with times; `limits` are operations and bytes per second. `operations` is None where
     a kernel is judged by bytes alone; `least` is the time that the limits leave.
     """
+    from minigrad.inspect.limits import Limits
     from minigrad.kernels.work import work_of
 
+    machine = Limits(**limits)
     rows: dict[tuple[str, str], dict] = {}
     for launch in launches:
         key = launch.kernel, launch.op
@@ -80,9 +82,9 @@ def summary(launches: list, limits: dict[str, float]) -> list[dict]:
         row = rows.setdefault(key, {**empty, "operations": None})
         work = work_of(launch.kernel, launch.given)
         row["launches"] += 1
-        row["seconds"] += statistics.median(launch.times)
+        row["seconds"] += launch.seconds
         row["bytes"] += work.bytes
-        row["least"] += max((work.operations or 0) / limits["operations"], work.bytes / limits["bytes"])
+        row["least"] += machine.least(work)
         if work.operations is not None:
             row["operations"] = (row["operations"] or 0) + work.operations
     return sorted(rows.values(), key=lambda row: -row["seconds"])

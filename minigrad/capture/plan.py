@@ -158,9 +158,8 @@ class Plan:
         rows: list[tuple[str, ...]] = [("op", "kernel", "shapes", "bytes", "us")]
         total = 0.0
         for launch in self.launches:
-            seconds = float(np.median(launch.times)) if launch.times else None
-            total += seconds or 0
-            micros = "-" if seconds is None else f"{seconds * 1e6:.1f}"
+            total += launch.seconds or 0
+            micros = "-" if launch.seconds is None else f"{launch.seconds * 1e6:.1f}"
             rows.append((launch.op, launch.kernel, launch.shapes, f"{launch.nbytes:,}", micros))
         measured = f", {total * 1e6:.0f} us" if total else " (times come with the first replays)"
         return rows, f"{len(self.launches)} launches{measured}; {self.nbytes:,} bytes of planned memory"

@@ -9,7 +9,7 @@ import numpy as np
 
 from minigrad.capture.finder import Finder, is_library
 from minigrad.capture.watch import Numbers
-from minigrad.devices import Call, Device, Lease, is_array
+from minigrad.devices import Call, Device, Lease, arrays_among, is_array
 from minigrad.modes import CaptureError, UncapturedOp, refuse_constant
 from minigrad.tape import Op, new_order
 from minigrad.tensor import LentGradient, Tensor
@@ -51,6 +51,11 @@ class Launch:
     shapes: str
     nbytes: int
     times: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float | None:
+        """The median of its times; None before the first replay."""
+        return float(np.median(self.times)) if self.times else None
 
 
 def lease_of(array: Any) -> Lease | None:
@@ -126,8 +131,7 @@ class Recorder:
         aliases = tuple([list(map(self.alias, a)) if isinstance(a, list) else self.alias(a) for a in arguments])
         function, prepared = self.device.resolve(kernel, aliases)
         function(*prepared)
-        arrays = [a for given in aliases for a in (given if isinstance(given, list) else [given])]
-        self.note(f"{family}.{name}", aliases, (function, prepared), list(filter(is_array, arrays)))
+        self.note(f"{family}.{name}", aliases, (function, prepared), arrays_among(aliases))
 
     def launch_own(self, op: Op, kernel: object, arguments: tuple[object, ...]) -> None:
         """Run a kernel of the user's own and note it."""
@@ -139,7 +143,7 @@ class Recorder:
         """Raise if an op of the user's own gives a kernel an array that Python computed: replays would find it as it is."""
         self.finder.op(op)
         known = [*self.device.constants.values(), *[leaf.array for leaf in self.leaves.values()]]
-        for array in [a for given in arguments for a in (given if isinstance(given, list) else [given]) if is_array(a)]:
+        for array in arrays_among(arguments):
             if self.owns(array) or {id(array), id(array.base)} & self.finder.seen.keys():
                 continue
             if not any(self.device.share_memory(array, other) for other in known):

@@ -2,6 +2,6 @@
 
 from minigrad.devices.base import Call, Device
 from minigrad.devices.memory import Lease, Pool
-from minigrad.devices.registry import NAMES, address, get_device, is_array
+from minigrad.devices.registry import NAMES, address, arrays_among, get_device, is_array
 
-__all__ = ["NAMES", "Call", "Device", "Lease", "Pool", "address", "get_device", "is_array"]
+__all__ = ["NAMES", "Call", "Device", "Lease", "Pool", "address", "arrays_among", "get_device", "is_array"]

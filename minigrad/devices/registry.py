@@ -54,6 +54,11 @@ def address(array: Any) -> int:
     return array.ctypes.data if isinstance(array, np.ndarray) else array.pointer
 
 
+def arrays_among(arguments: tuple[Any, ...]) -> list[Any]:
+    """All arrays among a kernel's arguments, in order, also those in lists."""
+    return [a for given in arguments for a in (given if isinstance(given, list) else [given]) if is_array(a)]
+
+
 def is_array(value: Any) -> bool:
     """Whether it is an array of one of the devices."""
     return isinstance(value, np.ndarray) or (

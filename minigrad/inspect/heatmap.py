@@ -9,12 +9,8 @@ from minigrad.inspect.text import described
 
 SIDE = 48  # cells in a row or column at most
 TILES = 16  # channels that are shown of an image
-GAP, NOT_FINITE, ZERO, STEPS = (
-    0,
-    1,
-    128,
-    126,
-)  # the bytes: between tiles, NaN or infinite, 0, and from there to the largest
+# The bytes of a cell: between tiles, NaN or infinite, 0, and from there to the largest.
+GAP, NOT_FINITE, ZERO, STEPS = 0, 1, 128, 126
 
 
 def heat_map(array: np.ndarray, *, image: bool = False, side: int = SIDE) -> dict[str, object]:
@@ -26,11 +22,14 @@ def heat_map(array: np.ndarray, *, image: bool = False, side: int = SIDE) -> dic
     """
     with np.errstate(all="ignore"):
         wide = array.astype(np.float64)
-        grid, about = channels(wide, side) if image and array.ndim == 4 and array.size else (rows(wide), "")
-        cells = shrunk(grid, side)
-        gaps = np.zeros(cells.shape, bool)
-        if about:
-            cells, gaps = cells.real, cells.imag > 0
+        if image and array.ndim == 4 and array.size:
+            cells, gaps, about = channels(wide, side)
+            of = [1, 1]
+        else:
+            grid, about = rows(wide), ""
+            cells = shrunk(grid, side)
+            gaps = np.zeros(cells.shape, bool)
+            of = list(grid.shape)
         finite = np.isfinite(cells)
         scale = float(np.abs(cells[finite & ~gaps]).max(initial=0.0))
         unit = np.where(finite, cells, 0.0) / (scale or 1.0)
@@ -41,7 +40,7 @@ def heat_map(array: np.ndarray, *, image: bool = False, side: int = SIDE) -> dic
         "shape": list(array.shape),
         "rows": cells.shape[0],
         "columns": cells.shape[1],
-        "of": [1, 1] if about else list(grid.shape),
+        "of": of,
         "scale": scale,
         "cells": base64.b64encode(codes.astype(np.uint8).tobytes()).decode(),
         "about": about,
@@ -70,16 +69,18 @@ def shrunk(grid: np.ndarray, side: int) -> np.ndarray:
     return grid
 
 
-def channels(array: np.ndarray, side: int) -> tuple[np.ndarray, str]:
-    """The channels of the first image, tile by tile, gaps marked by an imaginary part; and what is shown."""
+def channels(array: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """The cells of the channels of the first image, tile by tile; which cells are gaps; and what is shown."""
     count = min(TILES, array.shape[3], (side // 2) ** 2)
     across = math.ceil(math.sqrt(count))
     down = math.ceil(count / across)
     room = max(1, (side - across + 1) // across)
     tiles = [shrunk(array[0, :, :, k], room) for k in range(count)]
     height, width = tiles[0].shape
-    grid = np.full((down * (height + 1) - 1, across * (width + 1) - 1), 1j)
+    cells = np.zeros((down * (height + 1) - 1, across * (width + 1) - 1))
+    gaps = np.ones(cells.shape, bool)
     for k, tile in enumerate(tiles):
         top, left = k // across * (height + 1), k % across * (width + 1)
-        grid[top : top + height, left : left + width] = tile
-    return grid, f"image 1 of {array.shape[0]}, {count} of {array.shape[3]} channels"
+        place = slice(top, top + height), slice(left, left + width)
+        cells[place], gaps[place] = tile, False
+    return cells, gaps, f"image 1 of {array.shape[0]}, {count} of {array.shape[3]} channels"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from minigrad.devices import is_array
+from minigrad.devices import arrays_among
 from minigrad.kernels.work import work_of
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -25,8 +25,7 @@ class KernelCall:
 
 def shapes_of(arguments: tuple[Any, ...]) -> Shapes:
     """The shapes of all arrays among arguments, also of those in lists."""
-    arrays = [a for given in arguments for a in (given if isinstance(given, list) else [given])]
-    return tuple([tuple(a.shape) for a in arrays if is_array(a)])
+    return tuple([tuple(a.shape) for a in arrays_among(arguments)])
 
 
 def shapes_in_words(shapes: Shapes) -> str:

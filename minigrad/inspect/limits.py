@@ -2,15 +2,11 @@
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minigrad.devices import Device, get_device
 from minigrad.kernels.work import Work
-
-if TYPE_CHECKING:
-    from minigrad.capture.recorder import Launch
 
 SIDE = 1024  # of the matrices that are multiplied
 COPIED = 1 << 24  # float32 numbers that are copied: more than caches hold
@@ -52,8 +48,3 @@ def _seconds(home: Device, kernel: object, *arguments: object) -> float:
     kernel(*arguments)  # type: ignore[operator]
     home.synchronize()
     return time.perf_counter() - start
-
-
-def seconds_of(launch: "Launch") -> float | None:
-    """The median of a launch's times; None before the first replay."""
-    return float(np.median(launch.times)) if launch.times else None

@@ -12,7 +12,7 @@ from minigrad.inspect.drawing import Box, boxes_of
 from minigrad.inspect.graph import Graph, Recorded, kept_arrays, short_line, source_line
 from minigrad.inspect.heatmap import SIDE, heat_map
 from minigrad.inspect.kernel_calls import KernelCall, Shapes, shapes_in_words, shapes_of
-from minigrad.inspect.limits import Limits, seconds_of
+from minigrad.inspect.limits import Limits
 from minigrad.inspect.sources import kernel_sources, op_source
 from minigrad.inspect.stepping import Check, Step, Steps
 from minigrad.kernels.work import Work
@@ -40,7 +40,7 @@ class PlanTimes:
         self.limits = limits
         self.left: dict[tuple[str, str, Shapes], deque[float | None]] = defaultdict(deque)
         for launch in plan.launches if plan else ():
-            self.left[launch.op, launch.kernel, shapes_of(launch.given)].append(seconds_of(launch))
+            self.left[launch.op, launch.kernel, shapes_of(launch.given)].append(launch.seconds)
 
     def described(self, op: str, call: KernelCall) -> Json:
         """A call with its time in the plan, if it is there, and its share of the limit."""
@@ -86,8 +86,8 @@ def page_data(graph: Graph, steps: Steps, model: Module | None, plan: "Plan | No
     pictures = Pictures(len(boxes) + sum(len(op.sources or ()) for op in graph.ops))
     times = PlanTimes(plan, limits)
     names = {module: name for name, module in reversed(list(model.modules()))} if model else {}
-    values = values_of(graph, boxes)
     number = {id(box.of): i for i, box in enumerate(boxes) if not isinstance(box.of, tuple)}
+    values = values_of(graph, boxes, number)
     paths = paths_of(boxes, names)
     nodes = [node(box, graph, path) for box, path in zip(boxes, paths, strict=True)]
     for i, box in enumerate(boxes):
@@ -162,10 +162,9 @@ def checked(check: Check) -> Json:
     }
 
 
-def values_of(graph: Graph, boxes: list[Box]) -> dict[int, np.ndarray]:
+def values_of(graph: Graph, boxes: list[Box], number: dict[int, int]) -> dict[int, np.ndarray]:
     """By box, the values that are known: of leaves and the result, and of all that was recorded as an input."""
     known: dict[int, np.ndarray] = {}
-    number = {id(box.of): i for i, box in enumerate(boxes) if not isinstance(box.of, tuple)}
     for op in graph.ops:
         recorded: Recorded | None = op.recorded
         for source, array in zip(op.sources or (), recorded.arrays if recorded else (), strict=bool(recorded)):

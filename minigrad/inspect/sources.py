@@ -44,8 +44,8 @@ def kernel_sources(kernel: str) -> dict[str, Source]:
 
 def definition(path: Path, name: str) -> Source | None:
     """What a file has under a name, then what that uses of the same file and of formulas.py."""
-    text, places = parsed(path)
-    if name not in places:
+    found = parsed(path)[1].get(name)
+    if found is None:
         return None
     parts: list[str] = []
     waiting, seen = [(path, name)], {(path, name)}
@@ -64,8 +64,7 @@ def definition(path: Path, name: str) -> Source | None:
             if used not in seen and used[1] in parsed(used[0])[1]:
                 seen.add(used)
                 waiting.append(used)
-    node = parsed(path)[1][name]
-    return Source(short(str(path)), node.lineno, "\n\n\n".join(parts))
+    return Source(short(str(path)), found.lineno, "\n\n\n".join(parts))
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigrad.devices import Device, get_device
 from minigrad.inspect.kernel_calls import KernelCall, NotedKernels, shapes_in_words, shapes_of
-from minigrad.inspect.limits import Limits, seconds_of
+from minigrad.inspect.limits import Limits
 from minigrad.kernels.work import Work, work_of
 from minigrad.modes import refuse
 from minigrad.tape import Op
@@ -57,7 +57,7 @@ def plan_timeline(plan: "Plan", path: str | os.PathLike[str], *, limits: Limits 
     calls: list[Called] = []
     start = 0.0
     for launch in plan.launches:
-        seconds = seconds_of(launch)
+        seconds = launch.seconds
         if seconds is None:
             raise RuntimeError(
                 "the plan has no times yet; call the captured step once more, which replays and measures it"

@@ -8,7 +8,7 @@ import numpy as np
 
 from minigrad.interop.pairs import Axes, Names, Pair, pairs_of, renamed
 from minigrad.nn import BatchNorm, Conv2d, Module
-from minigrad.nn.module import prefixed
+from minigrad.nn.module import overwrite, prefixed
 from minigrad.ops.window import is_same, paddings, pair
 
 if TYPE_CHECKING:
@@ -57,11 +57,7 @@ def from_torch(
             f"the weights from PyTorch do not fit {type(model).__name__}; nothing was changed:\n  "
             + "\n  ".join(problems)
         )
-    for t, array in values:
-        t._device.write(t._data, array)
-        t._version[0] += 1
-    for _, module in model.modules():
-        module.loaded()
+    overwrite(model, values)
     return model
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from minigrad.modes import Switch
 from minigrad.nn import BatchNorm, Module
+from minigrad.nn.module import modes_kept
 from minigrad.tape import Op, source_of
 from minigrad.tensor import FLOATS, Tensor
 
@@ -66,15 +67,12 @@ class Trace:
 @contextlib.contextmanager
 def evaluation(model: Module) -> Iterator[None]:
     """The model in evaluation mode; afterwards each part of it is as it was."""
-    modules = [module for _, module in model.modules()]
-    training = [module.training for module in modules]
-    norms = [(module, module.has_statistics) for module in modules if isinstance(module, BatchNorm)]
-    model.eval()
+    norms = [(module, module.has_statistics) for _, module in model.modules() if isinstance(module, BatchNorm)]
     try:
-        yield
+        with modes_kept(model):
+            model.eval()
+            yield
     finally:
-        for module, mode in zip(modules, training, strict=True):
-            module.training = mode
         for norm, known in norms:
             norm.has_statistics = known
 

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 import numpy as np
@@ -144,11 +145,7 @@ class Module(Watched):
             raise ValueError(
                 f"state_dict does not fit {type(self).__name__}; nothing was loaded:\n  " + "\n  ".join(problems)
             )
-        for name in common:
-            own[name]._device.write(own[name]._data, arrays[name])
-            own[name]._version[0] += 1
-        for _, module in self.modules():
-            module.loaded()
+        overwrite(self, [(own[name], arrays[name]) for name in common])
 
     def loaded(self) -> None:
         """Called after values were loaded; BatchNorm notes that its statistics are real."""
@@ -255,6 +252,26 @@ def turned(have: tuple[int, ...], want: tuple[int, ...]) -> str:
             "; PyTorch's convolutions have (out, in, kh, kw), here it is (kh, kw, in, out): pass .transpose(2, 3, 1, 0)"
         )
     return ""
+
+
+def overwrite(model: Module, values: Iterable[tuple[Tensor, np.ndarray]]) -> None:
+    """Write values of the right shapes and dtypes into parameters and buffers of a model, and tell its modules."""
+    for t, array in values:
+        t._device.write(t._data, array)
+        t._version[0] += 1
+    for _, module in model.modules():
+        module.loaded()
+
+
+@contextmanager
+def modes_kept(model: Module) -> Iterator[None]:
+    """Inside, modules may be put in training or evaluation mode; after it each is in the one it was in."""
+    before = [(module, module.training) for _, module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def prefixed(missing: list[str], unknown: list[str]) -> tuple[str, set[str]] | None:

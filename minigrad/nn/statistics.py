@@ -9,7 +9,7 @@ import numpy as np
 from minigrad.modes import no_grad
 from minigrad.nn.conv import Conv2d
 from minigrad.nn.layers import BatchNorm, Linear, Sequential
-from minigrad.nn.module import Module, Parameter, Value
+from minigrad.nn.module import Module, Parameter, Value, modes_kept
 from minigrad.tensor import Tensor
 
 Kind = TypeVar("Kind", bound=Module)
@@ -26,25 +26,23 @@ def recompute_statistics(model: Module, batches: Iterable[object]) -> Module:
     ValueError without batches.
     """
     norms = [Measured(module) for _, module in model.modules() if isinstance(module, BatchNorm)]
-    was_training = [(module, module.training) for _, module in model.modules()]
     device = next((t.device for t in model.parameters()), None)
     count = 0
     try:
-        for module, _ in was_training:  # dropout and the like stay off: these are the statistics of inference
-            module.training = isinstance(module, BatchNorm)
-        for norm in norms:
-            norm.begin()
-        for batch in batches.one_epoch() if hasattr(batches, "one_epoch") else batches:
-            x = batch[0] if isinstance(batch, tuple | list) else batch
-            model(x if isinstance(x, Tensor) else Tensor(x, device=device))
-            count += 1
-        if not count:
-            raise ValueError("recompute_statistics needs at least one batch")
+        with modes_kept(model):
+            for _, module in model.modules():  # dropout and the like stay off: these are the statistics of inference
+                module.training = isinstance(module, BatchNorm)
+            for norm in norms:
+                norm.begin()
+            for batch in batches.one_epoch() if hasattr(batches, "one_epoch") else batches:
+                x = batch[0] if isinstance(batch, tuple | list) else batch
+                model(x if isinstance(x, Tensor) else Tensor(x, device=device))
+                count += 1
+            if not count:
+                raise ValueError("recompute_statistics needs at least one batch")
     except BaseException:
         for norm in norms:
             norm.give_back()
-        for module, training in was_training:
-            module.training = training
         raise
     finally:
         for norm in norms:

@@ -13,7 +13,7 @@ from minigrad.data.loader import Loader
 from minigrad.devices import Device, get_device, is_array
 from minigrad.modes import no_grad
 from minigrad.nn import Module
-from minigrad.nn.module import Value
+from minigrad.nn.module import Value, modes_kept
 from minigrad.ops import cross_entropy
 from minigrad.tensor import Tensor
 from minigrad.train.fallback import CapturedOrEager
@@ -211,14 +211,9 @@ class Tally:
 @contextmanager
 def evaluating(model: Module) -> Iterator[None]:
     """Inside, the model is in evaluation mode and nothing goes on the tape; after it the training flags are as before."""
-    before = [(module, module.training) for _, module in model.modules()]
-    model.eval()
-    try:
-        with no_grad():
-            yield
-    finally:
-        for module, training in before:
-            module.training = training
+    with modes_kept(model), no_grad():
+        model.eval()
+        yield
 
 
 class Evaluator:

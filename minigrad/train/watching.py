@@ -4,7 +4,8 @@ The libraries are extras (`pip install 'minigrad[watch]'`), imported when used.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,11 @@ import minigrad.random
 from minigrad.checks import integer
 from minigrad.data.loader import Loader
 from minigrad.nn import Module
+from minigrad.nn.module import modes_kept
 from minigrad.ops import cross_entropy
 from minigrad.optim import Optimizer
 from minigrad.tensor import Tensor
-from minigrad.train.evaluation import Loss, checked_loss, in_batches, pair
+from minigrad.train.evaluation import Loss, checked_loss, epoch_of, in_batches, pair
 from minigrad.train.history import History, Row, meant
 from minigrad.train.prediction import predict
 
@@ -110,12 +112,15 @@ def confusion_matrix(model: Module, data: object) -> np.ndarray:
     from sklearn.metrics import confusion_matrix as counted
 
     batches = in_batches(data)  # type: ignore[arg-type]
-    outputs, labels = [], []
-    for batch in batches.one_epoch() if isinstance(batches, Loader) else batches:
-        inputs, targets = pair(batch)
-        outputs.append(predict(model, [inputs]))
-        labels.append(np.asarray(targets))
-    logits = np.concatenate(outputs)
+    labels = []
+
+    def inputs() -> Iterator[np.ndarray]:
+        for batch in epoch_of(batches):
+            x, targets = pair(batch)
+            labels.append(np.asarray(targets))
+            yield x
+
+    logits = predict(model, inputs())
     classes = np.arange(logits.shape[1])
     return counted(np.concatenate(labels), logits.argmax(axis=1), labels=classes)
 
@@ -160,20 +165,16 @@ def find_learning_rate(
     if not 0 < low < high:
         raise ValueError(f"low and high must be 0 < low < high, not {low} and {high}")
     steps, loss = integer("steps", steps, 3), checked_loss(loss)
-    kept = model.state_dict(), optimizer.state_dict(), minigrad.random.state_dict()
-    gradients = [p.grad for p in optimizer.params]
-    flags = [(module, module.training) for _, module in model.modules()]
     device = optimizer.params[0]._device
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
-    try:
+    with unchanged(model, optimizer):
         model.train()
         for i in range(steps):
             rate = low * (high / low) ** (i / (steps - 1))
             inputs, targets = pair(loader.batch(loader.position + i))
-            for p in optimizer.params:
-                p.grad = None
+            optimizer.zero_grad()
             value = loss(model(Tensor(inputs, device=device)), Tensor(targets, device=device))
             value.backward()
             mean = SMOOTHING * mean + (1 - SMOOTHING) * value.item()
@@ -184,17 +185,25 @@ def find_learning_rate(
             losses.append(smooth)
             optimizer.lr = rate
             optimizer.step()
-    finally:
-        model.load_state_dict(kept[0])
-        optimizer.load_state_dict(kept[1])
-        minigrad.random.load_state_dict(kept[2])
-        for p, gradient in zip(optimizer.params, gradients, strict=True):
-            p.grad = gradient
-        for module, flag in flags:
-            module.training = flag
     if len(rates) < 3:
         raise ValueError(
             f"the loss was not finite, or four times its best, after {len(rates)} steps; begin with a smaller low"
         )
     falls = np.gradient(losses, np.log(rates))
     return LearningRates(rates, losses, rates[int(np.argmin(falls))])
+
+
+@contextmanager
+def unchanged(model: Module, optimizer: Optimizer) -> Iterator[None]:
+    """Inside, they may be trained; after it values, gradients, optimizer, training flags and random numbers are as before."""
+    kept = model.state_dict(), optimizer.state_dict(), minigrad.random.state_dict()
+    gradients = [p.grad for p in optimizer.params]
+    try:
+        with modes_kept(model):
+            yield
+    finally:
+        model.load_state_dict(kept[0])
+        optimizer.load_state_dict(kept[1])
+        minigrad.random.load_state_dict(kept[2])
+        for p, gradient in zip(optimizer.params, gradients, strict=True):
+            p.grad = gradient

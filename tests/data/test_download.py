@@ -1,7 +1,6 @@
 import errno
 import gzip
 import hashlib
-import os
 import subprocess
 import sys
 import threading
@@ -10,7 +9,6 @@ import time
 import pytest
 
 from minigrad.data import DownloadError, download, fetch
-from minigrad.kernels.build.settings import cache_root
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -261,13 +259,3 @@ def test_without_pooch_the_error_says_how_to_install_it(target, monkeypatch):
 def test_importing_the_package_does_not_import_pooch():
     code = "import sys, minigrad.data; sys.exit('pooch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
-
-
-@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the XDG folders are Linux's")
-def test_cache_folder_follows_xdg(monkeypatch, tmp_path):
-    monkeypatch.delenv("MINIGRAD_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_root() == tmp_path / "minigrad"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert os.fspath(cache_root()) == f"{tmp_path}/home/.cache/minigrad"

@@ -1,15 +1,11 @@
 """Weights to and from PyTorch: the same logits, the same bits back, every key accounted for."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import minigrad as mg
 
 torch = pytest.importorskip("torch")
-sys.path.insert(0, str(Path(__file__).parent))
 
 from torch_twins import BNInception, OurResNet18, ResNet18, inception_names, logits, our_logits, randomize  # noqa: E402
 
