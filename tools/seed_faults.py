@@ -72,7 +72,7 @@ FAULTS = [
     Fault("the same order in each epoch", "minigrad/data/loader.py", "self.seed, epoch)", "self.seed, 0)", "data/test_loader.py"),
     # training and checkpoints
     Fault("small batches count like large ones", "minigrad/train/evaluation.py", "+ value * rows", "+ value", "train/test_evaluation.py"),
-    Fault("the model stays in evaluation mode", "minigrad/train/evaluation.py", "module.training = training", "pass", "train/test_evaluation.py"),
+    Fault("the model stays in evaluation mode", "minigrad/nn/module.py", "module.training = training", "pass", "train/test_evaluation.py"),
     Fault("predictions come in the order of a shuffle", "minigrad/train/prediction.py", "twin.shuffle = twin.drop_last", "twin.drop_last", "train/test_prediction.py"),
     Fault("what nobody measures is watched", "minigrad/train/settings.py", "checked_monitors(self.watchers, self.row_names())", "pass", "train/test_fit.py"),
     Fault("a signal waits for the next batch", "minigrad/train/signals.py", "if self.waiting:", "if False:", "train/test_interruption.py"),
