@@ -14,7 +14,7 @@ RATE = 1e-7  # so small that thousands of repetitions leave the numbers ordinary
 class Optim(Benchmark):
     """All parameters in one launch."""
 
-    params = (["sgd", "sgd_momentum", "adagrad", "adam"], list(NETWORKS), DEVICES)
+    params = (["sgd", "sgd_momentum", "adagrad", "rmsprop", "adam", "average"], list(NETWORKS), DEVICES)
     param_names = ("optimizer", "network", "device")
 
     def setup(self, optimizer, network, device):
@@ -22,13 +22,16 @@ class Optim(Benchmark):
         shapes = NETWORKS[network]
         params, grads = [normal(*s) for s in shapes], [normal(*s) for s in shapes]
         first, second = [empty(*s) for s in shapes], [empty(*s) for s in shapes]
+        counts, groups = [np.ones(1) for _ in shapes], [0] * len(shapes)
         arguments = {
-            "sgd": ([], np.array([RATE, 0, 0, 1e-4])),
-            "sgd_momentum": (first, np.array([RATE, 0.9, 0, 1e-4])),
-            "adagrad": (first, np.array([RATE, 1e-10, 1e-4])),
-            "adam": (first, second, np.zeros(1), np.array([RATE, 0.9, 0.999, 1e-8, 1e-4])),
+            "sgd": (params, grads, [], groups, np.array([[RATE, 0, 0, 1e-4]])),
+            "sgd_momentum": (params, grads, first, groups, np.array([[RATE, 0.9, 0, 1e-4]])),
+            "adagrad": (params, grads, first, groups, np.array([[RATE, 1e-10, 1e-4]])),
+            "rmsprop": (params, grads, first, [], [], groups, np.array([[RATE, 0.99, 1e-8, 1e-4, 0, 0]])),
+            "adam": (params, grads, first, second, counts, groups, True, np.array([[RATE, 0.9, 0.999, 1e-8, 1e-4]])),
+            "average": (params, first, counts, 0.999),
         }[optimizer]
-        self.work = self.kernel_call("optim", optimizer.partition("_")[0], params, grads, *arguments)
+        self.work = self.kernel_call("optim", optimizer.partition("_")[0], *arguments)
 
     def time_step(self, optimizer, network, device):
         self.sample(self.work)

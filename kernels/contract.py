@@ -352,16 +352,42 @@ class Norm(Protocol):
 
 
 class Optim(Protocol):
-    """One step of an optimizer over lists of arrays of one dtype, which are changed in place; hyper is float64.
+    """One step of an optimizer over lists of arrays of one dtype, which are changed in place.
 
     kernels/reference/optim.py, kernels/cpu/optim.py, kernels/cuda/optim.py
+
+    hyper, float64 (groups, hyperparameters), has a row for each group; groups[i] is the row of array i. counts are float64
+    (1,), one for each array, and count its updates.
     """
 
-    def sgd(self, params: list[Array], grads: list[Array], velocities: list[Array], hyper: Array, /) -> None:
+    def sgd(
+        self,
+        params: list[Array],
+        grads: list[Array],
+        velocities: list[Array],
+        groups: list[int],
+        hyper: Array,
+        /,
+    ) -> None:
         """hyper (lr, momentum, nesterov, weight_decay); velocities is [] without momentum."""
 
-    def adagrad(self, params: list[Array], grads: list[Array], sums: list[Array], hyper: Array, /) -> None:
+    def adagrad(
+        self, params: list[Array], grads: list[Array], sums: list[Array], groups: list[int], hyper: Array, /
+    ) -> None:
         """hyper (lr, eps, weight_decay)."""
+
+    def rmsprop(
+        self,
+        params: list[Array],
+        grads: list[Array],
+        squares: list[Array],
+        means: list[Array],
+        velocities: list[Array],
+        groups: list[int],
+        hyper: Array,
+        /,
+    ) -> None:
+        """hyper (lr, alpha, eps, weight_decay, momentum, centered); means and velocities are [] where they are not used."""
 
     def adam(
         self,
@@ -369,11 +395,16 @@ class Optim(Protocol):
         grads: list[Array],
         means: list[Array],
         squares: list[Array],
-        step: Array,
+        counts: list[Array],
+        groups: list[int],
+        decoupled: bool,
         hyper: Array,
         /,
     ) -> None:
-        """hyper (lr, beta1, beta2, eps, weight_decay); step, float64 (1,), counts the calls."""
+        """hyper (lr, beta1, beta2, eps, weight_decay); decoupled: AdamW's weight decay."""
+
+    def average(self, params: list[Array], averages: list[Array], counts: list[Array], decay: float, /) -> None:
+        """averages = decay averages + (1 - decay) params, and params at the first update."""
 
 
 class Pool(Protocol):

@@ -101,16 +101,25 @@ def strided_write(x, shape, strides, offset, y):
 # Optimizers read and write parameters and state.
 
 
-def sgd(params, grads, velocities, hyper):
+def sgd(params, grads, velocities, groups, hyper):
     return Work(None, nbytes(params, params, grads, velocities, velocities))
 
 
-def adagrad(params, grads, sums, hyper):
+def adagrad(params, grads, sums, groups, hyper):
     return Work(None, nbytes(params, params, grads, sums, sums))
 
 
-def adam(params, grads, means, squares, step, hyper):
+def rmsprop(params, grads, squares, means, velocities, groups, hyper):
+    states = [*squares, *means, *velocities]
+    return Work(None, nbytes(params, params, grads, states, states))
+
+
+def adam(params, grads, means, squares, counts, groups, decoupled, hyper):
     return Work(None, nbytes(params, params, grads, means, means, squares, squares))
+
+
+def average(params, averages, counts, decay):
+    return Work(None, nbytes(params, averages, averages))
 
 
 FUNCTIONS = {
@@ -132,7 +141,9 @@ FUNCTIONS = {
     "movement.strided_write": strided_write,
     "optim.sgd": sgd,
     "optim.adagrad": adagrad,
+    "optim.rmsprop": rmsprop,
     "optim.adam": adam,
+    "optim.average": average,
 }
 
 

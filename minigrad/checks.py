@@ -1,4 +1,4 @@
-"""Checks of plain arguments: numbers in a range. The errors say what came and what was expected."""
+"""Checks of plain arguments: numbers in a range, better and worse. The errors say what came and what was expected."""
 
 import operator
 
@@ -28,3 +28,12 @@ def number(name: str, value: float, below: float) -> float:
     if not 0 <= value < below:
         raise ValueError(f"{name} must be from 0 to below {below}, not {value!r}")
     return float(value)
+
+
+def sign_of(monitor: str, mode: str | None) -> int:
+    """1 if more of a metric is better, -1 if less is; by `mode` ("max" or "min"), or by its name: accuracies shall be large."""
+    if mode is None:
+        mode = "max" if monitor.endswith(("accuracy", "acc")) else "min"
+    if mode not in ("min", "max"):
+        raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
+    return 1 if mode == "max" else -1

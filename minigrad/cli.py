@@ -1,5 +1,6 @@
 """The command `minigrad`: info, warmup, verify, data, bench, cache. Needs the extra `cli` (typer, rich)."""
 
+import contextlib
 import functools
 import os
 import platform
@@ -213,7 +214,7 @@ def verify(device: str = "cpu") -> None:
     device = found_device(device).name
     checks: dict[str, Callable[[], None]] = {
         **{name: functools.partial(check_op, device, *case) for name, case in op_cases().items()},
-        "optim: sgd, adagrad, adam": lambda: check_optimizers(device),
+        "optim: sgd, adagrad, rmsprop, adam, averages": lambda: check_optimizers(device),
         "augment: affine maps, shifts, brightness": lambda: check_augmentation(device),
         "captured and eager steps give the same bits": lambda: check_capture(device),
     }
@@ -285,7 +286,9 @@ def check_optimizers(device: str) -> None:
     for make in (
         functools.partial(mg.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
         mg.optim.AdaGrad,
+        functools.partial(mg.optim.RMSprop, momentum=0.9, centered=True),
         mg.optim.Adam,
+        functools.partial(mg.optim.AdamW, lr=0.1, weight_decay=0.1, ema=0.9),
     ):
         results = []
         for home in (device, "reference"):
@@ -294,7 +297,8 @@ def check_optimizers(device: str) -> None:
             for gradient in gradients:
                 w.grad = mg.tensor(gradient, dtype="float32", device=home)
                 optimizer.step()
-            results.append(w.numpy())
+            with optimizer.averaged() if optimizer.ema else contextlib.nullcontext():
+                results.append(w.numpy())
         np.testing.assert_allclose(results[0], results[1], rtol=1e-5, atol=1e-6, err_msg=repr(optimizer))
 
 

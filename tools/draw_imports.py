@@ -32,7 +32,7 @@ BOXES = {
     "data": ("minigrad/data/",),
     "testing": ("minigrad/testing.py",),
     "capture": ("minigrad/capture/",),
-    "optim": ("minigrad/optim.py",),
+    "optim": ("minigrad/optim/",),
     "nn": ("minigrad/nn/",),
     "ops": ("minigrad/ops/",),
     "engine": (

@@ -63,8 +63,8 @@ FAULTS = [
     # layers, optimizers, schedules
     Fault("statistics of half a batch", "minigrad/nn/statistics.py", "self.norm.decay = 0.0", "self.norm.decay = 0.5", "nn/test_statistics.py"),
     Fault("masks in evaluation", "minigrad/nn/layers.py", "self.p, training=self.training", "self.p, training=True", "nn/test_layers.py"),
-    Fault("an offset ignored", "minigrad/optim.py", "(n + self.offset) // self.every", "n // self.every", "test_optim.py"),
-    Fault("hyperparameters not loaded", "minigrad/optim.py", 'np.copyto(self.hyper, np.asarray(state_dict["hyper"]))', "pass", "test_optim.py"),
+    Fault("an offset ignored", "minigrad/optim/schedules.py", "(n + self.offset) // self.every", "n // self.every", "optim"),
+    Fault("hyperparameters not loaded", "minigrad/optim/optimizer.py", 'np.copyto(self.hyper, np.asarray(found["hyper"]))', "pass", "optim"),
     # readers of data
     Fault("byte order", "minigrad/data/idx.py", 'np.dtype(">f4")', 'np.dtype("<f4")', "data/test_idx.py"),
     Fault("trailing bytes pass", "minigrad/data/idx.py", "if stream.read(1):", "if False:", "data/test_idx.py"),

@@ -261,9 +261,9 @@ def sgd(name: str) -> Case:
     """SGD with momentum over the parameters of the Inception, in PyTorch by its fused optimizer."""
     shapes = [a.shape for name, a in networks.initial_arrays(NETWORK).items() if not networks.is_statistic(name)]
     params, grads, velocities = ([normal(*s, seed=k) for s in shapes] for k in range(3))
-    hyper = np.array([RATE, MOMENTUM, 0, 0])
+    groups, hyper = [0] * len(params), np.array([[RATE, MOMENTUM, 0, 0]])
     expected = [wide(*arrays) for arrays in (params, grads, velocities)]
-    reference.optim.sgd(*expected, hyper)
+    reference.optim.sgd(*expected, groups, hyper)
 
     def theirs(framework: Any) -> Work:
         torch = framework.torch
@@ -275,7 +275,7 @@ def sgd(name: str) -> Case:
         state = [optimizer.state[t]["momentum_buffer"] for t in tensors]
         return Work(optimizer.step, lambda _: [framework.get(a) for a in (*tensors, *state)])
 
-    arguments, expected = [params, grads, velocities, hyper], [*expected[0], *expected[2]]
+    arguments, expected = [params, grads, velocities, groups, hyper], [*expected[0], *expected[2]]
     return case_of(name, "optim.sgd", arguments, (0, 2), expected, theirs, part=lambda array: array)
 
 

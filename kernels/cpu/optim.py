@@ -1,6 +1,7 @@
 """Optimizers: one launch updates all parameters, a share of them by each thread. Formulas: kernels/reference/optim.py.
 
-Sums and products are in the type of the parameters; Adam's bias corrections in float64.
+Sums and products are in the type of the parameters; Adam's bias corrections in float64. What differs from array to array,
+by its group or its count of updates, is read or computed once for the array, before its loop.
 """
 
 import numpy as np
@@ -17,7 +18,11 @@ LARGE = 2 * GRAIN  # these loops only move memory: a parallel region pays later 
 sgd_step = inlined(steps.sgd)
 momentum_sgd_step = inlined(steps.momentum_sgd)
 adagrad_step = inlined(steps.adagrad)
+rmsprop_step = inlined(steps.rmsprop)
+momentum_rmsprop_step = inlined(steps.momentum_rmsprop)
+centered_rmsprop_step = inlined(steps.centered_rmsprop)
 adam_step = inlined(steps.adam)
+average_step = inlined(steps.average)
 
 
 def is_large(total, *arguments):
@@ -50,20 +55,29 @@ def share(size, thread, threads, least):
     return start, end - start
 
 
-def prepare_sgd(params, grads, velocities, hyper):
-    return *describe(params), pack(params), pack(grads), pack(velocities), hyper
+@inlined
+def counted(counts, i, like):
+    """One more update of array i: which it is."""
+    count = array_at(counts, i, 0, 1, like)
+    count[0] += 1
+    return count[0]
+
+
+def prepare_sgd(params, grads, velocities, groups, hyper):
+    return *describe(params), pack(params), pack(grads), pack(velocities), np.array(groups, np.int64), hyper
 
 
 @parallel_kernel(is_large=is_large, prepare=prepare_sgd)
-def sgd(total, sizes, like, params, grads, velocities, hyper):
+def sgd(total, sizes, like, params, grads, velocities, groups, hyper):
     scalar = like.dtype.type
-    lr, momentum, nesterov, weight_decay = scalar(hyper[0]), scalar(hyper[1]), hyper[2] != 0, scalar(hyper[3])
     threads, least = team_size(), least_shared(sizes)
     for task in prange(threads * sizes.size):
         thread, i = task // sizes.size, task % sizes.size
         start, size = share(sizes[i], thread, threads, least)
         p = array_at(params, i, start, size, like)
         g = array_at(grads, i, start, size, like)
+        own = hyper[groups[i]]
+        lr, momentum, nesterov, weight_decay = scalar(own[0]), scalar(own[1]), own[2] != 0, scalar(own[3])
         if velocities.size == 0:
             for k in range(size):
                 p[k] = sgd_step(p[k], g[k], lr, weight_decay)
@@ -77,14 +91,13 @@ def sgd(total, sizes, like, params, grads, velocities, hyper):
                     p[k], v[k] = momentum_sgd_step(p[k], g[k], v[k], lr, momentum, False, weight_decay)
 
 
-def prepare_adagrad(params, grads, sums, hyper):
-    return *describe(params), pack(params), pack(grads), pack(sums), hyper
+def prepare_adagrad(params, grads, sums, groups, hyper):
+    return *describe(params), pack(params), pack(grads), pack(sums), np.array(groups, np.int64), hyper
 
 
 @parallel_kernel(is_large=is_large, prepare=prepare_adagrad)
-def adagrad(total, sizes, like, params, grads, sums, hyper):
+def adagrad(total, sizes, like, params, grads, sums, groups, hyper):
     scalar = like.dtype.type
-    lr, eps, weight_decay = scalar(hyper[0]), scalar(hyper[1]), scalar(hyper[2])
     threads, least = team_size(), least_shared(sizes)
     for task in prange(threads * sizes.size):
         thread, i = task // sizes.size, task % sizes.size
@@ -92,24 +105,74 @@ def adagrad(total, sizes, like, params, grads, sums, hyper):
         p = array_at(params, i, start, size, like)
         g = array_at(grads, i, start, size, like)
         s = array_at(sums, i, start, size, like)
+        own = hyper[groups[i]]
+        lr, eps, weight_decay = scalar(own[0]), scalar(own[1]), scalar(own[2])
         for k in range(size):
             p[k], s[k] = adagrad_step(p[k], g[k], s[k], lr, eps, weight_decay)
 
 
-def prepare_adam(params, grads, means, squares, step, hyper):
-    return *describe(params), pack(params), pack(grads), pack(means), pack(squares), step, hyper
+def prepare_rmsprop(params, grads, squares, means, velocities, groups, hyper):
+    lists = [pack(arrays) for arrays in (params, grads, squares, means, velocities)]
+    return *describe(params), *lists, np.array(groups, np.int64), hyper
+
+
+@parallel_kernel(is_large=is_large, prepare=prepare_rmsprop)
+def rmsprop(total, sizes, like, params, grads, squares, means, velocities, groups, hyper):
+    scalar = like.dtype.type
+    threads, least = team_size(), least_shared(sizes)
+    for task in prange(threads * sizes.size):
+        thread, i = task // sizes.size, task % sizes.size
+        start, size = share(sizes[i], thread, threads, least)
+        p = array_at(params, i, start, size, like)
+        g = array_at(grads, i, start, size, like)
+        s = array_at(squares, i, start, size, like)
+        own = hyper[groups[i]]
+        lr, alpha, eps, weight_decay = scalar(own[0]), scalar(own[1]), scalar(own[2]), scalar(own[3])
+        rest, momentum, centered = scalar(1 - own[1]), scalar(own[4]), scalar(own[5])
+        if means.size == 0 and velocities.size == 0:
+            for k in range(size):
+                p[k], s[k] = rmsprop_step(p[k], g[k], s[k], lr, alpha, rest, eps, weight_decay)
+        elif means.size == 0:
+            v = array_at(velocities, i, start, size, like)
+            for k in range(size):
+                p[k], s[k], v[k] = momentum_rmsprop_step(
+                    p[k], g[k], s[k], v[k], lr, alpha, rest, eps, momentum, weight_decay
+                )
+        elif velocities.size == 0:
+            m = array_at(means, i, start, size, like)
+            for k in range(size):
+                p[k], s[k], m[k], _ = centered_rmsprop_step(
+                    p[k], g[k], s[k], m[k], scalar(0), lr, alpha, rest, eps, momentum, centered, weight_decay
+                )
+        else:
+            m = array_at(means, i, start, size, like)
+            v = array_at(velocities, i, start, size, like)
+            for k in range(size):
+                p[k], s[k], m[k], v[k] = centered_rmsprop_step(
+                    p[k], g[k], s[k], m[k], v[k], lr, alpha, rest, eps, momentum, centered, weight_decay
+                )
+
+
+def prepare_adam(params, grads, means, squares, counts, groups, decoupled, hyper):
+    lists = [pack(arrays) for arrays in (params, grads, means, squares, counts)]
+    return *describe(params), *lists, np.array(groups, np.int64), decoupled, hyper
 
 
 @parallel_kernel(is_large=is_large, prepare=prepare_adam)
-def adam(total, sizes, like, params, grads, means, squares, step, hyper):
+def adam(total, sizes, like, params, grads, means, squares, counts, groups, decoupled, hyper):
     scalar = like.dtype.type
-    step[0] += 1
-    mean_correction = 1 - hyper[1] ** step[0]
-    square_correction = 1 - hyper[2] ** step[0]
-    lr = scalar(hyper[0] / mean_correction)
-    root_scale = scalar(1 / np.sqrt(square_correction))
-    beta1, beta2, eps, weight_decay = scalar(hyper[1]), scalar(hyper[2]), scalar(hyper[3]), scalar(hyper[4])
-    rest1, rest2 = scalar(1 - hyper[1]), scalar(1 - hyper[2])
+    corrected = np.empty((sizes.size, 2))  # learning rate and scale of the root with the bias corrections
+    last = 0.0
+    for i in range(sizes.size):
+        count, own = counted(counts, i, hyper), hyper[groups[i]]
+        if (
+            i > 0 and count == last and groups[i] == groups[i - 1]
+        ):  # as nearly always: powers take longer than small arrays
+            corrected[i] = corrected[i - 1]
+        else:
+            corrected[i, 0] = own[0] / (1 - own[1] ** count)
+            corrected[i, 1] = 1 / np.sqrt(1 - own[2] ** count)
+        last = count
     threads, least = team_size(), least_shared(sizes)
     for task in prange(threads * sizes.size):
         thread, i = task // sizes.size, task % sizes.size
@@ -118,7 +181,34 @@ def adam(total, sizes, like, params, grads, means, squares, step, hyper):
         g = array_at(grads, i, start, size, like)
         m = array_at(means, i, start, size, like)
         v = array_at(squares, i, start, size, like)
+        own = hyper[groups[i]]
+        lr, root_scale = scalar(corrected[i, 0]), scalar(corrected[i, 1])
+        beta1, beta2, eps = scalar(own[1]), scalar(own[2]), scalar(own[3])
+        rest1, rest2 = scalar(1 - own[1]), scalar(1 - own[2])
+        weight_decay = scalar(0 if decoupled else own[4])
+        kept = scalar(1 - own[0] * own[4] if decoupled else 1)
         for k in range(size):
             p[k], m[k], v[k] = adam_step(
-                p[k], g[k], m[k], v[k], lr, root_scale, beta1, rest1, beta2, rest2, eps, weight_decay
+                p[k], g[k], m[k], v[k], lr, root_scale, beta1, rest1, beta2, rest2, eps, weight_decay, kept
             )
+
+
+def prepare_average(params, averages, counts, decay):
+    return *describe(params), pack(params), pack(averages), pack(counts), np.array([decay])
+
+
+@parallel_kernel(is_large=is_large, prepare=prepare_average)
+def average(total, sizes, like, params, averages, counts, decay):
+    scalar = like.dtype.type
+    shares = np.empty(sizes.size)
+    for i in range(sizes.size):
+        shares[i] = decay[0] if counted(counts, i, decay) > 1 else 0.0
+    threads, least = team_size(), least_shared(sizes)
+    for task in prange(threads * sizes.size):
+        thread, i = task // sizes.size, task % sizes.size
+        start, size = share(sizes[i], thread, threads, least)
+        p = array_at(params, i, start, size, like)
+        a = array_at(averages, i, start, size, like)
+        kept, rest = scalar(shares[i]), scalar(1 - shares[i])
+        for k in range(size):
+            a[k] = average_step(a[k], p[k], kept, rest)

@@ -3,9 +3,11 @@
 A block updates one chunk of one array, a vector of 16 bytes to a thread. Which array that is it finds in a table of the
 arrays' first chunks, all its threads searching at once; the table holds the addresses too. Blocks of small and of large
 arrays are the same work, so a network of many small parameters keeps the GPU as busy as one large matrix. The
-hyperparameters are read on the GPU, where a graph of launches that is replayed finds their latest values.
+hyperparameters are read on the GPU, where a graph of launches that is replayed finds their latest values; the table says
+where those of an array begin.
 
-Adam needs the same two numbers of this step in every block: one thread computes them in a launch before.
+Adam, and averages, need a few numbers in every block of an array that follow from its count of updates: in a launch before
+a thread for each array counts, and computes them.
 """
 
 import functools
@@ -17,6 +19,7 @@ from minigrad.kernels import steps
 from minigrad.kernels.bits import sqrt
 from minigrad.kernels.cuda.tools import launch
 from minigrad.kernels.cuda.tools.language import (
+    at,
     cuda,
     device_function,
     float64,
@@ -27,11 +30,12 @@ from minigrad.kernels.cuda.tools.language import (
     uint32,
     uint64,
 )
-from minigrad.kernels.cuda.tools.launch import Doubles, Reals, UInt, ULongs, kernel
+from minigrad.kernels.cuda.tools.launch import Double, Doubles, Reals, UInt, ULongs, kernel
 
 THREADS = 256
 CHUNK = 4 * THREADS  # elements
 UPDATE, STATES = None, 0  # what is done to an element, and how many arrays of state it has; put in by the variants
+ADAM, AVERAGE, RMSPROP = 9, 2, 7  # numbers that are computed before, for each array, and for each group
 
 
 @device_function
@@ -50,11 +54,16 @@ def chunk_owner(first, count):
 
 @kernel(threads=THREADS)
 def update(like: Reals, table: ULongs, count: UInt, numbers: Doubles):
-    """`table` holds count + 1 first chunks, the sizes, the addresses of params, of grads, and of each state."""
+    """`table` holds count + 1 first chunks, the sizes, where the array's numbers begin, and the addresses.
+
+    Those are of params, of grads, and of each state.
+    """
     k = chunk_owner(table, count)
     first = uint32(table[k])
     k = uint32(k + count + uint32(1))
     size = uint32(table[k])
+    k = uint32(k + count)
+    own = at(numbers, uint32(table[k]))
     k = uint32(k + count)
     address = table[k]
     together = address
@@ -63,7 +72,7 @@ def update(like: Reals, table: ULongs, count: UInt, numbers: Doubles):
     address = table[k]
     together |= address
     g = memory_at(address, real)
-    s, t = g, g
+    s, t, u = g, g, g
     if STATES > 0:
         k = uint32(k + count)
         address = table[k]
@@ -74,88 +83,189 @@ def update(like: Reals, table: ULongs, count: UInt, numbers: Doubles):
         address = table[k]
         together |= address
         t = memory_at(address, real)
+    if STATES > 2:
+        k = uint32(k + count)
+        address = table[k]
+        together |= address
+        u = memory_at(address, real)
     i = uint32(uint32(uint32(cuda.blockIdx.x) - first) * uint32(CHUNK) + uint32(cuda.threadIdx.x) * uint32(4))
     if i + uint32(4) <= size and (together & uint64(15)) == uint64(0):
         pi, gi = load4(p, i), load4(g, i)
-        si, ti = gi, gi
+        si, ti, ui = gi, gi, gi
         if STATES > 0:
             si = load4(s, i)
         if STATES > 1:
             ti = load4(t, i)
-        a = UPDATE(pi[0], gi[0], si[0], ti[0], numbers)
-        b = UPDATE(pi[1], gi[1], si[1], ti[1], numbers)
-        c = UPDATE(pi[2], gi[2], si[2], ti[2], numbers)
-        d = UPDATE(pi[3], gi[3], si[3], ti[3], numbers)
+        if STATES > 2:
+            ui = load4(u, i)
+        a = UPDATE(pi[0], gi[0], si[0], ti[0], ui[0], own)
+        b = UPDATE(pi[1], gi[1], si[1], ti[1], ui[1], own)
+        c = UPDATE(pi[2], gi[2], si[2], ti[2], ui[2], own)
+        d = UPDATE(pi[3], gi[3], si[3], ti[3], ui[3], own)
         store4(p, i, a[0], b[0], c[0], d[0])
         if STATES > 0:
             store4(s, i, a[1], b[1], c[1], d[1])
         if STATES > 1:
             store4(t, i, a[2], b[2], c[2], d[2])
+        if STATES > 2:
+            store4(u, i, a[3], b[3], c[3], d[3])
     else:
         stop = min(size, uint32(i + uint32(4)))
         while i < stop:
-            a = UPDATE(p[i], g[i], s[i], t[i], numbers)
+            a = UPDATE(p[i], g[i], s[i], t[i], u[i], own)
             p[i] = a[0]
             if STATES > 0:
                 s[i] = a[1]
             if STATES > 1:
                 t[i] = a[2]
+            if STATES > 2:
+                u[i] = a[3]
             i = uint32(i + uint32(1))
 
 
 sgd_step = device_function(steps.sgd)
 momentum_sgd_step = device_function(steps.momentum_sgd)
 adagrad_step = device_function(steps.adagrad)
+rmsprop_step = device_function(steps.rmsprop)
+momentum_rmsprop_step = device_function(steps.momentum_rmsprop)
+centered_rmsprop_step = device_function(steps.centered_rmsprop)
 adam_step = device_function(steps.adam)
+average_step = device_function(steps.average)
 
 
-# New values of (param, first state, second state), from the old ones, the gradient and the hyperparameters
-
-
-@device_function
-def update_sgd(p, g, s, t, hyper):
-    return sgd_step(p, g, real(hyper[0]), real(hyper[3])), s, t
+# New values of (param, first state, second state, third state), from the old ones, the gradient and the hyperparameters
 
 
 @device_function
-def update_momentum_sgd(p, g, v, t, hyper):
+def update_sgd(p, g, s, t, u, hyper):
+    return sgd_step(p, g, real(hyper[0]), real(hyper[3])), s, t, u
+
+
+@device_function
+def update_momentum_sgd(p, g, v, t, u, hyper):
     nesterov = real(hyper[2]) != real(0)
     p, v = momentum_sgd_step(p, g, v, real(hyper[0]), real(hyper[1]), nesterov, real(hyper[3]))
-    return p, v, t
+    return p, v, t, u
 
 
 @device_function
-def update_adagrad(p, g, s, t, hyper):
+def update_adagrad(p, g, s, t, u, hyper):
     p, s = adagrad_step(p, g, s, real(hyper[0]), real(hyper[1]), real(hyper[2]))
-    return p, s, t
+    return p, s, t, u
 
 
 @device_function
-def update_adam(p, g, m, v, numbers):
+def update_rmsprop(p, g, s, t, u, numbers):
+    lr, alpha, rest, eps = real(numbers[0]), real(numbers[1]), real(numbers[2]), real(numbers[3])
+    p, s = rmsprop_step(p, g, s, lr, alpha, rest, eps, real(numbers[4]))
+    return p, s, t, u
+
+
+@device_function
+def update_momentum_rmsprop(p, g, s, v, u, numbers):
+    lr, alpha, rest, eps = real(numbers[0]), real(numbers[1]), real(numbers[2]), real(numbers[3])
+    p, s, v = momentum_rmsprop_step(p, g, s, v, lr, alpha, rest, eps, real(numbers[5]), real(numbers[4]))
+    return p, s, v, u
+
+
+@device_function
+def update_centered_rmsprop(p, g, s, m, u, numbers):
+    lr, alpha, rest, eps = real(numbers[0]), real(numbers[1]), real(numbers[2]), real(numbers[3])
+    momentum, centered = real(numbers[5]), real(numbers[6])
+    p, s, m, _ = centered_rmsprop_step(p, g, s, m, real(0), lr, alpha, rest, eps, momentum, centered, real(numbers[4]))
+    return p, s, m, u
+
+
+@device_function
+def update_centered_momentum_rmsprop(p, g, s, m, v, numbers):
+    lr, alpha, rest, eps = real(numbers[0]), real(numbers[1]), real(numbers[2]), real(numbers[3])
+    momentum, centered = real(numbers[5]), real(numbers[6])
+    return centered_rmsprop_step(p, g, s, m, v, lr, alpha, rest, eps, momentum, centered, real(numbers[4]))
+
+
+@device_function
+def update_adam(p, g, m, v, u, numbers):
     lr, root_scale = real(numbers[0]), real(numbers[1])
     beta1, rest1, beta2, rest2 = real(numbers[2]), real(numbers[3]), real(numbers[4]), real(numbers[5])
-    return adam_step(p, g, m, v, lr, root_scale, beta1, rest1, beta2, rest2, real(numbers[6]), real(numbers[7]))
+    eps, weight_decay, kept = real(numbers[6]), real(numbers[7]), real(numbers[8])
+    p, m, v = adam_step(p, g, m, v, lr, root_scale, beta1, rest1, beta2, rest2, eps, weight_decay, kept)
+    return p, m, v, u
 
 
-@kernel(threads=1, uses_float64=True)
-def adam_numbers(step: Doubles, hyper: Doubles, numbers: Doubles):
-    """Count the step; learning rate and scale of the root with the bias corrections, the betas and their rests, ..."""
-    count = step[0] + float64(1)
-    step[0] = count
-    numbers[0] = hyper[0] / (float64(1) - hyper[1] ** count)
-    numbers[1] = float64(1) / sqrt(float64(1) - hyper[2] ** count)
-    numbers[2] = hyper[1]
-    numbers[3] = float64(1) - hyper[1]
-    numbers[4] = hyper[2]
-    numbers[5] = float64(1) - hyper[2]
-    numbers[6] = hyper[3]
-    numbers[7] = hyper[4]
+@device_function
+def update_average(a, p, s, t, u, numbers):
+    return average_step(a, p, real(numbers[0]), real(numbers[1])), s, t, u
+
+
+@device_function
+def counted(table, i):
+    """One more update of an array, whose count is at the address table[i]: which it is."""
+    count = memory_at(table[i], float64)
+    count[0] = count[0] + float64(1)
+    return count[0]
+
+
+@kernel(threads=THREADS, uses_float64=True)
+def adam_numbers(table: ULongs, count: UInt, decoupled: UInt, hyper: Doubles, numbers: Doubles):
+    """`table` holds the addresses of the counts, and where the rows of hyperparameters begin.
+
+    Of each array: learning rate and scale of the root with the bias corrections, the betas and their rests, eps, weight
+    decay, and the share of the parameter that stays.
+    """
+    i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+    if i < count:
+        updates = counted(table, i)
+        own = at(hyper, uint32(table[uint32(i + count)]))
+        new = at(numbers, uint32(i * uint32(ADAM)))
+        new[0] = own[0] / (float64(1) - own[1] ** updates)
+        new[1] = float64(1) / sqrt(float64(1) - own[2] ** updates)
+        new[2] = own[1]
+        new[3] = float64(1) - own[1]
+        new[4] = own[2]
+        new[5] = float64(1) - own[2]
+        new[6] = own[3]
+        new[7] = own[4]
+        new[8] = float64(1)
+        if decoupled != uint32(0):
+            new[7] = float64(0)
+            new[8] = float64(1) - own[0] * own[4]
+
+
+@kernel(threads=THREADS, uses_float64=True)
+def average_numbers(table: ULongs, count: UInt, decay: Double, numbers: Doubles):
+    """`table` holds the addresses of the counts. Of each array: the shares of the average and of the parameter."""
+    i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+    if i < count:
+        kept = decay if counted(table, i) > float64(1) else float64(0)
+        new = at(numbers, uint32(i * uint32(AVERAGE)))
+        new[0] = kept
+        new[1] = float64(1) - kept
+
+
+@kernel(threads=THREADS, uses_float64=True)
+def rmsprop_numbers(hyper: Doubles, groups: UInt, numbers: Doubles):
+    """Of each group: learning rate, alpha and its rest, eps, weight decay, momentum, centered."""
+    i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+    if i < groups:
+        own, new = at(hyper, uint32(i * uint32(6))), at(numbers, uint32(i * uint32(RMSPROP)))
+        new[0] = own[0]
+        new[1] = own[1]
+        new[2] = float64(1) - own[1]
+        new[3] = own[2]
+        new[4] = own[3]
+        new[5] = own[4]
+        new[6] = own[5]
 
 
 plain_sgd_kernel = update.variant(UPDATE=update_sgd, STATES=0)
 momentum_sgd_kernel = update.variant(UPDATE=update_momentum_sgd, STATES=1)
 adagrad_kernel = update.variant(UPDATE=update_adagrad, STATES=1)
+rmsprop_kernel = update.variant(UPDATE=update_rmsprop, STATES=1)
+momentum_rmsprop_kernel = update.variant(UPDATE=update_momentum_rmsprop, STATES=2)
+centered_rmsprop_kernel = update.variant(UPDATE=update_centered_rmsprop, STATES=2)
+centered_momentum_rmsprop_kernel = update.variant(UPDATE=update_centered_momentum_rmsprop, STATES=3)
 adam_kernel = update.variant(UPDATE=update_adam, STATES=2)
+average_kernel = update.variant(UPDATE=update_average, STATES=0)
 
 
 @functools.lru_cache(maxsize=256)
@@ -164,28 +274,58 @@ def chunks(sizes):
     return 0, *itertools.accumulate(-(-size // CHUNK) for size in sizes)
 
 
-def launch_update(kernel, numbers, *lists):
-    """One launch over lists of params, grads and states."""
+def beginnings(rows, width):
+    """Where in a matrix of this width these rows begin."""
+    return [row * width for row in rows]
+
+
+def launch_update(kernel, numbers, places, *lists):
+    """One launch over lists of params, grads and states; the numbers of array i begin at places[i]."""
     params = lists[0]
     sizes = tuple([p.size for p in params])
     first = chunks(sizes)
     if first[-1]:
-        table = launch.context.table(*first, *sizes, *[array.pointer for arrays in lists for array in arrays])
+        table = launch.context.table(*first, *sizes, *places, *[array.pointer for arrays in lists for array in arrays])
         kernel[first[-1], THREADS](params[0], table, len(params), numbers)
 
 
-def sgd(params, grads, velocities, hyper):
+def sgd(params, grads, velocities, groups, hyper):
+    places = beginnings(groups, hyper.shape[1])
     if velocities:
-        launch_update(momentum_sgd_kernel, hyper, params, grads, velocities)
+        launch_update(momentum_sgd_kernel, hyper, places, params, grads, velocities)
     else:
-        launch_update(plain_sgd_kernel, hyper, params, grads)
+        launch_update(plain_sgd_kernel, hyper, places, params, grads)
 
 
-def adagrad(params, grads, sums, hyper):
-    launch_update(adagrad_kernel, hyper, params, grads, sums)
+def adagrad(params, grads, sums, groups, hyper):
+    launch_update(adagrad_kernel, hyper, beginnings(groups, hyper.shape[1]), params, grads, sums)
 
 
-def adam(params, grads, means, squares, step, hyper):
-    numbers = launch.context.empty((8,), np.dtype(np.float64))
-    adam_numbers[1, 1](step, hyper, numbers)
-    launch_update(adam_kernel, numbers, params, grads, means, squares)
+def rmsprop(params, grads, squares, means, velocities, groups, hyper):
+    rows = hyper.shape[0]
+    numbers = launch.context.empty((rows * RMSPROP,), np.dtype(np.float64))
+    rmsprop_numbers[launch.blocks_for(rows, THREADS), THREADS](hyper, rows, numbers)
+    kernels = {
+        (False, False): rmsprop_kernel,
+        (False, True): momentum_rmsprop_kernel,
+        (True, False): centered_rmsprop_kernel,
+        (True, True): centered_momentum_rmsprop_kernel,
+    }
+    states = [arrays for arrays in (squares, means, velocities) if arrays]
+    places = beginnings(groups, RMSPROP)
+    launch_update(kernels[bool(means), bool(velocities)], numbers, places, params, grads, *states)
+
+
+def adam(params, grads, means, squares, counts, groups, decoupled, hyper):
+    numbers = launch.context.empty((len(params) * ADAM,), np.dtype(np.float64))
+    table = launch.context.table(*[count.pointer for count in counts], *beginnings(groups, hyper.shape[1]))
+    blocks = launch.blocks_for(len(params), THREADS)
+    adam_numbers[blocks, THREADS](table, len(params), int(decoupled), hyper, numbers)
+    launch_update(adam_kernel, numbers, beginnings(range(len(params)), ADAM), params, grads, means, squares)
+
+
+def average(params, averages, counts, decay):
+    numbers = launch.context.empty((len(params) * AVERAGE,), np.dtype(np.float64))
+    table = launch.context.table(*[count.pointer for count in counts])
+    average_numbers[launch.blocks_for(len(params), THREADS), THREADS](table, len(params), decay, numbers)
+    launch_update(average_kernel, numbers, beginnings(range(len(params)), AVERAGE), averages, params)

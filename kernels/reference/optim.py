@@ -1,15 +1,26 @@
 """One step of an optimizer over lists of arrays, which are changed in place; float32 computed in float64.
 
 Every gradient is first extended by weight decay, g = grad + weight_decay p; the arrays of gradients are only read.
+Hyperparameters are those of the array's group: array i has row groups[i] of `hyper`.
 
-    sgd       hyper (lr, momentum, nesterov 0 or 1, weight_decay); velocities is [] where momentum is 0
+    sgd       hyper (lr, momentum, nesterov 0 or 1, weight_decay); velocities is [] where momentum is 0 in all groups
               v = momentum v + g;  p -= lr v, or lr (g + momentum v) for Nesterov's form
               (Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013)
     adagrad   hyper (lr, eps, weight_decay)
               s += g^2;  p -= lr g / (sqrt(s) + eps)                             (Duchi, Hazan and Singer, 2011)
-    adam      hyper (lr, beta1, beta2, eps, weight_decay); step, a float64 array of one element, counts the calls: t
+    rmsprop   hyper (lr, alpha, eps, weight_decay, momentum, centered 0 or 1); means is [] where no group is centered, and
+              velocities where momentum is 0 in all groups
+              s = alpha s + (1 - alpha) g^2;  m = alpha m + (1 - alpha) g
+              v = momentum v + g / (sqrt(s - centered m^2) + eps);  p -= lr v
+              (Tieleman and Hinton, 2012; centered: Graves, "Generating sequences with recurrent neural networks", 2013);
+              a variance that rounding has made negative is 0
+    adam      hyper (lr, beta1, beta2, eps, weight_decay); counts, a float64 array of one element for each array, counts its
+              updates: t
               m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
               p -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)                   (Kingma and Ba, 2015)
+              decoupled: g = grad, and p is first multiplied by 1 - lr weight_decay    (AdamW; Loshchilov and Hutter, 2019)
+    average   a = decay a + (1 - decay) p, and a = p at the first of the updates that counts counts   (Polyak and Juditsky,
+              1992, with weights that fall off)
 """
 
 import numpy as np
@@ -24,9 +35,9 @@ def _decayed(p, grad, weight_decay):
 
 
 @defined
-def sgd(params, grads, velocities, hyper):
-    lr, momentum, nesterov, weight_decay = hyper
-    for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+def sgd(params, grads, velocities, groups, hyper):
+    for i, (param, grad, group) in enumerate(zip(params, grads, groups, strict=True)):
+        lr, momentum, nesterov, weight_decay = hyper[group]
         p, g = _decayed(param, grad, weight_decay)
         step = g
         if velocities:
@@ -37,9 +48,9 @@ def sgd(params, grads, velocities, hyper):
 
 
 @defined
-def adagrad(params, grads, sums, hyper):
-    lr, eps, weight_decay = hyper
-    for param, grad, total in zip(params, grads, sums, strict=True):
+def adagrad(params, grads, sums, groups, hyper):
+    for param, grad, total, group in zip(params, grads, sums, groups, strict=True):
+        lr, eps, weight_decay = hyper[group]
         p, g = _decayed(param, grad, weight_decay)
         s = total + g * g
         total[...] = s
@@ -47,14 +58,42 @@ def adagrad(params, grads, sums, hyper):
 
 
 @defined
-def adam(params, grads, means, squares, step, hyper):
-    lr, beta1, beta2, eps, weight_decay = hyper
-    step[0] += 1
-    for param, grad, mean, square in zip(params, grads, means, squares, strict=True):
+def rmsprop(params, grads, squares, means, velocities, groups, hyper):
+    for i, (param, grad, square, group) in enumerate(zip(params, grads, squares, groups, strict=True)):
+        lr, alpha, eps, weight_decay, momentum, centered = hyper[group]
         p, g = _decayed(param, grad, weight_decay)
+        variance = s = alpha * square + (1 - alpha) * g * g
+        square[...] = s
+        if means:
+            m = alpha * means[i] + (1 - alpha) * g
+            means[i][...] = m
+            variance = s - centered * m * m
+            variance = np.where(variance < 0, 0, variance)
+        step = g / (np.sqrt(variance) + eps)
+        if velocities:
+            step = momentum * velocities[i] + step
+            velocities[i][...] = step
+        param[...] = p - lr * step
+
+
+@defined
+def adam(params, grads, means, squares, counts, groups, decoupled, hyper):
+    for param, grad, mean, square, count, group in zip(params, grads, means, squares, counts, groups, strict=True):
+        lr, beta1, beta2, eps, weight_decay = hyper[group]
+        count[0] += 1
+        p, g = _decayed(param, grad, 0 if decoupled else weight_decay)
         m = beta1 * mean + (1 - beta1) * g
         v = beta2 * square + (1 - beta2) * g * g
         mean[...], square[...] = m, v
-        m_hat = m / (1 - beta1 ** step[0])
-        v_hat = v / (1 - beta2 ** step[0])
-        param[...] = p - lr * m_hat / (np.sqrt(v_hat) + eps)
+        m_hat = m / (1 - beta1 ** count[0])
+        v_hat = v / (1 - beta2 ** count[0])
+        kept = 1 - lr * weight_decay if decoupled else 1
+        param[...] = kept * p - lr * m_hat / (np.sqrt(v_hat) + eps)
+
+
+@defined
+def average(params, averages, counts, decay):
+    for param, mean, count in zip(params, averages, counts, strict=True):
+        count[0] += 1
+        kept = 0 if count[0] == 1 else decay
+        mean[...] = kept * mean.astype(np.float64) + (1 - kept) * param

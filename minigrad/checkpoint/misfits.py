@@ -34,6 +34,7 @@ def misfits(
     if optimizer is not None:
         prefixes.remove("optimizer.")
         own.update({f"optimizer.{name}": array for name, array in optimizer.state_dict().items()})
+        described = of_today(described, optimizer)
     problems = [f"missing: {name}" for name in own if name not in described]
     problems += [f"unknown: {name}" for name in described if name not in own and not name.startswith(tuple(prefixes))]
     for name in (name for name in own if name in described):
@@ -44,6 +45,16 @@ def misfits(
         if DTYPES.get(dtype, want.dtype) != want.dtype:
             problems.append(f"{name}: dtype {DTYPES[dtype]}, expected {want.dtype}")
     return problems
+
+
+def of_today(
+    described: Mapping[str, tuple[str, tuple[int, ...]]], optimizer: Optimizer
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The tensors of a file, those of the optimizer by the names that it has for them now."""
+    prefix = "optimizer."
+    theirs = {name.removeprefix(prefix): what for name, what in described.items() if name.startswith(prefix)}
+    others = {name: what for name, what in described.items() if not name.startswith(prefix)}
+    return others | {prefix + name: what for name, what in optimizer.of_today(theirs).items()}
 
 
 def state_misfit(name: str, target: Stateful, state: Json) -> list[str]:

@@ -19,8 +19,8 @@ import numpy as np
 
 from minigrad import checkpoint
 from minigrad.checkpoint import Json
-from minigrad.checks import integer
-from minigrad.train.history import Row, available, meant, sign_of
+from minigrad.checks import integer, sign_of
+from minigrad.train.history import Row, available, meant
 
 if TYPE_CHECKING:
     from minigrad.train.run import Mark, Run

@@ -98,13 +98,13 @@ def fit(*given: Any, **named: Any) -> History:
     """
     settings = Settings(*given, **named)
     path = resume_path(settings.checkpoints, settings.resume)
-    lr = settings.optimizer.lr
+    rates = settings.optimizer.rates
     run = Run(settings)
     if path is not None:
         try:
             run.load(path)
         except CheckpointError:
-            settings.optimizer.lr = lr  # which a schedule that is a function has set
+            settings.optimizer.rates = rates  # which a schedule that is a function has set
             raise
     with run.signals:
         try:

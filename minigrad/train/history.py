@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from minigrad.checks import sign_of
 from minigrad.notebook import preformatted, table
 
 Row = dict[str, Any]  # numbers by name, as in `History`; None where one could not be measured, which its reader knows
@@ -105,15 +106,6 @@ def as_table(rows: list[Row]) -> str:
     lines += [[shown(row.get(name)) for name in names] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
-
-
-def sign_of(monitor: str, mode: str | None) -> int:
-    """1 if more is better, -1 if less is; by `mode` ("max" or "min"), or by the name: accuracies shall be large."""
-    if mode is None:
-        mode = "max" if monitor.endswith(("accuracy", "acc")) else "min"
-    if mode not in ("min", "max"):
-        raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
-    return 1 if mode == "max" else -1
 
 
 def available(rows: list[Row]) -> str:

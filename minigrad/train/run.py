@@ -40,7 +40,7 @@ class Run:
         self.start = self.step = self.loader.position
         self.count, self.target = settings.count, self.start + settings.count
         self.loss = math.nan
-        self.lr = optimizer.lr  # of the latest step
+        self.lr = optimizer.rates[0]  # of the latest step; of the first group of parameters
         self.history = History()
         self.signals = Signals(self.interrupted)
         self.per_epoch = len(self.loader)
@@ -227,7 +227,7 @@ class Run:
         if not math.isfinite(self.loss):
             raise self.diverged()
         self.step += 1
-        self.lr = self.optimizer.lr
+        self.lr = self.optimizer.rates[0]
         if self.schedule is not None and (self.settings.schedule_by == "step" or self.step % self.per_epoch == 0):
             self.schedule.step()
         seconds = time.perf_counter() - start if inputs.shape in self.shapes else None

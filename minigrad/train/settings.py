@@ -195,11 +195,13 @@ def watchers_of(callbacks: object, progress: bool, checkpoints: Checkpoints | No
 
 
 def optimizer_settings(optimizer: Optimizer, schedule: Schedule | None) -> dict[str, Json]:
-    """Kind and hyperparameters; the learning rate is the schedule's if there is one."""
-    numbers = dict(zip(optimizer.names, optimizer.hyper.tolist(), strict=True))
+    """Kind and hyperparameters, of each group if there are several; the learning rate is the schedule's if there is one."""
+    groups = [dict(zip(optimizer.names, row, strict=True)) for row in optimizer.hyper.tolist()]
     if schedule is not None:
-        del numbers["lr"]
-    return {"type": type(optimizer).__name__, **numbers}
+        for numbers in groups:
+            del numbers["lr"]
+    ema = {} if optimizer.ema is None else {"ema": optimizer.ema}
+    return {"type": type(optimizer).__name__, **(groups[0] if len(groups) == 1 else {"groups": groups}), **ema}
 
 
 def schedule_settings(schedule: Schedule) -> dict[str, Json]:

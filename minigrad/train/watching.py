@@ -166,6 +166,9 @@ def find_learning_rate(
         raise ValueError(f"low and high must be 0 < low < high, not {low} and {high}")
     steps, loss = integer("steps", steps, 3), checked_loss(loss)
     device = optimizer.params[0]._device
+    shares = [
+        rate / (optimizer.rates[0] or 1.0) for rate in optimizer.rates
+    ]  # groups of parameters keep their proportion
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
@@ -183,7 +186,7 @@ def find_learning_rate(
                 break
             rates.append(rate)
             losses.append(smooth)
-            optimizer.lr = rate
+            optimizer.rates = [rate * share for share in shares]
             optimizer.step()
     if len(rates) < 3:
         raise ValueError(

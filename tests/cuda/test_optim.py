@@ -9,30 +9,30 @@ def test_arrays_of_the_comparison_with_the_reference_reach_past_a_chunk():
 
 def test_arrays_that_do_not_begin_at_16_bytes(memory, dtype):
     params, grads = memory.put(np.ones(9, dtype)), memory.put(np.ones(8, dtype))
-    optim.sgd([params.part(1, 9)], [grads], [], memory.put(np.array([0.5, 0, 0, 0])))
+    optim.sgd([params.part(1, 9)], [grads], [], [0], memory.put(np.array([[0.5, 0, 0, 0]])))
     np.testing.assert_array_equal(memory.get(params), [1] + [0.5] * 8)
 
 
 def test_all_parameters_take_one_launch(memory, rng):
     params = [memory.put(rng.standard_normal(n).astype(np.float32)) for n in (3, 2000, 1, 500)]
     grads = [memory.put(memory.get(p)) for p in params]
-    optim.sgd(params, grads, [], memory.put(np.array([0.1, 0, 0, 0])))
+    optim.sgd(params, grads, [], [0, 1, 0, 1], memory.put(np.array([[0.1, 0, 0, 0], [0.2, 0, 0, 0]])))
     assert list(memory.driver.launches.values()) == [1]
 
 
 def test_replayed_graph_sees_new_hyperparameters_and_counts_steps(memory, monkeypatch):
     one = np.ones(4, np.float32)
     params, grads, means, squares = ([memory.put(a)] for a in (one, one, 0 * one, 0 * one))
-    step, hyper = memory.put(np.zeros(1)), memory.put(np.array([0.25, 0, 0, 0, 0]))
-    optim.adam(params, grads, means, squares, step, hyper)
-    scratch = memory.empty((8,), np.float64)
+    counts, hyper = [memory.put(np.zeros(1))], memory.put(np.array([[0.25, 0, 0, 0, 0]]))
+    optim.adam(params, grads, means, squares, counts, [0], False, hyper)
+    scratch = memory.empty((optim.ADAM,), np.float64)
     monkeypatch.setattr(optim.launch.context, "empty", lambda shape, dtype: scratch)
     memory.driver.begin_graph(None)
-    optim.adam(params, grads, means, squares, step, hyper)
+    optim.adam(params, grads, means, squares, counts, [0], False, hyper)
     graph = memory.driver.end_graph(None)
-    new = np.array([0.5, 0, 0, 0, 0])
+    new = np.array([[0.5, 0, 0, 0, 0]])
     memory.driver.to_device(hyper.pointer, new.ctypes.data, new.nbytes, None)
     memory.driver.launch_graph(graph, None)
     memory.driver.launch_graph(graph, None)
-    assert memory.get(step)[0] == 3
+    assert memory.get(counts[0])[0] == 3
     np.testing.assert_array_equal(memory.get(params[0]), 1 - 0.25 - 0.5 - 0.5 * one)

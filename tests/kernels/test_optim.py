@@ -53,36 +53,89 @@ def squared(arrays):
     return [np.square(a, out=a) for a in arrays]
 
 
+def in_groups(arrays):
+    """Every third array in the second of two groups."""
+    return [int(i % 3 == 1) for i in range(len(arrays))]
+
+
+def two_groups(*hyper):
+    """Two rows of hyperparameters, of which the second has another learning rate."""
+    return np.array([hyper, (hyper[0] / 8, *hyper[1:])], float)
+
+
 @pytest.mark.parametrize("weight_decay", [0, 0.01])
 def test_plain_sgd_matches_reference(check_optimizer, arrays, weight_decay):
-    check_optimizer("sgd", arrays(), arrays(), [], np.array([0.1, 0, 0, weight_decay]))
+    check_optimizer("sgd", given := arrays(), arrays(), [], in_groups(given), two_groups(0.1, 0, 0, weight_decay))
 
 
 @pytest.mark.parametrize("name", WITH_MOMENTUM)
 def test_sgd_with_momentum_matches_reference(check_optimizer, arrays, name):
-    check_optimizer("sgd", arrays(), arrays(), arrays(), np.array(WITH_MOMENTUM[name], float))
+    check_optimizer("sgd", given := arrays(), arrays(), arrays(), in_groups(given), two_groups(*WITH_MOMENTUM[name]))
 
 
 def test_adagrad_matches_reference(check_optimizer, arrays):
-    check_optimizer("adagrad", arrays(), arrays(), squared(arrays()), np.array([0.1, EPS, 0.01]))
+    check_optimizer(
+        "adagrad", given := arrays(), arrays(), squared(arrays()), in_groups(given), two_groups(0.1, EPS, 0.01)
+    )
 
 
+@pytest.mark.parametrize("centered", [0, 1])
+@pytest.mark.parametrize("momentum", [0, 0.9])
+def test_rmsprop_matches_reference(check_optimizer, arrays, centered, momentum):
+    params, grads, squares = arrays(), arrays(), squared(arrays())
+    means = [np.asarray(np.sqrt(s) / 2) for s in squares] if centered else []
+    velocities, hyper = arrays() if momentum else [], two_groups(0.01, 0.99, EPS, 0.01, momentum, centered)
+    check_optimizer("rmsprop", params, grads, squares, means, velocities, in_groups(params), hyper, ulps=8)
+
+
+def test_rmsprop_of_one_group_that_is_centered_and_one_that_is_not(check_kernel, rng, dtype):
+    params, grads, squares, means, velocities = ([rng.random(9).astype(dtype) for _ in range(3)] for _ in range(5))
+    means = [m * np.sqrt(s) for m, s in zip(means, squares, strict=True)]
+    hyper = np.array([(0.1, 0.9, EPS, 0, 0.9, 1), (0.1, 0.9, EPS, 0, 0, 0)], float)
+    check_kernel("optim", "rmsprop", params, grads, squares, means, velocities, [0, 1, 0], hyper, ulps=16)
+
+
+def test_variance_that_rounding_made_negative_is_zero(check_kernel, dtype):
+    one, above = np.ones(3, dtype), np.nextafter(np.ones(3, dtype), dtype.type(2))
+    hyper = np.array([(0.5, 0.5, 1, 0, 0, 1)], float)
+    params, *_ = check_kernel("optim", "rmsprop", [one], [above], [one], [above], [], [0], hyper)
+    np.testing.assert_allclose(params[0], 0.5, rtol=1e-3)
+
+
+def counts_of(arrays, count):
+    """A count of updates for each array, of which every other is 5."""
+    return [np.array([5.0 if i % 2 else float(count)]) for i in range(len(arrays))]
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("steps_before", [0, 999])
-def test_adam_matches_reference(check_optimizer, arrays, steps_before):
-    step, hyper = np.array([steps_before], float), np.array([0.01, 0.9, 0.999, EPS, 0.01])
-    check_optimizer("adam", arrays(), arrays(), arrays(), squared(arrays()), step, hyper, ulps=8)
+def test_adam_matches_reference(check_optimizer, arrays, steps_before, decoupled):
+    given, hyper = arrays(), two_groups(0.01, 0.9, 0.999, EPS, 0.01)
+    counts = counts_of(given, steps_before)
+    states = arrays(), squared(arrays())
+    check_optimizer("adam", given, arrays(), *states, counts, in_groups(given), decoupled, hyper, ulps=8)
 
 
 def test_first_step_of_adam_is_the_learning_rate_against_the_sign(check_kernel, dtype):
     params, grads = [np.zeros(3, dtype)], [np.array([1e-3, -5, 200], dtype)]
-    means, squares, hyper = [np.zeros(3, dtype)], [np.zeros(3, dtype)], np.array([0.01, 0.9, 0.999, 0, 0])
-    params, *_ = check_kernel("optim", "adam", params, grads, means, squares, np.zeros(1), hyper)
+    means, squares, hyper = [np.zeros(3, dtype)], [np.zeros(3, dtype)], np.array([[0.01, 0.9, 0.999, 0, 0]])
+    counts = [np.zeros(1)]
+    params, *_, counts, _, _, _ = check_kernel(
+        "optim", "adam", params, grads, means, squares, counts, [0], False, hyper
+    )
     np.testing.assert_allclose(params[0], [-0.01, 0.01, -0.01], rtol=1e-5)
+    assert counts[0][0] == 1
+
+
+def test_average_matches_reference(check_optimizer, arrays):
+    given = arrays()
+    averages = [np.zeros_like(a) if i % 2 == 0 else np.asarray(2 * a) for i, a in enumerate(given)]
+    check_optimizer("average", given, averages, counts_of(given, 0), 0.9)
 
 
 def test_nan_in_a_gradient_reaches_its_parameter_and_no_other(check_kernel, dtype):
     grads, params = [np.array([1, np.nan, 1, 1, 1], dtype), np.ones(2, dtype)], [np.ones(5, dtype), np.ones(2, dtype)]
-    params, *_ = check_kernel("optim", "sgd", params, grads, [], np.array([0.5, 0, 0, 0]))
+    params, *_ = check_kernel("optim", "sgd", params, grads, [], [0, 0], np.array([[0.5, 0, 0, 0]]))
     np.testing.assert_array_equal(params[0], [0.5, np.nan, 0.5, 0.5, 0.5])
     np.testing.assert_array_equal(params[1], [0.5, 0.5])
 
@@ -131,25 +184,35 @@ HYPER = {
     "momentum": (0.1, 0.9, 0, 0.01),
     "nesterov": (0.1, 0.9, 1, 0.01),
     "adagrad": (0.1, 1e-8, 0.01),
+    "rmsprop": (0.01, 0.99, 1e-8, 0.01, 0, 0),
+    "rmsprop with momentum": (0.01, 0.99, 1e-8, 0.01, 0.9, 0),
+    "centered rmsprop": (0.01, 0.99, 1e-8, 0.01, 0, 1),
+    "centered rmsprop with momentum": (0.01, 0.99, 1e-8, 0.01, 0.9, 1),
     "adam": (0.01, 0.9, 0.999, 1e-8, 0.01),
+    "average": (),
 }
 
 
-def step(name, params, grads, state, other_state):
-    """One step of the optimizer of that name."""
-    hyper = np.array(HYPER[name], float)
+def step(name, params, grads, *states):
+    """One step of the optimizer of that name, with three lists of states at hand."""
+    hyper, groups = np.array([HYPER[name]], float), [0] * len(params)
     if name == "adam":
-        optim.adam(params, grads, state, other_state, np.zeros(1), hyper)
+        optim.adam(params, grads, *states[:2], [np.zeros(1) for _ in params], groups, True, hyper)
     elif name == "adagrad":
-        optim.adagrad(params, grads, state, hyper)
+        optim.adagrad(params, grads, states[0], groups, hyper)
+    elif name == "average":
+        optim.average(params, grads, [np.ones(1) for _ in params], 0.9)
+    elif "rmsprop" in name:
+        means = [np.minimum(m, s) for m, s in zip(states[1], states[0], strict=True)] if "centered" in name else []
+        optim.rmsprop(params, grads, states[0], means, states[2] if "momentum" in name else [], groups, hyper)
     else:
-        optim.sgd(params, grads, [] if name == "sgd" else state, hyper)
+        optim.sgd(params, grads, [] if name == "sgd" else states[0], groups, hyper)
 
 
 @pytest.mark.parametrize("name", HYPER)
 def test_bits_do_not_depend_on_where_an_array_is_cut(rng, dtype, name):
     size = SHARED + 37
-    given = np.abs(rng.standard_normal((4, size))).astype(dtype)
+    given = np.abs(rng.standard_normal((5, size))).astype(dtype)
     uncut = given.copy()
     step(name, *([row] for row in uncut))
     for threads in (2, 3, 7, 17):
@@ -172,8 +235,9 @@ for sizes in (1,), (5, 0, 3), (optim.SHARED, optim.SHARED + 1, 7), (3 * optim.SH
         def run(variant):
             lists = [[array.copy() for array in arrays] for arrays in given]
             optimizer = optim.adam
-            step, hyper = np.zeros(1), np.array([0.01, 0.9, 0.999, 1e-8, 0.01])
-            getattr(optimizer, variant)(*optimizer.prepare(*lists, step, hyper))
+            counts, hyper = [np.zeros(1) for _ in sizes], np.array([[0.01, 0.9, 0.999, 1e-8, 0.01]])
+            arguments = *lists, counts, [0] * len(sizes), True, hyper
+            getattr(optimizer, variant)(*optimizer.prepare(*arguments))
             return [array.tobytes() for arrays in lists for array in arrays]
 
         one = run("serial")
@@ -208,7 +272,7 @@ def test_scalar_among_arrays_is_refused():
 
 def test_recorded_launch_can_be_repeated_after_the_lists_are_gone(dtype):
     param = np.ones(5, dtype)
-    function, arguments = optim.sgd.resolve([param], [np.ones(5, dtype)], [], np.array([0.25, 0, 0, 0]))
+    function, arguments = optim.sgd.resolve([param], [np.ones(5, dtype)], [], [0], np.array([[0.25, 0, 0, 0]]))
     gc.collect()
     function(*arguments)
     function(*arguments)

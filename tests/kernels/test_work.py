@@ -33,12 +33,14 @@ def test_any_other_kernel_moves_each_array_once():
 
 
 def test_optimizers_read_and_write_parameters_and_state():
-    hyper, step = np.zeros(4), np.zeros(1)
+    groups, hyper, counts = [0], np.zeros((1, 4)), [np.zeros(1)]
     arrays = [np.zeros(10, np.float32)]
-    assert work_of("optim.sgd", (arrays, arrays, [], hyper)).bytes == 3 * 40
-    assert work_of("optim.sgd", (arrays, arrays, arrays, hyper)).bytes == 5 * 40
-    assert work_of("optim.adagrad", (arrays, arrays, arrays, hyper)).bytes == 5 * 40
-    assert work_of("optim.adam", (arrays, arrays, arrays, arrays, step, hyper)).bytes == 7 * 40
+    assert work_of("optim.sgd", (arrays, arrays, [], groups, hyper)).bytes == 3 * 40
+    assert work_of("optim.sgd", (arrays, arrays, arrays, groups, hyper)).bytes == 5 * 40
+    assert work_of("optim.adagrad", (arrays, arrays, arrays, groups, hyper)).bytes == 5 * 40
+    assert work_of("optim.rmsprop", (arrays, arrays, arrays, [], arrays, groups, hyper)).bytes == 7 * 40
+    assert work_of("optim.adam", (arrays, arrays, arrays, arrays, counts, groups, True, hyper)).bytes == 7 * 40
+    assert work_of("optim.average", (arrays, arrays, counts, 0.9)).bytes == 3 * 40
 
 
 def launches(function, *arrays):

@@ -253,9 +253,13 @@ def movement_work(rng, dtype):
 def optim_work(rng, dtype):
     shapes = [(MANY,), (3,), (200, 201)]
     params, grads, first, second = ([np.abs(flat(rng, dtype, np.prod(s))).reshape(s) for s in shapes] for _ in range(4))
-    optim.sgd(params, grads, first, np.array([0.1, 0.9, 1, 0.01]))
-    optim.adagrad(params, grads, second, np.array([0.1, 1e-10, 0.01]))
-    optim.adam(params, grads, first, second, np.zeros(1), np.array([0.1, 0.9, 0.999, 1e-8, 0.01]))
+    groups = [0] * len(params)
+    optim.sgd(params, grads, first, groups, np.array([[0.1, 0.9, 1, 0.01]]))
+    optim.adagrad(params, grads, second, groups, np.array([[0.1, 1e-10, 0.01]]))
+    optim.rmsprop(params, grads, second, [], first, groups, np.array([[0.1, 0.9, 1e-8, 0.01, 0.9, 0]]))
+    counts = [np.zeros(1) for _ in params]
+    optim.adam(params, grads, first, second, counts, groups, True, np.array([[0.1, 0.9, 0.999, 1e-8, 0.01]]))
+    optim.average(params, first, counts, 0.9)
     yield from (*params, *first, *second)
 
 

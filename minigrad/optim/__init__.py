@@ -1,0 +1,34 @@
+"""Optimizers, which update all parameters in one kernel launch, and learning-rate schedules."""
+
+from minigrad.optim.adaptive import AdaGrad, Adam, AdamW, RMSprop
+from minigrad.optim.optimizer import Optimizer, ParamGroup, checked
+from minigrad.optim.schedules import (
+    CosineSchedule,
+    ExponentialSchedule,
+    FunctionSchedule,
+    OneCycleSchedule,
+    PlateauSchedule,
+    Schedule,
+    StepSchedule,
+    WarmupSchedule,
+)
+from minigrad.optim.sgd import SGD
+
+__all__ = [
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "CosineSchedule",
+    "ExponentialSchedule",
+    "FunctionSchedule",
+    "OneCycleSchedule",
+    "Optimizer",
+    "ParamGroup",
+    "PlateauSchedule",
+    "RMSprop",
+    "Schedule",
+    "StepSchedule",
+    "WarmupSchedule",
+    "checked",
+]
