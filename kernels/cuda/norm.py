@@ -17,8 +17,8 @@ rows * variance. Threads and then chunks are merged as mean and sum of squared d
 LeVeque 1983), means as offsets from the first row of x, so that they are of the size of the deviation and float32 is
 enough for them.
 
-Squares are in x's type: in float32, deviations from 1e18 on make the variance infinite and y beta, where kernels/cpu/norm.py
-sums in float64.
+Where squares are too large for x's type (in float32 from deviations of 1e18 on), the blocks that put chunks together, or
+that do all in one launch, sum the column once more in float64.
 
 x - mean takes the mean in two parts, a float of x's type and a remainder. gamma / sqrt(var + eps) and all that follows
 is computed in x's type by the same instructions both ways, so backward finds the same z, to the bit, and ReLU's gradient
@@ -35,10 +35,21 @@ from minigrad.kernels.cuda.parts.norm_rows import (
     gradient_rows,
     gradient_totals,
     inverse_deviations,
+    inverse_deviations_given,
     normalize_rows,
     product,
     split_mean,
     zeros,
+)
+from minigrad.kernels.cuda.parts.wide import (
+    MERGE_SHARED,
+    MERGED,
+    MERGERS,
+    add_down_wide,
+    all_overflowed,
+    overflowed,
+    put_wide_statistics,
+    wide_statistics,
 )
 from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.cuda.tools.language import cuda, device_function, float64, real, uint32
@@ -46,8 +57,6 @@ from minigrad.kernels.cuda.tools.launch import Double, Doubles, Real, Reals, UIn
 from minigrad.kernels.one_by_one import one_by_one
 
 THREADS = columns.THREADS
-MERGED, MERGERS = 4, 256  # channels of a block that merges chunks, and threads for each of them
-MERGE_SHARED = 2 * MERGED * MERGERS
 ONE_LAUNCH = 1024  # rows; this and the next two are reckoned, not measured
 SUM_BLOCKS = 1024  # as many chunks as one block merges quickly, and enough to fill a GPU
 ROW_BLOCKS = 4096
@@ -84,31 +93,11 @@ def statistics_of_chunks(x: Reals, partial: Reals, m: UInt, c: UInt, chunk: UInt
         write(partial, uint32(i + c), j, owned, squares)
 
 
-@device_function
-def add_down_wide(a, b):
-    """The sums of two float64 over the threads of each column of a MERGED x MERGERS block; right in the first of them."""
-    shared = cuda.shared.array(MERGE_SHARED, float64, 16)
-    y = uint32(cuda.threadIdx.y)
-    me = uint32(y * uint32(MERGED) + uint32(cuda.threadIdx.x))
-    shared[me] = a
-    shared[uint32(me + uint32(MERGED * MERGERS))] = b
-    cuda.syncthreads()
-    n = uint32(cuda.blockDim.y)
-    while n > uint32(1):
-        half = uint32((n + uint32(1)) >> uint32(1))
-        if uint32(y + half) < n:
-            other = uint32(me + half * uint32(MERGED))
-            shared[me] += shared[other]
-            shared[uint32(me + uint32(MERGED * MERGERS))] += shared[uint32(other + uint32(MERGED * MERGERS))]
-        cuda.syncthreads()
-        n = half
-    return shared[me], shared[uint32(me + uint32(MERGED * MERGERS))]
-
-
 @kernel(threads=MERGED * MERGERS, uses_float64=True)
 def merge_statistics(
     partial: Reals, x: Reals, chunks: UInt, chunk: UInt, m: UInt, c: UInt, mean: Doubles, var: Doubles
 ):
+    shared = cuda.shared.array(MERGE_SHARED, float64, 16)
     j = uint32(uint32(cuda.blockIdx.x) * uint32(MERGED) + uint32(cuda.threadIdx.x))
     channel = min(j, uint32(c - uint32(1)))
     k = uint32(cuda.threadIdx.y)
@@ -120,11 +109,16 @@ def merge_statistics(
         total += rows * offset
         squares += float64(partial[uint32(i + c)]) + rows * offset * offset
         k = uint32(k + uint32(cuda.blockDim.y))
-    total, squares = add_down_wide(total, squares)
+    total, squares = add_down_wide(shared, total, squares)
+    offset = total / float64(m)
+    center, variance = float64(x[channel]) + offset, squares / float64(m) - offset * offset
+    too_large = overflowed(squares)
+    if cuda.syncthreads_or(too_large):
+        wide_mean, wide_variance = wide_statistics(shared, x, m, c, channel)
+        if too_large == uint32(1):
+            center, variance = wide_mean, wide_variance
     if uint32(cuda.threadIdx.y) == uint32(0) and j < c:
-        offset = total / float64(m)
-        variance = squares / float64(m) - offset * offset
-        mean[j] = float64(x[j]) + offset
+        mean[j] = center
         var[j] = variance if not variance < float64(0) else float64(0)
 
 
@@ -159,6 +153,9 @@ def batch_norm_in_one(
         write(var, uint32(0), j, owned, (
             float64(squares[0]) / n, float64(squares[1]) / n, float64(squares[2]) / n, float64(squares[3]) / n
         ))  # fmt: skip
+    too_large = all_overflowed(squares)
+    if cuda.syncthreads_or(too_large):
+        put_wide_statistics(x, m, c, j[0], owned, too_large, mean, var)
     cuda.syncthreads()
     high, low = split_mean(mean, j)
     scale = product(each(gamma, j), inverse_deviations(var, j, eps))
@@ -174,7 +171,7 @@ def normalize_by_given(
     j = my_columns(c)
     start = uint32(uint32(cuda.blockIdx.x) * chunk)
     end = uint32(min(uint32(start + chunk), m))
-    scale = product(each(gamma, j), inverse_deviations(var, j, eps))
+    scale = product(each(gamma, j), inverse_deviations_given(var, j, eps))
     normalize_rows(
         x,
         y,
@@ -207,17 +204,18 @@ def gradient_sums(
     inverse_std = inverse_deviations(var, j, eps)
     scale = product(each(gamma, j), inverse_std)
     total, moment = gradient_totals(
-        dy, x, y, c, width, column, start, end, j, high, low, scale, each(beta, j), compiled(activation)
+        dy, x, y, c, width, column, start, end, j, high, low, scale, each(beta, j), inverse_std, compiled(activation)
     )
     if uint32(cuda.threadIdx.y) == uint32(0):
         owned = owned_columns(c)
         i = uint32(uint32(2) * uint32(cuda.blockIdx.x) * c)
         write(partial, i, j, owned, total)
-        write(partial, uint32(i + c), j, owned, product(moment, inverse_std))
+        write(partial, uint32(i + c), j, owned, moment)
 
 
 @kernel(threads=MERGED * MERGERS, uses_float64=True)
 def merge_gradients(partial: Reals, chunks: UInt, c: UInt, dgamma: Reals, dbeta: Reals):
+    shared = cuda.shared.array(MERGE_SHARED, float64, 16)
     j = uint32(uint32(cuda.blockIdx.x) * uint32(MERGED) + uint32(cuda.threadIdx.x))
     channel = min(j, uint32(c - uint32(1)))
     k = uint32(cuda.threadIdx.y)
@@ -227,7 +225,7 @@ def merge_gradients(partial: Reals, chunks: UInt, c: UInt, dgamma: Reals, dbeta:
         total += float64(partial[i])
         moment += float64(partial[uint32(i + c)])
         k = uint32(k + uint32(cuda.blockDim.y))
-    total, moment = add_down_wide(total, moment)
+    total, moment = add_down_wide(shared, total, moment)
     if uint32(cuda.threadIdx.y) == uint32(0) and j < c:
         dgamma[j] = real(moment)
         dbeta[j] = real(total)
@@ -243,7 +241,7 @@ def gradient(
     high, low = split_mean(mean, j)
     inverse_std = inverse_deviations(var, j, eps)
     scale = product(each(gamma, j), inverse_std)
-    slope, offset = all_slopes(scale, inverse_std, dgamma, dbeta, j, m)
+    slope, offset = all_slopes(inverse_std, dgamma, dbeta, j, m)
     gradient_rows(
         dy,
         x,
@@ -276,13 +274,13 @@ def gradient_in_one(
     inverse_std, shift = inverse_deviations(var, j, eps), each(beta, j)
     scale = product(each(gamma, j), inverse_std)
     total, moment = gradient_totals(
-        dy, x, y, c, width, column, uint32(0), m, j, high, low, scale, shift, compiled(activation)
+        dy, x, y, c, width, column, uint32(0), m, j, high, low, scale, shift, inverse_std, compiled(activation)
     )
     if uint32(cuda.threadIdx.y) == uint32(0):
-        write(dgamma, uint32(0), j, owned, product(moment, inverse_std))
+        write(dgamma, uint32(0), j, owned, moment)
         write(dbeta, uint32(0), j, owned, total)
     cuda.syncthreads()
-    slope, offset = all_slopes(scale, inverse_std, dgamma, dbeta, j, m)
+    slope, offset = all_slopes(inverse_std, dgamma, dbeta, j, m)
     gradient_rows(
         dy,
         x,
@@ -312,15 +310,15 @@ def gradient_by_given(
     j, owned = my_columns(c), owned_columns(c)
     start = uint32(uint32(cuda.blockIdx.x) * chunk)
     end = uint32(min(uint32(start + chunk), m))
-    high, inverse_std, shift = each(mean, j), inverse_deviations(var, j, eps), each(beta, j)
+    high, inverse_std, shift = each(mean, j), inverse_deviations_given(var, j, eps), each(beta, j)
     scale = product(each(gamma, j), inverse_std)
     total, moment = gradient_totals(
-        dy, x, y, c, width, column, start, end, j, high, zeros(), scale, shift, compiled(activation)
+        dy, x, y, c, width, column, start, end, j, high, zeros(), scale, shift, inverse_std, compiled(activation)
     )
     if uint32(cuda.threadIdx.y) == uint32(0):
         i = uint32(uint32(2) * uint32(cuda.blockIdx.x) * c)
         write(partial, i, j, owned, total)
-        write(partial, uint32(i + c), j, owned, product(moment, inverse_std))
+        write(partial, uint32(i + c), j, owned, moment)
     gradient_rows(
         dy,
         x,

@@ -100,6 +100,13 @@ def sums_by_warp(x: Floats, y: Floats):
         y[0] = part[0] + part[1]
 
 
+@small_kernel
+def any_above(x: Floats, y: Floats, least: UInt):
+    i = uint32(cuda.threadIdx.x)
+    y[i] = float32(cuda.syncthreads_or(x[i] > float32(least)))
+    y[i] += float32(2 * cuda.syncthreads_or(i == uint32(0)))
+
+
 @device_function
 def next_of(shared, i):
     cuda.syncwarp()
@@ -223,6 +230,13 @@ def test_warps_meet_at_a_barrier(memory, rng):
     y = memory.put(np.zeros(1, np.float32))
     sums_by_warp[1, N](memory.put(x), y)
     assert memory.get(y) == x.sum()
+
+
+@pytest.mark.parametrize(("least", "expected"), [(N - 2, 3), (N - 1, 2)])
+def test_a_barrier_tells_all_threads_what_one_found(memory, least, expected):
+    y = memory.put(np.zeros(N, np.float32))
+    any_above[1, N](memory.put(np.arange(N, dtype=np.float32)), y, least)
+    np.testing.assert_array_equal(memory.get(y), np.full(N, expected, np.float32))
 
 
 def test_a_warp_meets_again_and_again(memory):

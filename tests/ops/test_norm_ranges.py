@@ -6,7 +6,6 @@ import pytest
 import minigrad as mg
 
 EPS = 1e-5
-on_the_host = pytest.mark.parametrize("device", ["cpu", "reference"])  # on a GPU float32 ends where its squares do
 
 
 def formulas(dy, x, gamma=1.0, beta=0.0, relu=False):
@@ -27,7 +26,6 @@ def formulas(dy, x, gamma=1.0, beta=0.0, relu=False):
 @pytest.mark.parametrize("size", [1e17, 1e19, 3e22, 1e30, 1e35])
 @pytest.mark.parametrize("shape", [(8, 3), (700, 5), (3, 4, 5, 40)])
 @pytest.mark.parametrize("activation", [None, "relu"])
-@on_the_host
 def test_values_whose_squares_float32_does_not_hold(size, shape, activation, device, rng):
     x = (3 + 2 * rng.standard_normal(shape)).astype(np.float32)
     gamma, beta = (rng.standard_normal((2, shape[-1])) + np.array([[2.0], [0.0]])).astype(np.float32)
@@ -46,7 +44,6 @@ def test_values_whose_squares_float32_does_not_hold(size, shape, activation, dev
     np.testing.assert_allclose(tensors[2].grad.numpy(), dbeta, rtol=1e-4, atol=1e-4)
 
 
-@on_the_host
 def test_several_branches_with_values_whose_squares_float32_does_not_hold(device, rng):
     arrays = [(rng.standard_normal((40, c)) * size).astype(np.float32) for c, size in ((3, 1.0), (5, 1e22), (4, 1e30))]
     dy = rng.standard_normal((40, 12)).astype(np.float32)

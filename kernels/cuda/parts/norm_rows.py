@@ -9,7 +9,10 @@ from minigrad.kernels import formulas
 from minigrad.kernels.activations import RELU, SIGMOID
 from minigrad.kernels.bits import fma
 from minigrad.kernels.cuda.parts.columns import add_down, read, write
+from minigrad.kernels.cuda.parts.wide import overflowed
 from minigrad.kernels.cuda.tools.language import cuda, device_function, float64, real, uint32
+
+SMALL = 2.0**-80
 
 # One element
 
@@ -65,11 +68,28 @@ def each(memory, j):
 @device_function
 def inverse(var, eps):
     """1 / sqrt(var + eps)."""
-    return real(1) / real(math.sqrt(real(var) + eps))
+    return real(1) / real(math.sqrt(var + eps))
+
+
+@device_function
+def inverse_wide(var, eps):
+    """The same of a float64; one that is too large for x's type is scaled down before, beside which eps is nothing."""
+    narrow = real(var)
+    if overflowed(narrow) == uint32(0):
+        return inverse(narrow, eps)
+    return real(SMALL) / real(math.sqrt(real(var * (SMALL * SMALL))))
 
 
 @device_function
 def inverse_deviations(var, j, eps):
+    """Of variances that were kept in float64."""
+    a, b = inverse_wide(var[j[0]], eps), inverse_wide(var[j[1]], eps)
+    return a, b, inverse_wide(var[j[2]], eps), inverse_wide(var[j[3]], eps)
+
+
+@device_function
+def inverse_deviations_given(var, j, eps):
+    """Of variances in x's type."""
     return inverse(var[j[0]], eps), inverse(var[j[1]], eps), inverse(var[j[2]], eps), inverse(var[j[3]], eps)
 
 
@@ -108,8 +128,12 @@ def add_rows(first, second, shift, a, b, c, d):
 def spread(count, shift, origin, first, second):
     """(mean as an offset from origin, sum of squared differences from it) of `count` rows."""
     per_row = real(1) / real(max(count, uint32(1)))
-    squares = second - first * first * per_row
-    return (shift - origin) + first * per_row, squares if not squares < real(0) else real(0)
+    mean = first * per_row
+    explained = first * mean
+    squares = second - explained
+    if squares < real(0):
+        squares = explained - explained  # 0; NaN, if all of this is more than x's type holds
+    return (shift - origin) + mean, squares
 
 
 @device_function
@@ -223,8 +247,8 @@ def gradients(dy, y, h, scale, beta, activation):
 
 
 @device_function
-def gradient_totals(dy, x, y, c, width, column, start, end, j, high, low, scale, beta, activation):
-    """(sums of dz, sums of dz (x - mean)) over these rows, by the block."""
+def gradient_totals(dy, x, y, c, width, column, start, end, j, high, low, scale, beta, inverse_std, activation):
+    """(sums of dz, sums of dz h) over these rows, by the block."""
     down = uint32(cuda.blockDim.y)
     row = uint32(start + uint32(cuda.threadIdx.y))
     i, step = uint32(row * c), uint32(down * c)
@@ -238,6 +262,7 @@ def gradient_totals(dy, x, y, c, width, column, start, end, j, high, low, scale,
         f, g = centered(r, high, low), centered(s, high, low)
         a, b = gradients(p, u, f, scale, beta, activation), gradients(q, v, g, scale, beta, activation)
         t0, t1, t2, t3 = t0 + (a[0] + b[0]), t1 + (a[1] + b[1]), t2 + (a[2] + b[2]), t3 + (a[3] + b[3])
+        f, g = product(f, inverse_std), product(g, inverse_std)
         m0, m1 = m0 + (a[0] * f[0] + b[0] * g[0]), m1 + (a[1] * f[1] + b[1] * g[1])
         m2, m3 = m2 + (a[2] * f[2] + b[2] * g[2]), m3 + (a[3] * f[3] + b[3] * g[3])
         row = uint32(row + uint32(2) * down)
@@ -248,6 +273,7 @@ def gradient_totals(dy, x, y, c, width, column, start, end, j, high, low, scale,
         f = centered(read(x, i, j), high, low)
         a = gradients(p, read_result(y, k, j, p, activation), f, scale, beta, activation)
         t0, t1, t2, t3 = t0 + a[0], t1 + a[1], t2 + a[2], t3 + a[3]
+        f = product(f, inverse_std)
         m0, m1, m2, m3 = m0 + a[0] * f[0], m1 + a[1] * f[1], m2 + a[2] * f[2], m3 + a[3] * f[3]
     total = add_down((t0, t1, t2, t3))
     moment = add_down((m0, m1, m2, m3))
@@ -259,10 +285,10 @@ def put_gradient(dy, y, h, dx, i, j, owned, scale, beta, slope, offset, activati
     """The row of dx at i from four numbers of dy, y and x - mean."""
     dz = gradients(dy, y, h, scale, beta, activation)
     value = (
-        fma(scale[0], dz[0], fma(slope[0], h[0], offset[0])),
-        fma(scale[1], dz[1], fma(slope[1], h[1], offset[1])),
-        fma(scale[2], dz[2], fma(slope[2], h[2], offset[2])),
-        fma(scale[3], dz[3], fma(slope[3], h[3], offset[3])),
+        scale[0] * (dz[0] + fma(slope[0], h[0], offset[0])),
+        scale[1] * (dz[1] + fma(slope[1], h[1], offset[1])),
+        scale[2] * (dz[2] + fma(slope[2], h[2], offset[2])),
+        scale[3] * (dz[3] + fma(slope[3], h[3], offset[3])),
     )
     write(dx, i, j, owned, value)
 
@@ -271,7 +297,7 @@ def put_gradient(dy, y, h, dx, i, j, owned, scale, beta, slope, offset, activati
 def gradient_rows(
     dy, x, y, dx, c, width, column, start, end, j, owned, high, low, scale, beta, slope, offset, activation
 ):
-    """Rows of dx = scale dz + slope (x - mean) + offset."""
+    """Rows of dx = scale (dz + slope (x - mean) + offset)."""
     down = uint32(cuda.blockDim.y)
     row = uint32(start + uint32(cuda.threadIdx.y))
     i, step = uint32(row * c), uint32(down * c)
@@ -294,16 +320,16 @@ def gradient_rows(
 
 
 @device_function
-def slopes(scale, inverse_std, dgamma, dbeta, m):
-    """(slope, offset) with which dx = scale dz + slope (x - mean) + offset."""
+def slopes(inverse_std, dgamma, dbeta, m):
+    """(slope, offset) with which dx = scale (dz + slope (x - mean) + offset)."""
     per_row = real(1) / real(m)
-    return -(scale * inverse_std) * (dgamma * per_row), -scale * (dbeta * per_row)
+    return -inverse_std * (dgamma * per_row), -(dbeta * per_row)
 
 
 @device_function
-def all_slopes(scale, inverse_std, dgamma, dbeta, j, m):
-    a = slopes(scale[0], inverse_std[0], dgamma[j[0]], dbeta[j[0]], m)
-    b = slopes(scale[1], inverse_std[1], dgamma[j[1]], dbeta[j[1]], m)
-    d = slopes(scale[2], inverse_std[2], dgamma[j[2]], dbeta[j[2]], m)
-    e = slopes(scale[3], inverse_std[3], dgamma[j[3]], dbeta[j[3]], m)
+def all_slopes(inverse_std, dgamma, dbeta, j, m):
+    a = slopes(inverse_std[0], dgamma[j[0]], dbeta[j[0]], m)
+    b = slopes(inverse_std[1], dgamma[j[1]], dbeta[j[1]], m)
+    d = slopes(inverse_std[2], dgamma[j[2]], dbeta[j[2]], m)
+    e = slopes(inverse_std[3], dgamma[j[3]], dbeta[j[3]], m)
     return (a[0], b[0], d[0], e[0]), (a[1], b[1], d[1], e[1])

@@ -58,6 +58,16 @@ class Cuda:
         getcurrent().wait(BLOCK)
 
     @staticmethod
+    def syncthreads_or(value):
+        """1 if any thread of the block gives something else than 0."""
+        thread = getcurrent()
+        thread.given = value
+        thread.wait(BLOCK)
+        found = any(other.given for other in thread.block.threads)
+        thread.wait(BLOCK)  # until all have looked
+        return int(found)
+
+    @staticmethod
     def syncwarp(mask=0xFFFFFFFF):
         thread = getcurrent()
         thread.given = None
