@@ -43,6 +43,14 @@ def pytest_xdist_auto_num_workers(config):
     return min(threads.available_threads(), 8) if folders and not THERE_IS_A_GPU else 0
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """How the processes share the files, unless the command line says another way."""
+    from sharing import Sharing  # imported here, since pytest-xdist may be missing
+
+    return Sharing(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if is_for_its_target(item)]
     for item in items:
@@ -102,8 +110,8 @@ def pytest_sessionfinish(session, exitstatus):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    told = getattr(node, "workeroutput", {})
-    node.config.stash[LEFT_OUT] = told.get("left_out", {})
+    told = getattr(node, "workeroutput", {})  # nothing, by one that died
+    node.config.stash[LEFT_OUT] = told.get("left_out", node.config.stash[LEFT_OUT])
     REACHED.update(tuple(kernel) for kernel in told.get("reached", []))
 
 
