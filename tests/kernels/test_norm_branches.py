@@ -9,8 +9,16 @@ from minigrad.kernels.cpu.tools.launch import GRAIN
 
 GAP = 3  # columns of y and dy that belong to no branch, before each of them
 SENTINEL = -7
-# Rows that are no multiple of a block's; features that are summed in chunks of different sizes.
-SIZES = [(2, (1,)), (61, (8, 17, 1)), (515, (24, 8, 48)), (263, (100, 300, 2000)), (2053, (16, 33))]
+# Rows that are no multiple of a block's; features that are summed in chunks of different sizes. The simulator has enough in the
+# small ones, which take the same CUDA kernels.
+SIZES = [
+    (2, (1,)),
+    (61, (8, 17, 1)),
+    (515, (24, 8, 48)),
+    pytest.param(263, (100, 300, 2000), marks=pytest.mark.cpu),
+    pytest.param(2053, (16, 33), marks=pytest.mark.cpu),
+    pytest.param(1025, (4, 5), marks=pytest.mark.cuda),
+]
 each_size = pytest.mark.parametrize(("m", "widths"), SIZES, ids=lambda value: str(value).replace(" ", ""))
 
 

@@ -1,0 +1,50 @@
+"""What `pytest` leaves out must not be a whole subject: each file of tests keeps some of its tests, apart from those named here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+LEFT_OUT_WHOLE = {
+    "tests/benchmarks",  # what is timed, run for real: minutes of compiling that no user's program does
+    "tests/examples/test_cifar10_studies.py",  # every script is run by test_cifar10_scripts.py, on fewer images
+}
+
+
+@pytest.fixture(scope="module")
+def default_set():
+    """The tests that `pytest` would run."""
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "--collect-only", "-p", "no:cacheprovider"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
+    assert listed.returncode == 0, listed.stdout[-2000:] + listed.stderr[-2000:]
+    return [line for line in listed.stdout.splitlines() if "::" in line]
+
+
+@pytest.mark.slow
+def test_every_file_keeps_some_of_its_tests(default_set):
+    kept = {test.partition("::")[0] for test in default_set}
+    there = {path.relative_to(ROOT).as_posix() for path in TESTS.rglob("test_*.py") if path != Path(__file__)}
+    missed = {file for file in there - kept if not {file, file.rpartition("/")[0]} & LEFT_OUT_WHOLE}
+    assert not missed
+    assert kept <= there
+
+
+@pytest.mark.slow
+def test_every_example_is_run(default_set):
+    of_helpers = {"cifar10_study", "reporting"}  # imported by the others
+    scripts = {path.stem for path in (ROOT / "examples").glob("*.py")} - of_helpers
+    run_by_tests_of_their_own = {
+        "mnist_batchnorm": "tests/test_mnist_example.py::test_batch_normalization_learns_faster",
+        "see_the_tape": "tests/docs/test_pages.py::",
+    }
+    for script in scripts:
+        name = run_by_tests_of_their_own.get(script, f"[{script}]")
+        assert any(name in test for test in default_set), script
+
+
+@pytest.mark.slow
+def test_the_command_that_runs_every_op_is_in_it(default_set):
+    assert "tests/test_cli.py::test_verify_passes" in default_set
