@@ -49,3 +49,12 @@ def gpu(monkeypatch):
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def dtype(request):
     return np.dtype(request.param)
+
+
+@pytest.fixture
+def transfers(gpu, monkeypatch):
+    """The number of bytes of each copy to the host."""
+    copied = []
+    to_host = gpu.driver.to_host
+    monkeypatch.setattr(gpu.driver, "to_host", lambda *a: (copied.append(a[2]), to_host(*a)))
+    return copied
