@@ -277,6 +277,61 @@ class Norm(Protocol):
     ) -> None:
         """dz = dy f'; dgamma = sum dz h; dbeta = sum dz; dx = gamma / sqrt(var + eps) (dz - dbeta / m - h dgamma / m)."""
 
+    def batch_norm_statistics(self, x: Array, mean: Array, var: Array, /) -> None:
+        """mean, var of the rows: the first half of batch_norm_forward, for statistics that are yet to be combined."""
+
+    def batch_norm_normalize(
+        self,
+        x: Array,
+        gamma: Array,
+        beta: Array,
+        mean: Array,
+        var: Array,
+        eps: float,
+        activation: int,
+        y: Array,
+        column: int,
+        /,
+    ) -> None:
+        """y = f(gamma h + beta) by mean and var as they are given, float64: the second half."""
+
+    def batch_norm_sums(
+        self,
+        dy: Array,
+        x: Array,
+        y: Array,
+        column: int,
+        gamma: Array,
+        beta: Array,
+        mean: Array,
+        var: Array,
+        eps: float,
+        activation: int,
+        dgamma: Array,
+        dbeta: Array,
+        /,
+    ) -> None:
+        """dgamma = sum dz h; dbeta = sum dz: the first half of batch_norm_backward."""
+
+    def batch_norm_gradient(
+        self,
+        dy: Array,
+        x: Array,
+        y: Array,
+        column: int,
+        gamma: Array,
+        beta: Array,
+        mean: Array,
+        var: Array,
+        eps: float,
+        activation: int,
+        dgamma: Array,
+        dbeta: Array,
+        dx: Array,
+        /,
+    ) -> None:
+        """dx = gamma / sqrt(var + eps) (dz - dbeta / m - h dgamma / m) by dgamma and dbeta as given: the second half."""
+
     def batch_norms_forward(
         self,
         xs: list[Array],

@@ -65,6 +65,19 @@ def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activatio
     return Work(None, nbytes(x, x, dx, gamma, beta, mean, var, dgamma, dbeta) + from_y)
 
 
+def batch_norm_gradient(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta, dx):
+    return batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta)
+
+
+def batch_norm_sums(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta):
+    from_y = x.nbytes if activation == SIGMOID else 0
+    return Work(None, nbytes(x, x, gamma, beta, mean, var, dgamma, dbeta) + from_y)
+
+
+def batch_norm_normalize(x, gamma, beta, mean, var, eps, activation, y, column):
+    return Work(None, nbytes(x, x, gamma, beta, mean, var))
+
+
 def batch_norm_inference(x, gamma, beta, mean, var, eps, activation, y, column):
     return Work(None, nbytes(x, x, gamma, beta, mean, var))
 
@@ -131,9 +144,12 @@ FUNCTIONS = {
     "conv.conv_backward_w": conv_backward_w,
     "norm.batch_norm_forward": batch_norm_forward,
     "norm.batch_norm_backward": batch_norm_backward,
+    "norm.batch_norm_gradient": batch_norm_gradient,
     "norm.batch_norm_inference": batch_norm_inference,
     "norm.batch_norm_inference_backward": batch_norm_inference_backward,
     "norm.batch_norms_forward": batch_norms_forward,
+    "norm.batch_norm_normalize": batch_norm_normalize,
+    "norm.batch_norm_sums": batch_norm_sums,
     "norm.batch_norms_backward": batch_norms_backward,
     "elementwise.activate": activate,
     "elementwise.activate_backward": activate_backward,

@@ -208,6 +208,28 @@ def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
         normalize_chunk(x, y, column, k * chunk, min(m, (k + 1) * chunk), activation, table)
 
 
+@parallel_kernel(sized_by=0)
+def batch_norm_statistics(x, mean, var):
+    m, c = x.shape
+    chunk = chunk_size(c)
+    chunks = (m + chunk - 1) // chunk
+    sums = np.empty((2, chunks, c), x.dtype)
+    for k in prange(chunks):
+        k0, k1 = k * chunk, min(m, (k + 1) * chunk)
+        sum_chunk(x, x, x, 0, k0, k1, DEVIATION, x[k0 : k0 + 1], sums[0, k], sums[1, k])
+    statistics(x, sums, mean, var)
+
+
+@parallel_kernel(sized_by=0)
+def batch_norm_normalize(x, gamma, beta, mean, var, eps, activation, y, column):
+    m, c = x.shape
+    chunk = chunk_size(c)
+    table = np.zeros((7, c), x.dtype)
+    coefficients(mean, var, gamma, beta, eps, table)
+    for k in prange((m + chunk - 1) // chunk):
+        normalize_chunk(x, y, column, k * chunk, min(m, (k + 1) * chunk), activation, table)
+
+
 @inlined
 def statistics(x, sums, mean, var):
     """The mean and variance of x's columns from the sums of its chunks."""
@@ -319,6 +341,32 @@ def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activatio
     add_proportion(x, mean, var, eps, table, dx)
 
 
+@parallel_kernel(sized_by=1)
+def batch_norm_sums(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta):
+    m, c = x.shape
+    chunk = chunk_size(c)
+    chunks = (m + chunk - 1) // chunk
+    sums, table = np.empty((2, chunks, c), x.dtype), np.zeros((7, c), x.dtype)
+    coefficients(mean, var, gamma, beta, eps, table)
+    for k in prange(chunks):
+        k0, k1 = k * chunk, min(m, (k + 1) * chunk)
+        sum_chunk(dy, x, y, column, k0, k1, activation, table, sums[0, k], sums[1, k])
+    gradient_coefficients(sums, m, mean, var, gamma, eps, table, dgamma, dbeta)
+
+
+@parallel_kernel(sized_by=1)
+def batch_norm_gradient(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta, dx):
+    m, c = x.shape
+    chunk = chunk_size(c)
+    table = np.zeros((7, c), x.dtype)
+    coefficients(mean, var, gamma, beta, eps, table)
+    for j in range(c):
+        slope_and_offset(j, m, mean, var, gamma, eps, table, np.float64(dgamma[j]), np.float64(dbeta[j]))
+    for k in prange((m + chunk - 1) // chunk):
+        gradient_chunk(dy, x, y, column, k * chunk, min(m, (k + 1) * chunk), activation, table, dx)
+    add_proportion(x, mean, var, eps, table, dx)
+
+
 @inlined
 def gradient_coefficients(sums, m, mean, var, gamma, eps, table, dgamma, dbeta):
     """dgamma, dbeta, and the table's slope and offset, from the sums of the chunks."""
@@ -330,17 +378,24 @@ def gradient_coefficients(sums, m, mean, var, gamma, eps, table, dgamma, dbeta):
             moment[j] += sums[1, k, j]
     for j in range(c):
         low = mean[j] - np.float64(table[HIGH, j])
-        inverse = 1.0 / np.sqrt(var[j] + eps)
-        weighted = (moment[j] - low * total[j]) * inverse
+        weighted = (moment[j] - low * total[j]) * (1.0 / np.sqrt(var[j] + eps))
         dgamma[j] = weighted
         dbeta[j] = total[j]
-        scale = gamma[j] * inverse
-        slope = -scale * inverse * weighted / m
-        if var[j] > WIDE:
-            table[PROPORTION, j] = -scale * weighted / m
-            slope = 0.0
-        table[SLOPE, j] = slope
-        table[OFFSET, j] = -scale * total[j] / m - slope * low
+        slope_and_offset(j, m, mean, var, gamma, eps, table, weighted, total[j])
+
+
+@inlined
+def slope_and_offset(j, m, mean, var, gamma, eps, table, weighted, total):
+    """The table's slope and offset of column j, from the sums of dz h and of dz."""
+    low = mean[j] - np.float64(table[HIGH, j])
+    inverse = 1.0 / np.sqrt(var[j] + eps)
+    scale = gamma[j] * inverse
+    slope = -scale * inverse * weighted / m
+    if var[j] > WIDE:
+        table[PROPORTION, j] = -scale * weighted / m
+        slope = 0.0
+    table[SLOPE, j] = slope
+    table[OFFSET, j] = -scale * total / m - slope * low
 
 
 @inlined

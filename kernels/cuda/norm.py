@@ -390,17 +390,8 @@ def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
         grid, block = in_one(m, c)
         batch_norm_in_one[grid, block](x, gamma, beta, mean, var, y, m, c, width, column, eps, activation)
         return
-    fours = in_fours(c, 0, 0, x)
-    grid, block, chunk = tile(m, c, SUM_BLOCKS, 8)
-    chunks = grid[0]
-    partial = context.empty((chunks, 2, c), x.dtype)
-    statistics_kernels[fours][grid, block](x, partial, m, c, chunk)
-    merge_statistics[merging(chunks, c)](partial, x, chunks, chunk, m, c, mean, var)
-    fours = in_fours(c, column, width, x, y)
-    grid, block, chunk = tile(m, c, ROW_BLOCKS, 4)
-    normalize_kernels[fours, activation][grid, block](
-        x, gamma, beta, mean, var, y, m, c, chunk, width, column, eps, activation
-    )
+    batch_norm_statistics(x, mean, var)
+    batch_norm_normalize(x, gamma, beta, mean, var, eps, activation, y, column)
 
 
 def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
@@ -420,6 +411,45 @@ def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activatio
     grid, block, chunk = tile(m, c, ROW_BLOCKS, 4)
     gradient_kernels[fours, activation][grid, block](
         *given, dgamma, dbeta, dx, m, c, chunk, width, column, eps, activation
+    )
+
+
+def batch_norm_statistics(x, mean, var):
+    m, c = x.shape
+    grid, block, chunk = tile(m, c, SUM_BLOCKS, 8)
+    chunks = grid[0]
+    partial = context.empty((chunks, 2, c), x.dtype)
+    statistics_kernels[in_fours(c, 0, 0, x)][grid, block](x, partial, m, c, chunk)
+    merge_statistics[merging(chunks, c)](partial, x, chunks, chunk, m, c, mean, var)
+
+
+def batch_norm_normalize(x, gamma, beta, mean, var, eps, activation, y, column):
+    m, c = x.shape
+    width = y.shape[1]
+    grid, block, chunk = tile(m, c, ROW_BLOCKS, 4)
+    normalize_kernels[in_fours(c, column, width, x, y), activation][grid, block](
+        x, gamma, beta, mean, var, y, m, c, chunk, width, column, eps, activation
+    )
+
+
+def batch_norm_sums(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta):
+    m, c = x.shape
+    width = dy.shape[1]
+    grid, block, chunk = tile(m, c, SUM_BLOCKS, 8)
+    chunks = grid[0]
+    partial = context.empty((chunks, 2, c), x.dtype)
+    sums_kernels[in_fours(c, column, width, dy, x, y), activation][grid, block](
+        dy, x, y, gamma, beta, mean, var, partial, m, c, chunk, width, column, eps, activation
+    )
+    merge_gradients[merging(chunks, c)](partial, chunks, c, dgamma, dbeta)
+
+
+def batch_norm_gradient(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta, dx):
+    m, c = x.shape
+    width = dy.shape[1]
+    grid, block, chunk = tile(m, c, ROW_BLOCKS, 4)
+    gradient_kernels[in_fours(c, column, width, dy, x, y, dx), activation][grid, block](
+        dy, x, y, gamma, beta, mean, var, dgamma, dbeta, dx, m, c, chunk, width, column, eps, activation
     )
 
 

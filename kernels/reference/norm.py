@@ -4,6 +4,8 @@
                                     y = f(gamma h + beta), h = (x - mean) / sqrt(var + eps)           (Algorithm 1)
     batch_norm_backward             dz = dy f'(gamma h + beta);  dgamma = sum dz h;  dbeta = sum dz
                                     dx = gamma / sqrt(var + eps) (dz - dbeta / m - h dgamma / m)      (section 3)
+    batch_norm_statistics, batch_norm_normalize   the two halves of batch_norm_forward: mean and var, then y by any mean and var
+    batch_norm_sums, batch_norm_gradient          those of batch_norm_backward: dgamma and dbeta, then dx by any such two
     batch_norms_forward, batch_norms_backward   the same for many x, gamma, ..., given as lists, in columns of one y and dy
     batch_norm_inference            y as above, with mean and var given                               (Algorithm 2)
     batch_norm_inference_backward   dgamma and dbeta as above; dx = dz gamma / sqrt(var + eps)
@@ -56,12 +58,20 @@ def _before_activation(dy, y, column, z, activation):
     return _wide(dz)
 
 
-@defined
 def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
-    batch_mean = _wide(x).mean(axis=0)
-    batch_var = np.square(x - batch_mean).mean(axis=0)
-    mean[:], var[:] = batch_mean, batch_var
-    _put(gamma * _normalized(x, batch_mean, batch_var, eps)[0] + beta, activation, y, column)
+    batch_norm_statistics(x, mean, var)
+    batch_norm_normalize(x, gamma, beta, mean, var, eps, activation, y, column)
+
+
+@defined
+def batch_norm_statistics(x, mean, var):
+    mean[:] = _wide(x).mean(axis=0)
+    var[:] = np.square(x - mean).mean(axis=0)
+
+
+@defined
+def batch_norm_normalize(x, gamma, beta, mean, var, eps, activation, y, column):
+    _put(gamma * _normalized(x, mean, var, eps)[0] + beta, activation, y, column)
 
 
 @defined
@@ -70,6 +80,21 @@ def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activatio
     dz = _before_activation(dy, y, column, gamma * h + beta, activation)
     dx[:] = gamma * inverse_std * (dz - dz.mean(axis=0) - h * (dz * h).mean(axis=0))
     dgamma[:], dbeta[:] = (dz * h).sum(axis=0), dz.sum(axis=0)
+
+
+@defined
+def batch_norm_sums(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta):
+    h, _ = _normalized(x, mean, var, eps)
+    dz = _before_activation(dy, y, column, gamma * h + beta, activation)
+    dgamma[:], dbeta[:] = (dz * h).sum(axis=0), dz.sum(axis=0)
+
+
+@defined
+def batch_norm_gradient(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta, dx):
+    h, inverse_std = _normalized(x, mean, var, eps)
+    dz = _before_activation(dy, y, column, gamma * h + beta, activation)
+    m = len(x)
+    dx[:] = gamma * inverse_std * (dz - _wide(dbeta) / m - h * (_wide(dgamma) / m))
 
 
 def batch_norms_forward(xs, gammas, betas, eps, activations, y, columns, means, variances):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from targets import on_cpu
 
-from minigrad.kernels.activations import IDENTITY
+from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cpu import norm
 from minigrad.kernels.cpu.tools.launch import GRAIN
 
@@ -86,6 +86,65 @@ def test_inference_backward_matches_reference(check_kernel, data, dtype, shape):
     dx, dgamma, dbeta = empty(shape, shape[1], shape[1], dtype=dtype)
     arguments = dy, x, dy, 0, gamma, beta, mean, var, EPS, IDENTITY, dx, dgamma, dbeta
     check_kernel("norm", "batch_norm_inference_backward", *arguments, parallel=x.size >= GRAIN, ulps=64)
+
+
+# The halves, between which statistics and sums can be combined with those of other processes
+
+
+@pytest.mark.parametrize("shape", [(1, 3), *SHAPES], ids=str)
+def test_statistics_match_reference(check_kernel, data, dtype, shape):
+    x, *_ = data(*shape)
+    mean, var = empty(shape[1], shape[1], dtype=np.float64)
+    checked = {"parallel": x.size >= GRAIN, "ulps": 64, "precision": dtype}
+    check_kernel("norm", "batch_norm_statistics", x, mean, var, **checked)
+
+
+@each_shape
+def test_normalizing_by_other_statistics_matches_reference(check_kernel, data, rng, dtype, shape):
+    x, _, gamma, beta = data(*shape)
+    mean, var = rng.standard_normal(shape[1]), rng.uniform(1, 2, shape[1])
+    (y,) = empty(shape, dtype=dtype)
+    arguments = x, gamma, beta, mean, var, EPS, RELU, y, 0
+    check_kernel("norm", "batch_norm_normalize", *arguments, parallel=x.size >= GRAIN, ulps=16)
+
+
+@each_shape
+def test_sums_by_other_statistics_match_reference(check_kernel, data, rng, dtype, shape):
+    x, dy, gamma, beta = data(*shape)
+    mean, var = rng.standard_normal(shape[1]), rng.uniform(1, 2, shape[1])
+    dgamma, dbeta = empty(shape[1], shape[1], dtype=dtype)
+    arguments = dy, x, dy, 0, gamma, beta, mean, var, EPS, IDENTITY, dgamma, dbeta
+    check_kernel("norm", "batch_norm_sums", *arguments, parallel=x.size >= GRAIN, ulps=64)
+
+
+@each_shape
+def test_gradient_by_other_sums_matches_reference(check_kernel, data, rng, dtype, shape):
+    x, dy, gamma, beta = data(*shape)
+    mean, var = rng.standard_normal(shape[1]), rng.uniform(1, 2, shape[1])
+    dgamma, dbeta = (shape[0] * rng.standard_normal((2, shape[1]))).astype(dtype)
+    (dx,) = empty(shape, dtype=dtype)
+    arguments = dy, x, dy, 0, gamma, beta, mean, var, EPS, IDENTITY, dgamma, dbeta, dx
+    check_kernel("norm", "batch_norm_gradient", *arguments, parallel=x.size >= GRAIN, ulps=64)
+
+
+@pytest.mark.parametrize("activation", [IDENTITY, RELU, SIGMOID])
+@pytest.mark.parametrize("shape", [(60, 100), (5003, 17)], ids=str)
+def test_two_halves_give_the_bits_of_the_whole(data, dtype, shape, activation):
+    x, dy, gamma, beta = data(*shape)
+    y, dx, y2, dx2 = empty(shape, shape, shape, shape, dtype=dtype)
+    dgamma, dbeta, dgamma2, dbeta2 = empty(*[shape[1]] * 4, dtype=dtype)
+    mean, var, mean2, var2 = empty(*[shape[1]] * 4, dtype=np.float64)
+    norm.batch_norm_forward(x, gamma, beta, EPS, activation, y, 0, mean, var)
+    norm.batch_norm_statistics(x, mean2, var2)
+    norm.batch_norm_normalize(x, gamma, beta, mean2, var2, EPS, activation, y2, 0)
+    given = dy, x, y, 0, gamma, beta, mean, var, EPS, activation
+    norm.batch_norm_backward(*given, dx, dgamma, dbeta)
+    norm.batch_norm_sums(*given, dgamma2, dbeta2)
+    norm.batch_norm_gradient(*given, dgamma2, dbeta2, dx2)
+    for whole, halves in zip((mean, var, y, dgamma, dbeta), (mean2, var2, y2, dgamma2, dbeta2), strict=True):
+        np.testing.assert_array_equal(whole, halves)
+    # the sums are rounded to x's type between the halves of backward
+    np.testing.assert_allclose(dx2, dx, rtol=0, atol=8 * np.finfo(dtype).eps * np.abs(dx).max())
 
 
 @pytest.mark.parametrize("m", [2, 3, 60, 100_000])
