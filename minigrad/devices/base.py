@@ -114,6 +114,10 @@ class Device:
         """What a launch of a kernel runs, now and whenever it is repeated."""
         return kernel.resolve(*arguments) if hasattr(kernel, "resolve") else (kernel, arguments)
 
+    def launch(self, family: str, name: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        """Run a function that is no kernel of the device, by the name that a recording gives it."""
+        function(*arguments)
+
     def launch_own(self, op: Any, kernel: Any, arguments: tuple[Any, ...]) -> None:
         """Run a kernel of the user's own, as `op` asks for it."""
         self.own_kernel(kernel)(*arguments)

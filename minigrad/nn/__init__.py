@@ -3,11 +3,22 @@
 from minigrad.nn import init
 from minigrad.nn.containers import ModuleDict, ModuleList, ParameterList
 from minigrad.nn.conv import Conv2d
-from minigrad.nn.layers import BatchNorm, Concat, Dropout, Flatten, Linear, ReLU, Sequential, Sigmoid, Tanh
+from minigrad.nn.layers import (
+    BatchNorm,
+    Concat,
+    Dropout,
+    Flatten,
+    Linear,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    SyncBatchNorm,
+    Tanh,
+)
 from minigrad.nn.lrn import LocalResponseNorm
 from minigrad.nn.module import Module, Parameter
 from minigrad.nn.pool import AvgPool2d, GlobalAvgPool, MaxPool2d
-from minigrad.nn.statistics import fold_batch_norm, recompute_statistics
+from minigrad.nn.statistics import convert_sync_batch_norm, fold_batch_norm, recompute_statistics
 
 __all__ = [
     "AvgPool2d",
@@ -28,7 +39,9 @@ __all__ = [
     "ReLU",
     "Sequential",
     "Sigmoid",
+    "SyncBatchNorm",
     "Tanh",
+    "convert_sync_batch_norm",
     "fold_batch_norm",
     "init",
     "recompute_statistics",

@@ -8,6 +8,7 @@ import numpy as np
 
 from minigrad import ops
 from minigrad.checks import integer
+from minigrad.exchange import current
 from minigrad.kernels.activations import NUMBERS
 from minigrad.modes import state, takes_part
 from minigrad.nn import init
@@ -75,6 +76,10 @@ class BatchNorm(Module):
                 stacklevel=2,
             )
             self.has_statistics = True  # one warning is enough
+        return self.normalized(x, activation)
+
+    def normalized(self, x: Tensor, activation: str | None) -> Tensor:
+        """By the statistics of x in training, by the running averages otherwise."""
         return ops.batch_norm(
             x, self.gamma, self.beta, self.running_mean, self.running_var,
             training=self.training, decay=self.decay, eps=self.eps, activation=activation,
@@ -95,6 +100,22 @@ class BatchNorm(Module):
         """Features and what differs from the defaults."""
         off = [f"{name}=False" for name in ("gamma", "beta") if getattr(self, name) is None]
         return ", ".join([str(self.features), f"decay={self.decay}", f"eps={self.eps}", *off])
+
+
+class SyncBatchNorm(BatchNorm):
+    """Batch Normalization by the statistics of the batches of all processes of a run, in training.
+
+    With `mg.distributed.init()` called, and more than one process: so that small parts of a batch are normalized as the whole
+    would be in one process. Else, and in evaluation, it is BatchNorm. All processes use their layers in the same order. Parts
+    may be of different lengths. `mg.nn.convert_sync_batch_norm(model)` makes the BatchNorms of a model such.
+    """
+
+    def normalized(self, x: Tensor, activation: str | None) -> Tensor:
+        """By the statistics of the x of all processes in training."""
+        session = current()
+        if not self.training or session is None or session.world == 1:
+            return super().normalized(x, activation)
+        return ops.sync_batch_norm(x, self.for_training(), session, activation)
 
 
 class ReLU(Module):
@@ -168,7 +189,7 @@ def fused_activation(norm: Module, activation: Module) -> str | None:
     Not where each op is looked at (anomaly mode, mg.inspect), or the forward of one of the two was replaced.
     """
     name = FUSED.get(type(activation))
-    if name is None or type(norm) is not BatchNorm or state.trace:
+    if name is None or type(norm) not in (BatchNorm, SyncBatchNorm) or state.trace:
         return None
     return None if "forward" in vars(norm) or "forward" in vars(activation) else name
 
@@ -179,7 +200,7 @@ def run(layers: Sequence[Module], x: Value) -> Value:
     while i < count:
         layer = layers[i]
         i += 1
-        name = fused_activation(layer, layers[i]) if type(layer) is BatchNorm and i < count else None
+        name = fused_activation(layer, layers[i]) if isinstance(layer, BatchNorm) and i < count else None
         if name is None:
             x = layer(x)
         else:
@@ -197,7 +218,7 @@ def run_branch(branch: Module, x: Value) -> ops.Branch:
     if name is None:
         return ops.Branch(branch(x), None, None)
     norm = first[-1] if first else None
-    if isinstance(norm, BatchNorm) and norm.training and fused_activation(norm, last):
+    if type(norm) is BatchNorm and norm.training and fused_activation(norm, last):
         return ops.Branch(run(first[:-1], x), norm.for_training(), name)
     return ops.Branch(run(first, x), None, name)
 

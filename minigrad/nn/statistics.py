@@ -8,7 +8,7 @@ import numpy as np
 
 from minigrad.modes import no_grad
 from minigrad.nn.conv import Conv2d
-from minigrad.nn.layers import BatchNorm, Linear, Sequential
+from minigrad.nn.layers import BatchNorm, Linear, Sequential, SyncBatchNorm
 from minigrad.nn.module import Module, Parameter, Value, modes_kept
 from minigrad.tensor import Tensor
 
@@ -102,6 +102,18 @@ class Measured:
         self.put([total / self.uses for total in self.sums] if self.uses else self.before)
 
 
+def convert_sync_batch_norm(model: Module) -> Module:
+    """Make every BatchNorm of a model a SyncBatchNorm, in place, and return the model.
+
+    Parameters, running statistics and names stay, so optimizers made before and checkpoints go on to fit. Classes derived from
+    BatchNorm are left as they are, since they may compute something else.
+    """
+    for _, module in model.modules():
+        if type(module) is BatchNorm:
+            module.__class__ = SyncBatchNorm  # it differs in what it computes, not in what it holds
+    return model
+
+
 def fold_batch_norm(model: Module) -> Module:
     """A copy of the model, for inference, with every BatchNorm that follows a Linear or Conv2d in a Sequential folded in.
 
@@ -142,7 +154,7 @@ def fold_layers(layers: list[Module]) -> list[Module]:
     result: list[Module] = []
     for layer in layers:
         before = result[-1] if result else None
-        if is_plain(layer, BatchNorm) and (is_plain(before, Linear) or is_plain(before, Conv2d)):
+        if (is_plain(layer, BatchNorm) or is_plain(layer, SyncBatchNorm)) and (is_plain(before, Linear) or is_plain(before, Conv2d)):
             fold_into(before, layer)
         else:
             result.append(layer)

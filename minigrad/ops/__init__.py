@@ -14,6 +14,7 @@ from minigrad.ops.movement import concat, copied, getitem, reshape, to, transpos
 from minigrad.ops.norm import Normalization, batch_norm
 from minigrad.ops.pool import avg_pool2d, global_avg_pool, max_pool2d
 from minigrad.ops.reduce import max, mean, sum
+from minigrad.ops.sync_norm import refuse_gpu, sync_batch_norm
 
 __all__ = [
     "Branch",
@@ -49,6 +50,7 @@ __all__ = [
     "mul",
     "not_equal",
     "power",
+    "refuse_gpu",
     "relu",
     "reshape",
     "sigmoid",
@@ -56,6 +58,7 @@ __all__ = [
     "sqrt",
     "sub",
     "sum",
+    "sync_batch_norm",
     "tanh",
     "to",
     "transpose",

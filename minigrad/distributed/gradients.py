@@ -1,0 +1,132 @@
+"""The same model in all processes: sent out once, and kept the same by averaging the gradients of each step."""
+
+from typing import Any
+
+import numpy as np
+
+from minigrad.exchange import Session, current
+from minigrad.exchange.sums import average, room_for
+from minigrad.modes import at_work, begin, read, state
+from minigrad.nn import BatchNorm, Dropout, Module, SyncBatchNorm
+from minigrad.ops import refuse_gpu
+from minigrad.optim import Optimizer
+from minigrad.tensor import FLOATS, Tensor
+
+GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: multiples of it are far apart
+
+
+def session_at_work() -> Session | None:
+    """The processes, if there are several; RuntimeError before `init`."""
+    session = current()
+    if session is None:
+        raise RuntimeError("the processes do not know each other yet; call mg.distributed.init() first")
+    return session if session.world > 1 else None
+
+
+def broadcast(model: Module) -> None:
+    """Give all processes the parameters and buffers of rank 0, in place.
+
+    But for the seeds of Dropout: each process gets one of its own, which follows from that of rank 0, since equal ones would
+    drop the same places of all parts of a batch. RanksDiffer, in every process, for models that are not alike.
+    """
+    session = session_at_work()
+    if session is None:
+        return
+    session.agree("the model", shapes(model))
+    tensors = [*(t for _, t in model.named_parameters()), *(t for _, t in model.named_buffers())]
+    for t in tensors:
+        refuse_gpu(t)
+    session.send([t._data for t in tensors], "the model of rank 0")
+    for _, module in model.modules():
+        if isinstance(module, Dropout):
+            module.counter._data[0] += np.uint64(session.rank * GOLDEN % (1 << 64))
+    for t in tensors:
+        t._version[0] += 1
+
+
+def shapes(model: Module) -> dict[str, str]:
+    """What a model holds: names, dtypes and shapes."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: f"{t.dtype}{list(t.shape)}" for name, t in named}
+
+
+def average_gradients(model: Module, samples: float = 1.0) -> None:
+    """Replace each gradient of a model by its average over all processes, in place; then all have the same, to the bit.
+
+    So with the running statistics of BatchNorm layers, which have seen only the batch of their own process; of SyncBatchNorm
+    they are the same already. `samples` is how many the loss of this process was the mean of: averages are weighted by it, so
+    that parts of different lengths are as one batch. One exchange for all parameters; added in float64, rank by rank, so the
+    same number of processes gives the same bits on any network. In a captured step it is a launch like any other.
+
+    Raises RuntimeError before `init` and on a GPU, RanksDiffer, in every process, where the gradients are not as long.
+    """
+    session = session_at_work()
+    if session is None:
+        return
+    found = gradients_of(model) + statistics_of(model)
+    begin("average_gradients")
+    for dtype in FLOATS:
+        tensors = [t for t in found if t._data.dtype == dtype]
+        if not tensors:
+            continue
+        refuse_gpu(tensors[0])
+        home = tensors[0]._device
+        device = at_work(home)
+        arrays = [t._data for t in tensors]
+        room = room_for(sum(a.size for a in arrays), session.world, dtype, device.empty)
+        exchanged = session, "gradients", home.kernels.reduce.sum_forward, arrays, float(samples), *room
+        device.launch("exchange", "average", average, exchanged)
+        for t in tensors:
+            t._version[0] += 1
+
+
+def gradients_of(model: Module) -> list[Tensor]:
+    """The gradients there are, in the order of the parameters."""
+    found = []
+    for parameter in model.parameters():
+        if state.recording is not None:
+            state.recording.reads_grad(parameter)
+            grad = parameter._grad
+        else:
+            grad = parameter.grad
+        if grad is not None:
+            found.append(grad)
+    return found
+
+
+def statistics_of(model: Module) -> list[Tensor]:
+    """The running statistics that differ from process to process."""
+    norms = [m for _, m in model.modules() if isinstance(m, BatchNorm) and not isinstance(m, SyncBatchNorm)]
+    found = [t for norm in norms if norm.training for t in (norm.running_mean, norm.running_var)]
+    for t in found:
+        read(t)
+    return found
+
+
+class Averaging:
+    """An optimizer whose `step(samples)` averages the gradients over all processes first.
+
+        optimizer = mg.distributed.Averaging(mg.optim.SGD(model.parameters(), lr=0.1), model)
+
+    All else is that of the optimizer it is made of. Before the first step the model of rank 0 is given to all.
+    """
+
+    def __init__(self, optimizer: Optimizer, model: Module) -> None:
+        self.optimizer, self.model = optimizer, model
+        broadcast(model)
+
+    def step(self, samples: float = 1.0) -> None:
+        """Average, then update; `samples` as in `average_gradients`."""
+        average_gradients(self.model, samples)
+        self.optimizer.step()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "optimizer":  # while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.optimizer, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in ("optimizer", "model"):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.optimizer, name, value)

@@ -1,0 +1,94 @@
+"""Averages over all processes, added up in the order of their ranks: the same bits in all of them, and from run to run.
+
+MPI's own sums may be added in any order, by the number and length of the messages and the network. So MPI only moves the
+numbers here. Of long arrays each process adds up one part for all (a reduce-scatter by Alltoall, then an Allgather), which
+moves as many bytes as a ring does; of short ones each has all and adds them itself. Both in float64.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from minigrad.exchange.session import Session
+
+SHORT = 1 << 13  # bytes up to which each process gathers the arrays of all
+
+Sum = Callable[[np.ndarray, np.ndarray], None]  # x (1, world, n) to y (1, n), added in float64: the kernel sum_forward
+
+
+class Room(NamedTuple):
+    """Memory for an average: what is sent and, at last, the sum; what comes; the part that is added up here."""
+
+    whole: np.ndarray  # (world, chunk)
+    received: np.ndarray  # (world, chunk)
+    part: np.ndarray  # (chunk,)
+
+
+def room_for(size: int, world: int, dtype: np.dtype, empty: Callable[[tuple[int, ...], np.dtype], np.ndarray]) -> Room:
+    """Room to average so many elements, and their weight."""
+    chunk = -(-(size + 1) // world)
+    return Room(empty((world, chunk), dtype), empty((world, chunk), dtype), empty((chunk,), dtype))
+
+
+def average(
+    session: Session,
+    label: str,
+    add: Sum,
+    arrays: Sequence[np.ndarray],
+    weight: float,
+    whole: np.ndarray,
+    received: np.ndarray,
+    part: np.ndarray,
+) -> None:
+    """Each array = the sum over all processes of weight * array, divided by the sum of their weights; in place.
+
+    The arrays are contiguous, and here as long as everywhere. Weights are numbers of samples: exact in float32.
+    """
+    flat = whole.reshape(-1)
+    start = 0
+    for array in arrays:
+        np.multiply(array.reshape(-1), flat.dtype.type(weight), out=flat[start : start + array.size])
+        start += array.size
+    flat[start] = weight
+    flat[start + 1 :] = 0
+    if flat.nbytes <= SHORT:
+        flat[:] = in_order(session.gather(label, flat))
+    else:
+        session.check(label, flat.nbytes)
+        session.swap(whole, received, label)
+        add(received.reshape(1, *received.shape), part.reshape(1, -1))
+        session.collect(part, whole, label)
+    total = flat[start]
+    start = 0
+    for array in arrays:
+        np.divide(flat[start : start + array.size], total, out=array.reshape(-1))
+        start += array.size
+
+
+def in_order(rows: np.ndarray) -> np.ndarray:
+    """The sum of the rows, the first first, in float64."""
+    total = rows[0].astype(np.float64)
+    for row in rows[1:]:
+        total += row
+    return total
+
+
+def merge_statistics(session: Session, m: int, mean: np.ndarray, var: np.ndarray, unbiased: np.ndarray) -> None:
+    """mean and var, of m rows here, become those of the rows of all processes; `unbiased` their variance's estimate.
+
+    Mean and sum of squared differences are merged as pairs (Chan, Golub and LeVeque 1983), means as differences from that of
+    rank 0, so that nothing cancels where they are large. ValueError, in every process, for fewer than two rows in all.
+    """
+    c = mean.size
+    everyone = session.gather("batch statistics", np.concatenate([[m], mean, var]))
+    rows, means, variances = everyone[:, :1], everyone[:, 1 : c + 1], everyone[:, c + 1 :]
+    count = float(rows.sum())
+    if count < 2:
+        raise ValueError("batch norm over all processes needs at least 2 values per feature to have a variance, and 1 came")
+    origin = means[0].copy()
+    offset = in_order(rows * (means - origin)) / count
+    squares = in_order(rows * (variances + np.square(means - origin - offset)))
+    mean[:] = origin + offset
+    var[:] = squares / count
+    unbiased[:] = squares / (count - 1)
