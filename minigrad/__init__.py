@@ -61,13 +61,14 @@ from minigrad.tensor import Tensor, tensor
 from minigrad.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from minigrad import checkpoint, data, inspect, interop, train
+    from minigrad import checkpoint, data, distributed, inspect, interop, train
 else:
 
     def __getattr__(name: str) -> object:
         if name in (
             "checkpoint",
             "data",
+            "distributed",
             "inspect",
             "interop",
             "train",
@@ -99,6 +100,7 @@ __all__ = [
     "cross_entropy",
     "data",
     "detect_anomaly",
+    "distributed",
     "div",
     "dropout",
     "enable_grad",

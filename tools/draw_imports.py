@@ -25,6 +25,7 @@ SCRIPTS = "examples/", "tools/"  # folders of scripts that the map speaks of
 BOXES = {
     "face": ("minigrad/__init__.py", "minigrad/cli.py"),
     "train": ("minigrad/train/",),
+    "distributed": ("minigrad/distributed/",),
     "inspect": ("minigrad/inspect/",),
     "interop": ("minigrad/interop/",),
     "models": ("minigrad/models/",),
@@ -44,6 +45,7 @@ BOXES = {
         "minigrad/changes.py",
     ),
     "devices": ("minigrad/devices/",),
+    "exchange": ("minigrad/exchange/",),
     "basics": ("minigrad/checks.py", "minigrad/notebook.py", "minigrad/random.py", "minigrad/version.py"),
     "reference": ("kernels/reference/",),
     "cpu": ("kernels/cpu/",),
@@ -59,6 +61,7 @@ BOXES = {
 BY_NAME = {  # imported by a name in a string
     "minigrad/__init__.py": {
         *("minigrad/train/", "minigrad/inspect/", "minigrad/data/", "minigrad/checkpoint/", "minigrad/interop/"),
+        "minigrad/distributed/",
     },
     "minigrad/devices/": {"kernels/reference/", "kernels/cpu/"},
 }

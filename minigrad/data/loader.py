@@ -81,6 +81,10 @@ class Loader:
             in the transform is left behind after 10 s, and after half a second if the program was interrupted.
         prefetch_threads: the threads used by kernels that the transform launches there. With 1 they run on the background
             thread alone, which disturbs the kernels of the loop's body least.
+        rank, world: of so many processes, the number of this one: it gets its part of each batch, of `batch_size` in all, and
+            the parts together are the batch, in its order; each epoch has each sample once, whatever the world. A transform
+            sees the whole batch, so that what it does by an image's place in it is as in one process. Position and state
+            count whole batches: a state leads on in another world. `mg.train.fit` sets both itself.
 
     Raises:
         TypeError: an array isn't a NumPy array or holds objects; a number isn't an integer.
@@ -97,6 +101,8 @@ class Loader:
         transform: Callable[[Batch, int, int], Batch] | None = None,
         prefetch: int = 0,
         prefetch_threads: int = 1,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         if not arrays:
             raise ValueError("no arrays came, where at least one was expected")
@@ -119,9 +125,25 @@ class Loader:
         self.transform = transform
         self.prefetch = integer("prefetch", prefetch, 0)
         self.prefetch_threads = integer("prefetch_threads", prefetch_threads, 1)
+        self.rank, self.world = 0, 1
+        self.share(rank, world)
         self.position = 0
         self.stager: Stager | None = None
         self._order = (-1, np.empty(0, np.int64))  # the latest epoch and its permutation, set as one for threads' sake
+
+    def share(self, rank: int, world: int) -> None:
+        """From now on hand out part `rank` of `world` of each batch; ValueError if a batch has fewer samples than that."""
+        world = integer("world", world, 1)
+        rank = integer("rank", rank, 0, world - 1)
+        rest = 0 if self.drop_last else self.length % self.batch_size
+        least = min(self.batch_size, rest or self.batch_size)
+        if least < world:
+            kind = "the last batch of an epoch has" if rest else "a batch has"
+            raise ValueError(
+                f"{kind} {least} of {self.length:,} samples, too few for {world} processes to have one each; take another "
+                "batch_size, or drop_last=True"
+            )
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         """The number of steps in an epoch."""
@@ -137,8 +159,8 @@ class Loader:
         """The batch of a step, counted from 0 across epochs; the position plays no part and stays.
 
         Returns:
-            One fresh, contiguous array per array of the loader, `(rows, ...)`, with rows equal to the batch size but in
-            an epoch's last step.
+            One fresh, contiguous array per array of the loader, `(rows, ...)`, with rows equal to the batch size, or to the
+            part of this rank, but in an epoch's last step.
 
         Raises:
             ValueError: a negative step.
@@ -147,9 +169,13 @@ class Loader:
         epoch, within = divmod(step, len(self))
         start = within * self.batch_size
         stop = min(start + self.batch_size, self.length)
+        count = stop - start
+        own = slice(count * self.rank // self.world, count * (self.rank + 1) // self.world)
         rows = self._rows(epoch)[start:stop] if self.shuffle else np.arange(start, stop)
-        batch = tuple(_samples(array, rows) for array in self.arrays)
-        return batch if self.transform is None else self.transform(batch, epoch, step)
+        if self.transform is None:
+            return tuple(_samples(array, rows[own]) for array in self.arrays)
+        whole = self.transform(tuple(_samples(array, rows) for array in self.arrays), epoch, step)
+        return whole if self.world == 1 else tuple([array[own] for array in whole])
 
     def __iter__(self) -> Generator[Batch, None, None]:
         """The batches from the current position to the end of its epoch."""

@@ -10,14 +10,14 @@ GUARD = Path(__file__).with_name("guard.py")
 
 def command(processes: int, script: Sequence[str], hosts: str | None = None) -> list[str]:
     """The command line that starts `script`, a file and its arguments, in so many processes; FileNotFoundError without MPI."""
-    mpiexec = mpiexec_beside() or shutil.which("mpiexec")
-    if mpiexec is None:
-        raise FileNotFoundError("there is no mpiexec here; an MPI comes with: pip install 'minigrad[mpi]'")
     where = [] if hosts is None else ["-hostfile", hosts]
-    return [mpiexec, "-n", str(processes), *where, sys.executable, str(GUARD), sys.executable, *script]
+    return [mpiexec(), "-n", str(processes), *where, sys.executable, str(GUARD), sys.executable, *script]
 
 
-def mpiexec_beside() -> str | None:
-    """The mpiexec installed in the same environment as this Python, if any."""
-    path = Path(sys.executable).parent / "mpiexec"
-    return str(path) if path.exists() else None
+def mpiexec() -> str:
+    """The mpiexec installed in the same environment as this Python, or else on the path."""
+    beside = Path(sys.executable).parent / "mpiexec"
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if found is None:
+        raise FileNotFoundError("there is no mpiexec here; an MPI comes with: pip install 'minigrad[mpi]'")
+    return found

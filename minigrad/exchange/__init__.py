@@ -1,8 +1,8 @@
 """What processes tell one another, on MPI: sums whose order is fixed, agreement, and the end of all where one fails.
 
-    session   the processes of a run, and the exchanges between them
-    sums      averages of arrays and of batch statistics over all of them
-    watch     a thread that knows where the others are, and ends a run that can't go on
+session   the processes of a run, and the exchanges between them
+sums      averages of arrays and of batch statistics over all of them
+watch     a thread that knows where the others are, and ends a run that can't go on
 """
 
 from minigrad.exchange.errors import RankFailed, RanksDiffer

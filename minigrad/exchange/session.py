@@ -41,7 +41,9 @@ def world_of_mpi() -> Any:
     try:
         from mpi4py import MPI
     except ImportError as error:
-        raise ImportError("working in several processes needs mpi4py and an MPI: pip install 'minigrad[mpi]'") from error
+        raise ImportError(
+            "working in several processes needs mpi4py and an MPI: pip install 'minigrad[mpi]'"
+        ) from error
     if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
         raise RuntimeError(
             "this MPI cannot be called from several threads, which watching the other processes needs (MPI_THREAD_MULTIPLE); "
@@ -130,8 +132,7 @@ class Session:
     def send(self, arrays: Sequence[np.ndarray], label: str) -> None:
         """Put the arrays of rank 0 into those of all others."""
         self.check(label, sum(array.nbytes for array in arrays))
-        for array in arrays:
-            self.exchange(label, lambda array=array: self.communicator.Bcast(array))
+        self.exchange(label, lambda: [self.communicator.Bcast(array) for array in arrays])
 
     def from_first(self, value: Any, label: str) -> Any:
         """The value that rank 0 has: numbers, strings, lists and dicts."""

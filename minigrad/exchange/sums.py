@@ -85,7 +85,9 @@ def merge_statistics(session: Session, m: int, mean: np.ndarray, var: np.ndarray
     rows, means, variances = everyone[:, :1], everyone[:, 1 : c + 1], everyone[:, c + 1 :]
     count = float(rows.sum())
     if count < 2:
-        raise ValueError("batch norm over all processes needs at least 2 values per feature to have a variance, and 1 came")
+        raise ValueError(
+            "batch norm over all processes needs at least 2 values per feature to have a variance, and 1 came"
+        )
     origin = means[0].copy()
     offset = in_order(rows * (means - origin)) / count
     squares = in_order(rows * (variances + np.square(means - origin - offset)))

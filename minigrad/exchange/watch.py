@@ -137,7 +137,9 @@ class Watch:
 
     def say(self, text: str) -> None:
         """Write a line that all processes may write at the same time."""
-        print(f"minigrad: rank {self.session.rank} of {self.session.world} {text}\n", end="", file=sys.stderr, flush=True)
+        print(
+            f"minigrad: rank {self.session.rank} of {self.session.world} {text}\n", end="", file=sys.stderr, flush=True
+        )
 
     def end(self) -> None:
         """End this process and, by MPI, all others."""

@@ -154,7 +154,9 @@ def fold_layers(layers: list[Module]) -> list[Module]:
     result: list[Module] = []
     for layer in layers:
         before = result[-1] if result else None
-        if (is_plain(layer, BatchNorm) or is_plain(layer, SyncBatchNorm)) and (is_plain(before, Linear) or is_plain(before, Conv2d)):
+        if (is_plain(layer, BatchNorm) or is_plain(layer, SyncBatchNorm)) and (
+            is_plain(before, Linear) or is_plain(before, Conv2d)
+        ):
             fold_into(before, layer)
         else:
             result.append(layer)

@@ -76,7 +76,7 @@ class SyncBatchNorm(BatchNorm):
         room = room_for(2 * c, self.session.world, x.dtype, self.empty)
         exchanged = self.session, "batch norm's gradients", self.add, merged, float(len(x)), *room
         self.device.launch("exchange", "average", average, exchanged)
-        self.kernels.norm.batch_norm_gradient(*given, *merged, matrix)
+        self.kernels.norm.batch_norm_gradient(*given, merged[0], merged[1], matrix)
         dgamma, dbeta = own
         return dx, dgamma if self.needs[1] else None, dbeta if self.needs[2] else None
 

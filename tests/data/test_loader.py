@@ -272,3 +272,41 @@ def test_a_broken_state_is_refused_and_changes_nothing(change, message):
     with pytest.raises(ValueError, match=message):
         loader.load_state_dict(state)
     assert loader.position == 4
+
+
+# Parts of a batch, for several processes
+
+
+def arrays(length):
+    return np.arange(length) * 10.0, np.arange(length)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+@pytest.mark.parametrize("transform", [None, lambda batch, epoch, step: (batch[0] + step, *batch[1:])])
+def test_the_parts_of_a_batch_are_the_batch_in_its_order(world, transform):
+    settings = {"batch_size": 10, "seed": 3, "transform": transform}
+    whole = Loader(*arrays(27), **settings)
+    parts = [Loader(*arrays(27), **settings, rank=rank, world=world) for rank in range(world)]
+    for step in range(2 * len(whole)):
+        for i, array in enumerate(whole.batch(step)):
+            np.testing.assert_array_equal(np.concatenate([part.batch(step)[i] for part in parts]), array)
+        sizes = [len(part.batch(step)[0]) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_state_leads_on_in_another_world():
+    before = Loader(*arrays(20), batch_size=6, rank=1, world=2)
+    next(iter(before))
+    after = Loader(*arrays(20), batch_size=6, rank=2, world=3)
+    after.load_state_dict(before.state_dict())
+    np.testing.assert_array_equal(next(iter(after))[0], Loader(*arrays(20), batch_size=6).batch(1)[0][4:])
+
+
+def test_a_batch_with_fewer_samples_than_processes_is_refused():
+    with pytest.raises(ValueError, match="the last batch of an epoch has 1 of 21 samples, too few for 2 processes"):
+        Loader(*arrays(21), batch_size=10, world=2)
+    with pytest.raises(ValueError, match="a batch has 3 of 20 samples, too few for 4"):
+        Loader(*arrays(20), batch_size=3, drop_last=True, world=4)
+    assert len(Loader(*arrays(21), batch_size=10, drop_last=True, world=2)) == 2
+    with pytest.raises(ValueError, match="rank must be"):
+        Loader(*arrays(20), batch_size=10, rank=2, world=2)
