@@ -28,6 +28,15 @@ def uniforms(name: str, seed: int, epoch: int, step: int, n: int) -> np.ndarray:
     return (words >> np.uint64(11)).reshape(n, WORDS) * 2.0**-53
 
 
+def generator(seed: int, epoch: int, number: int) -> np.random.Generator:
+    """Random numbers of one sample in one epoch, for a Loader's `sample_transform`: a pure function of its arguments.
+
+    Philox4x64 with key (seed, epoch), whose counter begins at (0, 0, number, name): apart from other samples' and streams'.
+    """
+    counter = np.array([0, 0, number, int.from_bytes(b"sample", "big")], np.uint64)
+    return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=counter))
+
+
 def affine(images: np.ndarray, matrices: np.ndarray) -> np.ndarray:
     """Each image under an affine map of its own: pixel (r, q) of the result is the image's value at matrix (r, q, 1).
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from minigrad.data.loader import Batch
+from minigrad.data.collate import Batch
+from minigrad.data.sources import chosen
 from minigrad.kernels.cpu import augment as kernels
 from minigrad.kernels.cpu.gemm import gemm
 
@@ -25,6 +26,12 @@ class Transform:
 
     def __call__(self, batch: Batch, epoch: int, step: int) -> Batch:
         """The batch with its images transformed."""
+        if not isinstance(batch, tuple | list):
+            name = type(self).__name__
+            raise TypeError(
+                f"{name} changes the first array of a batch, and this batch is a {type(batch).__name__}; say which entry of a "
+                f"dict holds the images: ByName(image={name}(...))"
+            )
         return (self.images(batch[0], epoch, step), *batch[1:])
 
     def images(self, images: np.ndarray, epoch: int, step: int) -> np.ndarray:
@@ -43,6 +50,20 @@ class Compose:
         for transform in self.transforms:
             batch = transform(batch, epoch, step)
         return batch
+
+
+class ByName:
+    """Transforms of single entries of batches that are dicts: `ByName(image=Compose(Kiefer(), Normalize(mean, std)))`."""
+
+    def __init__(self, **transforms: Callable[[Batch, int, int], Batch]) -> None:
+        self.transforms = transforms
+
+    def __call__(self, batch: Batch, epoch: int, step: int) -> Batch:
+        """The batch with these entries transformed, each as a batch of one array."""
+        changed = {}
+        for name, transform in self.transforms.items():
+            (changed[name],) = transform((chosen(batch, name),), epoch, step)
+        return {**batch, **changed}
 
 
 class Scale(Transform):

@@ -10,6 +10,7 @@ from minigrad.capture import each_tensor
 from minigrad.checkpoint import Json
 from minigrad.checks import integer, number
 from minigrad.data.loader import Loader
+from minigrad.data.sources import Columns
 from minigrad.devices import Device, get_device, is_array
 from minigrad.modes import no_grad
 from minigrad.nn import Module
@@ -22,6 +23,7 @@ Metric = Callable[[Value, np.ndarray], float]  # (outputs, targets) of a batch, 
 Loss = Callable[[Value, Tensor], Tensor]
 Metrics = Mapping[str, Metric] | Iterable[str | Metric] | str | Metric | None  # as given: by name, or several, or one
 Step = Callable[..., tuple[Tensor, Value]]  # of a batch's arrays or tensors, to its loss and the model's outputs
+NAME_THEM = "name inputs and targets in the Loader, like keys=('image', 'label'), or write a step of your own"
 ROWS = 256  # of a batch where nobody says how many
 
 
@@ -123,8 +125,9 @@ def several_times(data: Iterable[object] | None) -> Iterable[object] | None:
     if isinstance(data, tuple | list):
         data = in_batches(data)
     if isinstance(data, Loader):
-        if data.transform is None and len(data.arrays) != 2:
-            raise ValueError(f"validation must give pairs (inputs, targets), not batches of {len(data.arrays)} arrays")
+        came = no_pairs(data)
+        if came:
+            raise ValueError(f"validation must give pairs (inputs, targets), not {came}")
     elif isinstance(data, tuple | list):
         if not data:
             raise ValueError("validation is empty")
@@ -138,10 +141,25 @@ def epoch_of(batches: Iterable[object]) -> Iterator[object]:
     return batches.one_epoch() if hasattr(batches, "one_epoch") else iter(batches)
 
 
+def no_pairs(loader: Loader) -> str | None:
+    """What the batches of a loader are, where it is known before any is made that they are no pairs."""
+    if loader.transform is not None or loader.collate is not None:
+        return None
+    if loader.keys is not None:
+        return None if len(loader.keys) == 2 else f"batches of {len(loader.keys)} entries, keys={loader.keys}"
+    if not loader.arrays or loader.sample_transform is not None:
+        return None
+    if isinstance(loader.source, Columns) and loader.source.names is not None:
+        return f"dicts of {', '.join(loader.source.names)}; {NAME_THEM}"
+    return None if len(loader.arrays) == 2 else f"batches of {len(loader.arrays)} arrays"
+
+
 def pair(batch: object) -> tuple[np.ndarray, np.ndarray]:
     """The batch as (inputs, targets)."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         came = f"{len(batch)} arrays" if isinstance(batch, tuple | list) else type(batch).__name__
+        if isinstance(batch, Mapping):
+            came = f"a dict of {', '.join(map(str, batch))}; {NAME_THEM}"
         raise ValueError(f"a batch must be a pair (inputs, targets) of arrays, not {came}")
     inputs, targets = batch
     return (

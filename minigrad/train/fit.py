@@ -57,7 +57,8 @@ def fit(*given: Any, **named: Any) -> History:
 
     Args:
         model, optimizer: the optimizer's parameters are the model's.
-        loader: a `mg.data.Loader` of (inputs, targets), or what works like it; training begins at its position.
+        loader: a `mg.data.Loader` of (inputs, targets), or what works like it; training begins at its position. A stream
+            without a length is one long epoch, its `steps` are given.
         epochs, steps: how long, by one of the two; with `resume`, counted from the very beginning.
         loss: a function of (outputs, targets) that returns the mean over the batch.
         metrics: functions of NumPy arrays (outputs, targets) that return a mean over the batch, by name; or one or several

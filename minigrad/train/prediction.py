@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from minigrad.checks import integer
-from minigrad.data.loader import Loader, Samples
+from minigrad.data.loader import Loader
+from minigrad.data.sources import Samples
 from minigrad.devices import get_device
 from minigrad.nn import Module
 from minigrad.nn.module import Value

@@ -12,13 +12,13 @@ from minigrad import checkpoint
 from minigrad.checkpoint import Json, Stateful
 from minigrad.checkpoint.misfits import state_misfit
 from minigrad.checks import integer, number
-from minigrad.data.loader import Loader
+from minigrad.data.loader import LAST_STEP, Loader
 from minigrad.nn.module import Value
 from minigrad.tensor import Tensor
 from minigrad.train.divergence import DivergedError, Rewind
 from minigrad.train.evaluation import Evaluator, Tally, epoch_of, measured, pair, prepared
 from minigrad.train.history import History, Row
-from minigrad.train.settings import Settings
+from minigrad.train.settings import Batches, Settings
 from minigrad.train.signals import Leave, Signals, TrainingInterrupted, interruption
 
 Mark = tuple[int, int, int, str | None]
@@ -43,7 +43,7 @@ class Run:
         self.lr = optimizer.rates[0]  # of the latest step; of the first group of parameters
         self.history = History()
         self.signals = Signals(self.interrupted)
-        self.per_epoch = len(self.loader)
+        self.per_epoch = steps_in_epoch(self.loader)
         self.metrics, self.validation = settings.measures, settings.validation_batches
         self.checkpoints, self.callbacks = settings.checkpoints, settings.watchers
         self.step_hooks = [c.on_step for c in self.callbacks if hasattr(c, "on_step")]
@@ -244,7 +244,10 @@ class Run:
                 "which op produced it was not looked for (diagnose=False), and the parameters are those after the step"
             )
         else:
-            cause = self.rewind.cause(self.loader.batch)
+            try:
+                cause = self.rewind.cause(self.loader.batch)
+            except ValueError as error:  # the batches of a stream that can be read once
+                cause = f"which op produced it was not found, since the step can't be repeated: {error}"
         return DivergedError(self.step + 1, self.loss, cause, self.history)
 
     def write_rows(self) -> None:
@@ -287,3 +290,11 @@ class Run:
         saved = self.checkpoints is not None and self.checkpoints.saved == self.mark
         path = self.checkpoints.last_path if self.checkpoints is not None and saved else None
         return interruption(number)(number, self.step, self.history, self.model, path)
+
+
+def steps_in_epoch(loader: Batches) -> int:
+    """How many; of a stream without a length, so many that the whole run is in one epoch."""
+    try:
+        return len(loader)
+    except TypeError:
+        return LAST_STEP

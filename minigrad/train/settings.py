@@ -12,7 +12,7 @@ from minigrad.nn import Module
 from minigrad.ops import cross_entropy
 from minigrad.optim import FunctionSchedule, Optimizer, checked
 from minigrad.train.callbacks import Checkpoints, checked_callbacks, checked_monitors
-from minigrad.train.evaluation import Loss, Metrics, checked_loss, device_name, measures_of, several_times
+from minigrad.train.evaluation import Loss, Metrics, checked_loss, device_name, measures_of, no_pairs, several_times
 from minigrad.train.progress import Progress, unasked
 
 
@@ -133,10 +133,9 @@ def check_parts(model: Module, optimizer: Optimizer, loader: Batches, device: st
             "loader must be a mg.data.Loader, mg.data.Loader(inputs, targets, batch_size=...), or work like one; "
             f"{type(loader).__name__} has no {', '.join(lacks)}"
         )
-    if isinstance(loader, Loader) and loader.transform is None and len(loader.arrays) != 2:
-        raise ValueError(
-            f"the loader has {len(loader.arrays)} arrays, where a batch must be a pair: Loader(inputs, targets, ...)"
-        )
+    came = no_pairs(loader) if isinstance(loader, Loader) else None
+    if came:
+        raise ValueError(f"the loader gives {came}, where a batch must be a pair: Loader(inputs, targets, ...)")
     home = device_name(model)
     if device is not None and device not in (home, "auto"):
         raise ValueError(f"the model is on {home!r}, not {device!r}; move it by model.to({device!r}) before")

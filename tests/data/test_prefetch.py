@@ -220,7 +220,7 @@ FORKED = """
     batches = loader.steps()
     next(batches)
     pid = os.fork()
-    print(next(batches)[0].tolist(), flush=True)
+    os.write(1, f"{next(batches)[0].tolist()}\\n".encode())
     if pid == 0:
         batches.close()
         os._exit(0)
