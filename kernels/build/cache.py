@@ -10,7 +10,6 @@ cannot be read or written costs one warning and a compilation, never an error.
 import contextlib
 import functools
 import hashlib
-import os
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from numba.core import config
 from numba.core.caching import _Cache
 
 from minigrad.kernels.build import kept
+from minigrad.kernels.build.files import replace
 from minigrad.kernels.build.owner import NotOursError, check_folder, make_private, read_own
 from minigrad.kernels.build.settings import cache_root
 
@@ -31,7 +31,7 @@ from minigrad.kernels.build.settings import cache_root
 NOT_COMPILED = {
     "contract.py",
     "work.py",
-    "build/settings.py",
+    *("build/files.py", "build/settings.py"),
     *(f"cpu/tools/{name}.py" for name in ("ahead", "contention", "replay", "threads")),
 }
 
@@ -111,7 +111,7 @@ def keep(path, content):
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
             part = Path(file.name)
             file.write(content)
-        os.replace(part, path)
+        replace(part, path)
     except OSError as error:
         if part:
             part.unlink(missing_ok=True)

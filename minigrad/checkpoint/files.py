@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
+from minigrad.kernels.build.files import replace
+
 if sys.platform != "win32":
     import fcntl
 
@@ -16,7 +18,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Make `path` hold `data`, on the disk, or leave it as it is; of several who write at once the last wins.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written; the file is as before.
+        OSError: the disk is full, the folder cannot be written, or, on Windows, another program has kept the file open for
+            10 seconds; the file is as before.
     """
     part = None
     try:
@@ -26,9 +29,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
             if os.name != "nt":
-                os.replace(part, path)  # before it is closed, which gives up the lock on it
+                replace(part, path)  # before it is closed, which gives up the lock on it
         if os.name == "nt":  # where an open file cannot be renamed
-            os.replace(part, path)
+            replace(part, path)
     except OSError as error:
         if part is not None:
             part.unlink(missing_ok=True)

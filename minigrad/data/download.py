@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from minigrad.data.idx import CHUNK, gunzipped, is_gzip
+from minigrad.kernels.build.files import replace
 
 if sys.platform == "win32":
     import msvcrt
@@ -68,7 +69,7 @@ def fetch(
             try:
                 failure = _transfer(url, part, size) or _mismatch(part, sha256, size, gunzip)
                 if failure is None:
-                    os.replace(part, target)
+                    replace(part, target)
                     return target
                 failures.append(f"  {url}: {failure}")
             finally:
