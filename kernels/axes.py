@@ -90,6 +90,17 @@ def broadcast_layout(a: Shape, b: Shape) -> tuple[Shape, Shape, Shape, Shape]:
 
 
 @functools.lru_cache(maxsize=4096)
+def broadcast_layouts(*shapes: Shape) -> tuple[Shape, Shape, tuple[Shape, ...]]:
+    """(result shape, merged shape, strides of each) for an element-wise op on any number of C-contiguous arrays."""
+    shape: Shape = functools.reduce(broadcast_shape, shapes)
+    if 0 in shape:
+        return shape, (0,) * DIMS, ((0,) * DIMS,) * len(shapes)
+    padded = [(0,) * (len(shape) - len(s)) + contiguous_strides(s) for s in shapes]
+    merged_shape, *strides = merge(shape, *padded)
+    return shape, merged_shape, tuple(strides)
+
+
+@functools.lru_cache(maxsize=4096)
 def reduction_layout(shape: Shape, axes: Shape) -> tuple[int, int, int]:
     """(outer, reduced, inner) sizes for neighbouring `axes` of a C-contiguous array."""
     first, last = axes[0], axes[-1]

@@ -124,6 +124,26 @@ def _compiled_sqrt(x):
     return lambda x: _sqrt(x)
 
 
+def sin(x):
+    """Return the sine of x, as the platform's mathematical library has it: one call for each element, at any x."""
+    return np.sin(x)
+
+
+@overload(sin, jit_options=STRICT)
+def _compiled_sin(x):
+    return lambda x: math.sin(x)
+
+
+def cos(x):
+    """Return the cosine of x, as `sin`."""
+    return np.cos(x)
+
+
+@overload(cos, jit_options=STRICT)
+def _compiled_cos(x):
+    return lambda x: math.cos(x)
+
+
 def select(condition, a, b):
     """Return a, converted to the type of b, if condition holds, else b; both are computed."""
     return type(b)(a) if condition else b

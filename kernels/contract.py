@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from minigrad.kernels.axes import Shape
+from minigrad.kernels.expressions import Formula
 from minigrad.kernels.window import Window
 
 Array = np.ndarray
@@ -462,6 +463,20 @@ class Optim(Protocol):
         """averages = decay averages + (1 - decay) params, and params at the first update."""
 
 
+class Pointwise(Protocol):
+    """Formulas of single elements (kernels/expressions.py), each compiled as one kernel.
+
+    kernels/reference/pointwise.py, kernels/cpu/pointwise.py, kernels/cuda/pointwise.py
+
+    Inputs are flat and read through layouts (kernels/axes.py), one tuple of strides for each; outputs are flat.
+    """
+
+    def evaluate(
+        self, formula: Formula, inputs: list[Array], outputs: list[Array], shape: Shape, strides: tuple[Shape, ...], /
+    ) -> None:
+        """outputs = formula(inputs); what the formula calls a "bool" is bool, the others are of one dtype."""
+
+
 class Pool(Protocol):
     """Pooling over windows of images x (n, h, w, c) to y (n, oh, ow, c).
 
@@ -510,6 +525,7 @@ class Kernels(Protocol):
     movement: Movement
     norm: Norm
     optim: Optim
+    pointwise: Pointwise
     pool: Pool
     reduce: Reduce
 

@@ -19,7 +19,8 @@ Errors are in ulp, the distance of neighbouring floats at the exact result. They
 float32 over every float, against float64; in float64 over ten million numbers, against 80-bit arithmetic.
 
 exp and log take out a power of two and leave the rest to a minimax polynomial (J.-M. Muller, "Elementary Functions",
-on argument reduction and on the Remez algorithm); `tools/fit_polynomials.py` derives the coefficients.
+on argument reduction and on the Remez algorithm), and so does erf by way of exp; `tools/fit_polynomials.py` derives the
+coefficients.
 """
 
 from typing import NamedTuple
@@ -39,7 +40,7 @@ INFINITY, NAN = np.float32(np.inf), np.float32(np.nan)
 
 
 class Constants(NamedTuple):
-    """What exp, log and tanh need in one precision; every field is of that type."""
+    """What exp, log, tanh and erf need in one precision; every field is of that type."""
 
     half: float
     log2_e: float
@@ -53,6 +54,8 @@ class Constants(NamedTuple):
     subnormal_exponent: float  # log2 of subnormal_scale
     exp_tail: tuple[float, ...]  # (e**r - 1 - r) / r**2 in powers of r, for |r| <= ln(2) / 2
     log_tail: tuple[float, ...]  # (2 artanh(s) - 2 s) / s**3 in powers of s**2, for |s| <= 3 - sqrt(8)
+    erf_highest: float  # erf is 1 from here up
+    erf_slope: tuple[float, ...]  # -log(1 - erf(t)) / t in powers of t, for 0 <= t <= erf_highest
 
 
 FLOAT32 = Constants(
@@ -79,6 +82,17 @@ FLOAT32 = Constants(
         np.float32(0.40000334),
         np.float32(0.28537348),
         np.float32(0.23581472),
+    ),
+    erf_highest=np.float32(3.95),
+    erf_slope=(
+        np.float32(1.1283792),
+        np.float32(0.63661647),
+        np.float32(0.10281441),
+        np.float32(-0.019321717),
+        np.float32(0.00020571736),
+        np.float32(0.0012517454),
+        np.float32(-0.0003810001),
+        np.float32(4.070784e-05),
     ),
 )
 
@@ -114,6 +128,33 @@ FLOAT64 = Constants(
         0.1818356240092489,
         0.15314098951157887,
         0.14795473944161483,
+    ),
+    erf_highest=5.95,
+    erf_slope=(
+        1.1283791670955126,
+        0.6366197723675909,
+        0.10277260330131549,
+        -0.01912844699309568,
+        -0.00020919485391198244,
+        0.001696207669782604,
+        -0.0005901324296840131,
+        2.590449782413455e-05,
+        6.442047791989857e-05,
+        -2.957568069609402e-05,
+        3.169693004602903e-06,
+        3.132936484921815e-06,
+        -2.0371645935409486e-06,
+        5.706150476599784e-07,
+        -1.1698083248030763e-08,
+        -6.573826119645759e-08,
+        3.458659917544379e-08,
+        -1.0773860922495466e-08,
+        2.36063013444217e-09,
+        -3.760908583892675e-10,
+        4.302031574985579e-11,
+        -3.3645603268122818e-12,
+        1.6149817120934076e-13,
+        -3.592464266654991e-15,
     ),
 )
 
@@ -178,6 +219,69 @@ def sigmoid(x):
     """1 / (1 + exp(-x)) within 2.5 ulp, subnormal results too; exactly 0 or 1 far out, without overflow on the way."""
     e = exp(-abs(x))
     return select(x >= ZERO, ONE, e) / (ONE + e)
+
+
+@formula
+def expm1(x):
+    """e**x - 1 within 1.8 ulp, near 0 too; -1 or inf far out, -0.0 at -0.0."""
+    c = by_precision(x, FLOAT32, FLOAT64)
+    within = select(x < TANH_LOWEST, TANH_LOWEST, x)
+    within = select(x > c.exp_highest, c.exp_highest, within)
+    n, p = _reduced_expm1(within)
+    # 2**n p + 2**n - 1 by two factors, as in exp. Only the sum in the first one rounds.
+    first = fma(n, c.half, c.whole) - c.whole
+    h = power_of_two(first)
+    return select(x == ZERO, x, fma(h, p, h - power_of_two(first - n)) * power_of_two(n - first))
+
+
+@formula
+def log1p(x):
+    """The logarithm of 1 + x within 1.6 ulp, near 0 too; -inf at -1, NaN below, inf at inf.
+
+    What 1 + x loses by rounding is added to its logarithm, divided by 1 + x.
+    """
+    u = ONE + x
+    y = log(u)
+    y = select((u == ONE) | (x == INFINITY), x, y + (x - (u - ONE)) / u)
+    return select(u <= ZERO, log(u), y)
+
+
+@formula
+def erf(x):
+    """The error function within 2.9 ulp, odd to the bit; the normal distribution function is (1 + erf(x / sqrt(2))) / 2.
+
+    1 - erf(t) is exp(-t q(t)) with a smooth q, so that erf(t) comes without cancellation out of the parts of e**-z - 1.
+    """
+    c = by_precision(x, FLOAT32, FLOAT64)
+    t = abs(x)
+    t = select(t > c.erf_highest, c.erf_highest, t)
+    n, p = _reduced_expm1(-(t * polynomial(t, c.erf_slope)))
+    h = power_of_two(n)
+    return copysign(fma(-h, p, ONE - h), x)
+
+
+@formula
+def sign(x):
+    """1, -1, or x itself where that is 0 or NaN."""
+    return select((x == ZERO) | (x != x), x, copysign(select(x == x, ONE, x), x))
+
+
+@formula
+def minimum(a, b):
+    """The smaller of a and b; NaN where one is."""
+    return select((a < b) | (a != a), a, b)
+
+
+@formula
+def maximum(a, b):
+    """The larger of a and b; NaN where one is."""
+    return select((a > b) | (a != a), a, b)
+
+
+@formula
+def power(x, p):
+    """x**p by the platform's mathematical library."""
+    return x**p
 
 
 @formula

@@ -251,6 +251,11 @@ def op_cases() -> dict[str, OpCase]:
         "elementwise: arithmetic": (lambda a, b: (a * b + a / (b * b + 1) - b).tanh(), (x, g)),
         "elementwise: relu, exp, log, sqrt": (lambda a: (mg.relu(a).exp() + (a * a + 1).log()).sqrt(), (x,)),
         "elementwise: sigmoid": (mg.sigmoid, (x,)),
+        "pointwise: gelu, silu, softplus, clip": (
+            lambda a: mg.gelu(a) + mg.silu(a) * mg.softplus(a).clip(0.1, 0.9),
+            (x,),
+        ),
+        "pointwise: a formula, broadcast": (mg.elementwise(lambda a, b: a * mg.tanh(a + b) / (1 + b * b)), (x, g)),
         "reduce: sum, mean, max": (lambda a: a.sum(0) + a.mean(0) + a.max(0), (apart[0],)),
         "movement: transpose, index, concat": (lambda a: mg.concat([a[1:, ::2].T, a.T[::2, :6]]), (x,)),
         "loss: softmax": (mg.softmax, (x,)),

@@ -381,8 +381,31 @@ class Tensor:
     def __rtruediv__(self, other: Any) -> "Tensor":
         return arithmetic.div(other, self)
 
-    def __pow__(self, exponent: float) -> "Tensor":
-        return elementwise.power(self, exponent)
+    def __pow__(self, exponent: Any) -> "Tensor":
+        return table.pow(self, exponent)
+
+    def __rpow__(self, base: Any) -> "Tensor":
+        return table.pow(base, self)
+
+    def __abs__(self) -> "Tensor":
+        return table.abs(self)
+
+    # Of bool tensors
+
+    def __and__(self, other: Any) -> "Tensor":
+        return table.logical_and(self, other)
+
+    def __rand__(self, other: Any) -> "Tensor":
+        return table.logical_and(other, self)
+
+    def __or__(self, other: Any) -> "Tensor":
+        return table.logical_or(self, other)
+
+    def __ror__(self, other: Any) -> "Tensor":
+        return table.logical_or(other, self)
+
+    def __invert__(self) -> "Tensor":
+        return table.logical_not(self)
 
     def __neg__(self) -> "Tensor":
         return arithmetic.mul(self, -1.0)
@@ -472,6 +495,14 @@ class Tensor:
         """1 / (1 + exp(-x)) of every element."""
         return elementwise.sigmoid(self)
 
+    def abs(self) -> "Tensor":
+        """|x| of every element."""
+        return table.abs(self)
+
+    def clip(self, min: Any = None, max: Any = None) -> "Tensor":
+        """Every element, but `min` where it is less and `max` where it is more."""
+        return table.clip(self, min, max)
+
 
 class LentGradient(Tensor):
     """A gradient in the memory of a recorded step, whose next replay writes over it: who looks at it gets a copy."""
@@ -551,4 +582,4 @@ def is_comparable(value: Any) -> bool:
 
 # A tensor's operators are ops, and ops make tensors: the one circle, closed here, where all of this file is defined.
 from minigrad import tape  # noqa: E402
-from minigrad.ops import arithmetic, comparison, elementwise, gemm, movement, numpy_functions, reduce  # noqa: E402
+from minigrad.ops import arithmetic, comparison, elementwise, gemm, movement, numpy_functions, reduce, table  # noqa: E402

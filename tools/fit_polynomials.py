@@ -1,4 +1,4 @@
-"""Derive the constants of kernels/formulas.py: ln 2, and minimax polynomials for exp and log by the Remez exchange.
+"""Derive the constants of kernels/formulas.py: ln 2, and minimax polynomials for exp, log and erf by the Remez exchange.
 
     pip install mpmath
     python tools/fit_polynomials.py
@@ -8,6 +8,7 @@ working precision, leaves in the result when everything else is exact. Exits wit
 
 exp: e**r = 1 + r + r**2 q(r) for |r| <= ln(2) / 2. The error counted is that of e**r - 1, which tanh uses.
 log: log((1 + s) / (1 - s)) = 2 s + s z p(z), z = s**2, for (1 + s) / (1 - s) from sqrt(1/2) to sqrt(2).
+erf: erf(t) = 1 - exp(-t q(t)) for t from 0 to where erf(t) rounds to 1.
 """
 
 from collections.abc import Callable
@@ -107,6 +108,16 @@ def log_weight(z: mpf) -> mpf:
     return z / (2 + z * log_tail(z))
 
 
+def erf_slope(t: mpf) -> mpf:
+    """-log(erfc(t)) / t, at t = 0 too."""
+    return -mpmath.log(mpmath.erfc(t)) / t if t else 2 / mpmath.sqrt(mpmath.pi)
+
+
+def erf_weight(t: mpf) -> mpf:
+    """What an error of q(t) is worth as a relative error of erf(t)."""
+    return t * mpmath.erfc(t) / mpmath.erf(t) if t else mpmath.sqrt(mpmath.pi) / 2
+
+
 def rounded(value: mpf, dtype: type) -> np.floating:
     """The number of type dtype nearest to value."""
     with mpmath.workprec(np.finfo(dtype).nmant + 1):
@@ -126,7 +137,7 @@ def fit(name: str, function: Function, weight: Function, degree: int, low: mpf, 
     return tuple(coefficients)
 
 
-def derive(dtype: type, exp_degree: int, log_degree: int) -> dict[str, object]:
+def derive(dtype: type, exp_degree: int, log_degree: int, erf_degree: int, erf_highest: str) -> dict[str, object]:
     """The constants of one precision under the names they have in formulas.py."""
     ln2 = mpmath.log(2)
     ln2_high = rounded(ln2, dtype)
@@ -136,13 +147,17 @@ def derive(dtype: type, exp_degree: int, log_degree: int) -> dict[str, object]:
         "ln2_low": rounded(ln2 - mpf(float(ln2_high)), dtype),
         "exp_tail": fit("exp", exp_tail, exp_weight, exp_degree, -ln2 / 2, ln2 / 2, dtype),
         "log_tail": fit("log", log_tail, log_weight, log_degree, mpf(0), (3 - mpmath.sqrt(8)) ** 2, dtype),
+        "erf_slope": fit("erf", erf_slope, erf_weight, erf_degree, mpf(0), mpf(erf_highest), dtype),
     }
 
 
 def main() -> None:
     """Print the constants of both precisions and compare them with formulas.py."""
     different = []
-    for dtype, table, degrees in ((np.float32, formulas.FLOAT32, (5, 3)), (np.float64, formulas.FLOAT64, (10, 6))):
+    for dtype, table, degrees in (
+        (np.float32, formulas.FLOAT32, (5, 3, 7, "3.95")),
+        (np.float64, formulas.FLOAT64, (10, 6, 23, "5.95")),
+    ):
         for name, value in derive(dtype, *degrees).items():
             text = f"({', '.join(map(literal, value))})" if isinstance(value, tuple) else literal(value)
             print(f"{name}={text},")

@@ -27,9 +27,11 @@ from minigrad.kernels.build.files import replace
 from minigrad.kernels.build.owner import NotOursError, check_folder, make_private, read_own
 from minigrad.kernels.build.settings import cache_root
 
-# Files that no kernel is made from: types, counts, and what is done when kernels are launched.
+# Files that no kernel is made from: types, counts, what writes the text of kernels that are named by it, and what is done
+# when kernels are launched.
 NOT_COMPILED = {
     "contract.py",
+    "expressions.py",
     "work.py",
     *("build/files.py", "build/settings.py"),
     *(f"cpu/tools/{name}.py" for name in ("ahead", "contention", "replay", "threads")),

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from minigrad.kernels.contract import Array
+from minigrad.kernels.expressions import Scalar, apply
 from minigrad.ops.checks import float_tensor
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
@@ -127,38 +128,38 @@ class Power(Op):
 
 def exp(x: Tensor) -> Tensor:
     """e^x, element by element."""
-    return Exp.apply(float_tensor("exp", x))
+    return Exp.apply(float_tensor("exp", x)) if not isinstance(x, Scalar) else apply("exp", x)
 
 
 def log(x: Tensor) -> Tensor:
     """Natural logarithm, element by element: -inf at 0, NaN below."""
-    return Log.apply(float_tensor("log", x))
+    return Log.apply(float_tensor("log", x)) if not isinstance(x, Scalar) else apply("log", x)
 
 
 def sqrt(x: Tensor) -> Tensor:
     """Square root, element by element: NaN below 0."""
-    return Sqrt.apply(float_tensor("sqrt", x))
+    return Sqrt.apply(float_tensor("sqrt", x)) if not isinstance(x, Scalar) else apply("sqrt", x)
 
 
 def tanh(x: Tensor) -> Tensor:
     """Hyperbolic tangent, element by element."""
-    return Tanh.apply(float_tensor("tanh", x))
+    return Tanh.apply(float_tensor("tanh", x)) if not isinstance(x, Scalar) else apply("tanh", x)
 
 
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + exp(-x)), element by element, without overflow; any shape, same shape out."""
-    return Sigmoid.apply(float_tensor("sigmoid", x))
+    return Sigmoid.apply(float_tensor("sigmoid", x)) if not isinstance(x, Scalar) else apply("sigmoid", x)
 
 
 def relu(x: Tensor) -> Tensor:
     """max(x, 0), element by element; NaN stays NaN, and the gradient at 0 is 0."""
-    return ReLU.apply(float_tensor("relu", x))
+    return ReLU.apply(float_tensor("relu", x)) if not isinstance(x, Scalar) else apply("relu", x)
 
 
 def power(x: Tensor, exponent: float) -> Tensor:
     """x^exponent for a constant exponent, element by element."""
     if isinstance(exponent, Tensor) or not isinstance(exponent, int | float | np.integer | np.floating):
-        raise TypeError(f"the exponent must be a number, not {type(exponent).__name__}; else use mg.exp(p * mg.log(x))")
+        raise TypeError(f"the exponent must be a number or a tensor, not {type(exponent).__name__}")
     return Power.apply(float_tensor("power", x), exponent=as_float(exponent))
 
 

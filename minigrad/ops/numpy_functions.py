@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from minigrad.modes import state
-from minigrad.ops import arithmetic, comparison, elementwise, gemm
-from minigrad.tensor import Tensor
+from minigrad.ops import arithmetic, comparison, elementwise, gemm, table
+from minigrad.ops.pointwise import Elementwise
+from minigrad.tensor import FLOATS, Tensor
 
 ONLY_LOOK = {
     *(
@@ -29,7 +30,9 @@ ONLY_LOOK = {
 NUMPY_TO_OURS = {
     **{name: f"mg.{name}" for name in ("mean", "max", "reshape", "sum", "transpose", "matmul")},
     **{name: f"mg.{name}" for name in ("exp", "log", "sqrt", "tanh", "power", "equal", "less", "greater")},
-    **{"add": "mg.add", "subtract": "mg.sub", "multiply": "mg.mul", "divide": "mg.div", "square": "t * t"},
+    **{"add": "mg.add", "subtract": "mg.sub", "multiply": "mg.mul", "divide": "mg.div", "clip": "mg.clip"},
+    **{name: f"mg.{name}" for name in table.TABLE},
+    "absolute": "mg.abs",
     **{"concatenate": "mg.concat", "amax": "mg.max", "dot": "mg.matmul"},
     **dict.fromkeys(("stack", "vstack", "hstack"), "mg.concat of reshaped tensors"),
     **{
@@ -41,13 +44,19 @@ NUMPY_TO_OURS = {
 }
 UFUNCS: dict[np.ufunc, Callable[..., Tensor]] = {
     **{np.add: arithmetic.add, np.subtract: arithmetic.sub, np.multiply: arithmetic.mul, np.divide: arithmetic.div},
-    **{np.matmul: gemm.matmul, np.power: elementwise.power, np.negative: operator.neg, np.positive: operator.pos},
+    **{np.matmul: gemm.matmul, np.power: table.pow, np.negative: operator.neg, np.positive: operator.pos},
     **{np.exp: elementwise.exp, np.log: elementwise.log, np.sqrt: elementwise.sqrt, np.tanh: elementwise.tanh},
     **{np.equal: comparison.equal, np.not_equal: comparison.not_equal},
     **{np.less: comparison.less, np.less_equal: comparison.less_equal},
     **{np.greater: comparison.greater, np.greater_equal: comparison.greater_equal},
 }
 """What NumPy's ufuncs are on tensors; the operators of its arrays call them."""
+OF_TABLE: dict[np.ufunc, Elementwise] = {
+    **{vars(np)[name]: op for name, op in table.TABLE.items() if isinstance(vars(np).get(name), np.ufunc)},
+    **{np.absolute: table.TABLE["abs"], np.invert: table.TABLE["logical_not"]},
+    **{np.bitwise_and: table.TABLE["logical_and"], np.bitwise_or: table.TABLE["logical_or"]},
+}
+"""What they are on tensors of a dtype that the op takes; others are seen as arrays, and so are all that are only looked at."""
 
 
 def of_elements(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -55,6 +64,9 @@ def of_elements(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: 
     ours = UFUNCS.get(ufunc) if method == "__call__" and not options else None
     if ours is not None:
         return ours(*inputs)
+    op = OF_TABLE.get(ufunc) if method == "__call__" and not options and ufunc.__name__ not in ONLY_LOOK else None
+    if op is not None and all(takes(op, x) for x in inputs if isinstance(x, Tensor)):
+        return op(*inputs)
     if any(isinstance(target, Tensor) for target in options.get("out", ())):
         raise TypeError(f"np.{ufunc.__name__} cannot write into a tensor, which the tape would not notice")
 
@@ -62,6 +74,11 @@ def of_elements(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: 
         return operator.methodcaller(method, *given, **named)(ufunc)
 
     return on_arrays(compute, ufunc.__name__, inputs, options)
+
+
+def takes(op: Elementwise, x: Tensor) -> bool:
+    """Whether an op of the table takes a tensor of this dtype."""
+    return x.dtype in FLOATS if op.traced.kinds[0] == "float" else x.dtype == np.bool_
 
 
 def on_arrays(function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ WORDS = {  # what names a family: itself, one of its ops, the layer
     "lrn": ("lrn", "local_response_norm", "LocalResponseNorm"),
     "movement": ("movement", "concat", "Concat"),
     "norm": ("norm", "batch_norm", "BatchNorm"),
+    "pointwise": ("pointwise", "gelu"),
     "pool": ("pool", "max_pool2d", "MaxPool2d"),
     "reduce": ("reduce", "mean", "reductions"),
 }

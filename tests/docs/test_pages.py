@@ -19,6 +19,7 @@ PAGES = (
     "how-autograd-works",
     "an-op-in-one-sitting",
     "convolution",
+    "formulas",
     "batch-normalization",
     "training",
     "predicting",

@@ -12,13 +12,18 @@ import pytest
 from llvmlite.binding import get_host_cpu_features
 from numba import config, njit
 from numba.core.errors import TypingError
+from scipy import special
 
 from minigrad.kernels import formulas
 
 DTYPES = (np.float32, np.float64)
-LIMITS = {"exp": 1.0, "log": 0.9, "tanh": 2.2, "sigmoid": 2.5}  # ulp, as the docstrings state them
+LIMITS = {  # ulp, as the docstrings state them
+    **{"exp": 1.0, "log": 0.9, "tanh": 2.2, "sigmoid": 2.5},
+    **{"expm1": 1.8, "log1p": 1.6, "erf": 2.9},
+}
+IN_LONGDOUBLE = [name for name in LIMITS if name != "erf"]  # which NumPy lacks
 GRADIENTS = ("exp_grad", "log_grad", "sqrt_grad", "tanh_grad", "sigmoid_grad", "relu_grad")
-ALL = (*LIMITS, "relu", *GRADIENTS)
+ALL = (*LIMITS, "relu", "sign", *GRADIENTS)
 HAS_WIDE_LONGDOUBLE = np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant
 CONTRACTION = frozenset({"contract"})
 SUMS = frozenset({"contract", "reassoc", "nsz"})
@@ -60,6 +65,8 @@ def reference(name, x):
         if name == "sigmoid":
             e = np.exp(-np.abs(x))
             return np.where(x < 0, e, 1) / (1 + e)
+        if name == "erf":
+            return special.erf(x)
         return getattr(np, name)(x)
 
 
@@ -103,12 +110,26 @@ def test_float32_error_over_all_sizes(name):
 
 
 @pytest.mark.skipif(not HAS_WIDE_LONGDOUBLE, reason="np.longdouble is no wider than float64 here")
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", IN_LONGDOUBLE)
 def test_float64_error_over_all_sizes(name, rng):
     x = samples_of_all_floats(np.float64, rng, 100_000)
     with np.errstate(invalid="ignore"):
         wide = x.astype(np.longdouble)
     assert errors_in_ulp(apply(name, x), reference(name, wide)).max() <= LIMITS[name]
+
+
+def decimal_erf(x):
+    """By its power series, which takes more digits than it leaves where x is large."""
+    with localcontext(prec=90):
+        term, total, n = x, x, 0
+        while abs(term) > abs(total) * Decimal(10) ** -40:
+            n += 1
+            term = -term * x * x / n
+            total += term / (2 * n + 1)
+        return total * 2 / PI.sqrt()
+
+
+PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803")
 
 
 def decimal_tanh(x):
@@ -121,12 +142,16 @@ DECIMAL = {
     "log": Decimal.ln,
     "tanh": decimal_tanh,
     "sigmoid": lambda x: 1 / (1 + (-x).exp()),
+    "expm1": lambda x: x.exp() - 1,
+    "log1p": lambda x: (1 + x).ln(),
+    "erf": decimal_erf,
 }
 
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_float64_error_against_decimal_arithmetic(name, rng):
-    x = rng.uniform(0.05, 20, 1000) * (1 if name == "log" else rng.choice([-1, 1], 1000))
+    largest = 7 if name == "erf" else 20
+    x = rng.uniform(0.05, largest, 1000) * (1 if name in ("log", "log1p") else rng.choice([-1, 1], 1000))
     y = apply(name, x)
     with localcontext(prec=50):
         errors = [abs(Decimal(float(b)) - DECIMAL[name](Decimal(float(a)))) for a, b in zip(x, y, strict=True)]
@@ -160,6 +185,30 @@ SPECIAL_VALUES = [
     ("sigmoid", 1000.0, 1.0),
     ("sigmoid", -1000.0, 0.0),
     ("sigmoid", -0.0, 0.5),
+    ("expm1", math.nan, math.nan),
+    ("expm1", math.inf, math.inf),
+    ("expm1", -math.inf, -1.0),
+    ("expm1", 1000.0, math.inf),
+    ("expm1", 0.0, 0.0),
+    ("expm1", -0.0, -0.0),
+    ("log1p", math.nan, math.nan),
+    ("log1p", math.inf, math.inf),
+    ("log1p", -1.0, -math.inf),
+    ("log1p", -2.0, math.nan),
+    ("log1p", -math.inf, math.nan),
+    ("log1p", 0.0, 0.0),
+    ("log1p", -0.0, -0.0),
+    ("erf", math.nan, math.nan),
+    ("erf", math.inf, 1.0),
+    ("erf", -math.inf, -1.0),
+    ("erf", 6.0, 1.0),
+    ("erf", 0.0, 0.0),
+    ("erf", -0.0, -0.0),
+    ("sign", math.nan, math.nan),
+    ("sign", math.inf, 1.0),
+    ("sign", -3.0, -1.0),
+    ("sign", 0.0, 0.0),
+    ("sign", -0.0, -0.0),
     ("relu", math.nan, math.nan),
     ("relu", math.inf, math.inf),
     ("relu", -math.inf, 0.0),
@@ -197,10 +246,11 @@ def test_log_of_powers_of_two(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_tanh_is_odd_to_the_bit(dtype, rng):
+@pytest.mark.parametrize("name", ["tanh", "erf"])
+def test_odd_functions_are_odd_to_the_bit(name, dtype, rng):
     x = samples_of_all_floats(dtype, rng, 3000)
     x = x[~np.isnan(x)]
-    np.testing.assert_array_equal(bits(apply("tanh", -x)), bits(-apply("tanh", x)))
+    np.testing.assert_array_equal(bits(apply(name, -x)), bits(-apply(name, x)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -327,7 +377,7 @@ def loop_over(formula):
 
 arrays = np.load(sys.argv[1])
 results = {}
-for name in ("exp", "log", "tanh", "sigmoid"):
+for name in ("exp", "log", "tanh", "sigmoid", "expm1", "log1p", "erf"):
     loop = loop_over(getattr(formulas, name))
     for x in arrays.values():
         results[f"{name}_{x.dtype}"] = y = np.empty_like(x)

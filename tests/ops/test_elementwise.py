@@ -178,13 +178,8 @@ def test_power_at_the_edges(x, exponent, y, dx, device):
 
 @pytest.mark.parametrize("exponent", ["2", None, 1j])
 def test_an_exponent_that_is_no_number_is_refused(exponent):
-    with pytest.raises(TypeError, match=f"exponent must be a number, not {type(exponent).__name__}"):
+    with pytest.raises(TypeError, match=f"exponent must be a number or a tensor, not {type(exponent).__name__}"):
         mg.power(mg.tensor([1.0]), exponent)
-
-
-def test_a_tensor_as_exponent_is_refused_with_the_way_out():
-    with pytest.raises(TypeError, match=r"mg\.exp\(p \* mg\.log\(x\)\)"):
-        mg.tensor([1.0]) ** mg.tensor([2.0])
 
 
 @every_function

@@ -161,18 +161,27 @@ class CpuKernel:
             else:
                 self.run_parallel(*arguments)
             return
-        if self.instead is not None and self.instead[0](*arguments):
-            self.instead[1](*arguments)
-            return
-        if self.prepare is not None:
-            arguments = self.prepare(*arguments)
-        if self.runs_parallel(arguments):
-            self.run_parallel(*arguments)
+        kernel, arguments = self.chosen(*arguments)
+        if kernel.runs_parallel(arguments):
+            kernel.run_parallel(*arguments)
         else:
-            self.serial(*arguments)
+            kernel.serial(*arguments)
 
     def __repr__(self):
         return f"<kernel {self.__module__}.{self.__qualname__}>"
+
+
+class Chooser(CpuKernel):
+    """Stands for many kernels: its function gives, for the arguments of a call, (the one to run, what that takes)."""
+
+    def chosen(self, *arguments):
+        """(the kernel that a call with these arguments runs, what its compiled function takes)."""
+        return self.function(*arguments)
+
+
+def chooser(function):
+    """Make `function` stand for the kernels that it gives."""
+    return Chooser(function, FLAGS)
 
 
 def kernel(function=None, *, flags=FLAGS):
