@@ -91,7 +91,7 @@ from minigrad.tensor import Tensor, tensor
 from minigrad.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from minigrad import checkpoint, data, distributed, inspect, interop, train
+    from minigrad import checkpoint, data, distributed, inspect, interop, onnx, train
 else:
 
     def __getattr__(name: str) -> object:
@@ -101,6 +101,7 @@ else:
             "distributed",
             "inspect",
             "interop",
+            "onnx",
             "train",
         ):  # imported when first used: `import minigrad` stays quick
             from importlib import import_module
@@ -182,6 +183,7 @@ __all__ = [
     "no_compile",
     "no_grad",
     "not_equal",
+    "onnx",
     "optim",
     "pow",
     "power",

@@ -21,6 +21,7 @@ EXTRAS = [
     "pooch",
     "requests",
     "safetensors",
+    "onnx",
     "hypothesis",
     "mpi4py",
     "PIL",

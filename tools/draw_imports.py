@@ -27,6 +27,7 @@ BOXES = {
     "train": ("minigrad/train/",),
     "distributed": ("minigrad/distributed/",),
     "inspect": ("minigrad/inspect/",),
+    "onnx": ("minigrad/onnx/",),
     "interop": ("minigrad/interop/",),
     "models": ("minigrad/models/",),
     "checkpoint": ("minigrad/checkpoint/",),
@@ -62,6 +63,7 @@ BY_NAME = {  # imported by a name in a string
     "minigrad/__init__.py": {
         *("minigrad/train/", "minigrad/inspect/", "minigrad/data/", "minigrad/checkpoint/", "minigrad/interop/"),
         "minigrad/distributed/",
+        "minigrad/onnx/",
     },
     "minigrad/devices/": {"kernels/reference/", "kernels/cpu/"},
 }

@@ -2,7 +2,6 @@
 
 import itertools
 import linecache
-import sys
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from minigrad.devices import is_array
 from minigrad.inspect.kernel_calls import KernelCall, NotedKernels
 from minigrad.modes import Switch
 from minigrad.nn import Module
+from minigrad.nn.module import modules_at_work
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -51,22 +51,9 @@ def keep_inputs(op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str,
         tuple([None if t is None else weakref.ref(t) for t in inputs]),
         tuple([None if t is None else np.array(t._data) for t in inputs]),
         {name: copied(value) for name, value in parameters.items()},
-        modules_at_work(),
+        tuple([weakref.ref(module) for module in modules_at_work()]),
     )
     op.kernels = NotedKernels(op.kernels, op.recorded.calls.append)  # type: ignore[assignment]  # it stands in for them
-
-
-def modules_at_work() -> tuple["weakref.ref[Module]", ...]:
-    """The modules whose `forward` is running on this thread, the outermost first."""
-    found: list[Module] = []
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "forward":
-            module = frame.f_locals.get("self")
-            if isinstance(module, Module) and not (found and found[-1] is module):
-                found.append(module)
-        frame = frame.f_back  # type: ignore[assignment]
-    return tuple([weakref.ref(module) for module in reversed(found)])
 
 
 def copied(value: object) -> object:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.devices import Device
 from minigrad.modes import Switch
 from minigrad.nn import BatchNorm, Module
-from minigrad.nn.module import modes_kept
+from minigrad.nn.module import modes_kept, modules_at_work
 from minigrad.tape import Op, source_of
 from minigrad.tensor import FLOATS, Tensor
 
@@ -27,6 +28,7 @@ class Step:
     parameters: dict[str, Any]
     result: Any
     line: str  # of the user's code
+    module: str  # in whose forward, by its dotted name
 
     @property
     def name(self) -> str:
@@ -42,6 +44,7 @@ class Trace:
     steps: list[Step] = field(default_factory=list)
     outputs: Any = None  # what the model returned
     versions: dict[int, int] = field(default_factory=dict)  # of arrays by id: how often each had been changed in place
+    names: dict[int, str] = field(default_factory=dict)  # of modules by id
 
     def observe(self, op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str, Any]) -> None:
         """Have an op, which is about to run, note its result; ValueError if an input was changed in place."""
@@ -52,11 +55,14 @@ class Trace:
                     "cannot be followed; compute a new tensor, as `y = y + x` does"
                 )
         forward = op.forward
+        module = next(
+            (name for part in reversed(modules_at_work()) if (name := self.names.get(id(part))) is not None), ""
+        )
 
         def noted(*arrays: Any, **given: Any) -> Any:
             del op.forward
             y = forward(*arrays, **given)
-            self.steps.append(Step(op, arrays, parameters, y, op.line))
+            self.steps.append(Step(op, arrays, parameters, y, op.line, module))
             view = 0 if op.is_view else source_of(y, inputs)
             self.versions[id(y)] = 0 if view is None else inputs[view]._version[0]  # type: ignore[union-attr]
             return y
@@ -78,9 +84,12 @@ def evaluation(model: Module) -> Iterator[None]:
 
 
 def traced(model: Module, examples: tuple[Any, ...]) -> Trace:
-    """The trace of `model(*examples)` in evaluation mode, each layer by its own op; the examples are arrays or tensors."""
-    device = next((parameter._device for parameter in model.parameters()), None)
-    trace = Trace()
+    """The trace of `model(*examples)` in evaluation mode, each layer by its own op; the examples are arrays or tensors.
+
+    They are put on the device of the model's parameters; of a model without, they stay where they are.
+    """
+    device = device_of(model, examples)
+    trace = Trace(names={id(module): name for name, module in reversed(list(model.modules()))})
     tensors = []
     for example in examples:
         leaf = Tensor(example, device=device)
@@ -90,6 +99,12 @@ def traced(model: Module, examples: tuple[Any, ...]) -> Trace:
     with evaluation(model), Switch(trace=True, observe=trace.observe, grad_enabled=True):
         trace.outputs = model(*tensors)
     return trace
+
+
+def device_of(model: Module, examples: tuple[Any, ...]) -> Device | None:
+    """Where the model's parameters are, else the first example that is a tensor; None if nothing says."""
+    tensors = [*model.parameters(), *[example for example in examples if isinstance(example, Tensor)]]
+    return tensors[0]._device if tensors else None
 
 
 def as_examples(example: Any) -> tuple[Any, ...]:

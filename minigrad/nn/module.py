@@ -1,8 +1,10 @@
 """Module: parameters, buffers and child modules, found by their names as attributes."""
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 import numpy as np
@@ -272,6 +274,19 @@ def modes_kept(model: Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
+
+
+def modules_at_work() -> list[Module]:
+    """The modules whose `forward` is running on this thread, the outermost first."""
+    found: list[Module] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "forward":
+            module = frame.f_locals.get("self")
+            if isinstance(module, Module) and not (found and found[-1] is module):
+                found.append(module)
+        frame = frame.f_back
+    return found[::-1]
 
 
 def prefixed(missing: list[str], unknown: list[str]) -> tuple[str, set[str]] | None:

@@ -145,22 +145,26 @@ def copy_module(module: Module) -> Module:
             items = [copy_module(item) if isinstance(item, Module) else item for item in value]
             setattr(twin, name, type(value)(items))
     if isinstance(twin, Sequential) and is_plain(twin, Sequential):
-        twin.layers = fold_layers(twin.layers)
+        numbers = fold_layers(twin.layers)
+        names = vars(twin).get("names")
+        if isinstance(names, list) and len(names) == len(twin.layers):  # those of mg.models name their layers so
+            vars(twin)["names"] = [names[i] for i in numbers]
+        twin.layers = [twin.layers[i] for i in numbers]
     return twin
 
 
-def fold_layers(layers: list[Module]) -> list[Module]:
-    """The layers with each BatchNorm that follows a layer with weights, whose last axis is the output, folded into it."""
-    result: list[Module] = []
-    for layer in layers:
-        before = result[-1] if result else None
+def fold_layers(layers: list[Module]) -> list[int]:
+    """Fold each BatchNorm that follows a layer with weights, whose last axis is the output, into it; which layers are left."""
+    left: list[int] = []
+    for i, layer in enumerate(layers):
+        before = layers[left[-1]] if left else None
         if (is_plain(layer, BatchNorm) or is_plain(layer, SyncBatchNorm)) and (
             is_plain(before, Linear) or is_plain(before, Conv2d)
         ):
             fold_into(before, layer)
         else:
-            result.append(layer)
-    return result
+            left.append(i)
+    return left
 
 
 def is_plain(module: Module | None, kind: type[Kind]) -> TypeGuard[Kind]:
@@ -171,16 +175,26 @@ def is_plain(module: Module | None, kind: type[Kind]) -> TypeGuard[Kind]:
 
 
 def fold_into(layer: Linear | Conv2d, norm: BatchNorm) -> None:
-    """W' = W s, b' = (b - E) s + beta, computed in float64."""
-    scale = 1 / np.sqrt(norm.running_var.numpy().astype(np.float64) + norm.eps)
-    if norm.gamma is not None:
-        scale = scale * norm.gamma.numpy()
-    bias = -norm.running_mean.numpy().astype(np.float64)
-    if layer.bias is not None:
-        bias = bias + layer.bias.numpy()
-    bias = bias * scale
-    if norm.beta is not None:
-        bias = bias + norm.beta.numpy()
-    dtype, device = layer.weight.dtype, layer.weight.device
-    layer.weight = Parameter((layer.weight.numpy() * scale).astype(dtype), device=device)
-    layer.bias = Parameter(bias.astype(dtype), device=device)
+    """W' = W s, b' = (b - E) s + beta."""
+    tensors = layer.weight, layer.bias, norm.gamma, norm.beta, norm.running_mean, norm.running_var
+    weight, bias = folded_weight(*[None if t is None else t.numpy() for t in tensors], eps=norm.eps)
+    device = layer.weight.device
+    layer.weight = Parameter(weight, device=device)
+    layer.bias = Parameter(bias, device=device)
+
+
+def folded_weight(*arrays: np.ndarray | None, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """(W', b') from weight, bias, gamma, beta, mean and variance, computed in float64; bias, gamma or beta may be None."""
+    weight, bias, gamma, beta, mean, var = arrays
+    if weight is None or mean is None or var is None:
+        raise ValueError("weight, mean and variance must be there")
+    scale = 1 / np.sqrt(var.astype(np.float64) + eps)
+    if gamma is not None:
+        scale = scale * gamma
+    shift = -mean.astype(np.float64)
+    if bias is not None:
+        shift = shift + bias
+    shift = shift * scale
+    if beta is not None:
+        shift = shift + beta
+    return (weight * scale).astype(weight.dtype), shift.astype(weight.dtype)

@@ -1,43 +1,41 @@
 """Comparisons, element by element: bool tensors, which are never on the tape."""
 
 import numbers
-from collections.abc import Callable
 
 import numpy as np
 
 from minigrad.kernels.axes import broadcast_layout
-from minigrad.kernels.contract import Kernels
-from minigrad.modes import at_work, begin
 from minigrad.ops.arithmetic import Operand, as_operand, as_scalar
-from minigrad.ops.launches import Binary
 from minigrad.ops.movement import to
-from minigrad.tape import common_device
+from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor, is_number
 
 BOOL = np.dtype(np.bool_)
 WIDE = np.dtype(np.float64)
 
 
-class Comparison:
-    """What errors call it."""
+class Comparison(Op):
+    """Whether a relation holds between a and b, broadcast; its sides come off the tape, so it is never on it."""
+
+    formula = "y = 1 where the relation holds, else 0"
+
+    def forward(self, a: np.ndarray, b: np.ndarray, *, relation: str) -> np.ndarray:
+        shape, merged, a_strides, b_strides = broadcast_layout(a.shape, b.shape)
+        y = self.empty(shape, BOOL)
+        if y.size:
+            kernel = getattr(self.kernels.elementwise, relation)
+            kernel(a.reshape(-1), b.reshape(-1), y.reshape(-1), merged, a_strides, b_strides)
+        return y
 
 
-def compared(name: str, a: Operand, b: Operand, kernel: Callable[[Kernels], Binary]) -> Tensor:
-    """Whether what a kernel says, of those of the device, holds between a and b, broadcast."""
+def compared(name: str, a: Operand, b: Operand, relation: str) -> Tensor:
+    """Whether a relation, which a kernel is named by, holds between a and b, broadcast."""
     like = a if isinstance(a, Tensor) else b
     if not isinstance(like, Tensor):
         raise TypeError(f"{name}: at least one side must be a Tensor, not {type(a).__name__} and {type(b).__name__}")
     sides = as_side(name, a, like), as_side(name, b, like)
     dtype = np.result_type(*[side.dtype for side in sides])
-    home = common_device(Comparison, sides)
-    first, second = [to(side, dtype)._data for side in sides]
-    shape, merged, a_strides, b_strides = broadcast_layout(first.shape, second.shape)
-    begin("Comparison")
-    device = at_work(home)
-    y = device.empty(shape, BOOL)
-    if y.size:
-        kernel(device.kernels)(first.reshape(-1), second.reshape(-1), y.reshape(-1), merged, a_strides, b_strides)
-    return Tensor._wrap(y, home)
+    return Comparison.apply(*[to(side, dtype) for side in sides], relation=relation)
 
 
 def as_side(name: str, value: Operand, like: Tensor) -> Tensor:
@@ -63,29 +61,29 @@ def equal(a: Operand, b: Operand) -> Tensor:
     Both sides are tensors, or one a number or an array; dtypes may differ, and NumPy's `result_type` is what they are
     compared in. Nothing equals NaN. Raises ValueError for shapes that do not broadcast.
     """
-    return compared("equal", a, b, lambda kernels: kernels.elementwise.equal)
+    return compared("equal", a, b, "equal")
 
 
 def not_equal(a: Operand, b: Operand) -> Tensor:
     """Whether a != b, element by element; see `equal`."""
-    return compared("not_equal", a, b, lambda kernels: kernels.elementwise.not_equal)
+    return compared("not_equal", a, b, "not_equal")
 
 
 def less(a: Operand, b: Operand) -> Tensor:
     """Whether a < b, element by element; see `equal`."""
-    return compared("less", a, b, lambda kernels: kernels.elementwise.less)
+    return compared("less", a, b, "less")
 
 
 def less_equal(a: Operand, b: Operand) -> Tensor:
     """Whether a <= b, element by element; see `equal`."""
-    return compared("less_equal", a, b, lambda kernels: kernels.elementwise.less_equal)
+    return compared("less_equal", a, b, "less_equal")
 
 
 def greater(a: Operand, b: Operand) -> Tensor:
     """Whether a > b, element by element; see `equal`."""
-    return compared("greater", b, a, lambda kernels: kernels.elementwise.less)
+    return compared("greater", b, a, "less")
 
 
 def greater_equal(a: Operand, b: Operand) -> Tensor:
     """Whether a >= b, element by element; see `equal`."""
-    return compared("greater_equal", b, a, lambda kernels: kernels.elementwise.less_equal)
+    return compared("greater_equal", b, a, "less_equal")

@@ -315,3 +315,21 @@ def test_what_may_compute_something_else_is_not_folded(pair, rng):
     assert len(folded) == 3
     x = mg.tensor(rng.standard_normal((5, 4)).astype(np.float32))
     np.testing.assert_allclose(folded(x).numpy(), model(x).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_folded_layers_keep_the_names_that_a_model_gives_them(rng):
+    class Named(nn.Sequential):
+        def __init__(self, *layers):
+            self.names = ["first", "norm", "last"]
+            super().__init__(*layers)
+
+        def children(self):
+            return zip(self.names, self.layers, strict=True)
+
+    model = Named(nn.Linear(6, 5), nn.BatchNorm(5), nn.Linear(5, 2)).eval()
+    folded = nn.fold_batch_norm(model)
+    assert list(folded.state_dict()) == ["first.weight", "first.bias", "last.weight", "last.bias"]
+    assert [name for name, _ in model.children()] == ["first", "norm", "last"]
+    x = rng.standard_normal((3, 6)).astype(np.float32)
+    model[1].loaded()
+    np.testing.assert_allclose(folded(x).numpy(), model(x).numpy(), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,229 @@
+"""Models that files of ONNX are made of, and inputs for them: every layer, every op, every model of mg.models."""
+
+import numpy as np
+
+import minigrad as mg
+from minigrad.ops import Branch, concat_branches, getitem, to
+
+nn = mg.nn
+
+
+class Of(nn.Module):
+    """A function as a model; parameters by name go to it too."""
+
+    def __init__(self, function, **parameters):
+        self.function = function
+        self.names = tuple(parameters)
+        self.anchor = nn.Parameter(np.zeros(1, np.float32))  # which says on what device it is
+        for name, value in parameters.items():
+            setattr(self, name, nn.Parameter(value))
+
+    def forward(self, *inputs):
+        return self.function(*inputs, *[getattr(self, name) for name in self.names])
+
+
+def random(*shape):
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+def squeeze_and_excite(x, w, v):
+    weights = mg.sigmoid(mg.linear(mg.relu(mg.linear(mg.global_avg_pool(x), w)), v))
+    return x * weights.reshape(x.shape[0], 1, 1, x.shape[3])
+
+
+def attention(x, w):
+    n, length, width = x.shape
+    q, k, v = (mg.linear(x, w[i]).reshape(n, length, 2, width // 2).transpose(0, 2, 1, 3) for i in range(3))
+    weights = mg.softmax(q @ k.transpose(0, 1, 3, 2) / (width // 2) ** 0.5)
+    return (weights @ v).transpose(0, 2, 1, 3).reshape(n, length, width)
+
+
+class Residual(nn.Module):
+    """A convolution and what it read, added, as functions would have it."""
+
+    def __init__(self, channels):
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm(channels)
+
+    def forward(self, x):
+        return mg.relu(self.norm(self.conv(x)) + x)
+
+
+IMAGE, ROWS, SEQUENCE = (2, 6, 5, 3), (3, 4), (2, 3, 4)  # shapes of examples, the batch first
+
+
+def of_images(*layers):
+    """Layers between convolutions, so that they meet channels that are first in the file."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *layers)
+
+
+LAYERS = {
+    "Linear": (nn.Linear(4, 5), ROWS),
+    "Linear without bias": (nn.Linear(4, 5, bias=False), ROWS),
+    "Linear on a sequence": (nn.Linear(4, 5), SEQUENCE),
+    "Linear on pixels": (of_images(nn.Linear(4, 5), nn.ReLU()), IMAGE),
+    "Linear on an input of images": (nn.Linear(3, 5), IMAGE),
+    "BatchNorm": (nn.BatchNorm(4), ROWS),
+    "BatchNorm of a sequence": (nn.BatchNorm(4), SEQUENCE),
+    "BatchNorm of images": (of_images(nn.BatchNorm(4)), IMAGE),
+    "BatchNorm of an input of images": (nn.BatchNorm(3), IMAGE),
+    "BatchNorm without gamma": (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm(4, gamma=False, eps=0.1)), ROWS),
+    "BatchNorm without beta": (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm(4, beta=False, decay=0.5)), ROWS),
+    "SyncBatchNorm": (nn.Sequential(nn.Linear(4, 4), nn.SyncBatchNorm(4)), ROWS),
+    "ReLU": (nn.Sequential(nn.ReLU()), ROWS),
+    "Sigmoid": (nn.Sequential(nn.Sigmoid()), ROWS),
+    "Tanh": (nn.Sequential(nn.Tanh()), ROWS),
+    "Dropout": (nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), ROWS),
+    "Flatten": (nn.Flatten(), IMAGE),
+    "Flatten before a Linear": (of_images(nn.ReLU(), nn.Flatten(), nn.Linear(120, 4)), IMAGE),
+    "Flatten, BatchNorm, Dropout": (
+        of_images(nn.Flatten(), nn.BatchNorm(120), nn.Tanh(), nn.Dropout(), nn.Linear(120, 4)),
+        IMAGE,
+    ),
+    "Flatten before nothing": (of_images(nn.Flatten(), nn.Sigmoid()), IMAGE),
+    "Flatten of one pixel": (of_images(nn.AvgPool2d((6, 5)), nn.Flatten(), nn.Linear(4, 2)), IMAGE),
+    "Conv2d": (nn.Conv2d(3, 4, 3), IMAGE),
+    "Conv2d without bias": (nn.Conv2d(3, 4, (3, 2), bias=False), IMAGE),
+    "Conv2d of stride and dilation": (nn.Conv2d(3, 4, 2, stride=(2, 1), dilation=(1, 2), padding=1), IMAGE),
+    "Conv2d padded unevenly": (nn.Conv2d(3, 4, 3, padding=((0, 2), (1, 0))), IMAGE),
+    "Conv2d, same": (nn.Conv2d(3, 4, (4, 3), stride=2, padding="same"), IMAGE),
+    "Conv2d, same and dilated": (nn.Conv2d(3, 4, 3, dilation=2, padding="same"), IMAGE),
+    "MaxPool2d": (of_images(nn.MaxPool2d(2), nn.Conv2d(4, 2, 1)), IMAGE),
+    "MaxPool2d, same": (nn.MaxPool2d(3, stride=2, padding="same"), IMAGE),
+    "MaxPool2d padded unevenly": (nn.MaxPool2d(3, stride=2, padding=((0, 1), (2, 1))), IMAGE),
+    "AvgPool2d": (nn.AvgPool2d(2), IMAGE),
+    "AvgPool2d, same": (of_images(nn.AvgPool2d(3, stride=2, padding="same"), nn.Conv2d(4, 2, 1)), IMAGE),
+    "AvgPool2d padded": (nn.AvgPool2d((2, 3), stride=(2, 1), padding=((0, 1), (1, 1))), IMAGE),
+    "GlobalAvgPool": (of_images(nn.GlobalAvgPool(), nn.Linear(4, 2)), IMAGE),
+    "LocalResponseNorm": (of_images(nn.LocalResponseNorm(3, 0.5, 0.7, 1.5), nn.Conv2d(4, 2, 1)), IMAGE),
+    "LocalResponseNorm of even size": (of_images(nn.LocalResponseNorm(4, 0.5, 0.7, 1.5)), IMAGE),
+    "LocalResponseNorm of rows": (nn.LocalResponseNorm(3, 0.5), ROWS),
+    "Sequential": (nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.BatchNorm(8), nn.ReLU()), nn.Linear(8, 2)), ROWS),
+    "Concat": (of_images(nn.Concat(nn.Conv2d(4, 2, 1), nn.Sequential(nn.MaxPool2d(1), nn.ReLU())), nn.ReLU()), IMAGE),
+    "Residual": (nn.Sequential(nn.Conv2d(3, 4, 1), Residual(4), Residual(4), nn.GlobalAvgPool()), IMAGE),
+    "ModuleList": (nn.Sequential(*nn.ModuleList([nn.Linear(4, 4), nn.ReLU()])), ROWS),
+}
+OPS = {
+    "exp, log, sqrt, tanh, sigmoid, relu": (
+        Of(lambda x: mg.tanh(mg.log(mg.sqrt(mg.exp(x)) + 1)) * mg.sigmoid(x) - mg.relu(x)),
+        ROWS,
+    ),
+    "power": (Of(lambda x: (x * x + 1) ** 1.5 - x**2), ROWS),
+    "negative, divided": (Of(lambda x: 1 / (2 + mg.sigmoid(-x))), ROWS),
+    "arithmetic with parameters": (Of(lambda x, a, b: (x - a) * b / 2 + x, a=random(4), b=random(3, 1)), SEQUENCE),
+    "arithmetic with a number that is trained": (Of(lambda x, a: x * a, a=np.float32(1.5)), ROWS),
+    "arithmetic of channels": (
+        Of(lambda x, w, a, b: mg.conv2d(x, w) * a + b, w=random(1, 1, 3, 4), a=random(4), b=random(1, 5, 1)),
+        IMAGE,
+    ),
+    "parameters alone": (Of(lambda x, a: x + mg.exp(a).T, a=random(4, 1)), ROWS),
+    "squeeze and excite": (
+        nn.Sequential(nn.Conv2d(3, 4, 3), Of(squeeze_and_excite, w=random(4, 2), v=random(2, 4)), nn.ReLU()),
+        IMAGE,
+    ),
+    "attention": (Of(attention, w=random(3, 4, 4)), SEQUENCE),
+    "matmul": (Of(lambda x, w: x @ w, w=random(4, 2)), SEQUENCE),
+    "matmul of stacks": (Of(lambda x: x @ x.transpose(0, 2, 1)), SEQUENCE),
+    "matmul of vectors": (Of(lambda x, v: x @ v, v=random(4)), SEQUENCE),
+    "tied weights": (Of(lambda x, w: mg.linear(mg.relu(mg.linear(x, w)), w.T), w=random(4, 6)), ROWS),
+    "softmax": (Of(lambda x: mg.softmax(x) + mg.log_softmax(x)), SEQUENCE),
+    "softmax over another axis": (Of(lambda x: mg.softmax(x, axis=1) + mg.log_softmax(x, axis=0)), SEQUENCE),
+    "softmax of channels": (of_images(Of(lambda x: mg.softmax(x, axis=3) + mg.softmax(x, axis=1))), IMAGE),
+    "sum": (Of(lambda x: mg.sum(x, axis=1) + mg.sum(x, axis=(1, 2), keepdims=True).reshape(-1, 1)), SEQUENCE),
+    "mean": (Of(lambda x: mg.mean(x, axis=-1) - mg.mean(x)), SEQUENCE),
+    "mean over the batch": (Of(lambda x: x - mg.mean(x, axis=0, keepdims=True)), ROWS),
+    "mean over no axes": (Of(lambda x: mg.mean(x, axis=()) + mg.max(x, axis=())), ROWS),
+    "max": (Of(lambda x: mg.max(x, axis=1, keepdims=True) + mg.max(x, axis=(0, 2), keepdims=True)), SEQUENCE),
+    "reductions of channels": (
+        of_images(Of(lambda x: mg.mean(x, axis=(1, 2), keepdims=True) + mg.max(x, axis=3, keepdims=True))),
+        IMAGE,
+    ),
+    "sum over rows of images": (of_images(Of(lambda x: mg.sum(x, axis=1))), IMAGE),
+    "reshape": (Of(lambda x: x.reshape(-1, 2).reshape(x.shape[0], 2, -1)), SEQUENCE),
+    "reshape with two lengths of the batch": (
+        Of(lambda x: (x.reshape(-1, 1, 4) + mg.mean(x, axis=1).reshape(1, -1, 4)).reshape(x.shape[0], -1, 1, 4)),
+        (1, 2, 4),
+    ),
+    "transpose": (Of(lambda x: mg.transpose(x, (2, 0, 1)) * 2), SEQUENCE),
+    "transpose of channels": (of_images(Of(lambda x: x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1))), IMAGE),
+    "concat": (Of(lambda x, w: mg.concat([x, mg.relu(x), mg.linear(x, w)], axis=-1), w=random(4, 2)), SEQUENCE),
+    "concat of rows": (Of(lambda x: mg.concat([x, x * 2], axis=1)), SEQUENCE),
+    "concat of images": (of_images(Of(lambda x: mg.concat([x, x[:, :2]], axis=1)), nn.Conv2d(4, 2, 1)), IMAGE),
+    "slices": (Of(lambda x: x[:, 1:, ::-1] * x[:, -1:, :1:-1].sum() + x[:, None, 0, :1]), SEQUENCE),
+    "slices of images": (of_images(Of(lambda x: x[:, 1:-1, ::2, :2]), nn.Conv2d(2, 2, 1)), IMAGE),
+    "channels and pixels": (of_images(Of(lambda x: x[..., 1] + x[:, 0, :1, -1:])), IMAGE),
+    "slices of the batch": (Of(lambda x: x[: x.shape[0]] - x[-1] + x[0:1]), ROWS),
+    "columns by number": (Of(lambda x: x[:, [2, 0, 2]] + getitem(x, (slice(None), np.array([1])))), ROWS),
+    "columns by truth": (Of(lambda x: x[:, np.array([True, False, True])]), SEQUENCE),
+    "rows by number": (Of(lambda x, w: x + w[mg.tensor([1], device=x.device)], w=random(2, 4)), ROWS),
+    "comparisons": (
+        Of(
+            lambda x: (
+                to(x > 0.1, "float32") - to(x <= -0.1, "float32") * to(x != x[0], "float32") + to(x == x, "float32")
+            )
+        ),
+        ROWS,
+    ),
+    "comparison of images": (of_images(Of(lambda x: x * to(x < mg.mean(x, axis=3, keepdims=True), x.dtype))), IMAGE),
+    "conv2d by a computed weight": (
+        Of(lambda x, w: mg.conv2d(x, w / mg.sqrt(mg.sum(w * w))), w=random(3, 3, 3, 4)),
+        IMAGE,
+    ),
+    "pools": (
+        Of(
+            lambda x: (
+                mg.max_pool2d(x, 2, stride=1) + mg.avg_pool2d(x, 2, stride=1) + mg.local_response_norm(x)[:, 1:, 1:]
+            )
+        ),
+        IMAGE,
+    ),
+    "batch_norm with an activation": (
+        Of(
+            lambda x, m: mg.batch_norm(x, m, None, m.detach(), mg.exp(m).detach(), training=False, activation="relu"),
+            m=random(4),
+        ),
+        ROWS,
+    ),
+    "mse_loss": (Of(lambda x: mg.mse_loss(x, mg.relu(x))), ROWS),
+    "branches": (Of(lambda x: concat_branches([Branch(x, None, None), Branch(mg.relu(x), None, None)])), ROWS),
+    "the input itself": (Of(lambda x: x), ROWS),
+    "arithmetic: add, sub, mul, div": (Of(lambda x: mg.div(mg.mul(mg.sub(mg.add(x, 1), x), x), 3)), ROWS),
+    "dropout": (Of(lambda x: mg.dropout(x, 0.5, training=False, seed=1) + 1), ROWS),
+}
+MODELS = {
+    "MLP": (mg.models.MLP(12, (8, 8), 3), (3, 12)),
+    "MLP of images": (mg.models.MLP(90, (8,), 3, activation="tanh"), IMAGE),
+    "Inception": (mg.models.Inception(width=0.1, dropout=0.3), (2, 16, 16, 3)),
+    "Inception without BN": (mg.models.Inception(width=0.1, batch_norm=False, activation="sigmoid"), (2, 16, 16, 3)),
+    "BNInception": (mg.models.BNInception(classes=5), (1, 64, 64, 3)),
+}
+ALL = {**LAYERS, **OPS, **MODELS}
+
+
+def ready(name):
+    """(model on the reference device, in evaluation mode, with statistics of its own; an example)."""
+    model, shape = ALL[name]
+    rng = np.random.default_rng(1)
+    for _, module in model.modules():
+        if isinstance(module, nn.BatchNorm):
+            module.load_state_dict(
+                {
+                    key: (rng.random(t.shape) + 0.5 if key != "running_mean" else rng.standard_normal(t.shape)).astype(
+                        t.dtype
+                    )
+                    for key, t in module.state_dict().items()
+                }
+            )
+    return model.to("reference").eval(), random(*shape)
+
+
+def batch(example, rows):
+    """Another batch for the same model."""
+    return np.random.default_rng(rows).standard_normal((rows, *example.shape[1:])).astype(example.dtype)
+
+
+def result(model, *inputs):
+    """What a model of ours makes of arrays."""
+    device = next((p.device for p in model.parameters()), "reference")
+    with mg.no_grad():
+        return model(*[mg.tensor(x, device=device) for x in inputs]).numpy()
