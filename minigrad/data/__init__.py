@@ -9,6 +9,7 @@ from minigrad.data.idx import read_idx
 from minigrad.data.imagefolder import ImageFolder
 from minigrad.data.loader import Loader
 from minigrad.data.mnist import MNIST, load_binary_mnist, load_mnist
+from minigrad.data.tables import Parquet, parquet
 from minigrad.data.transforms import ZCA, ByName, Compose, Normalize, Scale, Transform, channel_statistics
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Kiefer",
     "Loader",
     "Normalize",
+    "Parquet",
     "Scale",
     "ShiftCrop",
     "Transform",
@@ -33,6 +35,7 @@ __all__ = [
     "load_binary_mnist",
     "load_cifar10",
     "load_mnist",
+    "parquet",
     "read_idx",
     "stack",
     "transforms",

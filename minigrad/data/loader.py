@@ -3,7 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -11,11 +11,12 @@ from minigrad.checks import integer
 from minigrad.data.collate import Batch, Sample, stack
 from minigrad.data.prefetch import END, LEAVING, PATIENCE, End, Here, Maker, Prefetcher
 from minigrad.data.sources import (
-    Columns,
     Dataset,
+    Items,
     Reading,
     Samples,
     Stream,
+    Table,
     Task,
     checked_keys,
     chosen,
@@ -339,7 +340,7 @@ class Loader:
         if isinstance(self.source, Stream):  # read here
             twin.source = Stream(())
         parts = {
-            "the data": self.source,
+            "the data": getattr(self.source, "data", self.arrays),
             "sample_transform": self.sample_transform,
             "collate": self.collate,
             "transform": self.transform,
@@ -372,10 +373,12 @@ class Loader:
         assert not isinstance(self.source, Stream)
         start = task.step % len(self) * self.batch_size
         stop = min(start + self.batch_size, self.length)
-        rows = self._rows(task.epoch, self.length)[start:stop] if self.shuffle else np.arange(start, stop)
+        rows = self._rows(task.epoch, start, stop) if self.shuffle else np.arange(start, stop)
         rows = rows[part(len(rows), rank, world)]
-        if isinstance(self.source, Columns) and self.sample_transform is None and self.collate is None:
-            return self.source.batch(rows, self.keys)
+        if self.sample_transform is None and self.collate is None:
+            batch = self.source.batch(rows, self.keys)
+            if batch is not None:
+                return batch
         return self._stacked(self.source.samples(rows), rows.tolist(), task.epoch)
 
     def _stacked(self, samples: list[Sample], numbers: list[int], epoch: int) -> Batch:
@@ -409,12 +412,15 @@ class Loader:
         stager = self.stager  # which another thread may set to None meanwhile
         return batch if stager is None or not isinstance(batch, tuple | list) else stager.stage(tuple(batch))
 
-    def _rows(self, epoch: int, length: int) -> np.ndarray:
+    def _rows(self, epoch: int, start: int, stop: int) -> np.ndarray:
+        """The positions of the samples `start` to `stop` of a shuffled epoch."""
+        if isinstance(self.source, Items) and isinstance(self.source.data, Table):
+            return self.source.data.shuffled(self.seed, epoch, start, stop)
         latest, rows = self._order
         if latest != epoch:
-            rows = permutation(length, self.seed, epoch)
+            rows = permutation(cast(int, self.length), self.seed, epoch)
             self._order = (epoch, rows)
-        return rows
+        return rows[start:stop]
 
 
 class Staged:

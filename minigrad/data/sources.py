@@ -33,6 +33,25 @@ class Dataset(Protocol):
         """The sample at a position; any thread may call it."""
 
 
+@runtime_checkable
+class Table(Protocol):
+    """A data set of columns, which a Loader reads as such, in an order that suits it; `mg.data.parquet` makes one."""
+
+    columns: Sequence[str]  # their names
+
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    def __getitem__(self, row: int, /) -> Sample:
+        """One row as a dict."""
+
+    def read_columns(self, rows: np.ndarray, names: Sequence[str] | None) -> dict[str, np.ndarray]:
+        """The columns of these names, or all, at int64 positions `(m,)`, as fresh arrays `(m, ...)`."""
+
+    def shuffled(self, seed: int, epoch: int, start: int, stop: int) -> np.ndarray:
+        """The positions that samples `start` to `stop` of a shuffled epoch have: a pure function of its arguments."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A batch to be made."""
@@ -43,8 +62,8 @@ class Task:
     first: int = 0  # the number of the first of them in its epoch
 
 
-# The key's words are seed and epoch; this counter keeps the shuffling apart from other streams under the same key.
-SHUFFLE_STREAM = np.array([0, 0, 0, int.from_bytes(b"shuffle", "big")], np.uint64)
+# The key's words are seed and epoch; this word of the counter keeps the shuffling apart from other streams under the same key.
+SHUFFLE_STREAM = int.from_bytes(b"shuffle", "big")
 
 
 class Columns:
@@ -86,9 +105,19 @@ class Items:
 
     def __init__(self, data: Any) -> None:
         self.data = data
+        self.names = tuple(data.columns) if isinstance(data, Table) else None
         self.length = len(data)
         if self.length == 0:
             raise ValueError(f"the {type(data).__name__} holds no samples: its length is 0")
+
+    def batch(
+        self, rows: np.ndarray, keys: tuple[str, ...] | None
+    ) -> tuple[np.ndarray, ...] | dict[str, np.ndarray] | None:
+        """The columns of a table at some positions; None of what is no table."""
+        if not isinstance(self.data, Table):
+            return None
+        columns = self.data.read_columns(rows, keys)
+        return columns if keys is None else tuple([columns[key] for key in keys])
 
     def samples(self, rows: np.ndarray) -> list[Sample]:
         """The samples at some positions; an error of the data set has a note that says which of them it was."""
@@ -112,6 +141,7 @@ class Stream:
     """
 
     arrays = ()
+    names = None
 
     def __init__(self, data: Iterable[Sample]) -> None:
         self.data = data
@@ -243,8 +273,8 @@ def native(array: Any, name: str) -> np.ndarray | Samples:
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
 
 
-def permutation(length: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of `length` samples in an epoch: a pure function of its arguments, on every machine.
+def permutation(length: int, seed: int, epoch: int, part: int = 0) -> np.ndarray:
+    """The order of `length` samples in an epoch, or in a part of it: a pure function of its arguments, on every machine.
 
     The samples are sorted by one 64-bit word each of NumPy's Philox4x64 generator with key (seed, epoch). The word's
     lowest bits are replaced by the sample's number, which settles ties and leaves more than 32 random bits. Sorting raw
@@ -253,7 +283,8 @@ def permutation(length: int, seed: int, epoch: int) -> np.ndarray:
     Returns:
         int64 `(length,)`.
     """
-    words = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=SHUFFLE_STREAM).random_raw(length)
+    counter = np.array([0, 0, part, SHUFFLE_STREAM], np.uint64)
+    words = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=counter).random_raw(length)
     bits = np.uint64(length.bit_length())
     keys = (words >> bits << bits) | np.arange(length, dtype=np.uint64)
     keys.sort()
@@ -286,10 +317,9 @@ def checked_keys(keys: Sequence[str] | None, source: Columns | Items | Stream) -
         return None
     if isinstance(keys, str) or not keys or not all(isinstance(key, str) for key in keys):
         raise TypeError(f"keys must be names of entries, like ('image', 'label'), not {keys!r}")
-    if isinstance(source, Columns):
-        if source.names is None:
-            raise ValueError(f"keys={tuple(keys)!r} is for samples that are dicts, and these are tuples of arrays")
-        unknown = [key for key in keys if key not in source.names]
-        if unknown:
-            raise ValueError(f"there is no {', '.join(map(repr, unknown))} in the data, only {', '.join(source.names)}")
+    if isinstance(source, Columns) and source.names is None:
+        raise ValueError(f"keys={tuple(keys)!r} is for samples that are dicts, and these are tuples of arrays")
+    unknown = [key for key in keys if key not in source.names] if source.names is not None else []
+    if source.names is not None and unknown:
+        raise ValueError(f"there is no {', '.join(map(repr, unknown))} in the data, only {', '.join(source.names)}")
     return tuple(keys)

@@ -10,7 +10,6 @@ from minigrad.capture import each_tensor
 from minigrad.checkpoint import Json
 from minigrad.checks import integer, number
 from minigrad.data.loader import Loader
-from minigrad.data.sources import Columns
 from minigrad.devices import Device, get_device, is_array
 from minigrad.modes import no_grad
 from minigrad.nn import Module
@@ -147,11 +146,11 @@ def no_pairs(loader: Loader) -> str | None:
         return None
     if loader.keys is not None:
         return None if len(loader.keys) == 2 else f"batches of {len(loader.keys)} entries, keys={loader.keys}"
-    if not loader.arrays or loader.sample_transform is not None:
+    if loader.sample_transform is not None:
         return None
-    if isinstance(loader.source, Columns) and loader.source.names is not None:
+    if loader.source.names is not None:
         return f"dicts of {', '.join(loader.source.names)}; {NAME_THEM}"
-    return None if len(loader.arrays) == 2 else f"batches of {len(loader.arrays)} arrays"
+    return None if len(loader.arrays) in (0, 2) else f"batches of {len(loader.arrays)} arrays"
 
 
 def pair(batch: object) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ PAGES = (
     "formulas",
     "batch-normalization",
     "training",
+    "data",
     "predicting",
     "capture",
     "cuda",
@@ -31,6 +32,7 @@ ROUGH = {"training": 0.03}  # by how much a number may differ where hundreds of 
 NEEDS = {
     "training": ("safetensors", "PIL", "matplotlib", "sklearn"),
     "predicting": ("safetensors",),
+    "data": ("pyarrow",),
     "cuda": ("greenlet", "minigrad.kernels.cuda.tools.language"),
     "interop": ("torch", "safetensors", "onnx", "onnxruntime"),
 }
