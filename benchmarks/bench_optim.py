@@ -14,7 +14,11 @@ RATE = 1e-7  # so small that thousands of repetitions leave the numbers ordinary
 class Optim(Benchmark):
     """All parameters in one launch."""
 
-    params = (["sgd", "sgd_momentum", "adagrad", "rmsprop", "adam", "average"], list(NETWORKS), DEVICES)
+    params = (
+        ["sgd", "sgd_momentum", "adagrad", "rmsprop", "adam", "average", "grad_total", "clip_norm"],
+        list(NETWORKS),
+        DEVICES,
+    )
     param_names = ("optimizer", "network", "device")
 
     def setup(self, optimizer, network, device):
@@ -30,8 +34,10 @@ class Optim(Benchmark):
             "rmsprop": (params, grads, first, [], [], groups, np.array([[RATE, 0.99, 1e-8, 1e-4, 0, 0]])),
             "adam": (params, grads, first, second, counts, groups, True, np.array([[RATE, 0.9, 0.999, 1e-8, 1e-4]])),
             "average": (params, first, counts, 0.999),
+            "grad_total": (grads, 2, np.zeros(1)),
+            "clip_norm": (grads, np.ones(1), 2, 1e6, grads, np.zeros(1)),
         }[optimizer]
-        self.work = self.kernel_call("optim", optimizer.partition("_")[0], *arguments)
+        self.work = self.kernel_call("optim", optimizer.removesuffix("_momentum"), *arguments)
 
     def time_step(self, optimizer, network, device):
         self.sample(self.work)

@@ -462,6 +462,17 @@ class Optim(Protocol):
     def average(self, params: list[Array], averages: list[Array], counts: list[Array], decay: float, /) -> None:
         """averages = decay averages + (1 - decay) params, and params at the first update."""
 
+    def grad_total(self, grads: list[Array], order: int, total: Array, /) -> None:
+        """total, float64 (1,), += sum of |g|^order, order 1 or 2; order 0: the largest |g|, and of the total."""
+
+    def clip_norm(
+        self, grads: list[Array], total: Array, order: int, limit: float, clipped: list[Array], norm: Array, /
+    ) -> None:
+        """norm, float64 (1,), of this total; clipped = g min(1, limit / (norm + 1e-6)), clipped perhaps g itself."""
+
+    def clip_value(self, grads: list[Array], limit: float, clipped: list[Array], /) -> None:
+        """clipped = g, at least -limit and at most limit; clipped may be g itself."""
+
 
 class Pointwise(Protocol):
     """Formulas of single elements (kernels/expressions.py), each compiled as one kernel.

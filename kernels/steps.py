@@ -71,3 +71,8 @@ def adam(p, g, m, v, lr, root_scale, beta1, rest1, beta2, rest2, eps, weight_dec
 def average(a, p, kept, rest):
     """A running average a of p; rest is 1 - kept."""
     return kept * a + rest * p
+
+
+def clip(g, limit):
+    """At least -limit and at most limit; NaN stays."""
+    return select(g > limit, limit, select(g < -limit, -limit, g))

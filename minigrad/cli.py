@@ -214,7 +214,7 @@ def verify(device: str = "cpu") -> None:
     device = found_device(device).name
     checks: dict[str, Callable[[], None]] = {
         **{name: functools.partial(check_op, device, *case) for name, case in op_cases().items()},
-        "optim: sgd, adagrad, rmsprop, adam, averages": lambda: check_optimizers(device),
+        "optim: sgd, adagrad, rmsprop, adam, averages, clipping": lambda: check_optimizers(device),
         "augment: affine maps, shifts, brightness": lambda: check_augmentation(device),
         "captured and eager steps give the same bits": lambda: check_capture(device),
     }
@@ -301,6 +301,8 @@ def check_optimizers(device: str) -> None:
             optimizer = make([w])
             for gradient in gradients:
                 w.grad = mg.tensor(gradient, dtype="float32", device=home)
+                mg.optim.clip_grad_norm([w], 3.0)
+                mg.optim.clip_grad_value([w], 1.0)
                 optimizer.step()
             with optimizer.averaged() if optimizer.ema else contextlib.nullcontext():
                 results.append(w.numpy())

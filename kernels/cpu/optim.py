@@ -8,11 +8,12 @@ import numpy as np
 from numba import prange
 
 from minigrad.kernels import steps
-from minigrad.kernels.cpu.tools.launch import GRAIN, inlined, parallel_kernel, team_size
+from minigrad.kernels.cpu.tools.launch import GRAIN, SUMS, inlined, parallel_kernel, team_size
 from minigrad.kernels.cpu.tools.pointers import array_at, pack
 
 SHARED = 1 << 14  # elements of an array from which all threads work on it
 LINE = 16  # elements that shares are a multiple of: of aligned arrays no two threads write to one cache line
+PART = 1 << 13  # elements that are summed together, whatever the number of threads
 LARGE = 2 * GRAIN  # these loops only move memory: a parallel region pays later than elsewhere
 
 sgd_step = inlined(steps.sgd)
@@ -23,6 +24,7 @@ momentum_rmsprop_step = inlined(steps.momentum_rmsprop)
 centered_rmsprop_step = inlined(steps.centered_rmsprop)
 adam_step = inlined(steps.adam)
 average_step = inlined(steps.average)
+clip_step = inlined(steps.clip)
 
 
 def is_large(total, *arguments):
@@ -212,3 +214,94 @@ def average(total, sizes, like, params, averages, counts, decay):
         kept, rest = scalar(shares[i]), scalar(1 - shares[i])
         for k in range(size):
             a[k] = average_step(a[k], p[k], kept, rest)
+
+
+@inlined(flags=SUMS)
+def sum_of_sizes(g):
+    """Sum of |g|, in float64."""
+    total = 0.0
+    for k in range(g.size):
+        total += np.float64(abs(g[k]))
+    return total
+
+
+@inlined(flags=SUMS)
+def sum_of_squares(g):
+    """Sum of g^2, in float64."""
+    total = 0.0
+    for k in range(g.size):
+        total += np.float64(g[k]) * np.float64(g[k])
+    return total
+
+
+@inlined
+def largest_size(g, largest):
+    """The largest |g|, or `largest`; NaN is larger than all."""
+    for k in range(g.size):
+        size = np.float64(abs(g[k]))
+        largest = largest if size <= largest or largest != largest else size
+    return largest
+
+
+def prepare_grad_total(grads, order, total):
+    """Of each array the first of its parts, and at the end the number of parts."""
+    count, sizes, like = describe(grads)
+    return count, sizes, np.append(0, np.cumsum(-(-sizes // PART))), like, pack(grads), order, total
+
+
+@parallel_kernel(is_large=is_large, prepare=prepare_grad_total)
+def grad_total(count, sizes, first, like, grads, order, total):
+    sums = np.empty(first[sizes.size])
+    for part in prange(sums.size):
+        i = np.searchsorted(first, part, side="right") - 1
+        start = (part - first[i]) * PART
+        g = array_at(grads, i, start, min(PART, sizes[i] - start), like)
+        if order == 2:
+            sums[part] = sum_of_squares(g)
+        elif order == 1:
+            sums[part] = sum_of_sizes(g)
+        else:
+            sums[part] = largest_size(g, 0.0)
+    result = total[0]
+    for part in range(sums.size):
+        if order == 0:
+            result = result if sums[part] <= result or result != result else sums[part]
+        else:
+            result += sums[part]
+    total[0] = result
+
+
+def prepare_clip_norm(grads, total, order, limit, clipped, norm):
+    return *describe(grads), pack(grads), total, order, np.float64(limit), pack(clipped), norm
+
+
+@parallel_kernel(is_large=is_large, prepare=prepare_clip_norm)
+def clip_norm(count, sizes, like, grads, total, order, limit, clipped, norm):
+    norm[0] = np.sqrt(total[0]) if order == 2 else total[0]
+    share_kept = limit / (norm[0] + 1e-6)
+    scale = like.dtype.type(1.0 if share_kept > 1 else share_kept)
+    threads, least = team_size(), least_shared(sizes)
+    for task in prange(threads * sizes.size):
+        thread, i = task // sizes.size, task % sizes.size
+        start, size = share(sizes[i], thread, threads, least)
+        g = array_at(grads, i, start, size, like)
+        y = array_at(clipped, i, start, size, like)
+        for k in range(size):
+            y[k] = g[k] * scale
+
+
+def prepare_clip_value(grads, limit, clipped):
+    return *describe(grads), pack(grads), np.float64(limit), pack(clipped)
+
+
+@parallel_kernel(is_large=is_large, prepare=prepare_clip_value)
+def clip_value(count, sizes, like, grads, limit, clipped):
+    most = like.dtype.type(limit)
+    threads, least = team_size(), least_shared(sizes)
+    for task in prange(threads * sizes.size):
+        thread, i = task // sizes.size, task % sizes.size
+        start, size = share(sizes[i], thread, threads, least)
+        g = array_at(grads, i, start, size, like)
+        y = array_at(clipped, i, start, size, like)
+        for k in range(size):
+            y[k] = clip_step(g[k], most)

@@ -34,6 +34,7 @@ from minigrad.kernels.cuda.tools.launch import Double, Doubles, Reals, UInt, ULo
 
 THREADS = 256
 CHUNK = 4 * THREADS  # elements
+ORDER = 2  # of the norm that `grad_total` is for; 0 is the largest
 UPDATE, STATES = None, 0  # what is done to an element, and how many arrays of state it has; put in by the variants
 ADAM, AVERAGE, RMSPROP = 9, 2, 7  # numbers that are computed before, for each array, and for each group
 
@@ -131,6 +132,7 @@ momentum_rmsprop_step = device_function(steps.momentum_rmsprop)
 centered_rmsprop_step = device_function(steps.centered_rmsprop)
 adam_step = device_function(steps.adam)
 average_step = device_function(steps.average)
+clip_step = device_function(steps.clip)
 
 
 # New values of (param, first state, second state, third state), from the old ones, the gradient and the hyperparameters
@@ -257,6 +259,98 @@ def rmsprop_numbers(hyper: Doubles, groups: UInt, numbers: Doubles):
         new[6] = own[5]
 
 
+@device_function
+def update_scaled(y, g, s, t, u, numbers):
+    return g * real(numbers[0]), s, t, u
+
+
+@device_function
+def update_clipped(y, g, s, t, u, numbers):
+    return clip_step(g, real(numbers[0])), s, t, u
+
+
+@device_function
+def together(a, b):
+    """The sum, or the larger of two that are not negative; NaN is larger than all."""
+    if ORDER == 0:
+        return a if b <= a or a != a else b
+    return a + b
+
+
+@device_function
+def power(g):
+    """|g|^ORDER, or |g|."""
+    if ORDER == 2:
+        return g * g
+    return abs(g)
+
+
+@kernel(threads=THREADS)
+def total_of_chunk(like: Reals, table: ULongs, count: UInt, totals: Reals):
+    """`table` holds count + 1 first chunks, the sizes, and the addresses."""
+    shared = cuda.shared.array(THREADS, real, 16)
+    k = chunk_owner(table, count)
+    first = uint32(table[k])
+    k = uint32(k + count + uint32(1))
+    size = uint32(table[k])
+    g = memory_at(table[uint32(k + count)], real)
+    i = uint32(uint32(uint32(cuda.blockIdx.x) - first) * uint32(CHUNK) + uint32(cuda.threadIdx.x))
+    total = real(0)
+    for _ in range(4):
+        if i < size:
+            total = together(total, power(g[i]))
+        i = uint32(i + uint32(THREADS))
+    me = uint32(cuda.threadIdx.x)
+    shared[me] = total
+    cuda.syncthreads()
+    half = uint32(THREADS // 2)
+    while half > uint32(0):
+        if me < half:
+            shared[me] = together(shared[me], shared[uint32(me + half)])
+        cuda.syncthreads()
+        half = uint32(half >> uint32(1))
+    if me == uint32(0):
+        totals[uint32(cuda.blockIdx.x)] = shared[me]
+
+
+@kernel(threads=THREADS, uses_float64=True)
+def total_of_totals(totals: Reals, n: UInt, total: Doubles):
+    """total = it and the chunks' totals."""
+    shared = cuda.shared.array(THREADS, float64, 16)
+    me = uint32(cuda.threadIdx.x)
+    found = float64(0)
+    i = me
+    while i < n:
+        found = together(found, float64(totals[i]))
+        i = uint32(i + uint32(THREADS))
+    shared[me] = found
+    cuda.syncthreads()
+    half = uint32(THREADS // 2)
+    while half > uint32(0):
+        if me < half:
+            shared[me] = together(shared[me], shared[uint32(me + half)])
+        cuda.syncthreads()
+        half = uint32(half >> uint32(1))
+    if me == uint32(0):
+        total[0] = together(total[0], shared[me])
+
+
+@kernel(threads=1, uses_float64=True)
+def norm_numbers(total: Doubles, order: UInt, limit: Double, norm: Doubles, numbers: Doubles):
+    """The norm, and what the gradients are multiplied by."""
+    found = total[0]
+    if order == uint32(2):
+        found = sqrt(found)
+    norm[0] = found
+    kept = limit / (found + float64(1e-6))
+    numbers[0] = float64(1) if kept > float64(1) else kept
+
+
+@kernel(threads=1, uses_float64=True)
+def put_number(value: Double, numbers: Doubles):
+    numbers[0] = value
+
+
 plain_sgd_kernel = update.variant(UPDATE=update_sgd, STATES=0)
 momentum_sgd_kernel = update.variant(UPDATE=update_momentum_sgd, STATES=1)
 adagrad_kernel = update.variant(UPDATE=update_adagrad, STATES=1)
@@ -266,6 +360,11 @@ centered_rmsprop_kernel = update.variant(UPDATE=update_centered_rmsprop, STATES=
 centered_momentum_rmsprop_kernel = update.variant(UPDATE=update_centered_momentum_rmsprop, STATES=3)
 adam_kernel = update.variant(UPDATE=update_adam, STATES=2)
 average_kernel = update.variant(UPDATE=update_average, STATES=0)
+scaled_kernel = update.variant(UPDATE=update_scaled, STATES=0)
+clipped_kernel = update.variant(UPDATE=update_clipped, STATES=0)
+total_kernels = {
+    order: (total_of_chunk.variant(ORDER=order), total_of_totals.variant(ORDER=order)) for order in range(3)
+}
 
 
 @functools.lru_cache(maxsize=256)
@@ -329,3 +428,26 @@ def average(params, averages, counts, decay):
     table = launch.context.table(*[count.pointer for count in counts])
     average_numbers[launch.blocks_for(len(params), THREADS), THREADS](table, len(params), decay, numbers)
     launch_update(average_kernel, numbers, beginnings(range(len(params)), AVERAGE), averages, params)
+
+
+def grad_total(grads, order, total):
+    sizes = tuple([g.size for g in grads])
+    first = chunks(sizes)
+    if first[-1]:
+        of_chunk, of_totals = total_kernels[order]
+        table = launch.context.table(*first, *sizes, *[g.pointer for g in grads])
+        totals = launch.context.empty((first[-1],), grads[0].dtype)
+        of_chunk[first[-1], THREADS](grads[0], table, len(grads), totals)
+        of_totals[1, THREADS](totals, first[-1], total)
+
+
+def clip_norm(grads, total, order, limit, clipped, norm):
+    numbers = launch.context.empty((1,), np.dtype(np.float64))
+    norm_numbers[1, 1](total, order, limit, norm, numbers)
+    launch_update(scaled_kernel, numbers, [0] * len(grads), clipped, grads)
+
+
+def clip_value(grads, limit, clipped):
+    numbers = launch.context.empty((1,), np.dtype(np.float64))
+    put_number[1, 1](limit, numbers)
+    launch_update(clipped_kernel, numbers, [0] * len(grads), clipped, grads)

@@ -19,6 +19,11 @@ Hyperparameters are those of the array's group: array i has row groups[i] of `hy
               m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
               p -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)                   (Kingma and Ba, 2015)
               decoupled: g = grad, and p is first multiplied by 1 - lr weight_decay    (AdamW; Loshchilov and Hutter, 2019)
+    grad_total   total (1,) float64 += sum of |g|^order over all elements, order 1 or 2; order 0: total = largest |g|, or
+              the total itself
+    clip_norm    norm (1,) float64 = total, or its root for order 2;  clipped = g min(1, limit / (norm + 1e-6))
+              (Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", 2013)
+    clip_value   clipped = g, at least -limit and at most limit
     average   a = decay a + (1 - decay) p, and a = p at the first of the updates that counts counts   (Polyak and Juditsky,
               1992, with weights that fall off)
 """
@@ -97,3 +102,24 @@ def average(params, averages, counts, decay):
         count[0] += 1
         kept = 0 if count[0] == 1 else decay
         mean[...] = kept * mean.astype(np.float64) + (1 - kept) * param
+
+
+@defined
+def grad_total(grads, order, total):
+    for grad in grads:
+        g = np.abs(grad.astype(np.float64))
+        total[0] = np.max(g, initial=total[0]) if order == 0 else total[0] + np.sum(g**order)
+
+
+@defined
+def clip_norm(grads, total, order, limit, clipped, norm):
+    norm[0] = np.sqrt(total[0]) if order == 2 else total[0]
+    scale = np.minimum(1, limit / (norm[0] + 1e-6))
+    for grad, y in zip(grads, clipped, strict=True):
+        y[...] = scale * grad.astype(np.float64)
+
+
+@defined
+def clip_value(grads, limit, clipped):
+    for grad, y in zip(grads, clipped, strict=True):
+        y[...] = np.clip(grad, -limit, limit)

@@ -1,6 +1,7 @@
-"""Optimizers, which update all parameters in one kernel launch, and learning-rate schedules."""
+"""Optimizers, which update all parameters in one kernel launch, clipping of gradients, and learning-rate schedules."""
 
 from minigrad.optim.adaptive import AdaGrad, Adam, AdamW, RMSprop
+from minigrad.optim.clipping import clip_grad_norm, clip_grad_value
 from minigrad.optim.optimizer import Optimizer, ParamGroup, checked
 from minigrad.optim.schedules import (
     CosineSchedule,
@@ -31,4 +32,6 @@ __all__ = [
     "StepSchedule",
     "WarmupSchedule",
     "checked",
+    "clip_grad_norm",
+    "clip_grad_value",
 ]

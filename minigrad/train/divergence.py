@@ -15,7 +15,7 @@ import numpy as np
 from minigrad.anomaly import AnomalyError
 from minigrad.modes import Switch
 from minigrad.nn import Module
-from minigrad.optim import Optimizer
+from minigrad.optim import Optimizer, clip_grad_norm
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 from minigrad.train.evaluation import Loss, pair
@@ -46,34 +46,38 @@ class DivergedError(RuntimeError):
 class Rewind:
     """Goes back a few steps to find which op first made a number that is not finite."""
 
-    def __init__(self, model: Module, optimizer: Optimizer, loss: Loss) -> None:
-        self.model, self.optimizer, self.loss = model, optimizer, loss
+    def __init__(self, model: Module, optimizer: Optimizer, loss: Loss, clip_norm: float | None = None) -> None:
+        self.model, self.optimizer, self.loss, self.clip_norm = model, optimizer, loss, clip_norm
         self.step = 0  # steps done when the copies were taken
         self.hypers: list[np.ndarray] = []  # the optimizer's hyperparameters in each step since
+        self.positions: list[int] = []  # of the loader before each
         self.due = 0.0  # when to take the next copies
 
-    def note(self, step: int) -> None:
-        """Call before each step with the number of those done."""
+    def note(self, step: int, position: int) -> None:
+        """Call before each step with the number of those done, and of the first batch of it."""
         start = time.perf_counter()
         if start >= self.due:
             self.step = step
             self.hypers.clear()
+            self.positions.clear()
             self.state = self.model.state_dict(), self.optimizer.state_dict()
             end = time.perf_counter()
             self.due = end + max(SHORTEST, (end - start) / COST)
         self.hypers.append(self.optimizer.hyper.copy())
+        self.positions.append(position)
 
-    def cause(self, batch: Callable[[int], object]) -> str:
-        """Repeat the steps since the copies were taken, of `batch(step)`, until one goes wrong, and say how.
+    def cause(self, batch: Callable[[int], object], end: int) -> str:
+        """Repeat the steps since the copies were taken, of `batch(i)` up to the batch `end`, until one goes wrong, and say how.
 
         Model and optimizer are left as they were before the update of that step.
         """
         model, optimizer = self.state
         self.model.load_state_dict(model)
         self.optimizer.load_state_dict(optimizer)
-        for step, hyper in enumerate(self.hypers, self.step):
+        ends = [*self.positions[1:], end]
+        for step, (hyper, first, stop) in enumerate(zip(self.hypers, self.positions, ends, strict=True), self.step):
             np.copyto(self.optimizer.hyper, hyper)
-            found = self.repeat(*pair(batch(step)))
+            found = self.repeat([pair(batch(i)) for i in range(first, stop)])
             if found:
                 return (
                     found if step == self.step + len(self.hypers) - 1 else f"it began in step {step + 1}, where {found}"
@@ -83,33 +87,43 @@ class Rewind:
             "do the batches or the model depend on anything but the step?"
         )
 
-    def repeat(self, inputs: np.ndarray, targets: np.ndarray) -> str | None:
+    def repeat(self, batches: list[tuple[np.ndarray, np.ndarray]]) -> str | None:
         """One step, watched; what went wrong in it, or None if it was done and all is finite."""
-        device = self.optimizer.params[0]._device
-        x, y = Tensor(inputs, device=device), Tensor(targets, device=device)
-        watch = Watch(self.model, x)
         self.optimizer.zero_grad()
-        try:
-            with Switch(anomaly=True, trace=True, observe=watch):
-                loss = self.loss(self.model(x), y)
-                if not math.isfinite(loss.item()):
-                    return watch.first or f"{made_by(loss)} made it"
-                watch.backward = True
-                loss.backward()
-        except AnomalyError as error:
-            return watch.explain(str(error))
+        for inputs, targets in batches:
+            found = self.repeat_batch(inputs, targets, 1 / len(batches))
+            if found:
+                return found
         names = {id(p): name for name, p in self.model.named_parameters()}
         names = {id(p): names.get(id(p), f"parameter {i}") for i, p in enumerate(self.optimizer.params)}
         gradients = [names[id(p)] for p in self.optimizer.params if p.grad is not None and not_finite(p.grad._data)]
         if gradients:
             return f"the loss was finite, but not the gradient of {', '.join(gradients)}"
         before = self.model.state_dict(), self.optimizer.state_dict()
+        if self.clip_norm is not None:
+            clip_grad_norm(self.optimizer.params, self.clip_norm)
         self.optimizer.step()
         parameters = [names[id(p)] for p in self.optimizer.params if not_finite(p._data)]
         if parameters:
             self.model.load_state_dict(before[0])
             self.optimizer.load_state_dict(before[1])
             return f"loss and gradients were finite, but the update made {', '.join(parameters)} overflow"
+        return None
+
+    def repeat_batch(self, inputs: np.ndarray, targets: np.ndarray, share: float) -> str | None:
+        """Forward and backward of one batch, watched; what went wrong, or None."""
+        device = self.optimizer.params[0]._device
+        x, y = Tensor(inputs, device=device), Tensor(targets, device=device)
+        watch = Watch(self.model, x)
+        try:
+            with Switch(anomaly=True, trace=True, observe=watch):
+                loss = self.loss(self.model(x), y)
+                if not math.isfinite(loss.item()):
+                    return watch.first or f"{made_by(loss)} made it"
+                watch.backward = True
+                (loss if share == 1 else loss * share).backward()
+        except AnomalyError as error:
+            return watch.explain(str(error))
         return None
 
 

@@ -276,6 +276,16 @@ def measured(loss: Tensor, outputs: Value, targets: np.ndarray, metrics: Mapping
     return values
 
 
+def together(found: list[tuple[dict[str, float], int]]) -> tuple[dict[str, float], int]:
+    """Means over the rows of several batches, of their means and numbers of rows; and how many rows there are."""
+    if len(found) == 1:
+        return found[0]
+    tally = Tally()
+    for values, rows in found:
+        tally.add(values, rows)
+    return tally.means(), tally.rows
+
+
 def prepared(step: Step, device: Device, model: Module, capture: bool, told: set[str]) -> Step:
     """The step, to be called with NumPy arrays: captured, if that is asked for and its ops can be, or as it stands.
 

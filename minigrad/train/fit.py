@@ -51,7 +51,8 @@ def takes(
 def fit(*given: Any, **named: Any) -> History:
     """Train a model: forward, loss, backward and the optimizer's step on each batch of a loader.
 
-    A step is exactly `optimizer.zero_grad(); value = loss(model(inputs), targets); value.backward(); optimizer.step()`.
+    A step is exactly `optimizer.zero_grad(); value = loss(model(inputs), targets); value.backward(); optimizer.step()`, unless
+    `accumulate` or `clip_norm` say otherwise.
     A run that was interrupted and resumed gives the same bits as one that was not, with any number of threads. The model
     is in training mode during and after it.
 
@@ -64,12 +65,16 @@ def fit(*given: Any, **named: Any) -> History:
         metrics: functions of NumPy arrays (outputs, targets) that return a mean over the batch, by name; or one or several
             without names, which have theirs, and "accuracy". They are measured on the training batches, as they are trained
             on, and on the validation batches. None: accuracy, with cross_entropy.
-        validation: batches for `evaluate` after each epoch: a Loader (its first epoch), a list, or arrays (inputs, targets).
+        validation: batches for `evaluate` after each epoch: a Loader (its first epoch), a list, or arrays (inputs, targets). An
+            optimizer with `ema` has the averages of the parameters validated.
         validate_every: also validate every so many steps, in a row of `history.steps`.
         log_every: a row of `history.steps` every so many steps.
         schedule: a learning-rate schedule of `mg.optim`, on this optimizer; or a function that gives the learning rate
-            after so many epochs (or steps), see `mg.optim.FunctionSchedule`.
+            after so many epochs (or steps), see `mg.optim.FunctionSchedule`. A `PlateauSchedule` is told each epoch's row.
         schedule_by: "epoch" or "step": when `schedule.step()` is called.
+        accumulate: so many batches make one step, whose gradient is the mean of theirs; the last step of an epoch may have
+            fewer. `steps`, `log_every` and schedules count such steps.
+        clip_norm: scale the gradient of each step to at most this norm, see `mg.optim.clip_grad_norm`.
         callbacks: one or several, see `minigrad.train.callbacks`.
         checkpoint: a folder for last.safetensors and best.safetensors, or a `Checkpoints` with more settings.
         resume: True goes on from the folder's last.safetensors if it is there and begins if not; a path goes on from that

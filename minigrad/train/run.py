@@ -4,9 +4,10 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from minigrad import checkpoint
 from minigrad.checkpoint import Json, Stateful
@@ -14,14 +15,23 @@ from minigrad.checkpoint.misfits import state_misfit
 from minigrad.checks import integer, number
 from minigrad.data.loader import LAST_STEP, Loader
 from minigrad.nn.module import Value
+from minigrad.optim import PlateauSchedule, clip_grad_norm
 from minigrad.tensor import Tensor
 from minigrad.train.divergence import DivergedError, Rewind
-from minigrad.train.evaluation import Evaluator, Tally, epoch_of, measured, pair, prepared
+from minigrad.train.evaluation import Evaluator, Step, Tally, epoch_of, measured, pair, prepared, together
 from minigrad.train.history import History, Row
 from minigrad.train.settings import Batches, Settings
 from minigrad.train.signals import Leave, Signals, TrainingInterrupted, interruption
 
 Mark = tuple[int, int, int, str | None]
+
+
+class Part(NamedTuple):
+    """Where in a step of so many batches one comes: the first forgets old gradients, the last updates."""
+
+    first: bool
+    last: bool
+    batches: int
 
 
 class Run:
@@ -37,37 +47,60 @@ class Run:
         self.schedule = settings.made_schedule()
         self.settings = settings
         self.configuration = settings.identity(self.schedule)
-        self.start = self.step = self.loader.position
+        self.accumulate = settings.accumulate
+        self.batches_per_epoch = batches_in_epoch(self.loader)
+        self.per_epoch = -(-self.batches_per_epoch // self.accumulate)
+        self.start = self.step = self.steps_before(self.loader.position)
         self.count, self.target = settings.count, self.start + settings.count
         self.loss = math.nan
         self.lr = optimizer.rates[0]  # of the latest step; of the first group of parameters
         self.history = History()
         self.signals = Signals(self.interrupted)
-        self.per_epoch = steps_in_epoch(self.loader)
         self.metrics, self.validation = settings.measures, settings.validation_batches
         self.checkpoints, self.callbacks = settings.checkpoints, settings.watchers
         self.step_hooks = [c.on_step for c in self.callbacks if hasattr(c, "on_step")]
         self.in_epoch, self.in_row = Tally(), Tally()
         self.earlier_seconds, self.began = 0.0, time.perf_counter()
-        self.shapes: set[tuple[int, ...]] = set()  # of inputs, once seen: the first step with a shape is not timed
+        self.shapes: set[tuple[tuple[int, ...], ...]] = set()  # of a step's inputs, once seen: the first is not timed
         self.validated: tuple[int, dict[str, float]] | None = None
-        self.rewind = Rewind(model, optimizer, loss) if settings.diagnose else None
-        told: set[str] = set()  # ops of which a warning was given
+        self.rewind = Rewind(model, optimizer, loss, settings.clip_norm) if settings.diagnose else None
+        self.told: set[str] = set()  # ops of which a warning was given
         self.evaluator = None
         if self.validation is not None:
-            self.evaluator = Evaluator(model, loss, self.metrics, settings.capture, told)
-        self.device = device = optimizer.params[0]._device
+            self.evaluator = Evaluator(model, loss, self.metrics, settings.capture, self.told)
+        self.device = optimizer.params[0]._device
+        self.parts: dict[Part, Step] = {}
 
-        def train_step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Value]:
-            optimizer.zero_grad()
-            outputs = model(inputs)
-            value = loss(outputs, targets)
-            value.backward()
-            optimizer.step()
-            return value, outputs if measured_too else None
+    def part(self, part: Part) -> Step:
+        """What a step does for one of its batches, made when it is first needed."""
+        if part not in self.parts:
+            model, optimizer, loss, clip_norm = self.model, self.optimizer, self.settings.loss, self.settings.clip_norm
+            measured_too = bool(self.metrics)
 
-        measured_too = bool(self.metrics)
-        self.train_step = prepared(train_step, device, model, settings.capture, told)
+            def train_step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Value]:
+                if part.first:
+                    optimizer.zero_grad()
+                outputs = model(inputs)
+                value = loss(outputs, targets)
+                (value if part.batches == 1 else value * (1 / part.batches)).backward()
+                if part.last:
+                    if clip_norm is not None:
+                        clip_grad_norm(optimizer.params, clip_norm)
+                    optimizer.step()
+                return value, outputs if measured_too else None
+
+            self.parts[part] = prepared(train_step, self.device, model, self.settings.capture, self.told)
+        return self.parts[part]
+
+    def steps_before(self, position: int) -> int:
+        """How many steps the batches before this one make."""
+        epochs, batches = divmod(position, self.batches_per_epoch)
+        return epochs * self.per_epoch + batches // self.accumulate
+
+    def position_of(self, step: int) -> int:
+        """The first batch after so many steps; the last step of an epoch may have fewer of them than the others."""
+        epochs, steps = divmod(step, self.per_epoch)
+        return epochs * self.batches_per_epoch + steps * self.accumulate
 
     @property
     def epoch(self) -> int:
@@ -91,6 +124,11 @@ class Run:
         return speed and (self.target - self.step) * self.in_epoch.rows / self.in_epoch.steps / speed
 
     @property
+    def batches_left(self) -> int:
+        """How many batches training takes up to its target."""
+        return max(0, self.position_of(self.target) - self.loader.position)
+
+    @property
     def mark(self) -> Mark:
         """Tells apart the states that this run passes through."""
         return self.step, len(self.history.epochs), len(self.history.steps), self.history.stopped
@@ -107,7 +145,8 @@ class Run:
         """Loss and metrics over the validation set with the model as it is now, without counting as a validation."""
         if self.evaluator is None or self.validation is None:
             raise ValueError("there is nothing to validate on; pass validation=... to fit")
-        with self.signals.watched(epoch_of(self.validation)) as batches:
+        averaged = self.optimizer.averaged() if self.optimizer.ema is not None else nullcontext()
+        with self.signals.watched(epoch_of(self.validation)) as batches, averaged:
             return self.evaluator(batches)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -194,14 +233,14 @@ class Run:
         if isinstance(self.loader, Loader):
             self.loader.stager = self.device.stager()
         try:
-            with self.signals.watched(self.loader.steps(max(0, self.target - self.step))) as batches:
+            with self.signals.watched(self.loader.steps(self.batches_left)) as batches:
                 while True:
                     if self.signals.received:
                         raise Leave
                     self.write_rows()
                     if self.finished:
                         break
-                    self.train_batch(batches)
+                    self.train_batches(batches)
         except Leave:
             pass
         finally:
@@ -210,30 +249,35 @@ class Run:
         if self.checkpoints is not None and self.checkpoints.saved != self.mark:
             self.checkpoints.save_last(self)
 
-    def train_batch(self, batches: Iterator[object]) -> None:
-        """One step."""
+    def train_batches(self, batches: Iterator[object]) -> None:
+        """One step, of one batch or, where gradients are accumulated, of several."""
         start, position = time.perf_counter(), self.loader.position
+        count = self.position_of(self.step + 1) - position
         try:
-            batch = next(batches)
+            given = [pair(next(batches)) for _ in range(count)]  # all, so that a signal leaves no step half done
         except BaseException:
             self.loader.position = position  # a signal may have come between its move and ours
             raise
-        inputs, targets = pair(batch)
         if self.rewind is not None:
-            self.rewind.note(self.step)
-        loss, outputs = self.train_step(inputs, targets)
-        values = measured(loss, outputs, targets, self.metrics)
+            self.rewind.note(self.step, position)
+        found = []
+        for i, (inputs, targets) in enumerate(given):
+            loss, outputs = self.part(Part(i == 0, i == count - 1, count))(inputs, targets)
+            found.append((measured(loss, outputs, targets, self.metrics), len(inputs)))
+        values, rows = together(found)
         self.loss = values["loss"]
         if not math.isfinite(self.loss):
             raise self.diverged()
         self.step += 1
         self.lr = self.optimizer.rates[0]
-        if self.schedule is not None and (self.settings.schedule_by == "step" or self.step % self.per_epoch == 0):
+        due = self.settings.schedule_by == "step" or self.step % self.per_epoch == 0
+        if self.schedule is not None and due and not isinstance(self.schedule, PlateauSchedule):
             self.schedule.step()
-        seconds = time.perf_counter() - start if inputs.shape in self.shapes else None
-        self.shapes.add(inputs.shape)
-        self.in_epoch.add(values, len(inputs), seconds)
-        self.in_row.add(values, len(inputs), seconds)
+        shapes = tuple([inputs.shape for inputs, _ in given])
+        seconds = time.perf_counter() - start if shapes in self.shapes else None
+        self.shapes.add(shapes)
+        self.in_epoch.add(values, rows, seconds)
+        self.in_row.add(values, rows, seconds)
         for hook in self.step_hooks:
             hook(self)
 
@@ -245,7 +289,7 @@ class Run:
             )
         else:
             try:
-                cause = self.rewind.cause(self.loader.batch)
+                cause = self.rewind.cause(self.loader.batch, self.loader.position)
             except ValueError as error:  # the batches of a stream that can be read once
                 cause = f"which op produced it was not found, since the step can't be repeated: {error}"
         return DivergedError(self.step + 1, self.loss, cause, self.history)
@@ -263,6 +307,8 @@ class Run:
             if self.step % self.per_epoch == 0:
                 self.in_epoch = Tally()
             self.history.epochs.append(row)
+            if isinstance(self.schedule, PlateauSchedule) and self.step % self.per_epoch == 0:
+                self.schedule.step(row[self.schedule.monitor])
             self.call("on_epoch_end", row)
 
     def row_due(self) -> bool:
@@ -292,7 +338,7 @@ class Run:
         return interruption(number)(number, self.step, self.history, self.model, path)
 
 
-def steps_in_epoch(loader: Batches) -> int:
+def batches_in_epoch(loader: Batches) -> int:
     """How many; of a stream without a length, so many that the whole run is in one epoch."""
     try:
         return len(loader)

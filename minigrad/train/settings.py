@@ -10,9 +10,11 @@ from minigrad.checks import integer
 from minigrad.data.loader import Loader
 from minigrad.nn import Module
 from minigrad.ops import cross_entropy
-from minigrad.optim import FunctionSchedule, Optimizer, checked
+from minigrad.optim import FunctionSchedule, Optimizer, PlateauSchedule, checked
+from minigrad.optim import Schedule as MadeSchedule
 from minigrad.train.callbacks import Checkpoints, checked_callbacks, checked_monitors
 from minigrad.train.evaluation import Loss, Metrics, checked_loss, device_name, measures_of, no_pairs, several_times
+from minigrad.train.history import meant
 from minigrad.train.progress import Progress, unasked
 
 
@@ -60,8 +62,10 @@ class Settings:
     validation: Iterable[object] | None = None
     validate_every: int | None = None
     log_every: int | None = None
-    schedule: Schedule | Callable[[int], float] | None = None
+    schedule: Schedule | PlateauSchedule | Callable[[int], float] | None = None
     schedule_by: str = "epoch"
+    accumulate: int = 1
+    clip_norm: float | None = None
     callbacks: Iterable[object] | object = ()
     checkpoint: str | os.PathLike[str] | Checkpoints | None = None
     resume: bool | str | os.PathLike[str] = False
@@ -73,7 +77,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_parts(self.model, self.optimizer, self.loader, self.device)
-        self.count = step_count(self.epochs, self.steps, self.loader)
+        self.accumulate = integer("accumulate", self.accumulate)
+        self.clip_norm = None if self.clip_norm is None else checked("clip_norm", self.clip_norm)
+        self.count = step_count(self.epochs, self.steps, self.loader, self.accumulate)
         self.loss = checked_loss(self.loss)
         self.measures = measures_of(self.loss, self.metrics)
         self.validation_batches = several_times(self.validation)
@@ -87,6 +93,8 @@ class Settings:
         self.checkpoints = checkpoints_of(self.checkpoint)
         self.watchers = watchers_of(self.callbacks, self.progress, self.checkpoints)
         checked_monitors(self.watchers, self.row_names())
+        if isinstance(self.schedule, PlateauSchedule):
+            check_plateau(self.schedule, self.schedule_by, self.row_names())
 
     def row_names(self) -> list[str]:
         """What a row of epochs has, see `History`."""
@@ -94,14 +102,18 @@ class Settings:
         validated = [] if self.validation is None else [f"validation_{name}" for name in measured]
         return [*measured, *validated, "epoch", "step", "lr", "images_per_second", "seconds"]
 
-    def made_schedule(self) -> Schedule | None:
+    def made_schedule(self) -> Schedule | PlateauSchedule | None:
         """The schedule; of a function, one that has set the learning rate of the beginning."""
         if self.schedule is None or hasattr(self.schedule, "step"):
             return self.schedule  # type: ignore[return-value]  # check_schedule has looked at it
         return FunctionSchedule(self.optimizer, self.schedule)  # type: ignore[arg-type]
 
-    def identity(self, schedule: Schedule | None) -> Json:
+    def identity(self, schedule: Schedule | PlateauSchedule | None) -> Json:
         """What a checkpoint must agree with for the run to go on from it."""
+        more = {
+            **({} if self.accumulate == 1 else {"accumulate": self.accumulate}),
+            **({} if self.clip_norm is None else {"clip_norm": self.clip_norm}),
+        }
         return {
             "model": {name: repr(module) for name, module in self.model.modules() if not any(module.children())},
             "optimizer": optimizer_settings(self.optimizer, schedule),
@@ -109,13 +121,14 @@ class Settings:
             "loss": getattr(self.loss, "__qualname__", type(self.loss).__name__),
             "metrics": sorted(self.measures),
             "configuration": self.configuration,
+            **more,
         }
 
 
-def step_count(epochs: int | None, steps: int | None, loader: Batches) -> int:
+def step_count(epochs: int | None, steps: int | None, loader: Batches, accumulate: int) -> int:
     """How many steps to train."""
     if epochs is not None and steps is None:
-        return integer("epochs", epochs) * len(loader)
+        return integer("epochs", epochs) * -(-len(loader) // accumulate)
     if steps is not None and epochs is None:
         return integer("steps", steps)
     raise ValueError("give either epochs or steps: how long shall it train?")
@@ -174,6 +187,18 @@ def check_schedule(optimizer: Optimizer, schedule: object, schedule_by: str) -> 
         )
 
 
+def check_plateau(schedule: PlateauSchedule, schedule_by: str, names: list[str]) -> None:
+    """Let the schedule watch an entry as the epochs' rows call it; ValueError if there will be none of that name."""
+    schedule.monitor = meant(schedule.monitor, names)
+    if schedule.monitor not in names:
+        raise ValueError(
+            f"PlateauSchedule watches {schedule.monitor!r}, which the epochs will not have; pass validation=... to fit, or "
+            f"watch another; there are {', '.join(names)}"
+        )
+    if schedule_by != "epoch":
+        raise ValueError("PlateauSchedule goes by the rows of epochs; leave schedule_by='epoch'")
+
+
 def checkpoints_of(checkpoint: str | os.PathLike[str] | Checkpoints | None) -> Checkpoints | None:
     """What writes the checkpoints."""
     if checkpoint is None or isinstance(checkpoint, Checkpoints):
@@ -193,7 +218,7 @@ def watchers_of(callbacks: object, progress: bool, checkpoints: Checkpoints | No
     return watchers if checkpoints is None else [*watchers, checkpoints]
 
 
-def optimizer_settings(optimizer: Optimizer, schedule: Schedule | None) -> dict[str, Json]:
+def optimizer_settings(optimizer: Optimizer, schedule: object) -> dict[str, Json]:
     """Kind and hyperparameters, of each group if there are several; the learning rate is the schedule's if there is one."""
     groups = [dict(zip(optimizer.names, row, strict=True)) for row in optimizer.hyper.tolist()]
     if schedule is not None:
@@ -203,7 +228,9 @@ def optimizer_settings(optimizer: Optimizer, schedule: Schedule | None) -> dict[
     return {"type": type(optimizer).__name__, **(groups[0] if len(groups) == 1 else {"groups": groups}), **ema}
 
 
-def schedule_settings(schedule: Schedule) -> dict[str, Json]:
+def schedule_settings(schedule: object) -> dict[str, Json]:
     """Kind and settings, without where it stands."""
-    settings = {k: v for k, v in vars(schedule).items() if isinstance(v, int | float | str) and k != "count"}
-    return {"type": type(schedule).__name__, **settings}
+    standing = ("count", "best", "waited", "resting")
+    settings = {k: v for k, v in vars(schedule).items() if isinstance(v, int | float | str) and k not in standing}
+    inner = {k: schedule_settings(v) for k, v in vars(schedule).items() if isinstance(v, MadeSchedule)}
+    return {"type": type(schedule).__name__, **settings, **inner}

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from minigrad.kernels.cuda import optim
 
@@ -36,3 +37,17 @@ def test_replayed_graph_sees_new_hyperparameters_and_counts_steps(memory, monkey
     memory.driver.launch_graph(graph, None)
     assert memory.get(counts[0])[0] == 3
     np.testing.assert_array_equal(memory.get(params[0]), 1 - 0.25 - 0.5 - 0.5 * one)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_gradients_are_clipped_where_they_are(memory, rng, order):
+    grads = [memory.put(rng.standard_normal(n).astype(np.float32)) for n in (3, 2500, 1)]
+    values = [memory.get(g) for g in grads]
+    total, norm = memory.put(np.zeros(1)), memory.empty((1,), np.dtype(np.float64))
+    optim.grad_total(grads, order, total)
+    optim.clip_norm(grads, total, order, 0.5, grads, norm)
+    whole = np.concatenate(values).astype(np.float64)
+    expected = np.linalg.norm(whole, order or np.inf)
+    np.testing.assert_allclose(memory.get(norm), expected, rtol=1e-6)
+    for g, value in zip(grads, values, strict=True):
+        np.testing.assert_allclose(memory.get(g), value * (0.5 / (expected + 1e-6)), rtol=1e-5)

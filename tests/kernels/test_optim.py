@@ -133,6 +133,37 @@ def test_average_matches_reference(check_optimizer, arrays):
     check_optimizer("average", given, averages, counts_of(given, 0), 0.9)
 
 
+@pytest.mark.parametrize("before", [0.0, 3.0])
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_total_of_gradients_matches_reference(check_optimizer, arrays, order, before, dtype):
+    check_optimizer("grad_total", arrays(), order, np.array([before]), precision=dtype)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("limit", [0.5, 100.0])
+def test_clipping_by_norm_matches_reference(check_optimizer, arrays, order, limit):
+    grads = arrays()
+    check_optimizer("clip_norm", grads, np.array([2.5]), order, limit, [np.empty_like(g) for g in grads], np.empty(1))
+
+
+def test_clipping_by_value_matches_reference(check_optimizer, arrays):
+    grads = arrays()
+    check_optimizer("clip_value", grads, 0.5, [np.empty_like(g) for g in grads])
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_nan_among_gradients_makes_the_norm_and_all_of_them_nan(check_kernel, dtype, order):
+    for place in (0, 3, 8):
+        grads = [np.ones(9, dtype), np.arange(9, dtype=dtype)]
+        grads[0][place] = np.nan
+        _, _, total = check_kernel("optim", "grad_total", grads, order, np.zeros(1))
+        clipped = [np.empty_like(g) for g in grads]
+        *_, clipped, norm = check_kernel("optim", "clip_norm", grads, total, order, 1.0, clipped, np.empty(1))
+        assert np.isnan([norm[0], *clipped[0], *clipped[1]]).all()
+        _, _, clipped = check_kernel("optim", "clip_value", grads, 0.5, clipped)
+        assert np.isnan(clipped[0]).sum() == 1
+
+
 def test_nan_in_a_gradient_reaches_its_parameter_and_no_other(check_kernel, dtype):
     grads, params = [np.array([1, np.nan, 1, 1, 1], dtype), np.ones(2, dtype)], [np.ones(5, dtype), np.ones(2, dtype)]
     params, *_ = check_kernel("optim", "sgd", params, grads, [], [0, 0], np.array([[0.5, 0, 0, 0]]))
@@ -190,6 +221,7 @@ HYPER = {
     "centered rmsprop with momentum": (0.01, 0.99, 1e-8, 0.01, 0.9, 1),
     "adam": (0.01, 0.9, 0.999, 1e-8, 0.01),
     "average": (),
+    "clip": (),
 }
 
 
@@ -200,6 +232,9 @@ def step(name, params, grads, *states):
         optim.adam(params, grads, *states[:2], [np.zeros(1) for _ in params], groups, True, hyper)
     elif name == "adagrad":
         optim.adagrad(params, grads, states[0], groups, hyper)
+    elif name == "clip":
+        optim.clip_norm(grads, np.full(1, 9.0), 2, 1.0, params, np.empty(1))
+        optim.clip_value(grads, 0.5, states[0])
     elif name == "average":
         optim.average(params, grads, [np.ones(1) for _ in params], 0.9)
     elif "rmsprop" in name:
