@@ -91,7 +91,7 @@ from minigrad.tensor import Tensor, tensor
 from minigrad.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from minigrad import checkpoint, data, distributed, inspect, interop, onnx, train
+    from minigrad import checkpoint, data, distributed, inspect, interop, onnx, sklearn, train
 else:
 
     def __getattr__(name: str) -> object:
@@ -102,6 +102,7 @@ else:
             "inspect",
             "interop",
             "onnx",
+            "sklearn",
             "train",
         ):  # imported when first used: `import minigrad` stays quick
             from importlib import import_module
@@ -196,6 +197,7 @@ __all__ = [
     "sign",
     "silu",
     "sin",
+    "sklearn",
     "softmax",
     "softplus",
     "sqrt",

@@ -1,6 +1,8 @@
 """Random numbers by counter: a stream is named by the seed and a number, so any of them can be drawn again alone."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -8,6 +10,7 @@ from minigrad.checks import integer
 
 _seed = 0
 _streams = 0
+_seeding = threading.RLock()
 
 
 def manual_seed(n: int) -> None:
@@ -17,6 +20,18 @@ def manual_seed(n: int) -> None:
         raise TypeError(f"the seed must be an integer, not {n!r}")
     _seed = int(n) % (1 << 64)
     _streams = 0
+
+
+@contextmanager
+def seeded(n: int) -> Iterator[None]:
+    """Inside, random numbers are those of seed `n`; after it they go on where they stood. Threads take turns."""
+    with _seeding:
+        before = state_dict()
+        manual_seed(n)
+        try:
+            yield
+        finally:
+            load_state_dict(before)
 
 
 def stream() -> np.random.Generator:

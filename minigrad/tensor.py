@@ -525,12 +525,17 @@ class HookHandle:
 def rebuilt(
     kind: "type[Tensor]", values: np.ndarray, device: Device, requires_grad: bool, grad: "Tensor | None"
 ) -> "Tensor":
-    """What `Tensor.__reduce__` took apart; `values` may be kept."""
-    copied = Tensor._wrap(device.from_host(values), device)
+    """What `Tensor.__reduce__` took apart; `values` may be kept, unless joblib made them a file mapped into memory."""
+    copied = Tensor._wrap(device.from_host(plain(values)), device)
     copied.__class__ = kind
     copied.requires_grad = requires_grad
     copied._grad = grad
     return copied
+
+
+def plain(array: np.ndarray) -> np.ndarray:
+    """The array, or a copy of what is of another kind, such as np.memmap, or cannot be written."""
+    return array if type(array) is np.ndarray and array.flags.writeable else np.array(array)
 
 
 def as_array(data: Any, dtype: Any = None) -> np.ndarray:

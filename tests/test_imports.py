@@ -25,6 +25,7 @@ EXTRAS = [
     "hypothesis",
     "mpi4py",
     "PIL",
+    "sklearn",
     "numba.cuda",
     "cuda",
     "greenlet",

@@ -24,6 +24,7 @@ SCRIPTS = "examples/", "tools/"  # folders of scripts that the map speaks of
 # The boxes of the picture, each above those that it uses, and the rooms in them: files by their folder if not by name.
 BOXES = {
     "face": ("minigrad/__init__.py", "minigrad/cli.py"),
+    "sklearn": ("minigrad/sklearn/",),
     "train": ("minigrad/train/",),
     "distributed": ("minigrad/distributed/",),
     "inspect": ("minigrad/inspect/",),
@@ -64,6 +65,7 @@ BY_NAME = {  # imported by a name in a string
         *("minigrad/train/", "minigrad/inspect/", "minigrad/data/", "minigrad/checkpoint/", "minigrad/interop/"),
         "minigrad/distributed/",
         "minigrad/onnx/",
+        "minigrad/sklearn/",
     },
     "minigrad/devices/": {"kernels/reference/", "kernels/cpu/"},
 }

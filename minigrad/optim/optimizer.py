@@ -15,7 +15,7 @@ import numpy as np
 from minigrad.changes import Watched
 from minigrad.kernels.contract import Array, Optim
 from minigrad.modes import at_work, begin, refuse, state, takes_part
-from minigrad.tensor import FLOATS, Tensor
+from minigrad.tensor import FLOATS, Tensor, plain
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -306,7 +306,8 @@ class Optimizer(Watched):
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
-        self.state = {name: [self.device.from_host(a) for a in arrays] for name, arrays in self.state.items()}
+        self.hyper = plain(self.hyper)
+        self.state = {name: [self.device.from_host(plain(a)) for a in arrays] for name, arrays in self.state.items()}
 
     def load_state_dict(self, state_dict: "Mapping[str, ArrayLike]") -> None:
         """Copy hyperparameters and state back, in place; ValueError listing what does not fit, changing nothing."""

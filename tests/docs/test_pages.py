@@ -24,15 +24,20 @@ PAGES = (
     "training",
     "data",
     "predicting",
+    "scikit-learn",
     "capture",
     "cuda",
     "interop",
 )  # those whose code is run
-ROUGH = {"training": 0.03}  # by how much a number may differ where hundreds of steps have multiplied rounding errors
+ROUGH = {
+    "training": 0.03,
+    "scikit-learn": 0.03,
+}  # by how much a number may differ where hundreds of steps have multiplied rounding errors
 NEEDS = {
     "training": ("safetensors", "PIL", "matplotlib", "sklearn"),
     "predicting": ("safetensors",),
     "data": ("pyarrow",),
+    "scikit-learn": ("sklearn",),
     "cuda": ("greenlet", "minigrad.kernels.cuda.tools.language"),
     "interop": ("torch", "safetensors", "onnx", "onnxruntime"),
 }
