@@ -1,19 +1,20 @@
+import cProfile
 import itertools
+import pstats
 
 import numpy as np
 import pytest
 
-import minigrad.inspect.layered as layered_module
 from minigrad.inspect.layered import (
     PASSING,
     Item,
     crossings,
     exchange,
     exchange_all,
+    in_order,
     kept_apart,
     layered,
     ordered,
-    spread,
 )
 
 
@@ -87,27 +88,77 @@ def test_order_removes_a_crossing():
     assert crossings(items, ordered(items)) == 0
 
 
-def test_spread_grants_wishes_that_do_not_collide():
-    items = [Item(0, 10, 0, 1, 1) for _ in range(2)]
-    assert spread([(0.0, 1.0), (100.0, 1.0)], kept_apart(items, [0, 1], 5)) == [0, 100]
+def places(wishes, weights, rows, gap=5):
+    """`in_order` for rows of items 10 wide: a list for each row."""
+    items = [Item(0, 10, 0, 1, 1) for _ in wishes]
+    offsets = np.concatenate([kept_apart(items, row, gap) for row in rows])
+    first = np.array([p == 0 for row in rows for p in range(len(row))])
+    found = in_order(np.array(wishes) - offsets, np.array(weights), first) + offsets
+    return [list(found[row]) for row in rows]
 
 
-def test_spread_shares_the_distance_by_weight():
-    items = [Item(0, 10, 0, 1, 1) for _ in range(2)]
-    assert spread([(0.0, 3.0), (0.0, 1.0)], kept_apart(items, [0, 1], 10)) == pytest.approx([-5, 15])
+def test_wishes_that_do_not_collide_are_granted():
+    assert places([0.0, 100.0], [1.0, 1.0], [[0, 1]]) == [[0, 100]]
 
 
-def test_a_long_chain_is_not_solved_again_and_again(monkeypatch):
-    """A layer beside which nothing moves is left alone: 900 ops with their weights are drawn in a fraction of a second."""
-    solved = []
-    monkeypatch.setattr(layered_module, "spread", lambda *given: solved.append(1) or spread(*given))
+def test_the_distance_is_shared_by_weight():
+    assert places([0.0, 0.0], [3.0, 1.0], [[0, 1]], gap=10) == [pytest.approx([-5, 15])]
+
+
+def test_rows_do_not_push_one_another():
+    assert places([50.0, 60.0, 0.0, 100.0], [1.0] * 4, [[0, 1], [2, 3]]) == [pytest.approx([47.5, 62.5]), [0, 100]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_places_in_order_are_the_best_ones(seed):
+    """Against the formula: the m-th is the largest, over where a run begins, of the least mean, over where it ends."""
+    rng = np.random.default_rng(seed)
+    wishes, weights, first = rng.standard_normal(30), rng.uniform(0.1, 5, 30), np.arange(30) % 10 == 0
+    found = in_order(wishes, weights, first)
+    for row in range(0, 30, 10):
+        w, v = wishes[row : row + 10], weights[row : row + 10]
+
+        def mean(start, end, w=w, v=v):
+            return np.average(w[start : end + 1], weights=v[start : end + 1])
+
+        best = [max(min(mean(s, e) for e in range(m, 10)) for s in range(m + 1)) for m in range(10)]
+        np.testing.assert_allclose(found[row : row + 10], best, rtol=1e-12)
+
+
+def chain():
+    """900 ops, each with a weight."""
     sources = [[]]
     for _ in range(900):
-        before = len(sources) - 1
-        sources += [[], [before, before + 1]]  # a weight, and the op that reads it
-    layout = layered(sources, [60.0] * len(sources), 22.0)
-    assert len(solved) < 20 * (max(layout.layer) + 1)
-    ops = layout.x[2::2]
+        sources += [[], [len(sources) - 1, len(sources)]]
+    return sources
+
+
+def skips():
+    """900 ops, each of which reads the one before and one of the 30 before."""
+    rng = np.random.default_rng(1)
+    return [[], [0], *[[node - 1, int(rng.integers(max(0, node - 30), node))] for node in range(2, 901)]]
+
+
+def there_and_back():
+    """120 ops down and 240 up, as in a U-net: the longest edge passes 358 layers."""
+    sources = [[], *[[node] for node in range(120)]]
+    for partner in reversed(range(1, 121)):
+        sources += [[len(sources) - 1, partner], [len(sources)]]
+    return sources
+
+
+@pytest.mark.parametrize(("graph", "most"), [(chain, 100_000), (skips, 4_000_000), (there_and_back, 1_500_000)])
+def test_work_of_large_drawings(graph, most):
+    """Counted in function calls, a tenth of a second for 100,000 of them: layer by layer in Python it was many times that."""
+    sources = graph()
+    with cProfile.Profile() as profile:
+        layered(sources, [60.0] * len(sources), 22.0)
+    assert pstats.Stats(profile).total_calls < most
+
+
+def test_a_long_chain_is_a_straight_line():
+    sources = chain()
+    ops = layered(sources, [60.0] * len(sources), 22.0).x[2::2]
     assert max(abs(a - b) for a, b in itertools.pairwise(ops)) < 1
 
 
