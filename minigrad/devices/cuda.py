@@ -73,8 +73,7 @@ class CudaDevice(Device):
 
     def new_pool(self) -> CudaPool:
         """Memory of this device."""
-        pool = getattr(self, "pool", None)
-        return CudaPool(self.driver, None if pool is None else pool.release)
+        return CudaPool(self.driver, getattr(self, "pool", None))
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> CudaArray:
         """A C-contiguous array with whatever its memory holds."""

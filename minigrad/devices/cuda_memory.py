@@ -1,6 +1,5 @@
 """Memory of the GPU: blocks that are used again, and what the host knows of their contents."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,12 +34,16 @@ class Held(NamedTuple):
 
 
 class CudaPool(Pool):
-    """Blocks of the GPU's memory that are handed out again once no array uses them."""
+    """Blocks of the GPU's memory that are handed out again once no array uses them.
 
-    def __init__(self, driver: Any, others: "Callable[[], None] | None" = None) -> None:
+    With `main`, the pool of the device, it is one of a recording: launches that were noted go to the addresses of blocks that
+    no array uses any more, so none is given back to the GPU before the pool itself is gone.
+    """
+
+    def __init__(self, driver: Any, main: "CudaPool | None" = None) -> None:
         super().__init__()
         self.driver = driver
-        self.release_others = others  # frees what other pools of this GPU do not use
+        self.main = main
         self.closed = False
 
     def __del__(self) -> None:
@@ -71,13 +74,11 @@ class CudaPool(Pool):
         return array
 
     def new_block(self, size: int) -> Block:
-        """Fresh memory; what lies free is given back to the GPU before giving up."""
+        """Fresh memory; what lies free on the device is given back to the GPU before giving up."""
         try:
             block = Block(self.driver, size)
         except OutOfMemory:
-            self.release()
-            if self.release_others is not None:
-                self.release_others()
+            (self.main or self).release()
             block = self.last_try(size)
         self.allocated += size
         return block

@@ -8,7 +8,10 @@ import pytest
 from small_steps import data, no_product, one_product, step_of
 
 import minigrad as mg
+from minigrad.devices.cuda import CudaDevice
+from minigrad.devices.registry import DEVICES
 from minigrad.kernels.cuda.tools import launch
+from minigrad.kernels.cuda.tools.driver import OutOfMemory, SimulatedDriver
 from minigrad.kernels.cuda.tools.language import cuda, uint32
 
 FLOAT32 = np.dtype(np.float32)
@@ -120,6 +123,22 @@ def test_dropout_draws_anew_in_each_replay(gpu):
     step = mg.capture(lambda x: layer(x), device="cuda")
     drawn = {step(np.ones(64, np.float32)).numpy().tobytes() for _ in range(8)}
     assert len(drawn) == 8
+
+
+@pytest.mark.parametrize("memory", range(34_000, 42_000, 500))
+def test_memory_that_a_recording_launches_into_is_not_given_back(gpu, monkeypatch, memory):
+    device = CudaDevice(SimulatedDriver(memory=memory))
+    monkeypatch.setitem(DEVICES, "cuda", device)
+    w = mg.tensor(np.ones((1, 6), np.float32), device="cuda")
+    captured = mg.capture(lambda x: ((x * 2 + 1).reshape(1024, 1) * w).sum(), device="cuda")
+    x = mg.tensor(np.arange(1024, dtype=np.float32), device="cuda")
+    try:
+        captured(x)
+        results = [captured(x).item() for _ in range(7)]  # timed launch by launch, and as a graph
+    except OutOfMemory:
+        assert memory <= 41_000
+        return
+    assert results == [6 * 1024 * 1024] * 7
 
 
 def test_memory_of_a_recording_is_given_back(gpu):
