@@ -80,7 +80,8 @@ class Cuda:
 
         self.driver = SimulatedDriver(order=np.random.default_rng(1) if shuffled else None)
         monkeypatch.setattr(launch.context, "driver", self.driver)
-        monkeypatch.setattr(launch.context, "stream", None)
+        self.stream = self.driver.new_stream()
+        monkeypatch.setattr(launch.context, "stream", self.stream)
         monkeypatch.setattr(launch.context, "empty", self.empty)
 
     def empty(self, shape, dtype):
@@ -93,12 +94,12 @@ class Cuda:
     def put(self, array):
         array = np.asarray(array, order="C")
         copy = self.empty(array.shape, array.dtype)
-        self.driver.to_device(copy.pointer, array.ctypes.data, array.nbytes, None)
+        self.driver.to_device(copy.pointer, array.ctypes.data, array.nbytes, self.stream)
         return copy
 
     def get(self, array):
         copy = np.empty(array.shape, array.dtype)
-        self.driver.to_host(copy.ctypes.data, array.pointer, array.nbytes, None)
+        self.driver.to_host(copy.ctypes.data, array.pointer, array.nbytes, self.stream)
         return copy
 
     def run(self, family, name, *arguments):

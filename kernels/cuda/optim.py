@@ -381,6 +381,9 @@ def beginnings(rows, width):
 def launch_update(kernel, numbers, places, *lists):
     """One launch over lists of params, grads and states; the numbers of array i begin at places[i]."""
     params = lists[0]
+    for param in params:
+        if param.size > launch.MOST_ELEMENTS:
+            raise launch.too_large("optim", param)
     sizes = tuple([p.size for p in params])
     first = chunks(sizes)
     if first[-1]:

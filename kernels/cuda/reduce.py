@@ -6,14 +6,15 @@ both few long sums and many short ones fill it. A thread takes every `down`-th e
 overlap; the threads of one output then meet in a tree. Where there are few outputs the reduced axis is cut into chunks
 besides, of a length that depends on the shape alone, and a second launch reduces what they gave.
 
-Sums are compensated, in x's type: see `sums`. With an inner axis of multiples of four a thread reads four columns at
+Sums are compensated, in x's type: see `sums`. What a sum has lost goes to the second launch as one more number to be added,
+so that nothing is rounded before the end. With an inner axis of multiples of four a thread reads four columns at
 once; a long row is seen as rows of four columns. All of it is bound by reading x once.
 """
 
 import numpy as np
 
 from minigrad.kernels.cuda.parts.columns import in_fours
-from minigrad.kernels.cuda.parts.sums import add, whole
+from minigrad.kernels.cuda.parts.sums import add, finite_loss, whole
 from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.cuda.tools.language import cuda, device_function, load4, real, store4, uint32
 from minigrad.kernels.cuda.tools.launch import FLOAT32, Longs, Reals, UInt, UInts, blocks_for, kernel
@@ -101,8 +102,18 @@ def sum_columns(x: Reals, y: Reals, outer: UInt, reduced: UInt, inner: UInt, pan
         cuda.syncthreads()
         n = half
     if uint32(cuda.threadIdx.y) == uint32(0) and i < outer and j < inner:
-        k = uint32((i * uint32(cuda.gridDim.y) + uint32(cuda.blockIdx.y)) * inner + j)
-        y[k] = whole(shared[me], shared[uint32(me + uint32(THREADS))])
+        if LAST:
+            y[uint32(i * inner + j)] = whole(shared[me], shared[uint32(me + uint32(THREADS))])
+        else:
+            k = my_part(i, inner, j)
+            y[k] = shared[me]
+            y[uint32(k + uint32(cuda.gridDim.y) * inner)] = finite_loss(shared[uint32(me + uint32(THREADS))])
+
+
+@device_function
+def my_part(i, inner, j):
+    """Where the sum of this chunk goes; what it lost goes behind the sums of all chunks."""
+    return uint32((i * uint32(2) * uint32(cuda.gridDim.y) + uint32(cuda.blockIdx.y)) * inner + j)
 
 
 @device_function
@@ -173,9 +184,19 @@ def sum_fours(x: Reals, y: Reals, outer: UInt, reduced: UInt, inner: UInt, panel
         cuda.syncthreads()
         n = half
     if uint32(cuda.threadIdx.y) == uint32(0) and i < outer and j < inner:
-        k = uint32((i * uint32(cuda.gridDim.y) + uint32(cuda.blockIdx.y)) * inner + j)
         a, b = kept_fours(shared, me), kept_fours(shared, losses)
-        store4(y, k, whole(a[0], b[0]), whole(a[1], b[1]), whole(a[2], b[2]), whole(a[3], b[3]))
+        if LAST:
+            k = uint32(i * inner + j)
+            store4(y, k, whole(a[0], b[0]), whole(a[1], b[1]), whole(a[2], b[2]), whole(a[3], b[3]))
+        else:
+            k = my_part(i, inner, j)
+            store4(y, k, a[0], a[1], a[2], a[3])
+            k = uint32(k + uint32(cuda.gridDim.y) * inner)
+            store4(y, k, finite_loss(b[0]), finite_loss(b[1]), finite_loss(b[2]), finite_loss(b[3]))
+
+
+sums_in_one, sums_of_chunks = sum_columns.variant(LAST=True), sum_columns.variant(LAST=False)
+fours_in_one, fours_of_chunks = sum_fours.variant(LAST=True), sum_fours.variant(LAST=False)
 
 
 @device_function
@@ -285,11 +306,12 @@ def sum_forward(x, y):
         x, fours = x.reshape(outer, reduced // 4, 4), True
     columns = x.shape[2] // 4 if fours else inner
     blocks, panels, block, chunk, chunks = tile(outer, x.shape[1], columns)
-    is_last = chunks * x.shape[2] == inner
-    sums = y if is_last else context.empty((outer, chunks, x.shape[2]), x.dtype)
-    (sum_fours if fours else sum_columns)[(blocks, chunks), block](x, sums, *x.shape, panels, chunk)
-    if not is_last:
-        sum_forward(sums.reshape(outer, -1, inner), y)
+    if chunks * x.shape[2] == inner:
+        (fours_in_one if fours else sums_in_one)[blocks, block](x, y, *x.shape, panels, chunk)
+        return
+    sums = context.empty((outer, 2 * chunks, x.shape[2]), x.dtype)
+    (fours_of_chunks if fours else sums_of_chunks)[(blocks, chunks), block](x, sums, *x.shape, panels, chunk)
+    sum_forward(sums.reshape(outer, -1, inner), y)
 
 
 def max_forward(x, y, index):

@@ -213,7 +213,7 @@ def test_launches_go_to_the_driver_of_the_context(api, gpu, prepared, monkeypatc
     monkeypatch.setattr(launch.context, "driver", gpu)
     monkeypatch.setattr(launch.context, "stream", "s")
     kernel = small_kernel(added.function)
-    x = types.SimpleNamespace(pointer=4096)
+    x = types.SimpleNamespace(pointer=4096, size=1)
     kernel[5, 32, 128](x, -1, x)
     kernel[5, 32, 128](x, -1, x)
     assert [call[0] for call in api.calls].count("cuLaunchKernel") == 2
@@ -250,7 +250,7 @@ def test_out_of_memory_is_an_error_of_its_own(api, gpu):
     ("status", "remedy"),
     [
         ("CUDA_ERROR_NO_DEVICE", 'device="cpu"'),
-        ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", 'update the driver to one of CUDA 13 or newer, or use device="cpu"'),
+        ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", 'is of CUDA 11.1; update the driver, or use device="cpu"'),
         ("CUDA_ERROR_INVALID_PTX", "update it"),
         ("CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "restart"),
         ("CUDA_ERROR_ILLEGAL_ADDRESS", "a kernel left its memory.*CUDA_LAUNCH_BLOCKING=1"),
@@ -286,6 +286,13 @@ def test_nothing_is_told_of_freeing_on_a_gpu_that_is_lost(api, gpu, method, name
     api.failing[name] = "CUDA_ERROR_ILLEGAL_ADDRESS"
     getattr(gpu, method)(1)
     assert (name, 1) in api.calls
+
+
+@pytest.mark.parametrize(("method", "name"), FREEING)
+def test_nothing_is_freed_at_the_end_of_the_process(api, gpu, monkeypatch, method, name):
+    monkeypatch.setattr(sys, "is_finalizing", lambda: True)
+    getattr(gpu, method)(1)
+    assert (name, 1) not in api.calls
 
 
 @pytest.mark.parametrize(("method", "name"), FREEING)

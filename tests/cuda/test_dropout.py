@@ -19,11 +19,11 @@ def test_arrays_that_do_not_begin_at_16_bytes(memory, dtype):
 def test_replayed_graph_makes_a_new_mask(memory):
     driver, state, key = memory.driver, memory.put(KEY), memory.empty((2,), np.uint64)
     x, y = memory.put(np.ones(40, np.float32)), memory.empty((40,), np.float32)
-    driver.begin_graph(None)
+    driver.begin_graph(memory.stream)
     dropout.advance(state, key)
     dropout.dropout(x, 0.5, key, y)
-    graph = driver.end_graph(None)
+    graph = driver.end_graph(memory.stream)
     for k in range(2):
-        driver.launch_graph(graph, None)
+        driver.launch_graph(graph, memory.stream)
         expected = 2 * (_uniform(KEY + np.array([0, k], np.uint64), 40) >= 0.5)
         np.testing.assert_array_equal(memory.get(y), expected)

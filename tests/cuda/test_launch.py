@@ -7,7 +7,9 @@ import pytest
 from minigrad.kernels import formulas
 from minigrad.kernels.build import cache
 from minigrad.kernels.build.progress import UnexpectedCompile, no_compile
+from minigrad.kernels.cuda import elementwise, optim
 from minigrad.kernels.cuda.tools import context, launch, machine_code
+from minigrad.kernels.cuda.tools.array import CudaArray
 from minigrad.kernels.cuda.tools.language import cuda, device_function, float32, float64, real, uint8, uint32
 from minigrad.kernels.cuda.tools.launch import (
     FLOAT32,
@@ -155,6 +157,16 @@ def test_pointer_of_a_type_that_a_constant_names_is_compiled_for_it():
 def test_wrong_number_of_arguments_is_an_error(memory, count):
     with pytest.raises(TypeError, match=f"test_launch.shifted takes 4 arguments, not {count}"):
         shifted[1, 1](*[memory.put(np.zeros(1, np.float32))] * count)
+
+
+def test_array_that_indices_do_not_reach_all_of_is_refused(memory):
+    first = memory.empty((1,), np.float32)
+    table = CudaArray(first.pointer, (68_200_000, 63), FLOAT32, first)
+    assert table.size > 2**32
+    with pytest.raises(ValueError, match=r"\(68200000, 63\) has 4,296,600,000 elements.*at most 2,147,483,648"):
+        elementwise.exp_forward(table, table)
+    with pytest.raises(ValueError, match="4,296,600,000 elements"):
+        optim.sgd([table], [table], [table], [0], memory.put(np.zeros((1, 4))))
 
 
 @pytest.mark.parametrize("n", [-1, 2**32, 1.5])

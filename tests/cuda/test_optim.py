@@ -28,13 +28,13 @@ def test_replayed_graph_sees_new_hyperparameters_and_counts_steps(memory, monkey
     optim.adam(params, grads, means, squares, counts, [0], False, hyper)
     scratch = memory.empty((optim.ADAM,), np.float64)
     monkeypatch.setattr(optim.launch.context, "empty", lambda shape, dtype: scratch)
-    memory.driver.begin_graph(None)
+    memory.driver.begin_graph(memory.stream)
     optim.adam(params, grads, means, squares, counts, [0], False, hyper)
-    graph = memory.driver.end_graph(None)
+    graph = memory.driver.end_graph(memory.stream)
     new = np.array([[0.5, 0, 0, 0, 0]])
-    memory.driver.to_device(hyper.pointer, new.ctypes.data, new.nbytes, None)
-    memory.driver.launch_graph(graph, None)
-    memory.driver.launch_graph(graph, None)
+    memory.driver.to_device(hyper.pointer, new.ctypes.data, new.nbytes, memory.stream)
+    memory.driver.launch_graph(graph, memory.stream)
+    memory.driver.launch_graph(graph, memory.stream)
     assert memory.get(counts[0])[0] == 3
     np.testing.assert_array_equal(memory.get(params[0]), 1 - 0.25 - 0.5 - 0.5 * one)
 

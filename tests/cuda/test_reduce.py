@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,25 @@ def test_sum_does_not_depend_on_the_order_of_threads(memory, rng, shape):
         reduce.sum_forward(x, y)
         results.append(memory.get(y).tobytes())
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("shape", [(1, 4096, 1), (1, 4099, 1), (2, 3000, 4), (1, 1500, 3)], ids=str)
+def test_sum_is_rounded_once_whatever_cancels(memory, rng, shape):
+    x = (rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 4, shape)).astype(np.float32)
+    y = memory.empty((shape[0], shape[2]), np.float32)
+    reduce.sum_forward(memory.put(x), y)
+    exact = np.array([[math.fsum(x[i, :, j]) for j in range(shape[2])] for i in range(shape[0])])
+    assert (np.abs(memory.get(y) - exact) <= 0.51 * np.spacing(np.abs(exact).astype(np.float32))).all()
+    assert len(memory.driver.launches) > 1  # of parts, and of what they gave
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_sum_of_parts_keeps_infinities(memory, value):
+    x = np.ones((1, 4096, 1), np.float32)
+    x[0, 100] = value
+    y = memory.empty((1, 1), np.float32)
+    reduce.sum_forward(memory.put(x), y)
+    np.testing.assert_array_equal(memory.get(y), [[value]])
 
 
 def test_few_columns_take_one_launch(memory, rng):

@@ -106,31 +106,36 @@ def test_time_passes_between_events(simulated):
 def test_graph_is_noted_and_then_done_as_often_as_asked(memory):
     gpu = memory.driver
     x, y, host = memory.put(np.array([1], np.float32)), memory.put(np.zeros(1, np.float32)), np.array([7], np.float32)
-    gpu.begin_graph(None)
+    gpu.begin_graph(memory.stream)
     added[1, 1](x, 5, y)
     added[1, 1](y, 10, y)
-    gpu.on_device(x.pointer, y.pointer, 4, None)
-    graph = gpu.end_graph(None)
+    gpu.on_device(x.pointer, y.pointer, 4, memory.stream)
+    graph = gpu.end_graph(memory.stream)
     assert memory.get(y) == 0
 
-    gpu.launch_graph(graph, None)
+    gpu.launch_graph(graph, memory.stream)
     assert memory.get(y) == 16
-    gpu.launch_graph(graph, None)
+    gpu.launch_graph(graph, memory.stream)
     assert memory.get(y) == 31
-    gpu.to_device(x.pointer, address(host), 4, None)
-    gpu.launch_graph(graph, None)
+    gpu.to_device(x.pointer, address(host), 4, memory.stream)
+    gpu.launch_graph(graph, memory.stream)
     assert memory.get(y) == 22
 
 
 def test_what_a_graph_cannot_hold_is_refused(memory):
-    memory.driver.begin_graph(None)
+    memory.driver.begin_graph(memory.stream)
     with pytest.raises(RuntimeError, match="cannot be allocated while a graph is made"):
         memory.driver.allocate(1)
     with pytest.raises(RuntimeError, match="cannot be waited for while a graph is made"):
-        memory.driver.synchronize(None)
-    memory.driver.end_graph(None)
+        memory.driver.synchronize(memory.stream)
+    memory.driver.end_graph(memory.stream)
     memory.driver.allocate(1)
-    memory.driver.synchronize(None)
+    memory.driver.synchronize(memory.stream)
+
+
+def test_the_legacy_stream_is_no_graph(memory):
+    with pytest.raises(RuntimeError, match="legacy stream"):
+        memory.driver.begin_graph(None)
 
 
 def test_launches_are_counted(memory):

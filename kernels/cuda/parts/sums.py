@@ -6,7 +6,7 @@ rounding (T. Ogita, S. Rump and S. Oishi, "Accurate sum and dot product", 2005, 
 each number, which a kernel that waits for memory has time for.
 """
 
-from minigrad.kernels.cuda.tools.language import device_function
+from minigrad.kernels.cuda.tools.language import device_function, real
 
 
 @device_function
@@ -15,6 +15,12 @@ def add(total, lost, v):
     t = total + v
     b = t - total
     return t, lost + ((total - (t - b)) + (v - b))
+
+
+@device_function
+def finite_loss(lost):
+    """What was lost; zero where the sum is infinite, of which it is NaN and means nothing."""
+    return lost if lost == lost else real(0)
 
 
 @device_function

@@ -8,6 +8,7 @@ events and graphs whatever the driver makes of them. Every error of the driver i
 import collections
 import ctypes
 import struct
+import sys
 import threading
 import time
 
@@ -73,7 +74,12 @@ class Driver:
         return RuntimeError(f"{name} failed: {status.name}{what}")
 
     def give_back(self, name, what):
-        """Call a function that frees something. Once the GPU is lost all is free, and other calls say what has happened."""
+        """Call a function that frees something. Once the GPU is lost all is free, and other calls say what has happened.
+
+        At the end of the process the driver frees everything itself, and the binding may be gone already.
+        """
+        if sys.is_finalizing():
+            return
         try:
             self.call(name, what)
         except RuntimeError:
@@ -203,8 +209,7 @@ class Driver:
 REMEDIES = {
     "CUDA_ERROR_NO_DEVICE": ': the driver sees no GPU; `nvidia-smi` shows what it sees. Without one, use device="cpu"',
     "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": (
-        ": the driver is older than the CUDA toolkit that compiled the kernels; update the driver to one of CUDA 13 or newer, "
-        'or use device="cpu"'
+        ': the driver is older than the kernels\' PTX, which is of CUDA 11.1; update the driver, or use device="cpu"'
     ),
     "CUDA_ERROR_INVALID_PTX": ": the driver is too old for these kernels; update it",
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": ": the driver's parts are of different versions; restart after its update",
@@ -431,6 +436,10 @@ class SimulatedDriver:
         return end[0] - start[0]
 
     def begin_graph(self, stream):
+        if stream is None:
+            raise RuntimeError(
+                "cuStreamBeginCapture failed: the legacy stream, None, cannot be made a graph of; make one"
+            )
         self.noting = []
 
     def end_graph(self, stream):

@@ -18,7 +18,7 @@ instructions in its place. All indices are uint32: a bare literal would make the
 import contextlib
 import functools
 import types as python_types
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 from llvmlite import ir
@@ -29,13 +29,29 @@ from numba.extending import overload
 from minigrad.kernels.cuda.tools.context import context
 
 try:
-    VERSION = version("numba-cuda")
+    version("numba-cuda")
     from numba import cuda  # noqa: F401 - the kernels take it from here
     from numba.cuda.extending import intrinsic
 except ImportError as error:  # also what importlib.metadata raises for a package that is not there
     raise ImportError(
         "minigrad's CUDA kernels need numba-cuda, which is not installed; run: pip install 'minigrad[cuda]'"
     ) from error
+
+COMPILERS = "numba-cuda", "nvidia-nvvm", "nvidia-cuda-nvcc", "cuda-toolkit"
+
+
+@functools.cache
+def versions():
+    """Of the packages that make PTX; None for one that is not there, as where the toolkit is the system's."""
+
+    def found(package):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    return tuple(map(found, COMPILERS))
+
 
 float32, float64 = types.float32, types.float64
 int8, int16, int32, int64 = types.int8, types.int16, types.int32, types.int64

@@ -69,6 +69,8 @@ class KernelParameter:
         return ("Q" if self.is_pointer else CODES[self.dtype or real]) * (self.count or 1)
 
 
+MOST_ELEMENTS = 1 << 31  # of an array: an index, and one past the end by what a grid covers too much, is a uint32
+
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 CODES = {
     np.dtype(dtype): code
@@ -177,12 +179,24 @@ class CudaKernel:
         for parameter, argument in zip(self.parameters, arguments, strict=True):
             if parameter.count is not None:
                 values += argument
+            elif parameter.is_pointer:
+                if argument.size > MOST_ELEMENTS:
+                    raise too_large(self.name, argument)
+                values.append(argument.pointer)
             else:
-                values.append(argument.pointer if parameter.is_pointer else argument)
+                values.append(argument)
         context.driver.launch(handle, three(grid), three(block), shared_bytes, context.stream, values)
 
     def __repr__(self):
         return f"<CUDA kernel {self.name}>"
+
+
+def too_large(name, array):
+    """The error for an array that 32-bit indices do not reach all of."""
+    return ValueError(
+        f"{name}: an array of shape {array.shape} has {array.size:,} elements, and the GPU's kernels count them in 32 bits: at "
+        f"most {MOST_ELEMENTS:,} in one array; use a smaller batch, or split the array"
+    )
 
 
 def three(size):
@@ -223,6 +237,7 @@ def signature(kernel, real):
 
 
 OLDEST = 8, 0  # the compute capability that PTX is made for; the driver makes of it what is best for a newer GPU
+PTX_VERSION = "7.1"  # of CUDA 11.1: nothing newer is in it, and a driver refuses what names a version it does not know
 
 
 def entry_of(ptx):
@@ -243,6 +258,8 @@ def compile_ptx(kernel, real, capability=OLDEST):
             abi="numba",
             launch_bounds=(kernel.threads, kernel.min_blocks),
         )
+    if capability == OLDEST:
+        ptx = re.sub(r"^\.version .*$", f".version {PTX_VERSION}", ptx, count=1, flags=re.MULTILINE)
     return ptx, entry_of(ptx)
 
 
@@ -251,7 +268,7 @@ def cached_ptx(kernel, real, capability=OLDEST):
     folder = cache_folder("cuda")
     path = None
     if folder is not None:
-        key = repr((kernel.name, real.name, capability, kernel.threads, kernel.min_blocks, language.VERSION))
+        key = repr((kernel.name, real.name, capability, kernel.threads, kernel.min_blocks, language.versions()))
         digest = hashlib.sha256(key.encode()).hexdigest()[:20]
         path = folder / f"cuda.{kernel.function.__name__}-{digest}.ptx"
         content = read(path)
