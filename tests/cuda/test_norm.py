@@ -112,6 +112,19 @@ def assert_statistics(x, mean, var):
     assert (np.abs(var - wide.var(axis=0)) <= 16 * precision * wide.var(axis=0)).all()
 
 
+def test_many_chunks_meet_in_a_tree(kernels, rng, monkeypatch):
+    tile = norm.tile
+    monkeypatch.setattr(norm, "ONE_LAUNCH", 1)
+    monkeypatch.setattr(norm, "tile", lambda m, c, *rest: ((-(-m // 2), tile(m, c, *rest)[0][1]), (1, 2), 2))
+    x, gamma, beta, mean, var, dy, z = data(rng, np.float32, (37, 3))
+    _, found_mean, found_var = kernels.forward(x, gamma, beta)
+    assert_statistics(x, found_mean, found_var)
+    _, dgamma, dbeta = kernels.backward(dy, x, z, gamma, beta, mean, var)
+    normalized = (x - mean) / np.sqrt(var + EPS)
+    np.testing.assert_allclose(dgamma, (dy * normalized).sum(axis=0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dbeta, dy.sum(axis=0), rtol=1e-5, atol=1e-5)
+
+
 @each_path
 @each_case
 def test_forward_matches_reference(memory, rng, dtype, path, shape, margin, activation):
