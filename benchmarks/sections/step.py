@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.tools import mlp
+from benchmarks.tools import mlp, peers
 from benchmarks.tools.sides import COMPILED, Burst, Run, Side, in_words, taking_part
 from benchmarks.tools.tables import left_out, median, ratio, spread, table, target
 from benchmarks.tools.training import burst_of, losses_of, resident
@@ -19,7 +19,7 @@ HANDED = ", NumPy"  # ends the name of a contender that is handed arrays of the 
 
 CAPTURED, EAGER, THEIRS = "minigrad captured", "minigrad eager", "PyTorch eager"
 CONTENDERS = {
-    "cpu": (CAPTURED, EAGER, THEIRS, f"PyTorch {COMPILED}", "JAX jit", "NumPy by hand"),
+    "cpu": (CAPTURED, EAGER, THEIRS, f"PyTorch {COMPILED}", "JAX jit", "NumPy by hand", *peers.CONTENDERS),
     "cuda": (CAPTURED, CAPTURED + HANDED, EAGER, THEIRS, THEIRS + HANDED, f"PyTorch {COMPILED}", "PyTorch CUDA graph"),
 }
 WANTED = {  # how many times as fast, with Batch Normalization
@@ -33,7 +33,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
     name = spec["contender"].removesuffix(HANDED)
     parameters = mlp.initial_parameters(spec["batch_norm"])
     data = mlp.batches(PREPARED)
-    contender = mlp.CONTENDERS[name](parameters, framework.device)
+    contender = (mlp.CONTENDERS | peers.CONTENDERS)[name](parameters, framework.device)
     on_gpu = spec["device"] == "cuda" and name == spec["contender"]
     given = resident(framework, name, data) if on_gpu else data
     losses = losses_of(contender, given[:1])

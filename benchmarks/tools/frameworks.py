@@ -5,7 +5,9 @@ time is taken by events of the device, on the stream that does the work. On the 
 """
 
 import contextlib
+import functools
 import gc
+import importlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -220,7 +222,17 @@ class Jax(NumPy):
         return self.jax.numpy.asarray(array)
 
 
-FRAMEWORKS = {OURS: Minigrad, "PyTorch": Torch, "JAX": Jax, "NumPy": NumPy}
+class Peer(NumPy):
+    """A framework that only its own contender knows, on the CPU; ModuleNotFoundError where it is not installed."""
+
+    def __init__(self, module: str, threads: int = 1) -> None:
+        importlib.import_module(module)
+        super().__init__(threads)
+
+
+PEERS = {"MLX": "mlx", "tinygrad": "tinygrad", "MyGrad": "mygrad"}
+FRAMEWORKS: dict[str, Callable[..., Any]] = {OURS: Minigrad, "PyTorch": Torch, "JAX": Jax, "NumPy": NumPy}
+FRAMEWORKS |= {name: functools.partial(Peer, module) for name, module in PEERS.items()}
 
 
 def framework_of(contender: str) -> str:

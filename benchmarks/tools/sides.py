@@ -30,7 +30,9 @@ Burst = Callable[
 PAUSE = 0.2  # seconds between bursts: pools of threads go on spinning after their work is done, OpenBLAS's for 0.1
 SLOW = 5  # times as long as the fastest
 SELDOM = 4  # of so many rounds, a slow contender takes part in the first
-COMPILED = "torch.compile"  # a contender that need not run everywhere: it also needs a compiler
+COMPILED = "torch.compile"
+NEED_A_COMPILER = COMPILED, "TinyJit"  # contenders that need not run everywhere
+OPTIONAL = "torch", "jax", "mlx", "tinygrad", "mygrad"  # modules
 
 
 class Processes(NamedTuple):
@@ -184,8 +186,8 @@ def prepared(spec: dict, framework: Callable[[], Any]) -> tuple[dict, Burst | No
         return module.prepare(spec, framework())
     except Exception as error:
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        optional = isinstance(error, ModuleNotFoundError) and error.name in ("torch", "jax")
-        if optional or COMPILED in spec["contender"]:
+        optional = isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL
+        if optional or any(name in spec["contender"] for name in NEED_A_COMPILER):
             return {"missing": why}, None
         traceback.print_exc()
         return {"failed": why}, None

@@ -57,7 +57,7 @@ def simulated(monkeypatch):
 @pytest.fixture
 def frameworks(monkeypatch):
     """All that are installed, in this process, on the CPU; minigrad by its reference kernels, for which nothing is compiled."""
-    from benchmarks.tools.frameworks import FRAMEWORKS
+    from benchmarks.tools.frameworks import FRAMEWORKS, PEERS
     from minigrad.devices import Device, registry
     from minigrad.kernels import reference
 
@@ -65,7 +65,7 @@ def frameworks(monkeypatch):
     device.kernels = reference
     monkeypatch.setitem(registry.DEVICES, "cpu", device)
 
-    modules = {"minigrad": "minigrad", "PyTorch": "torch", "JAX": "jax", "NumPy": "numpy"}
+    modules = {"minigrad": "minigrad", "PyTorch": "torch", "JAX": "jax", "NumPy": "numpy", **PEERS}
     made = {name: make() for name, make in FRAMEWORKS.items() if importlib.util.find_spec(modules[name])}
     if "PyTorch" not in made:
         yield made
