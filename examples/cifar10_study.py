@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from points import run_points
 from reporting import machine, write_json, write_table
 from rich.console import Console
 
@@ -49,6 +50,10 @@ def known_device(name: str) -> str:
 
 
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default all.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Networks to train side by side, the threads shared out among them.")]
+Backend = Annotated[
+    str | None, typer.Option(help="Where, by joblib: loky (processes here), or a cluster's dask or ray; see --jobs.")
+]
 OPTIONS = {  # those that are fields of Network
     "width": Annotated[float, typer.Option(help="Multiplies every number of channels (at least 8).")],
     "images": Annotated[int, typer.Option(min=1, help="Training images, the first of the set.")],
@@ -121,13 +126,15 @@ class Experiment:
     network: Network
     data: CIFAR10
     output: Path
+    jobs: int = 1
+    backend: str | None = None
     files: list[str] = field(default_factory=list)
 
     def train(
         self, networks: Mapping[str, Network], keep: Mapping[str, str] | None = None
     ) -> dict[str, dict[str, Any]]:
         """The results of `train_all`."""
-        return train_all(networks, self.data, self.output, keep)
+        return train_all(networks, self.data, self.output, keep, self.jobs, self.backend)
 
     def write_results(self, results: Mapping[str, dict[str, Any]], **more: Any) -> None:
         """Write results.json: every number, with what it was measured by."""
@@ -161,11 +168,14 @@ def experiment(
             return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
         @functools.wraps(function)
-        def main(*, data: Path | None, output: Path, threads: int | None, quick: bool, **options: Any) -> None:
+        def main(
+            *, data: Path | None, output: Path, threads: int | None, jobs: int, backend: str | None, quick: bool,
+            **options: Any,
+        ) -> None:  # fmt: skip
             if threads is not None:
                 mg.set_num_threads(threads)
             network = Network(**{name: options.pop(name) for name in names})
-            run = Experiment(network, load_data(data, network.images, network.test_images), output)
+            run = Experiment(network, load_data(data, network.images, network.test_images), output, jobs, backend)
             function(run, **options)
             print(f"{', '.join(run.files[:-1])} and {run.files[-1]} are in {output}")
 
@@ -175,6 +185,8 @@ def experiment(
             *[parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own],
             *[option(name, OPTIONS[name], defaults.get(name, getattr(Network, name))) for name in names],
             option("threads", Threads, None),
+            option("jobs", Jobs, 1),
+            option("backend", Backend, None),
             option("quick", Annotated[bool, quick_option(**quick)], False),
         ]
         main.__signature__ = inspect.Signature(parameters)  # from which typer makes the options
@@ -244,7 +256,7 @@ def schedule_of(network: Network, optimizer: mg.optim.SGD, steps_per_epoch: int)
     return mg.optim.ExponentialSchedule(optimizer, network.lr_left ** (1 / (steps_per_epoch * network.epochs))), "step"
 
 
-def train(network: Network, data: CIFAR10, folder: Path) -> dict[str, Any]:
+def train(network: Network, data: CIFAR10, folder: Path, progress: bool = True) -> dict[str, Any]:
     """Train a network, or go on with it from the checkpoint in its folder, and return all that was measured."""
     model = build(network)
     loader = training_loader(network, data)
@@ -256,7 +268,7 @@ def train(network: Network, data: CIFAR10, folder: Path) -> dict[str, Any]:
             model, optimizer, loader, epochs=network.epochs, schedule=schedule, schedule_by=by,
             validation=test_loader(data), validate_every=network.validate_every, configuration=asdict(network),
             checkpoint=mg.train.Checkpoints(folder, every_steps=max(1, CHECKPOINT_IMAGES // network.batch)),
-            resume=True, callbacks=[mg.train.Progress()],
+            resume=True, callbacks=[mg.train.Progress()] if progress else [], progress=progress,
         )  # fmt: skip
     except mg.train.DivergedError as error:
         history = error.history
@@ -305,14 +317,23 @@ def network_folder(output: Path, name: str) -> Path:
 
 
 def train_all(
-    networks: Mapping[str, Network], data: CIFAR10, output: Path, keep: Mapping[str, str] | None = None
+    networks: Mapping[str, Network],
+    data: CIFAR10,
+    output: Path,
+    keep: Mapping[str, str] | None = None,
+    jobs: int = 1,
+    backend: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Train the networks in turn, those that are done already excepted, and return their results by name.
 
     Checkpoints of trained networks are removed; `keep` names the one to keep, "last" or "best", of the networks whose
-    weights are needed. A network that diverges is recorded so. SystemExit if the folder belongs to another configuration.
+    weights are needed. A network that diverges is recorded so. With `jobs` above 1, or a backend of joblib's, they are trained
+    side by side, see `points`. SystemExit if the folder belongs to another configuration, and where networks failed, after all
+    others.
     """
     claim(output, networks, data)
+    if jobs > 1 or backend is not None:
+        train_side_by_side(networks, data, output, jobs, backend)
     console = Console(stderr=True, highlight=False)
     results = {}
     todo = {name: n for name, n in networks.items() if not (network_folder(output, name) / "result.json").exists()}
@@ -340,6 +361,25 @@ def train_all(
             if checkpoint.name != f"{(keep or {}).get(name)}.safetensors":
                 checkpoint.unlink()
     return results
+
+
+def train_side_by_side(
+    networks: Mapping[str, Network], data: CIFAR10, output: Path, jobs: int, backend: str | None
+) -> None:
+    """Train those networks that have no result yet."""
+    folders = {name: network_folder(output, name) for name in networks}
+    todo = {name: folder for name, folder in folders.items() if not (folder / "result.json").exists()}
+    work = functools.partial(train_one, {name: networks[name] for name in todo}, data, todo)
+    failed = run_points(todo, work, jobs, backend)
+    if failed:
+        lines = [f"{name}: {why} ({folders[name] / 'failed.json'})" for name, why in failed.items()]
+        raise SystemExit("these networks failed; the same command tries them again:\n  " + "\n  ".join(lines))
+
+
+def train_one(networks: Mapping[str, Network], data: CIFAR10, folders: Mapping[str, Path], name: str) -> None:
+    """Train one of the networks, and leave its result in its folder."""
+    result = train(networks[name], data, folders[name], progress=False)
+    write_json(folders[name] / "result.json", result)
 
 
 def claim(output: Path, networks: Mapping[str, Network], data: CIFAR10) -> None:

@@ -1,4 +1,4 @@
-"""The command `minigrad`: info, warmup, verify, data, bench, cache. Needs the extra `cli` (typer, rich)."""
+"""The command `minigrad`: info, warmup, verify, data, bench, cache, launch. Needs the extra `cli` (typer, rich)."""
 
 import contextlib
 import functools
@@ -61,6 +61,18 @@ def application() -> Any:
     for command in (info, warmup, verify, data, bench):
         app.command()(command)
     app.command("cache", help=cache.__doc__)(cache_options)
+
+    def launch_options(
+        command: Annotated[
+            list[str], typer.Argument(metavar="SCRIPT [ARGUMENTS]...", help="A Python file, and its own.")
+        ],
+        processes: Annotated[int, typer.Option("-n", min=1, help="How many processes, on all machines together.")],
+        hosts: Annotated[Path | None, typer.Option(help="A file of machines, as mpiexec takes it: one a line.")] = None,
+    ) -> None:
+        launch(command, processes, hosts)
+
+    own_arguments = {"allow_interspersed_args": False}  # what comes after the script is the script's
+    app.command("launch", help=launch.__doc__, context_settings=own_arguments)(launch_options)
     return app
 
 
@@ -107,6 +119,23 @@ def info() -> None:
     for name, value in rows.items():
         if value:
             print(textwrap.fill(value, 80, initial_indent=f"{name:24}", subsequent_indent=" " * 24, **WHOLE_WORDS))
+
+
+def launch(script: Sequence[str], processes: int, hosts: Path | None) -> None:
+    """Run a script in several processes, which `mg.distributed.init()` in it lets work together.
+
+    It starts `mpiexec`, and says which process it was if one is killed.
+    """
+    from minigrad.distributed.launch import command
+
+    if not Path(script[0]).is_file():
+        refuse(f"there is no file {script[0]}")
+    try:
+        line = command(processes, script, None if hosts is None else str(hosts))
+    except FileNotFoundError as error:
+        sys.exit(f"minigrad: {error}")
+    sys.stdout.flush()
+    os.execv(line[0], line)
 
 
 WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}

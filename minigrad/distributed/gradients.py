@@ -39,7 +39,8 @@ def broadcast(model: Module) -> None:
     session.send([t._data for t in tensors], "the model of rank 0")
     for _, module in model.modules():
         if isinstance(module, Dropout):
-            module.counter._data[0] += np.uint64(session.rank * GOLDEN % (1 << 64))
+            seed = int(module.counter._data[0]) + session.rank * GOLDEN
+            module.counter._data[0] = np.uint64(seed % (1 << 64))
     for t in tensors:
         t._version[0] += 1
 

@@ -52,6 +52,15 @@ def world_of_mpi() -> Any:
     return MPI.COMM_WORLD
 
 
+def twin(communicator: Any) -> Any:
+    """A channel of our own among the same processes, on which an error of MPI's is an exception."""
+    from mpi4py import MPI
+
+    found = communicator.Dup()
+    found.Set_errhandler(MPI.ERRORS_RETURN)
+    return found
+
+
 class Session:
     """The processes of a run.
 
@@ -60,14 +69,14 @@ class Session:
     """
 
     def __init__(self, communicator: Any, timeout: float) -> None:
-        self.communicator = communicator.Dup()
+        self.communicator = twin(communicator)
         self.rank: int = communicator.Get_rank()
         self.world: int = communicator.Get_size()
         self.timeout = timeout
         self.count = 0  # exchanges begun
         self.at: tuple[int, str, float] | None = None  # the exchange at work: its number, its label, since when
         self.packets: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
-        self.watch = Watch(self, communicator.Dup()) if self.world > 1 else None
+        self.watch = Watch(self, twin(communicator)) if self.world > 1 else None
 
     @property
     def leads(self) -> bool:
@@ -133,6 +142,12 @@ class Session:
         """Put the arrays of rank 0 into those of all others."""
         self.check(label, sum(array.nbytes for array in arrays))
         self.exchange(label, lambda: [self.communicator.Bcast(array) for array in arrays])
+
+    def everyone(self, value: Any, label: str) -> list[Any]:
+        """The values of all processes, by rank: numbers, strings, lists and dicts."""
+        return [
+            json.loads(text) for text in self.exchange(label, lambda: self.communicator.allgather(json.dumps(value)))
+        ]
 
     def from_first(self, value: Any, label: str) -> Any:
         """The value that rank 0 has: numbers, strings, lists and dicts."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 POLL = 0.1  # seconds between two looks
 ANSWER = 3.0  # seconds that the others have to say where they are
+LEFT = 1.0  # seconds that an exchange may still take after one has left: it had done its part, perhaps
 READ = 0.5  # seconds between the last line and the end: mpiexec passes on what was written
 FAILED = 70  # the exit status of a run that was ended from here: EX_SOFTWARE of sysexits.h
 
@@ -92,7 +93,7 @@ class Watch:
         elif at is not None:
             number, label, since = at
             here = f"has waited {now - since:.0f} s in exchange {number:,} ({label})"
-            if self.left and now > since + ANSWER:
+            if self.left and now > since + LEFT:
                 self.ask(f"it {here}, and {ranks(self.left)} ended before")
             elif now > since + self.session.timeout:
                 self.ask(f"it {here}")

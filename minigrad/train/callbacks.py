@@ -181,6 +181,10 @@ class Checkpoints:
     def on_start(self, run: "Run") -> None:
         """Find out now, not after the first epoch, whether checkpoints can be written."""
         checkpoint.library()
+        run.ranks.first(self.prepare, f"preparing {self.folder}")
+
+    def prepare(self) -> None:
+        """Make the folder, and remove from it what a killed run has left."""
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint.remove_leftovers(self.folder)
 

@@ -256,14 +256,19 @@ class Evaluator:
 
     def __call__(self, batches: Iterable[object]) -> dict[str, float]:
         """Means over one pass."""
+        tally = self.tally(batches)
+        if not tally.rows:
+            raise ValueError("there is nothing to evaluate: no batches came, or an iterator that was used up before")
+        return tally.means()
+
+    def tally(self, batches: Iterable[object]) -> Tally:
+        """Sums over one pass."""
         tally = Tally()
         with evaluating(self.model):
             for inputs, targets in map(pair, batches):
                 loss, outputs = self.forward(inputs, targets)
                 tally.add(measured(loss, outputs, targets, self.metrics), len(inputs))
-        if not tally.rows:
-            raise ValueError("there is nothing to evaluate: no batches came, or an iterator that was used up before")
-        return tally.means()
+        return tally
 
 
 def measured(loss: Tensor, outputs: Value, targets: np.ndarray, metrics: Mapping[str, Metric]) -> dict[str, float]:

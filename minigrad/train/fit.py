@@ -88,11 +88,18 @@ def fit(*given: Any, **named: Any) -> History:
             infinite.
         progress: unless `Progress` is among the callbacks, show by it where someone looks: a bar on a terminal and in a
             notebook; elsewhere, where a run lasts longer than half a minute, a line every half minute.
+        distributed: whether to train together with the other processes that `mpiexec` has started; None does if
+            `mg.distributed.init()` was called, and True calls it. Loader and batch size are those of one process: each gets
+            its part of every batch. Metrics are of all parts; rank 0 shows progress and writes files, which all can read. A
+            run may be resumed by another number of processes. Callbacks are called in all of them, but for those that only
+            look (`Progress`, `HistoryFile`, `TensorBoard`). After a loss that is not finite no op is looked for.
 
     Returns:
         The history, of all parts if the run was resumed.
 
     Raises:
+        RanksDiffer, RankFailed: the processes differ in their version, script, model or configuration, or rank 0 could not
+            write a file; in every process, with the rank and what it was.
         DivergedError: the loss became NaN or infinite; it names the step and the op that did it first.
         TrainingInterrupted: on SIGINT or SIGTERM in the main thread, after the step at work was ended and a checkpoint
             written, if there are any; a second signal raises it at once. It has the history and the model. SIGINT makes it
@@ -106,20 +113,23 @@ def fit(*given: Any, **named: Any) -> History:
     path = resume_path(settings.checkpoints, settings.resume)
     rates = settings.optimizer.rates
     run = Run(settings)
+    run.agree(path)
     if path is not None:
         try:
             run.load(path)
         except CheckpointError:
             settings.optimizer.rates = rates  # which a schedule that is a function has set
             raise
+    run.join()
     with run.signals:
         try:
             run.call("on_start")
             run.train()
         finally:
             run.call("on_end")
-    if run.signals.received:
-        error = run.interrupted(run.signals.received)
+            run.leave()
+    if number := run.signal:
+        error = run.interrupted(number)
         if isinstance(error, SystemExit):  # of which Python says nothing
             print(f"minigrad: {error}", file=sys.stderr)
         raise error

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -14,14 +15,22 @@ from minigrad.checkpoint import Json, Stateful
 from minigrad.checkpoint.misfits import state_misfit
 from minigrad.checks import integer, number
 from minigrad.data.loader import LAST_STEP, Loader
+from minigrad.distributed.gradients import average_gradients, broadcast, shapes
 from minigrad.nn.module import Value
 from minigrad.optim import PlateauSchedule, clip_grad_norm
 from minigrad.tensor import Tensor
 from minigrad.train.divergence import DivergedError, Rewind
 from minigrad.train.evaluation import Evaluator, Step, Tally, epoch_of, measured, pair, prepared, together
 from minigrad.train.history import History, Row
+from minigrad.train.ranks import Ranks
 from minigrad.train.settings import Batches, Settings
 from minigrad.train.signals import Leave, Signals, TrainingInterrupted, interruption
+
+
+def only_looks(callback: object) -> bool:
+    """Whether a callback changes nothing of the run: then one process is enough to call it."""
+    return bool(getattr(callback, "only_looks", False))
+
 
 Mark = tuple[int, int, int, str | None]
 
@@ -32,6 +41,7 @@ class Part(NamedTuple):
     first: bool
     last: bool
     batches: int
+    rows: int | None  # of all of them, where gradients are averaged with those of other processes, by that
 
 
 class Run:
@@ -55,15 +65,21 @@ class Run:
         self.loss = math.nan
         self.lr = optimizer.rates[0]  # of the latest step; of the first group of parameters
         self.history = History()
-        self.signals = Signals(self.interrupted)
+        self.ranks = Ranks(settings.session)
+        self.signals = Signals(self.interrupted, alone=not self.ranks.several)
         self.metrics, self.validation = settings.measures, settings.validation_batches
         self.checkpoints, self.callbacks = settings.checkpoints, settings.watchers
-        self.step_hooks = [c.on_step for c in self.callbacks if hasattr(c, "on_step")]
+        self.step_hooks = [c.on_step for c in self.callbacks if hasattr(c, "on_step") and self.calls(c)]
+        self.may_stop = [c for c in self.callbacks if hasattr(c, "on_step") and not only_looks(c)]
         self.in_epoch, self.in_row = Tally(), Tally()
         self.earlier_seconds, self.began = 0.0, time.perf_counter()
         self.shapes: set[tuple[tuple[int, ...], ...]] = set()  # of a step's inputs, once seen: the first is not timed
         self.validated: tuple[int, dict[str, float]] | None = None
-        self.rewind = Rewind(model, optimizer, loss, settings.clip_norm) if settings.diagnose else None
+        self.shared = False  # whether the loader was told to hand out parts
+        self.losses: list[float] = []  # of the latest step, by rank, if there are several
+        # repeating steps op by op takes all processes, which do not find a fault in the same op
+        diagnose = settings.diagnose and not self.ranks.several
+        self.rewind = Rewind(model, optimizer, loss, settings.clip_norm) if diagnose else None
         self.told: set[str] = set()  # ops of which a warning was given
         self.evaluator = None
         if self.validation is not None:
@@ -84,6 +100,8 @@ class Run:
                 value = loss(outputs, targets)
                 (value if part.batches == 1 else value * (1 / part.batches)).backward()
                 if part.last:
+                    if part.rows is not None:
+                        average_gradients(model, part.rows)
                     if clip_norm is not None:
                         clip_grad_norm(optimizer.params, clip_norm)
                     optimizer.step()
@@ -137,6 +155,43 @@ class Run:
         """Loss, metrics and speed of the epoch so far."""
         return {**self.in_epoch.means(), "images_per_second": self.in_epoch.images_per_second}
 
+    @property
+    def signal(self) -> int | None:
+        """The signal that ends the run, if one came; where there are several processes, once all know of it."""
+        return (self.ranks.signal or None) if self.ranks.several else self.signals.received
+
+    def agree(self, path: Path | None) -> None:
+        """Raise, in every process, unless all are about to do the same."""
+        self.ranks.agree(
+            "the training",
+            {
+                "configuration": self.configuration,
+                "model": shapes(self.model),
+                "loader": {"batches in an epoch": self.batches_per_epoch, **self.loader.state_dict()},
+                "steps": self.count,
+                "validation": self.validation is not None,
+                "row every": [self.settings.log_every, self.settings.validate_every],
+                "checkpoint to go on from": None
+                if path is None
+                else (path.name if path.exists() else "not to be seen"),
+                "callbacks": [type(c).__name__ for c in self.callbacks if not only_looks(c)],
+            },
+        )
+
+    def join(self) -> None:
+        """Give all processes the model of rank 0, and each its part of the batches."""
+        if self.ranks.several:
+            self.ranks.agree("the state to go on from", {"step": self.step, "loader": self.loader.state_dict()})
+            broadcast(self.model)
+            if isinstance(self.loader, Loader) and self.loader.world == 1:
+                self.loader.share(self.ranks.rank, self.ranks.world)
+                self.shared = True
+
+    def leave(self) -> None:
+        """The loader has whole batches again."""
+        if self.shared and isinstance(self.loader, Loader):
+            self.loader.share(0, 1)
+
     def stop(self, reason: str) -> None:
         """End training after this step or epoch; the reason goes to `history.stopped`."""
         self.history.stopped = reason
@@ -146,15 +201,25 @@ class Run:
         if self.evaluator is None or self.validation is None:
             raise ValueError("there is nothing to validate on; pass validation=... to fit")
         averaged = self.optimizer.averaged() if self.optimizer.ema is not None else nullcontext()
-        with self.signals.watched(epoch_of(self.validation)) as batches, averaged:
-            return self.evaluator(batches)
+        if not self.ranks.several:
+            with self.signals.watched(epoch_of(self.validation)) as batches, averaged:
+                return self.evaluator(batches)
+        with averaged:
+            tally = self.evaluator.tally(self.ranks.parts(self.validation, lambda: self.signals.received))
+        tally.sums, tally.rows = self.ranks.totals(["loss", *self.metrics], tally.sums, tally.rows)
+        return tally.means()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a checkpoint that `fit(..., resume=path)` goes on from."""
-        return checkpoint.save(
-            path, model=self.model, optimizer=self.optimizer, schedule=self.schedule, loader=self.loader,
-            configuration=self.configuration, extra={"run": self.state_dict()},
-        )  # fmt: skip
+        """Write a checkpoint that `fit(..., resume=path)` goes on from; of several processes rank 0 does, and all call this."""
+
+        def write() -> None:
+            checkpoint.save(
+                path, model=self.model, optimizer=self.optimizer, schedule=self.schedule, loader=self.loader,
+                configuration=self.configuration, extra={"run": self.state_dict()},
+            )  # fmt: skip
+
+        self.ranks.first(write, f"writing {os.fspath(path)}")
+        return Path(path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a checkpoint."""
@@ -222,10 +287,19 @@ class Run:
                 yield kind if number == 1 else f"{kind} {number}", cast(Stateful, callback)
 
     def call(self, hook: str, *arguments: Row) -> None:
-        """Call a hook of all callbacks that have it."""
+        """Call a hook of all callbacks that have it; of several processes, those that only look are called in rank 0."""
         for callback in self.callbacks:
-            if hasattr(callback, hook):
-                getattr(callback, hook)(self, *arguments)
+            if not hasattr(callback, hook):
+                continue
+            task = partial(getattr(callback, hook), self, *arguments)
+            if self.ranks.several and only_looks(callback) and hook != "on_end":  # there an error may be on its way
+                self.ranks.first(task, f"{hook} of {type(callback).__name__}")
+            elif self.calls(callback):
+                task()
+
+    def calls(self, callback: object) -> bool:
+        """Whether a callback's hooks are called in this process."""
+        return self.ranks.leads or not only_looks(callback)
 
     def train(self) -> None:
         """Train to the target, or until stopped or a signal comes; the state is always one between two steps."""
@@ -235,12 +309,17 @@ class Run:
         try:
             with self.signals.watched(self.loader.steps(self.batches_left)) as batches:
                 while True:
-                    if self.signals.received:
+                    if self.signal:
                         raise Leave
-                    self.write_rows()
+                    if self.may_stop:
+                        self.history.stopped = self.ranks.stopped(self.history.stopped)
+                    if self.write_rows():
+                        self.history.stopped = self.ranks.stopped(self.history.stopped)
                     if self.finished:
                         break
                     self.train_batches(batches)
+            if self.ranks.several:
+                self.ranks.told(self.signals.received)  # one that has come since the latest step
         except Leave:
             pass
         finally:
@@ -261,10 +340,14 @@ class Run:
         if self.rewind is not None:
             self.rewind.note(self.step, position)
         found = []
+        own = sum(len(inputs) for inputs, _ in given) if self.ranks.several else None
         for i, (inputs, targets) in enumerate(given):
-            loss, outputs = self.part(Part(i == 0, i == count - 1, count))(inputs, targets)
+            last = i == count - 1
+            loss, outputs = self.part(Part(i == 0, last, count, own if last else None))(inputs, targets)
             found.append((measured(loss, outputs, targets, self.metrics), len(inputs)))
         values, rows = together(found)
+        if self.ranks.several:
+            values, rows, self.losses = self.ranks.means(values, rows, self.signals.received)
         self.loss = values["loss"]
         if not math.isfinite(self.loss):
             raise self.diverged()
@@ -283,7 +366,12 @@ class Run:
 
     def diverged(self) -> DivergedError:
         """The error for a loss that is not finite."""
-        if self.rewind is None:
+        if self.ranks.several:
+            bad = ", ".join(
+                f"{loss} of rank {rank}" for rank, loss in enumerate(self.losses) if not math.isfinite(loss)
+            )
+            cause = f"it was {bad}; which op produced it is not looked for in several processes"
+        elif self.rewind is None:
             cause = (
                 "which op produced it was not looked for (diagnose=False), and the parameters are those after the step"
             )
@@ -294,8 +382,12 @@ class Run:
                 cause = f"which op produced it was not found, since the step can't be repeated: {error}"
         return DivergedError(self.step + 1, self.loss, cause, self.history)
 
-    def write_rows(self) -> None:
-        """Measure what is due after this step, and call the hooks; a pure function of the state, so it resumes as well."""
+    def write_rows(self) -> bool:
+        """Measure what is due after this step, and call the hooks; a pure function of the state, so it resumes as well.
+
+        Returns whether anything was due.
+        """
+        due = self.row_due(), self.epoch_due()
         if self.row_due():
             every = self.settings.validate_every
             row = self.row(self.in_row, every is not None and self.step % every == 0)
@@ -310,6 +402,7 @@ class Run:
             if isinstance(self.schedule, PlateauSchedule) and self.step % self.per_epoch == 0:
                 self.schedule.step(row[self.schedule.monitor])
             self.call("on_epoch_end", row)
+        return any(due)
 
     def row_due(self) -> bool:
         """Whether a row of steps is due and not there."""
@@ -329,7 +422,7 @@ class Run:
                 self.validated = self.step, self.validate()
             row.update({f"validation_{name}": value for name, value in self.validated[1].items()})
         row.update(lr=self.lr, images_per_second=tally.images_per_second, seconds=self.seconds)
-        return row
+        return self.ranks.row(row)
 
     def interrupted(self, number: int) -> TrainingInterrupted:
         """The error for a signal."""

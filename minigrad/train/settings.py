@@ -1,6 +1,7 @@
 """What `fit` is asked for: its parameters, and whether they make sense."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
@@ -8,8 +9,10 @@ from typing import Protocol
 from minigrad.checkpoint import Json, Stateful, plain
 from minigrad.checks import integer
 from minigrad.data.loader import Loader
+from minigrad.distributed.processes import init, started_among
+from minigrad.exchange import Session, current
 from minigrad.nn import Module
-from minigrad.ops import cross_entropy
+from minigrad.ops import cross_entropy, refuse_gpu
 from minigrad.optim import FunctionSchedule, Optimizer, PlateauSchedule, checked
 from minigrad.optim import Schedule as MadeSchedule
 from minigrad.train.callbacks import Checkpoints, checked_callbacks, checked_monitors
@@ -74,6 +77,7 @@ class Settings:
     device: str | None = None
     diagnose: bool = True
     progress: bool = True
+    distributed: bool | None = None
 
     def __post_init__(self) -> None:
         check_parts(self.model, self.optimizer, self.loader, self.device)
@@ -95,6 +99,9 @@ class Settings:
         checked_monitors(self.watchers, self.row_names())
         if isinstance(self.schedule, PlateauSchedule):
             check_plateau(self.schedule, self.schedule_by, self.row_names())
+        self.session = session_of(self.distributed)
+        if self.session is not None and self.session.world > 1:
+            refuse_gpu(self.optimizer.params[0])
 
     def row_names(self) -> list[str]:
         """What a row of epochs has, see `History`."""
@@ -123,6 +130,21 @@ class Settings:
             "configuration": self.configuration,
             **more,
         }
+
+
+def session_of(distributed: bool | None) -> Session | None:
+    """The processes to train together with: those that `mg.distributed.init` has found, unless said otherwise."""
+    if distributed is not None:
+        return init() if distributed else None
+    count = started_among()
+    if current() is None and count > 1:
+        warnings.warn(
+            f"this is one of {count} processes that mpiexec has started, and each trains by itself; call "
+            "mg.distributed.init() before, to train one model together, or pass distributed=False",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+    return current()
 
 
 def step_count(epochs: int | None, steps: int | None, loader: Batches, accumulate: int) -> int:

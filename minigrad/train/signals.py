@@ -81,10 +81,11 @@ class Signals:
 
     Args:
         error: makes what the second signal raises, of the signal's number.
+        alone: False in one of several processes, which must go on together until all know of the signal.
     """
 
-    def __init__(self, error: Callable[[int], BaseException]) -> None:
-        self.error = error
+    def __init__(self, error: Callable[[int], BaseException], alone: bool = True) -> None:
+        self.error, self.alone = error, alone
         self.received: signal.Signals | None = None
         self.waiting = False  # for a batch
         self.before: dict[signal.Signals, Handler] = {}
@@ -111,7 +112,7 @@ class Signals:
             self.restore()
             raise self.error(number)
         self.received = signal.Signals(number)
-        if self.waiting:
+        if self.waiting and self.alone:
             raise Leave
 
     @contextmanager
@@ -136,7 +137,7 @@ class Signals:
         while True:
             self.waiting = True  # from here on the handler raises, so none is missed
             try:
-                if self.received is not None:
+                if self.received is not None and self.alone:
                     raise Leave
                 batch = next(source, END)
             finally:

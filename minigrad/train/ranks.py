@@ -1,0 +1,105 @@
+"""The processes that train together, as a run sees them; a run in one process has the same, which then does nothing."""
+
+import copy
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad.data.loader import Loader
+from minigrad.exchange import Session
+from minigrad.train.evaluation import epoch_of
+from minigrad.train.history import Row
+from minigrad.train.signals import Leave
+
+NOBODY = 0  # no signal
+
+
+class Ranks:
+    """All processes of a run, this one among them.
+
+    `several` says whether there are more than one, `leads` whether this one shows progress and writes files.
+    """
+
+    def __init__(self, session: Session | None) -> None:
+        self.session: Any = session  # where there are several, it is there
+        self.several = session is not None and session.world > 1
+        self.rank, self.world = (session.rank, session.world) if session is not None else (0, 1)
+        self.leads = self.rank == 0
+        self.signal = NOBODY  # that one of the processes has received, as all know
+
+    def agree(self, what: str, mine: Mapping[str, Any]) -> None:
+        """RanksDiffer, in every process, unless all have the same."""
+        if self.several:
+            self.session.agree(what, mine)
+
+    def first(self, task: Callable[[], object], label: str) -> None:
+        """Let rank 0 do what may fail; all go on when it is done, or end with its error."""
+        if self.several:
+            self.session.done_by_first(task, label)
+        else:
+            task()
+
+    def hear(self, signals: Sequence[float]) -> None:
+        """Note the signals that the processes have received, by rank."""
+        self.signal = self.signal or int(max(signals))
+
+    def told(self, received: int | None) -> bool:
+        """Whether a process has received a signal; all ask at the same time, and get the same answer."""
+        mine = np.array([received or NOBODY], np.float64)
+        self.hear(self.session.gather("signals", mine)[:, 0].tolist())
+        return self.signal != NOBODY
+
+    def means(
+        self, values: Mapping[str, float], rows: int, received: int | None
+    ) -> tuple[dict[str, float], int, list[float]]:
+        """Means over the rows of all processes, of means over those here; how many rows, and the losses by rank.
+
+        Signals that were received go along.
+        """
+        mine = np.array([rows, received or NOBODY, *values.values()], np.float64)
+        everyone = self.session.gather("loss and metrics", mine).copy()
+        self.hear(everyone[:, 1].tolist())
+        count = everyone[:, 0]
+        sums = [sum((count * column).tolist()) for column in everyone[:, 2:].T]  # in the order of ranks
+        total = int(count.sum())
+        return dict(zip(values, [s / total for s in sums], strict=True)), total, everyone[:, 2].tolist()
+
+    def totals(self, names: Sequence[str], sums: Mapping[str, float], rows: int) -> tuple[dict[str, float], int]:
+        """Sums by name, and rows, of all processes; one may have had no rows and have no sums."""
+        mine = np.array([rows, *[sums.get(name, 0.0) for name in names]], np.float64)
+        everyone = self.session.gather("validation", mine)
+        added = [sum(column.tolist()) for column in everyone.T]
+        return dict(zip(names, added[1:], strict=True)), int(added[0])
+
+    def row(self, row: Row) -> Row:
+        """A row of the history as rank 0 has it, with its times: what watches it decides the same everywhere."""
+        return self.session.from_first(row, "a row of the history") if self.several else row
+
+    def stopped(self, reason: str | None) -> str | None:
+        """Why a process wants to stop, if one does; that of the lowest rank."""
+        if not self.several:
+            return reason
+        return next((said for said in self.session.everyone(reason, "whether to stop") if said is not None), None)
+
+    def parts(self, batches: Iterable[object], received: Callable[[], int | None]) -> Iterator[object]:
+        """Of the batches of a validation those for this process: one in `world`. Raises Leave after a signal to any."""
+        for i, make in enumerate(each_made(batches)):
+            if i % self.world == self.rank:
+                yield make()
+            if i % self.world == self.world - 1 and self.told(received()):
+                raise Leave
+
+
+def each_made(batches: Iterable[object]) -> Iterator[Callable[[], object]]:
+    """What makes each batch of one pass; of a Loader none is made that is not asked for."""
+    if isinstance(batches, Loader) and batches.length is not None:
+        twin = copy.copy(batches)
+        return (functools.partial(twin.batch, step) for step in range(len(twin)))
+    return (functools.partial(itself, batch) for batch in epoch_of(batches))
+
+
+def itself(value: object) -> object:
+    """The value."""
+    return value

@@ -1,0 +1,145 @@
+"""Two processes or more of which one, the last, fails in some way."""
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+import training
+
+import minigrad as mg
+from minigrad import distributed
+
+case, folder, *rest = sys.argv[1:]
+TIMEOUT = 2.0
+
+
+def faulty():
+    """Whether this is the process that fails."""
+    return distributed.rank == distributed.world - 1
+
+
+def at_step(number, act):
+    """A callback of fit."""
+
+    class Acts:
+        def on_step(self, run):
+            if faulty() and run.step == number:
+                act()
+
+    return Acts()
+
+
+def hang():
+    while True:
+        time.sleep(0.1)
+
+
+def fail():
+    raise ValueError("no such thing")
+
+
+def train(**options):
+    training.train(folder, epochs=1, validate=False, **options)
+
+
+def case_version():
+    import minigrad.distributed.processes as processes
+
+    if os.environ["PMI_RANK"] == "1":
+        processes.__version__ = "9.9"
+    distributed.init(TIMEOUT)
+
+
+def case_arguments():
+    distributed.init(TIMEOUT)
+
+
+def case_shapes():
+    distributed.init(TIMEOUT)
+    distributed.broadcast(mg.nn.Linear(3, 4 + faulty()))
+
+
+def case_gradients():
+    """One leaves out a part of its model."""
+    distributed.init(TIMEOUT)
+    model = mg.nn.Sequential(mg.nn.Linear(3, 4), mg.nn.Linear(4, 5))
+    distributed.broadcast(model)
+    x = mg.tensor(np.ones((2, 3), np.float32))
+    y = model[0](x) if faulty() else model(x)
+    y.sum().backward()
+    distributed.average_gradients(model)
+
+
+def case_other_code():
+    """One makes another exchange."""
+    session = distributed.init(TIMEOUT)
+    session.gather("losses" if faulty() else "accuracies", np.zeros(3))
+
+
+def case_configuration():
+    distributed.init(TIMEOUT)
+    train(lr=0.2 if faulty() else 0.1)
+
+
+def case_data():
+    distributed.init(TIMEOUT)
+    train(samples=600 if faulty() else 630)
+
+
+def case_hang():
+    distributed.init(TIMEOUT)
+    train(callbacks=[at_step(3, hang)])
+
+
+def case_stop():
+    """As a machine that hangs: no thread of the process runs."""
+    distributed.init(TIMEOUT)
+    train(callbacks=[at_step(3, lambda: os.kill(os.getpid(), signal.SIGSTOP))])
+
+
+def case_kill():
+    distributed.init(TIMEOUT)
+    train(callbacks=[at_step(3, lambda: os.kill(os.getpid(), signal.SIGKILL))])
+
+
+def case_error():
+    distributed.init(TIMEOUT)
+    train(callbacks=[at_step(3, fail)])
+
+
+def case_leave():
+    """One ends its script, as if it were done."""
+    distributed.init(TIMEOUT)
+    train(callbacks=[at_step(3, lambda: sys.exit(0))])
+
+
+def case_terminate():
+    distributed.init(TIMEOUT)
+    train(callbacks=[at_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM))])
+
+
+def case_full_disk():
+    """Rank 0 can write no more."""
+    import resource
+
+    distributed.init(TIMEOUT)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if distributed.rank == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    train()
+
+
+def case_diverge():
+    """A loss that is not finite in one of the parts."""
+    distributed.init(TIMEOUT)
+    own = mg.cross_entropy
+
+    def loss(outputs, labels):
+        return own(outputs, labels) * (1e38 if faulty() else 1.0) * 1e38
+
+    train(loss=loss)
+
+
+globals()[f"case_{case}"]()

@@ -1,0 +1,150 @@
+"""One process of several fails, and all end, each with a line that says which it was and what, in seconds."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import ranks
+from ranks import PROGRAMS, command, ended, start
+
+from minigrad import checkpoint
+from minigrad.distributed import launch
+
+BOUND = 25  # seconds, the start of Python and the import of minigrad on a busy machine among them
+
+
+def fails(case, folder, n=2, given=None):
+    """What a run that must fail has written."""
+    found = ended(start(given or command(n, "faults.py", case, folder)), BOUND + 30, n)
+    assert found.status != 0, found.output
+    return found.errors
+
+
+def lines_of(errors, n):
+    """By rank, what its line says."""
+    found = dict(re.findall(r"^minigrad: rank (\d) of \d (.*)$", errors, re.MULTILINE))
+    assert sorted(found) == [str(rank) for rank in range(n)], errors
+    return [found[str(rank)] for rank in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        ("shapes", r"the processes differ in the model:\n  rank 1: bias is .*\n  rank 1: weight is 'float32\[3, 5\]', where rank 0 has 'float32\[3, 4\]'"),
+        ("configuration", r"the processes differ in the training:\n  rank 1: configuration.optimizer.lr is 0.2, where rank 0 has 0.1"),
+        pytest.param("version", r"version or script:\n  rank 1: minigrad is '9.9', where rank 0 has", marks=pytest.mark.slow),
+        pytest.param("data", r"rank 1: loader.length is 600, where rank 0 has 630", marks=pytest.mark.slow),
+        pytest.param("gradients", r"rank 0 is at 'gradients' of .*, rank 1 is at 'gradients' of ", marks=pytest.mark.slow),
+        pytest.param("other_code", r"rank 0 is at 'accuracies' of 24 bytes, its exchange \d+, rank 1 is at 'losses'", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_every_rank_says_who_differs_and_in_what(tmp_path, case, told):
+    errors = fails(case, tmp_path)
+    assert len(re.findall(r"^minigrad\.exchange\.errors\.RanksDiffer: ", errors, re.MULTILINE)) == 2, errors
+    assert len(re.findall(told, errors)) == 2, errors
+
+
+@pytest.mark.slow
+def test_other_arguments_are_told(tmp_path):
+    one = [sys.executable, str(PROGRAMS / "faults.py"), "arguments", str(tmp_path)]
+    given = [launch.mpiexec(), "-n", "1", *one, ":", "-n", "1", *one, "more"]
+    assert len(re.findall("rank 1: its arguments is .*'more'", fails("", tmp_path, given=given))) == 2
+
+
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_rank_that_hangs_is_told_by_all_with_where_it_is(tmp_path, n):
+    began = time.monotonic()
+    lines = lines_of(fails("hang", tmp_path, n), n)
+    assert time.monotonic() - began < BOUND
+    for line in lines[:-1]:
+        assert re.search(
+            rf"has waited 2 s in exchange \d+ \(.*\).*rank {n - 1} is in no exchange, .*/faults.py:\d+ in hang", line
+        ), line
+    assert "it is in no exchange" in lines[-1]
+    assert "faults.py" in lines[-1]
+
+
+@pytest.mark.slow
+def test_a_rank_that_does_not_answer_is_told(tmp_path):
+    errors = fails("stop", tmp_path)
+    assert "rank 1 does not answer: its process or its machine hangs" in errors
+
+
+def test_an_error_in_one_rank_ends_all(tmp_path):
+    errors = fails("error", tmp_path, 4)
+    for rank in range(3):
+        assert f"minigrad: rank {rank} of 4 ends, since rank 3 failed: ValueError: no such thing\n" in errors
+    assert "ValueError: no such thing" in errors.partition("Traceback")[2]
+
+
+@pytest.mark.slow
+def test_a_rank_that_leaves_is_told(tmp_path):
+    assert re.search(r"minigrad: rank 0 of 2 ends: it has waited .*, and rank 1 ended before", fails("leave", tmp_path))
+
+
+def test_a_killed_rank_is_named_by_the_launcher(tmp_path):
+    given = launch.command(2, [str(PROGRAMS / "faults.py"), "kill", str(tmp_path)])
+    errors = fails("kill", tmp_path, given=given)
+    assert "minigrad: rank 1 was ended by SIGKILL on " in errors
+    checkpoint.load(tmp_path / "last.safetensors")
+
+
+def test_sigterm_to_one_rank_saves_and_ends_all(tmp_path):
+    found = ended(start(command(2, "faults.py", "terminate", tmp_path)), BOUND + 30, 2)
+    assert found.status == 143, found.errors
+    assert found.errors.count("minigrad: SIGTERM after step 4; ") == 2, found.errors
+    assert checkpoint.load(tmp_path / "last.safetensors").extra["run"]["step"] == 4
+
+
+def test_a_full_disk_of_rank_0_ends_all(tmp_path):
+    errors = fails("full_disk", tmp_path)
+    assert "OSError: [Errno 27] File too large" in errors
+    assert re.search(r"RankFailed: rank 0 failed at writing .*last.safetensors: OSError: .*File too large", errors)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_told_with_its_rank(tmp_path):
+    errors = fails("diverge", tmp_path)
+    assert errors.count("the loss became inf in step 1: it was inf of rank 1;") >= 2
+
+
+def test_the_guard_passes_on_status_and_signals(tmp_path):
+    guard = [sys.executable, str(launch.GUARD), sys.executable, "-c"]
+    assert subprocess.run([*guard, "raise SystemExit(7)"]).returncode == 7
+    script = "import signal, time; signal.signal(15, lambda *_: exit(9)); print('ready', flush=True); time.sleep(60)"
+    process = subprocess.Popen([*guard, script], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    process.terminate()
+    assert process.wait(timeout=20) == 9
+    process.stdout.close()
+
+
+def test_tests_are_of_this_copy():
+    assert os.fspath(ranks.ROOT) in os.fspath(launch.GUARD)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_has_the_bits_of_one_that_was_not():
+    sys.path.insert(0, str(PROGRAMS.parent))
+    try:
+        import kills
+    finally:
+        sys.path.pop(0)
+    assert max(kills.main(4, steps=800, say=lambda line: None, seed=1)) < 10
+
+
+def test_minigrad_launch_starts_a_script_with_its_own_arguments(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nimport minigrad as mg\nmg.distributed.init()\n"
+        "sys.stdout.write(f'{mg.distributed.rank} of {mg.distributed.world}: {sys.argv[1:]}\\n')\n"
+    )
+    tool = [sys.executable, "-c", "from minigrad.cli import main; main()", "launch", "-n", "2"]
+    found = ended(start([*tool, str(script), "-n", "5", "--more"]), 60, 2)
+    assert sorted(found.output.splitlines()) == ["0 of 2: ['-n', '5', '--more']", "1 of 2: ['-n', '5', '--more']"]
+    missing = ended(start([*tool, str(tmp_path / "none.py")]), 60, 2)
+    assert missing.status == 2
+    assert "there is no file" in missing.errors

@@ -1,0 +1,90 @@
+import csv
+import sys
+
+import numpy as np
+import pytest
+from ranks import PROGRAMS, run
+
+import minigrad as mg
+
+sys.path.insert(0, str(PROGRAMS))
+import training
+from told import bits
+
+sys.path.remove(str(PROGRAMS))
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def found(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    training.until(13, folder / "one", epochs=3, log_every=5)
+    return run(request.param, "training.py", folder, timeout=120), folder
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return training.train(epochs=3, log_every=5)
+
+
+def test_all_ranks_have_the_same_bits_and_history(found):
+    first, *others = found[0]
+    for other in others:
+        for case in first:
+            assert other[case]["weights"] == first[case]["weights"], case
+            assert other[case]["bits"] == first[case]["bits"], case
+            assert other[case]["rows"] == first[case]["rows"], case
+
+
+@pytest.mark.parametrize("case", ["again", "eager", "resumed"])
+def test_the_same_ranks_give_the_same_bits(found, case):
+    first = found[0][0]
+    assert first[case]["bits"] == first["straight"]["bits"]
+    assert first[case]["rows"] == first["straight"]["rows"]
+
+
+def test_metrics_are_those_of_all_ranks(found, alone):
+    rows = training.plain_rows(alone[0])
+    assert len(rows) == len(found[0][0]["straight"]["rows"]) == 3 + 33 // 5
+    for one, several in zip(rows, found[0][0]["straight"]["rows"], strict=True):
+        assert one.keys() == several.keys()
+        for name in one:
+            slack = 0.01 if "accuracy" in name else 1e-4  # an image near a border may change its class
+            assert several[name] == pytest.approx(one[name], abs=slack), name
+
+
+def test_a_checkpoint_of_one_process_goes_on_in_several(found, alone):
+    several = found[0][0]["of_another_world"]
+    assert [row["step"] for row in several["rows"]] == [row["step"] for row in training.plain_rows(alone[0])]
+    assert several["rows"][2]["loss"] == pytest.approx(alone[0].epochs[2]["loss"], abs=1e-4)
+
+
+def test_a_checkpoint_of_several_processes_goes_on_in_one(found, alone):
+    history, model = training.train(found[1] / "straight", epochs=4, log_every=5, resume=True)
+    longer, one = training.train(epochs=4, log_every=5)
+    assert history.epochs[3]["loss"] == pytest.approx(longer.epochs[3]["loss"], abs=1e-4)
+    for ours, theirs in zip(model.parameters(), one.parameters(), strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=2e-3)
+
+
+def test_running_statistics_of_plain_batch_norm_are_averaged(found):
+    assert len({rank["plain_batch_norm"]["bits"] for rank in found[0]}) == 1
+
+
+def test_each_rank_drops_other_places_and_resumes_with_them(found):
+    seeds = [rank["dropout"]["more"][0] for rank in found[0]]
+    assert len({seed for own in seeds for seed in own}) == 3 * len(seeds)
+    assert found[0][0]["dropout"]["bits"] == found[0][0]["dropout_resumed"]["bits"]
+
+
+def test_what_only_looks_is_called_in_one_process_and_the_rest_in_all(found):
+    called = [rank["callbacks"]["more"][0] for rank in found[0]]
+    assert called == [["looks", "acts"], *[["acts"]] * (len(called) - 1)]
+    assert {rank["callbacks"]["stopped"] for rank in found[0]} == {"one of them wants to"}
+    with open(found[1] / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["4"]
+
+
+def test_the_loader_has_whole_batches_after(alone):
+    assert bits(alone[1].parameters())  # a run in one process, without MPI
+    assert "mpi4py" not in sys.modules or mg.distributed.world == 1

@@ -1,0 +1,86 @@
+"""Sweeps by joblib: all points are done, also where one fails or its process is killed, and what is done is not done again."""
+
+import functools
+import json
+import os
+import signal
+
+import pytest
+
+pytest.importorskip("joblib")
+
+
+@pytest.fixture
+def points(scripts):
+    import points
+
+    return points
+
+
+def work(folder, name):
+    """A point whose name says what becomes of it."""
+    with open(folder / "log", "a") as log:
+        log.write(f"{name}\n")
+    if name == "fails":
+        raise ValueError("no such thing")
+    if name == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / f"{name}.result").write_text(name)
+
+
+def run(points, folder, names, **how):
+    return points.run_points({name: folder / name for name in names}, functools.partial(work, folder), **how)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"jobs": 2}, {"jobs": 3, "backend": "threading"}], ids=["in turn", "processes", "threads"]
+)
+def test_all_points_are_done_and_a_failure_is_recorded(points, tmp_path, how):
+    failed = run(points, tmp_path, ["a", "fails", "b", "c"], **how)
+    assert failed == {"fails": "ValueError: no such thing"}
+    assert {path.name for path in tmp_path.glob("*.result")} == {"a.result", "b.result", "c.result"}
+    assert "no such thing" in json.loads((tmp_path / "fails" / "failed.json").read_text())["traceback"]
+    assert not (tmp_path / "a" / "failed.json").exists()
+
+
+def test_a_point_whose_process_is_killed_does_not_take_the_others_along(points, tmp_path):
+    failed = run(points, tmp_path, ["a", "dies", "b", "c", "d"], jobs=2)
+    assert list(failed) == ["dies"]
+    assert "was killed, 2 times" in failed["dies"]
+    assert sorted(path.stem for path in tmp_path.glob("*.result")) == ["a", "b", "c", "d"]
+    assert (tmp_path / "dies" / "failed.json").exists()
+
+
+def test_a_failed_point_is_tried_again(points, tmp_path):
+    run(points, tmp_path, ["fails"], jobs=2)
+    (tmp_path / "log").unlink()
+    run(points, tmp_path, ["fails"], jobs=2)
+    assert (tmp_path / "log").read_text() == "fails\n"
+
+
+@pytest.mark.slow
+def test_networks_trained_side_by_side_have_the_bits_of_those_in_turn(start, small, tmp_path):
+    options = [
+        "--epochs",
+        "1",
+        "--images",
+        "40",
+        "--test-images",
+        "10",
+        "--batch",
+        "10",
+        "--lr",
+        "0.01",
+        "--lr",
+        "1e30",
+    ]
+    results = {}
+    for name, more in (("in turn", []), ("side by side", ["--jobs", "2"])):
+        code, printed = start("sweep_learning_rate", tmp_path / name, *options, *more)
+        assert code == 0, printed
+        results[name] = json.loads((tmp_path / name / "results.json").read_text())["networks"]
+    for name, result in results["in turn"].items():
+        other = results["side by side"][name]
+        assert other["diverged"] == result["diverged"]
+        assert [row.get("loss") for row in other["epochs"]] == [row.get("loss") for row in result["epochs"]]
+    assert any(result["diverged"] for result in results["in turn"].values())
