@@ -4,6 +4,7 @@ A checkpoint of a run is another thing: `mg.checkpoint`. The entry "format" of t
 and layouts, which PyTorch's own tools write, and "minigrad" for ours.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,11 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from minigrad.checkpoint import library, write_atomically
+from minigrad.checkpoint.contents import DTYPES
 from minigrad.interop.pairs import Axes, Names
 from minigrad.interop.pytorch import from_torch, torch_arrays
 from minigrad.nn import Module
 
 AnyModule = TypeVar("AnyModule", bound=Module)
+SURPLUS = 16_000_000  # numbers that a file may hold beyond the model's, to be named when they are compared
 FORMATS = {"pt": "torch", "minigrad": "minigrad"}  # what the metadata say, and what we call it
 
 
@@ -60,7 +63,7 @@ def load_safetensors(
     extra `checkpoint`. Raises ValueError for a file that is damaged, does not fit, or is in the other layout, and then
     changes nothing; FileNotFoundError.
     """
-    arrays, kept = read(path)
+    arrays, kept = read(path, sum(t.size for t in model.state_dict().values()))
     if layout is not None:
         check_layout(layout)
     told = FORMATS.get(kept or "")
@@ -80,19 +83,25 @@ def load_safetensors(
     return model
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], str | None]:
-    """(the arrays of a file, the format that its metadata name)."""
+def read(path: str | os.PathLike[str], expected: int) -> tuple[dict[str, np.ndarray], str | None]:
+    """(the arrays of a file, the format that its metadata name); ValueError for many more numbers than are expected."""
     library()
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(os.fspath(path), framework="np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-            return arrays, (file.metadata() or {}).get("format")
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            count = sum(math.prod(part.get_shape()) for part in slices.values())
+            if count > expected + SURPLUS:
+                raise ValueError(f"{path} holds {count:,} numbers, and the model {expected:,}: it is another model's")
+            for name, part in slices.items():
+                if part.get_dtype() not in DTYPES:
+                    raise ValueError(
+                        f"{path} holds {name} in {part.get_dtype()}, which NumPy lacks; convert it to float32"
+                    )
+            return {name: file.get_tensor(name) for name in slices}, (file.metadata() or {}).get("format")
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file: {error}") from error
-    except TypeError as error:  # of dtypes that NumPy lacks
-        raise ValueError(f"{path} holds a dtype that NumPy does not have: {error}; convert it to float32") from error
 
 
 def check_layout(layout: str) -> None:

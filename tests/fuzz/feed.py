@@ -317,6 +317,80 @@ class Checkpoint:
         self.mg.random.stream().random()
 
 
+class Weights:
+    """interop.load_safetensors into a model, of files in either layout, against a reader of a few lines."""
+
+    error = ValueError
+
+    def __init__(self, folder):
+        import minigrad as mg
+
+        self.mg, self.path = mg, folder / "a.safetensors"
+        model = self.model(0)
+        example = np.zeros((2, 3), np.float32)
+        self.whole = {}
+        for layout, options in (("minigrad", {}), ("torch", {"example": example})):
+            mg.interop.save_safetensors(model, self.path, layout=layout, **options)
+            self.whole[layout] = self.path.read_bytes()
+        self.options = {"minigrad": {}, "torch": {"example": example}}
+
+    def model(self, seed):
+        self.mg.manual_seed(seed)
+        layers = [self.mg.nn.Linear(3, 3), self.mg.nn.BatchNorm(3), self.mg.nn.Linear(3, 2)]
+        return self.mg.nn.Sequential(*layers).to("reference")
+
+    def state(self, model):
+        return {name: t.numpy() for name, t in model.state_dict().items()}
+
+    def make(self, rng):
+        self.layout = str(rng.choice(list(self.whole)))
+        data, kind = self.whole[self.layout], rng.random()
+        (length,) = struct.unpack("<Q", data[:8])
+        if kind < 0.2:  # another number, which no checksum guards
+            at = int(rng.integers(8 + length, len(data)))
+            return data[:at] + rng.bytes(1) + data[at + 1 :]
+        if kind < 0.6:
+            return damaged(data, rng)
+        header = json.loads(data[8 : 8 + length])
+        for name in rng.choice(list(header), rng.integers(1, 3)).tolist():
+            entry = header.get(name)
+            extreme = JSON_VALUES[rng.integers(len(JSON_VALUES))]
+            match rng.integers(0, 5):
+                case 0:
+                    header[name] = extreme
+                case 1:
+                    header[name + "x"] = header.pop(name, {})
+                case 2 if isinstance(entry, dict):
+                    entry["dtype"] = str(rng.choice(["F64", "F16", "BF16", "F8_E4M3", "I64", "U8", "BOOL", "X"]))
+                case 3 if isinstance(entry, dict) and entry.get("shape"):
+                    entry["shape"] = [int(n) * int(rng.choice([0, 1, 2, 1 << 32, 1 << 62])) for n in entry["shape"]]
+                case _ if isinstance(entry, dict) and entry:
+                    entry[str(rng.choice(list(entry)))] = extreme
+        text = json.dumps(header).encode()
+        return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+    def check(self, data):
+        model = self.model(1)
+        before = self.state(model)
+        self.path.write_bytes(data)
+        try:
+            self.mg.interop.load_safetensors(model, self.path, **self.options[self.layout])
+        except ValueError:
+            after = self.state(model)
+            assert all(np.array_equal(before[n], after[n]) for n in before), "refused, but something was changed"
+            raise
+        (length,) = struct.unpack("<Q", data[:8])
+        header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+        for name, found in self.state(model).items():
+            if self.layout == "torch":
+                name = name.replace("gamma", "weight").replace("beta", "bias")
+            start, stop = header[name]["data_offsets"]
+            dtype = {"F32": "<f4", "F64": "<f8", "F16": "<f2"}[header[name]["dtype"]]
+            kept = np.frombuffer(body[start:stop], dtype).reshape(header[name]["shape"])
+            kept = kept.T if self.layout == "torch" and kept.ndim == 2 else kept
+            assert np.array_equal(found, kept.astype(found.dtype), equal_nan=True), f"{name} is another"
+
+
 class Pictures:
     """ImageFolder's pictures, of every kind that Pillow writes here."""
 
@@ -385,7 +459,14 @@ class Pictures:
         assert self.expected is None or np.array_equal(image, self.expected), "loaded, though it is damaged"
 
 
-READERS = {"idx": Idx, "cifar": Cifar, "archive": Archive, "checkpoint": Checkpoint, "pictures": Pictures}
+READERS = {
+    "idx": Idx,
+    "cifar": Cifar,
+    "archive": Archive,
+    "checkpoint": Checkpoint,
+    "weights": Weights,
+    "pictures": Pictures,
+}
 
 
 class TooSlow(BaseException):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-READERS = ("idx", "cifar", "archive", "checkpoint", "pictures")
+READERS = ("idx", "cifar", "archive", "checkpoint", "weights", "pictures")
 
 
 def fed(reader, first, count, timeout):
