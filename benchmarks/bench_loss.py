@@ -10,7 +10,7 @@ from .measure import DEVICES, Benchmark, empty, normal
 class Loss(Benchmark):
     """Forward and backward over rows."""
 
-    params = (["softmax", "log_softmax", "cross_entropy"], ["60x10", "10000x10", "1024x1000"], DEVICES)
+    params = (["softmax", "log_softmax", "cross_entropy", "nll"], ["60x10", "10000x10", "1024x1000"], DEVICES)
     param_names = ("loss", "rows x classes", "device")
 
     def setup(self, loss, shape, device):
@@ -20,6 +20,9 @@ class Loss(Benchmark):
         if loss == "cross_entropy":
             labels = np.random.default_rng(0).integers(0, n, m)
             forward, backward = (x, labels, y, empty(1)), (normal(1), y, labels, empty(m, n))
+        elif loss == "nll":
+            labels, options = np.random.default_rng(0).integers(0, n, m), (normal(n), -1, 0.1)
+            forward, backward = (x, labels, *options, empty(m)), (normal(m), labels, *options, y)
         else:
             forward, backward = (x, y), (normal(m, n), y, empty(m, n))
         self.forward = self.kernel_call("loss", f"{loss}_forward", *forward)

@@ -170,7 +170,7 @@ class Gemm(Protocol):
 
 
 class Loss(Protocol):
-    """Softmax, its logarithm and the cross-entropy, over the rows of (m, n).
+    """Softmax, its logarithm, the cross-entropy and the loss of log-probabilities, over the rows of (m, n).
 
     kernels/reference/loss.py, kernels/cpu/loss.py, kernels/cuda/loss.py
     """
@@ -192,6 +192,19 @@ class Loss(Protocol):
 
     def cross_entropy_backward(self, dy: Array, probs: Array, labels: Array, dx: Array, /) -> None:
         """dx = (probs - onehot(label)) dy / m, dy (1,)."""
+
+    def nll_forward(
+        self, log_probs: Array, labels: Array, weight: Array, ignore: int, smoothing: float, losses: Array, /
+    ) -> None:
+        """losses (m,) = -weight[label] log_probs[label], smoothed over all classes; 0 where the label is `ignore`."""
+
+    def nll_backward(
+        self, dy: Array, labels: Array, weight: Array, ignore: int, smoothing: float, dx: Array, /
+    ) -> None:
+        """dx = -dy weight times the smoothed onehot(label), dy (m,); 0 where the label is `ignore`."""
+
+    def nll_weights(self, labels: Array, weight: Array, ignore: int, weights: Array, /) -> None:
+        """weights (m,) = weight[label], 0 where the label is `ignore`."""
 
 
 class Lrn(Protocol):

@@ -289,6 +289,18 @@ def op_cases() -> dict[str, OpCase]:
         "movement: transpose, index, concat": (lambda a: mg.concat([a[1:, ::2].T, a.T[::2, :6]]), (x,)),
         "loss: softmax": (mg.softmax, (x,)),
         "loss: cross_entropy": (lambda a, b: mg.cross_entropy(a @ b, labels), (x, w)),
+        "loss: cross_entropy with options": (
+            lambda a, b: mg.cross_entropy(a @ b, labels, weight=[0.5, 1, 2, 1, 3], ignore_index=2, label_smoothing=0.1),
+            (x, w),
+        ),
+        "loss: huber, binary cross-entropy, divergence": (
+            lambda a, b: (
+                mg.huber_loss(a, a * b, delta=0.7)
+                + mg.binary_cross_entropy_with_logits(a, mg.sigmoid(a * b), pos_weight=2.0)
+                + mg.kl_div(a, mg.softmax(a * b), reduction="batchmean")
+            ),
+            (x, g),
+        ),
         "norm: batch_norm": (lambda a, b: mg.batch_norm(a, b, None, None, None, training=True), (x, g)),
         "norm: batch_norm by fixed statistics": (normalized, (x, g)),
         "conv: conv2d": (lambda a, b: mg.conv2d(a, b, padding=1), (images, windows)),

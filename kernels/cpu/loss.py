@@ -1,4 +1,4 @@
-"""Softmax, its logarithm and the cross-entropy, over rows. Contracts and formulas: kernels/reference/loss.py.
+"""Softmax, its logarithm, cross-entropy, the loss of log-probabilities, over rows. Contracts: kernels/reference/loss.py.
 
 Work is cut into blocks of whole rows that stay in the first-level cache. Within one, what concerns a row is done row by
 row, and exp over all the elements at once: rows of ten classes would leave most lanes of the vector unit idle.
@@ -219,3 +219,48 @@ def cross_entropy_backward(dy, probs, labels, dx):
         for row in range(block * rows, min((block + 1) * rows, m)):
             label = labels[row]
             dx[row, label] = (probs[row, label] - dx.dtype.type(1)) * scale
+
+
+@parallel_kernel(
+    is_large=lambda log_probs, labels, weight, ignore, smoothing, losses: (
+        (log_probs if smoothing else losses).size >= GRAIN
+    )
+)
+def nll_forward(log_probs, labels, weight, ignore, smoothing, losses):
+    m, n = log_probs.shape
+    rows = rows_per_block(n)
+    for block in prange(-(-m // rows)):
+        for row in range(block * rows, min((block + 1) * rows, m)):
+            label = labels[row]
+            loss = 0.0
+            if label != ignore:
+                loss -= (1 - smoothing) * np.float64(weight[label]) * np.float64(log_probs[row, label])
+                if smoothing > 0:
+                    loss -= smoothing / n * dot(weight, log_probs[row])
+            losses[row] = loss
+
+
+@parallel_kernel()
+def nll_backward(dy, labels, weight, ignore, smoothing, dx):
+    m, n = dx.shape
+    scalar = dx.dtype.type
+    kept, spread = scalar(1 - smoothing), scalar(smoothing / n)
+    rows = rows_per_block(n)
+    for block in prange(-(-m // rows)):
+        for row in range(block * rows, min((block + 1) * rows, m)):
+            label, dx_row = labels[row], dx[row]
+            if label == ignore or smoothing == 0:
+                for k in range(n):
+                    dx_row[k] = 0
+            else:
+                each = -dy[row] * spread
+                for k in range(n):
+                    dx_row[k] = each * weight[k]
+            if label != ignore:
+                dx_row[label] -= dy[row] * kept * weight[label]
+
+
+@parallel_kernel()
+def nll_weights(labels, weight, ignore, weights):
+    for row in prange(labels.size):
+        weights[row] = 0 if labels[row] == ignore else weight[labels[row]]

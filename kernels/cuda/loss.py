@@ -1,4 +1,4 @@
-"""Softmax, its logarithm and the cross-entropy, over rows. Contracts and formulas: kernels/reference/loss.py.
+"""Softmax, its logarithm, cross-entropy, the loss of log-probabilities, over rows. Contracts: kernels/reference/loss.py.
 
 A row belongs to as many threads of a warp as have four elements of it each: rows of ten classes to four threads, eight
 rows to a warp, so that few lanes idle. Rows of more than LONG elements get a whole block. A thread reads four elements
@@ -20,7 +20,7 @@ from minigrad.kernels.cuda.parts.columns import THREADS, by_fours, in_fours
 from minigrad.kernels.cuda.parts.sums import add, whole
 from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.cuda.tools.language import cuda, device_function, load4, real, store4, uint32
-from minigrad.kernels.cuda.tools.launch import Longs, Real, Reals, UInt, blocks_for, kernel
+from minigrad.kernels.cuda.tools.launch import Long, Longs, Real, Reals, UInt, blocks_for, kernel
 
 WARPS = THREADS // 32
 TWO_WARPS = 2 * WARPS
@@ -337,6 +337,99 @@ def cross_entropy_gradient(dy: Reals, probs: Reals, labels: Longs, dx: Reals, m:
         k = uint32(k + my_step())
 
 
+# The loss of log-probabilities, with weights, labels that are ignored, and a share spread over all classes
+
+
+@kernel(threads=THREADS)
+def nll_of_labels(log_probs: Reals, labels: Longs, weight: Reals, losses: Reals, m: UInt, n: UInt, ignore: Long):
+    i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+    if i < m:
+        label = labels[i]
+        loss = real(0)
+        if label != ignore:
+            loss = real(NAN)
+            if label >= 0 and label < n:
+                k = uint32(label)
+                loss = real(0) - weight[k] * log_probs[uint32(i * n + k)]
+        losses[i] = loss
+
+
+def nll_smoothed(
+    log_probs: Reals,
+    labels: Longs,
+    weight: Reals,
+    losses: Reals,
+    m: UInt,
+    n: UInt,
+    ignore: Long,
+    kept: Real,
+    spread: Real,
+):
+    row = my_row()
+    start = start_of(row, m, n)
+    total, lost = real(0), real(0)
+    k = first_of_mine()
+    while k < n:
+        p, w = read(log_probs, start, k, n, real(0)), read(weight, uint32(0), k, n, real(0))
+        total, lost = add_four(total, lost, (p[0] * w[0], p[1] * w[1], p[2] * w[2], p[3] * w[3]))
+        k = uint32(k + my_step())
+    total, lost = row_sum(total, lost)
+    if uint32(cuda.threadIdx.x) == uint32(0) and row < m:
+        label = labels[row]
+        loss = real(0)
+        if label != ignore:
+            loss = real(NAN)
+            if label >= 0 and label < n:
+                k = uint32(label)
+                own = kept * weight[k] * log_probs[uint32(start + k)]
+                loss = real(0) - (own + spread * whole(total, lost))
+        losses[row] = loss
+
+
+@device_function
+def nll_slope(w, k, label, own, each):
+    return (real(0) - own * w) - each * w if k == label else real(0) - each * w
+
+
+def nll_gradient(
+    dy: Reals, labels: Longs, weight: Reals, dx: Reals, m: UInt, n: UInt, ignore: Long, kept: Real, spread: Real
+):
+    row = my_row()
+    start = start_of(row, m, n)
+    inside = min(row, uint32(m - uint32(1)))
+    given, scale = labels[inside], dy[inside]
+    label, own, each = uint32(0), real(0), real(0)
+    if given != ignore:
+        own, each = real(NAN), real(NAN)
+        if given >= 0 and given < n:
+            label, own = uint32(given), scale * kept
+            each = real(0) if spread == real(0) else scale * spread
+    k = first_of_mine()
+    while k < n:
+        w = read(weight, uint32(0), k, n, real(0))
+        value = (
+            nll_slope(w[0], k, label, own, each),
+            nll_slope(w[1], nth(k, uint32(1)), label, own, each),
+            nll_slope(w[2], nth(k, uint32(2)), label, own, each),
+            nll_slope(w[3], nth(k, uint32(3)), label, own, each),
+        )
+        write(dx, start, k, n, row < m, value)
+        k = uint32(k + my_step())
+
+
+@kernel(threads=THREADS)
+def weights_of_labels(labels: Longs, weight: Reals, weights: Reals, m: UInt, n: UInt, ignore: Long):
+    i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+    if i < m:
+        label = labels[i]
+        found = real(0)
+        if label != ignore:
+            found = real(NAN)
+            if label >= 0 and label < n:
+                found = weight[uint32(label)]
+        weights[i] = found
+
+
 # Which kernel for which rows
 
 
@@ -346,6 +439,8 @@ log_softmax_kernels = by_fours(log_softmax)
 log_softmax_gradient_kernels = by_fours(log_softmax_gradient)
 cross_entropy_kernels = by_fours(cross_entropy)
 cross_entropy_gradient_kernels = by_fours(cross_entropy_gradient)
+nll_smoothed_kernels = by_fours(nll_smoothed)
+nll_gradient_kernels = by_fours(nll_gradient)
 
 
 def tile(n):
@@ -401,3 +496,27 @@ def cross_entropy_backward(dy, probs, labels, dx):
     block = tile(n)
     backward = cross_entropy_gradient_kernels[in_fours(n, 0, 0, probs, dx)]
     backward[blocks_for(m, block[1]), block](dy, probs, labels, dx, m, n, m)
+
+
+def nll_forward(log_probs, labels, weight, ignore, smoothing, losses):
+    m, n = log_probs.shape
+    if not smoothing:
+        nll_of_labels[blocks_for(m, THREADS), THREADS](log_probs, labels, weight, losses, m, n, ignore)
+        return
+    block = tile(n)
+    smoothed = nll_smoothed_kernels[in_fours(n, 0, 0, log_probs, weight)]
+    shares = 1 - smoothing, smoothing / n
+    smoothed[blocks_for(m, block[1]), block](log_probs, labels, weight, losses, m, n, ignore, *shares)
+
+
+def nll_backward(dy, labels, weight, ignore, smoothing, dx):
+    m, n = dx.shape
+    block = tile(n)
+    backward = nll_gradient_kernels[in_fours(n, 0, 0, dx, weight)]
+    shares = 1 - smoothing, smoothing / n
+    backward[blocks_for(m, block[1]), block](dy, labels, weight, dx, m, n, ignore, *shares)
+
+
+def nll_weights(labels, weight, ignore, weights):
+    m, n = labels.size, weight.size
+    weights_of_labels[blocks_for(m, THREADS), THREADS](labels, weight, weights, m, n, ignore)

@@ -8,10 +8,11 @@ from minigrad.ops.conv import conv2d
 from minigrad.ops.dropout import dropout
 from minigrad.ops.elementwise import exp, log, relu, sigmoid, sqrt, tanh
 from minigrad.ops.gemm import linear, matmul
-from minigrad.ops.loss import cross_entropy, log_softmax, mse_loss, softmax
+from minigrad.ops.loss import cross_entropy, log_softmax, nll_loss, softmax
 from minigrad.ops.lrn import local_response_norm
 from minigrad.ops.movement import concat, copied, getitem, reshape, to, transpose
 from minigrad.ops.norm import Normalization, batch_norm
+from minigrad.ops.pointwise_loss import binary_cross_entropy_with_logits, huber_loss, kl_div, l1_loss, mse_loss
 from minigrad.ops.pool import avg_pool2d, global_avg_pool, max_pool2d
 from minigrad.ops.reduce import max, mean, sum
 from minigrad.ops.sync_norm import refuse_gpu, sync_batch_norm
@@ -56,6 +57,7 @@ __all__ = [
     "assign",
     "avg_pool2d",
     "batch_norm",
+    "binary_cross_entropy_with_logits",
     "clip",
     "concat",
     "concat_branches",
@@ -76,9 +78,12 @@ __all__ = [
     "greater",
     "greater_equal",
     "hard_sigmoid",
+    "huber_loss",
     "isfinite",
     "isinf",
     "isnan",
+    "kl_div",
+    "l1_loss",
     "leaky_relu",
     "less",
     "less_equal",
@@ -99,6 +104,7 @@ __all__ = [
     "mish",
     "mse_loss",
     "mul",
+    "nll_loss",
     "not_equal",
     "pow",
     "power",

@@ -288,6 +288,8 @@ def every_op(x, w, images):
         mg.linear(x, w, b),
         mg.concat([x.reshape(1, 4, 3)] * 2, axis=0) @ mg.concat([w.reshape(1, 3, 3)] * 2, axis=0),
         mg.cross_entropy(x, mg.tensor([0, 1, 2, 0])),
+        mg.cross_entropy(x, mg.tensor([0, 1, 2, 0]), weight=[1.0, 2.0, 3.0]),
+        mg.huber_loss(x, x * 2.0),
     )
     yield mg.dropout(x, 0.5, training=True, seed=3)
     yield mg.batch_norm(x, b, b, None, None, training=True)

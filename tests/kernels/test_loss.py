@@ -135,3 +135,51 @@ def test_label_that_is_no_class_gives_nan(target, rng, dtype, label):
     *_, dx = target.run("loss", "cross_entropy_backward", one, probs, labels, np.empty_like(x))
     np.testing.assert_array_equal(np.isnan(dx).all(axis=1), [False, False, True, False, False])
     assert np.isfinite(dx[[0, 1, 3, 4]]).all()
+
+
+IGNORED = -100
+
+
+def some_labels(rng, shape, ignored):
+    """Labels, of which every third is ignored if any shall be."""
+    labels = rng.integers(0, shape[1], shape[0])
+    if ignored:
+        labels[::3] = IGNORED
+    return labels
+
+
+@each_shape
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_loss_of_log_probabilities_matches_reference(check_kernel, rng, dtype, shape, smoothing, ignored):
+    x, labels = np.log(softmax(logits(rng, shape, dtype))), some_labels(rng, shape, ignored)
+    weight = rng.random(shape[1]).astype(dtype)
+    parallel = is_large(shape) if smoothing else shape[0] >= GRAIN
+    check_kernel(
+        "loss", "nll_forward", x, labels, weight, IGNORED, smoothing, np.empty(shape[0], dtype), parallel=parallel
+    )
+
+
+@each_shape
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_its_gradient_matches_reference(check_kernel, rng, dtype, shape, smoothing, ignored):
+    dy, labels = rng.standard_normal(shape[0]).astype(dtype), some_labels(rng, shape, ignored)
+    weight, dx = rng.random(shape[1]).astype(dtype), np.empty(shape, dtype)
+    check_kernel("loss", "nll_backward", dy, labels, weight, IGNORED, smoothing, dx, parallel=is_large(shape))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 300, *on_cpu(GRAIN + 1)])
+def test_weights_of_labels_match_reference(check_kernel, rng, dtype, rows):
+    labels, weight = some_labels(rng, (rows, 7), True), rng.random(7).astype(dtype)
+    weights = np.empty(rows, dtype)
+    check_kernel("loss", "nll_weights", labels, weight, IGNORED, weights, parallel=rows >= GRAIN)
+
+
+def test_nan_stays_in_its_row(check_kernel, dtype):
+    x = np.zeros((3, 4), dtype)
+    x[1, 2] = np.nan
+    for smoothing in (0.0, 0.1):
+        labels, weight = np.array([0, 2, 3]), np.ones(4, dtype)
+        *_, losses = check_kernel("loss", "nll_forward", x, labels, weight, -1, smoothing, np.empty(3, dtype))
+        np.testing.assert_array_equal(np.isnan(losses), [False, True, False])

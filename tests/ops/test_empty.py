@@ -70,6 +70,17 @@ CASES = {  # a function, and the shapes of what it is given: a letter for each a
     "local_response_norm": (mg.local_response_norm, "nc"),
     "dropout": (lambda x: mg.dropout(x, 0.5, training=True, seed=3), "nm"),
     "cross_entropy": (lambda x: mg.cross_entropy(x, np.zeros(x.shape[0], int)), "nm"),
+    "nll_loss": (lambda x: mg.nll_loss(x, np.zeros(x.shape[0], int), reduction="sum"), "nm"),
+    "cross_entropy with options": (
+        lambda x: mg.cross_entropy(x, np.zeros(x.shape[0], int), label_smoothing=0.1, reduction="none"), "nm",
+    ),
+    "mse_loss": (lambda x, t: mg.mse_loss(x, t, reduction="sum"), "nm", "nm"),
+    "l1_loss": (lambda x, t: mg.l1_loss(x, t, reduction="none"), "nm", "nm"),
+    "huber_loss": (lambda x, t: mg.huber_loss(x, t, reduction="sum"), "nm", "nm"),
+    "binary_cross_entropy_with_logits": (
+        lambda x, t: mg.binary_cross_entropy_with_logits(x, t, reduction="sum"), "nm", "nm",
+    ),
+    "kl_div": (lambda x, t: mg.kl_div(x, t * t, reduction="sum"), "nm", "nm"),
 }  # fmt: skip
 
 

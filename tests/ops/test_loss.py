@@ -232,51 +232,219 @@ def test_logits_that_are_no_float_tensor_are_refused():
         mg.cross_entropy(mg.tensor([[1, 2]]), [0])
 
 
-# Mean of squared errors
-
-
-@pytest.mark.parametrize("shape", [(1,), (5,), (17, 3), (2, 3, 4), ()])
-def test_mse_loss_is_the_formula(shape, device, rng):
-    a, b = rng.standard_normal((2, *shape))
-    x, target = mg.tensor(a, device=device, requires_grad=True), mg.tensor(b, device=device)
-    for like in (target, b):
-        x.zero_grad()
-        loss = mg.mse_loss(x, like)
-        loss.backward()
-        np.testing.assert_allclose(loss.item(), np.mean((a - b) ** 2), rtol=1e-13)
-        np.testing.assert_allclose(x.grad.numpy(), 2 * (a - b) / a.size, rtol=1e-13)
-
-
-def test_mse_loss_gradients(device, rng):
-    check_grads(mg.mse_loss, rng.standard_normal((3, 4)), rng.standard_normal((3, 4)), device=device)
-
-
-def test_mse_loss_captured_gives_the_bits_of_eager(rng):
-    a, b = rng.standard_normal((2, 6, 3)).astype(np.float32)
-    step = mg.capture(mg.mse_loss)
-    assert [step(a, b).item() for _ in range(2)] == [mg.mse_loss(mg.tensor(a), mg.tensor(b)).item()] * 2
-
-
-@pytest.mark.parametrize(
-    ("output", "target"), [((50, 1), (50,)), ((50,), (50, 1)), ((3,), ()), ((1, 3), (3,)), ((2,), (3,))]
-)
-def test_mse_loss_of_shapes_that_would_broadcast_is_refused(output, target):
-    message = f"one shape, not {output} and {target}; reshape".replace("(", r"\(").replace(")", r"\)")
-    for like in (mg.tensor(np.zeros(target, "f4")), np.zeros(target, "f4")):
-        with pytest.raises(ValueError, match=message):
-            mg.mse_loss(mg.tensor(np.zeros(output, "f4")), like)
-
-
-def test_mse_loss_of_what_is_wrong_is_refused():
-    with pytest.raises(ValueError, match="mean of no elements"):
-        mg.mse_loss(mg.tensor(np.zeros((0, 2))), np.zeros((0, 2)))
-    with pytest.raises(TypeError, match="mse_loss: dtypes differ, float32 and float64"):
-        mg.mse_loss(mg.tensor([1.0]), np.zeros(1))
-    with pytest.raises(TypeError, match="mse_loss needs float32 or float64"):
-        mg.mse_loss(mg.tensor([1]), mg.tensor([1]))
-
-
 @pytest.mark.parametrize("labels", [(50, 1), (1, 50), (49,), ()])
 def test_labels_of_a_shape_that_would_broadcast_are_refused(labels):
     with pytest.raises(ValueError, match="logits .* and labels .* expected"):
         mg.cross_entropy(mg.tensor(np.zeros((50, 3), "f4")), np.zeros(labels, int))
+
+
+# Options
+
+torch = pytest.importorskip("torch")
+
+WEIGHTS = [None, [0.5, 2.0, 0.0, 1.5, 1.0]]
+REDUCTIONS = ["mean", "sum", "none"]
+
+
+def torch_loss(function, x, target, **options):
+    """PyTorch's loss of rows (..., classes), and its gradient of a weighted sum of the results."""
+    given = torch.tensor(x, requires_grad=True)
+    options = {
+        name: torch.tensor(value, dtype=given.dtype) if name == "weight" else value
+        for name, value in options.items()
+        if value is not None
+    }
+    rows, target = given.reshape(-1, x.shape[-1]), torch.as_tensor(np.array(target))
+    target = target.reshape(-1, x.shape[-1]) if target.is_floating_point() else target.reshape(-1)
+    y = function(rows, target, **options)
+    (y * torch.arange(1, 1 + y.numel(), dtype=y.dtype).reshape(y.shape)).sum().backward()
+    return y.detach().numpy(), given.grad.numpy()
+
+
+def our_loss(function, x, target, device, **options):
+    t = mg.tensor(x, device=device, requires_grad=True)
+    y = function(t, target, **options)
+    y.backward(np.arange(1, 1 + y.size, dtype=y.dtype).reshape(y.shape))
+    return y.numpy(), t.grad.numpy()
+
+
+def check_against_torch(ours, theirs, shape, target, device, rng, **options):
+    x = 3 * rng.standard_normal(shape)
+    if ours is mg.nll_loss:
+        x = np_log_softmax(x)
+    given = {k: np.array(v) if k == "weight" and v is not None else v for k, v in options.items()}
+    (y, dx), (expected, expected_dx) = (
+        our_loss(ours, x, target, device, **given),
+        torch_loss(theirs, x, target, **options),
+    )
+    assert y.shape == (shape[:-1] if options.get("reduction") == "none" else ())
+    np.testing.assert_allclose(y.ravel(), expected.ravel(), rtol=1e-12, atol=1e-14, err_msg=repr(options))
+    np.testing.assert_allclose(dx, expected_dx, rtol=1e-12, atol=1e-14, err_msg=repr(options))
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 5), (1, 5)])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("ignore", [None, -100, 2, -1])
+def test_cross_entropy_with_all_options_is_that_of_pytorch(shape, reduction, ignore, device, rng):
+    labels = rng.integers(0, 5, shape[:-1])
+    if ignore is not None and labels.size > 1:
+        labels.reshape(-1)[::3] = ignore
+    for weight in WEIGHTS:
+        for smoothing in (0.0, 0.1, 1.0):
+            options = {"weight": weight, "label_smoothing": smoothing, "reduction": reduction}
+            if ignore is not None:
+                options["ignore_index"] = ignore
+            check_against_torch(
+                mg.cross_entropy, torch.nn.functional.cross_entropy, shape, labels, device, rng, **options
+            )
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 5), (5,)])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_cross_entropy_of_probabilities_is_that_of_pytorch(shape, reduction, device, rng):
+    target = np_softmax(rng.standard_normal(shape))
+    for weight in WEIGHTS:
+        for smoothing in (0.0, 0.1, 1.0):
+            options = {"weight": weight, "label_smoothing": smoothing, "reduction": reduction}
+            check_against_torch(
+                mg.cross_entropy, torch.nn.functional.cross_entropy, shape, target, device, rng, **options
+            )
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 5)])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("ignore", [None, -100, 2])
+def test_nll_loss_is_that_of_pytorch(shape, reduction, ignore, device, rng):
+    labels = rng.integers(0, 5, shape[:-1])
+    for weight in WEIGHTS:
+        options = {"weight": weight, "reduction": reduction}
+        if ignore is not None:
+            labels.reshape(-1)[::3] = options["ignore_index"] = ignore
+        check_against_torch(mg.nll_loss, torch.nn.functional.nll_loss, shape, labels, device, rng, **options)
+
+
+WAYS = {
+    "weights": {"weight": np.array([0.5, 2.0, 1.0])},
+    "smoothing": {"label_smoothing": 0.2},
+    "ignored": {"ignore_index": -100},
+    "sum": {"reduction": "sum"},
+    "all": {"weight": np.array([0.5, 2.0, 1.0]), "label_smoothing": 0.2, "ignore_index": -100, "reduction": "none"},
+}
+
+
+@pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
+def test_gradients_with_options(options, device, rng):
+    labels = rng.integers(0, 3, (2, 5))
+    if "ignore_index" in options:
+        labels[0, ::2] = -100
+    check_grads(lambda x: mg.cross_entropy(x, labels, **options), rng.standard_normal((2, 5, 3)), device=device)
+
+
+def test_gradients_to_probabilities(device, rng):
+    x, target = rng.standard_normal((4, 3)), np_softmax(rng.standard_normal((4, 3)))
+    check_grads(lambda x, t: mg.cross_entropy(x, t, label_smoothing=0.1), x, target, device=device)
+
+
+@pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
+def test_captured_with_options_gives_the_bits_of_eager(options, rng):
+    weight = options.get("weight")
+    kept = None if weight is None else mg.tensor(weight, dtype="float32")
+    options = {**options, "weight": kept}
+    results = []
+    for captured in (False, True):
+        x = mg.tensor(rng.standard_normal((6, 3)) * 0 + np.arange(3), dtype="float32", requires_grad=True)
+
+        def step(labels, x=x):
+            x.grad = None
+            loss = mg.cross_entropy(x * x, labels, **options)
+            loss.sum().backward()
+            return loss
+
+        step = mg.capture(step) if captured else step
+        for first in range(3):
+            labels = np.array([first, 0, 1, 2, 1, -100 if "ignore_index" in options else 0])
+            loss = step(labels if captured else mg.tensor(labels))
+            results.append((captured, loss.numpy().tobytes(), x.grad.numpy().tobytes()))
+    assert [r[1:] for r in results if r[0]] == [r[1:] for r in results if not r[0]]
+
+
+def test_plain_cross_entropy_is_one_launch_each_way(rng):
+    x = mg.tensor(rng.standard_normal((6, 3)), requires_grad=True)
+
+    @mg.capture
+    def step(labels):
+        loss = mg.cross_entropy(x, labels, weight=None, ignore_index=None, label_smoothing=0, reduction="mean")
+        loss.backward()
+        return loss
+
+    step(np.zeros(6, np.int64))
+    kernels = [launch.kernel for launch in step.plan.launches]
+    assert [k for k in kernels if k.startswith("loss.")] == [
+        "loss.cross_entropy_forward",
+        "loss.cross_entropy_backward",
+    ]
+
+
+def test_all_rows_ignored(device):
+    x = mg.tensor(np.ones((2, 3)), device=device, requires_grad=True)
+    assert np.isnan(mg.cross_entropy(x, [7, 7], ignore_index=7).item())  # as in PyTorch
+    loss = mg.cross_entropy(x, [7, 7], ignore_index=7, reduction="sum")
+    loss.backward()
+    assert loss.item() == 0
+    np.testing.assert_array_equal(x.grad.numpy(), 0)
+
+
+def test_no_rows_have_a_sum_and_no_mean(device):
+    x = mg.tensor(np.ones((0, 3)), device=device, requires_grad=True)
+    for target in (np.zeros(0, int), np.zeros((0, 3))):
+        loss = mg.cross_entropy(x, target, reduction="sum")
+        loss.backward()
+        assert (loss.item(), x.grad.shape) == (0, (0, 3))
+        assert mg.cross_entropy(x, target, reduction="none").shape == (0,)
+        with pytest.raises(ValueError, match="mean over no rows"):
+            mg.cross_entropy(x, target, label_smoothing=0.1)
+
+
+def test_a_list_of_weights_takes_the_logits_dtype(device):
+    x = mg.tensor(np.eye(2, dtype=np.float32), device=device)
+    expected = mg.cross_entropy(x, [0, 1], weight=mg.tensor([1.0, 3.0], device=device))
+    assert mg.cross_entropy(x, [0, 1], weight=[1, 3]).item() == expected.item()
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "message"),
+    [
+        (lambda x: mg.cross_entropy(x, [0, 3]), ValueError, "cross_entropy: label 3 in row 1 is out of range"),
+        (lambda x: mg.cross_entropy(x, [0, -1], ignore_index=-100), ValueError, "0 to 2, and -100, which is ignored"),
+        (lambda x: mg.nll_loss(x, [0, 3]), ValueError, "nll_loss: label 3 in row 1"),
+        (lambda x: mg.nll_loss(x, [0.0, 1.0]), TypeError, "nll_loss: labels must be integers"),
+        (lambda x: mg.nll_loss(x, [[0], [1]]), ValueError, r"got \(2, 3\) and \(2, 1\)"),
+        (lambda x: mg.cross_entropy(x, [0.0, 1.0]), TypeError, r"probabilities would have the logits' shape \(2, 3\)"),
+        (lambda x: mg.cross_entropy(x, np.ones((2, 3), np.float32)), TypeError, "logits is float64, labels is float32"),
+        (
+            lambda x: mg.cross_entropy(x, np.ones((2, 3)), ignore_index=0),
+            ValueError,
+            "ignore_index is for integer labels",
+        ),
+        (
+            lambda x: mg.cross_entropy(x, [0, 1], weight=np.ones(2)),
+            ValueError,
+            r"one number for each class, \(3,\), not",
+        ),
+        (lambda x: mg.cross_entropy(x, [0, 1], weight=np.ones((3, 1))), ValueError, "one number for each class"),
+        (lambda x: mg.cross_entropy(x, [0, 1], weight=np.ones(3, "f4")), TypeError, "weight is float32"),
+        (lambda x: mg.cross_entropy(x, [0, 1], label_smoothing=1.5), ValueError, "label_smoothing must be from 0 to 1"),
+        (lambda x: mg.cross_entropy(x, [0, 1], label_smoothing="a"), TypeError, "label_smoothing must be a number"),
+        (lambda x: mg.cross_entropy(x, [0, 1], ignore_index=0.5), TypeError, "ignore_index must be an integer"),
+        (lambda x: mg.cross_entropy(x, [0, 1], reduction="avg"), ValueError, "'mean', 'sum' or 'none', not 'avg'"),
+        (lambda x: mg.nll_loss(x, [0, 1], reduction="avg"), ValueError, "'mean', 'sum' or 'none', not 'avg'"),
+    ],
+)
+def test_options_that_are_wrong_are_refused(use, error, message, device):
+    with pytest.raises(error, match=message):
+        use(mg.tensor(np.ones((2, 3)), device=device))
+
+
+def test_weights_made_inside_a_captured_step_are_refused():
+    with pytest.raises(mg.CaptureError, match="NumPy array"):
+        mg.capture(lambda x: mg.cross_entropy(x, mg.tensor([0, 1]), weight=np.ones(3)))(np.ones((2, 3)))
