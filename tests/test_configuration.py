@@ -16,7 +16,9 @@ NAMES = {variable.name for variable in settings.VARIABLES}
 BY_LISTS = {
     "kernels/cpu/tools/threads.py",
     "minigrad/cli.py",
-}  # which go through USERS_WORDS, and through the list itself
+    "minigrad/distributed/guard.py",
+    "minigrad/distributed/processes.py",
+}  # which go through USERS_WORDS, through the list itself, and through what mpiexec tells the processes it starts
 
 if not (ROOT / "docs").exists():
     pytest.skip("not run from the sources", allow_module_level=True)

@@ -11,6 +11,7 @@ give them different seeds.
 import numpy as np
 
 from minigrad.checks import integer, number
+from minigrad.data.sources import FIRST_ROW
 from minigrad.data.transforms import Transform, checked, float_type, scale_of
 from minigrad.kernels.cpu import augment as kernels
 
@@ -20,10 +21,11 @@ WORDS = 4  # 64-bit words that a step of Philox4x64 gives; one step serves one i
 def uniforms(name: str, seed: int, epoch: int, step: int, n: int) -> np.ndarray:
     """Four numbers in [0, 1) for each of n images; float64 `(n, 4)`, multiples of 2^-53.
 
-    `name` (of at most 8 letters) keeps the numbers of different transforms apart. Row i doesn't depend on n.
+    `name` (of at most 8 letters) keeps the numbers of different transforms apart. Row i doesn't depend on n. The first is that
+    of the image whose place is in FIRST_ROW: 0, but where a Loader has parts of batches transformed.
     """
     key = np.array([seed, epoch], np.uint64)
-    counter = np.array([0, step, 0, int.from_bytes(name.encode(), "big")], np.uint64)
+    counter = np.array([FIRST_ROW.get(), step, 0, int.from_bytes(name.encode(), "big")], np.uint64)
     words = np.random.Philox(key=key, counter=counter).random_raw(n * WORDS)
     return (words >> np.uint64(11)).reshape(n, WORDS) * 2.0**-53
 
@@ -85,6 +87,8 @@ class Kiefer(Transform):
         TypeError, ValueError: an argument is of another type or out of range.
     """
 
+    by_rows = True
+
     def __init__(self, zoom: float = 0.2, shear: float = 0.2, flip: bool = True, seed: int = 0) -> None:
         self.zoom, self.shear = number("zoom", zoom, 1), number("shear", shear, 90)
         self.flip = bool(flip)
@@ -124,6 +128,8 @@ class ShiftCrop(Transform):
         TypeError, ValueError: an argument is of another type or out of range.
     """
 
+    by_rows = True
+
     def __init__(self, pad: int = 4, flip: bool = True, repeat: bool = False, seed: int = 0) -> None:
         self.pad = integer("pad", pad, 0, 2**31)
         self.flip, self.repeat = bool(flip), bool(repeat)
@@ -158,6 +164,8 @@ class BrightnessContrast(Transform):
     Raises:
         TypeError, ValueError: an argument is of another type or out of range.
     """
+
+    by_rows = True
 
     def __init__(self, brightness: float = 0.2, contrast: float = 0.2, seed: int = 0) -> None:
         self.brightness, self.contrast = number("brightness", brightness, np.inf), number("contrast", contrast, 1)

@@ -11,6 +11,7 @@ from minigrad.checks import integer
 from minigrad.data.collate import Batch, Sample, stack
 from minigrad.data.prefetch import END, LEAVING, PATIENCE, End, Here, Maker, Prefetcher
 from minigrad.data.sources import (
+    FIRST_ROW,
     Dataset,
     Items,
     Reading,
@@ -87,9 +88,10 @@ class Loader:
         worker: "thread", for what waits for files or works in NumPy, Pillow and the like; or "process", for what works in
             Python itself. Processes are started anew for each iteration, see `mg.data.workers`, and end with it.
         rank, world: of so many processes, the number of this one: it gets its part of each batch, of `batch_size` in all, and
-            the parts together are the batch, in its order; each epoch has each sample once, whatever the world. A transform
-            sees the whole batch, so that what it does by an image's place in it is as in one process. Position and state
-            count whole batches: a state leads on in another world. `mg.train.fit` sets both itself.
+            the parts together are the batch, in its order; each epoch has each sample once, whatever the world. What a
+            transform does by an image's place in the batch is as in one process; one that says `by_rows` is given the part,
+            others the whole batch (see `Transform`). Position and state count whole batches: a state leads on in another
+            world. `mg.train.fit` sets both itself.
 
     Raises:
         TypeError: the data is none of that kind or holds objects; a number isn't an integer; `worker` is "process" and
@@ -357,11 +359,26 @@ class Loader:
         try:
             if self.transform is None:
                 return self._collated(task, self.rank, self.world)
+            if self.world > 1 and getattr(self.transform, "by_rows", False):
+                return self._transformed_part(task, self.transform)
             batch = self.transform(self._collated(task), task.epoch, task.step)
             return batch if self.world == 1 else cut(batch, self.rank, self.world)
         except Exception as error:
             error.add_note(f"while the Loader made the batch of step {task.step}, in epoch {task.epoch}")
             raise
+
+    def _transformed_part(self, task: Task, transform: Callable[[Batch, int, int], Batch]) -> Batch:
+        """This rank's part of a batch, transformed by itself into what it would be in the whole."""
+        if task.samples is not None:
+            count = len(task.samples)
+        else:
+            assert self.length is not None
+            count = min(self.batch_size, self.length - task.step % len(self) * self.batch_size)
+        before = FIRST_ROW.set(part(count, self.rank, self.world).start)
+        try:
+            return transform(self._collated(task, self.rank, self.world), task.epoch, task.step)
+        finally:
+            FIRST_ROW.reset(before)
 
     def _collated(self, task: Task, rank: int = 0, world: int = 1) -> Batch:
         """The samples of a task in one batch, or the part of one rank."""

@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -223,6 +224,9 @@ class Reading:
                 yield task
             elif one_epoch:
                 return
+
+
+FIRST_ROW: ContextVar[int] = ContextVar("the place in its batch of the first row that a transform is given", default=0)
 
 
 def part(count: int, rank: int, world: int) -> slice:

@@ -22,7 +22,14 @@ ROWS = 1024  # images worked on at a time where a float64 copy of them is needed
 
 
 class Transform:
-    """What a Loader calls on a batch. A subclass says in `images` what becomes of the images."""
+    """What a Loader calls on a batch. A subclass says in `images` what becomes of the images.
+
+    One with `by_rows = True` makes of each image what follows from it and from its place in the batch, so that of several
+    processes each transforms its part alone; others are given the whole batch in each. The place of the first image of a part
+    is in `FIRST_ROW`, where `augment.uniforms` looks.
+    """
+
+    by_rows = False
 
     def __call__(self, batch: Batch, epoch: int, step: int) -> Batch:
         """The batch with its images transformed."""
@@ -44,6 +51,7 @@ class Compose:
 
     def __init__(self, *transforms: Callable[[Batch, int, int], Batch]) -> None:
         self.transforms = transforms
+        self.by_rows = all(getattr(transform, "by_rows", False) for transform in transforms)
 
     def __call__(self, batch: Batch, epoch: int, step: int) -> Batch:
         """The batch after all transforms."""
@@ -57,6 +65,7 @@ class ByName:
 
     def __init__(self, **transforms: Callable[[Batch, int, int], Batch]) -> None:
         self.transforms = transforms
+        self.by_rows = all(getattr(transform, "by_rows", False) for transform in transforms.values())
 
     def __call__(self, batch: Batch, epoch: int, step: int) -> Batch:
         """The batch with these entries transformed, each as a batch of one array."""
@@ -68,6 +77,8 @@ class ByName:
 
 class Scale(Transform):
     """uint8 images from 0 to 255 as float32 from 0 to 1; float images as they are."""
+
+    by_rows = True
 
     def apply(self, images: np.ndarray) -> np.ndarray:
         """The images scaled; `(n, h, w, c)`.
@@ -95,6 +106,8 @@ class Normalize(Transform):
     Raises:
         ValueError: a number isn't finite or a std isn't above 0, or mean and std differ in length.
     """
+
+    by_rows = True
 
     def __init__(self, mean: ArrayLike, std: ArrayLike) -> None:
         self.mean, self.std = np.atleast_1d(np.asarray(mean, np.float64)), np.atleast_1d(np.asarray(std, np.float64))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minigrad.data import Loader
+from minigrad.data import BrightnessContrast, Compose, Kiefer, Loader, Scale, ShiftCrop, Transform
 from minigrad.data.loader import permutation
 
 ROWS = np.arange(50)
@@ -310,3 +310,31 @@ def test_a_batch_with_fewer_samples_than_processes_is_refused():
     assert len(Loader(*arrays(21), batch_size=10, drop_last=True, world=2)) == 2
     with pytest.raises(ValueError, match="rank must be"):
         Loader(*arrays(20), batch_size=10, rank=2, world=2)
+
+
+@pytest.mark.parametrize("worker", [{}, {"workers": 2}, {"workers": 1, "worker": "process"}], ids=str)
+def test_parts_are_augmented_as_in_the_whole(rng, worker):
+    images = rng.integers(0, 256, (23, 8, 8, 3)).astype(np.uint8)
+    transform = Compose(ShiftCrop(seed=2), Kiefer(seed=1), BrightnessContrast(seed=3), Scale())
+    settings = {"batch_size": 10, "transform": transform}
+    whole = list(Loader(images, np.arange(23), **settings).steps(4))
+    parts = [list(Loader(images, np.arange(23), **settings, **worker, rank=r, world=3).steps(4)) for r in range(3)]
+    for step, (pictures, numbers) in enumerate(whole):
+        np.testing.assert_array_equal(np.concatenate([part[step][0] for part in parts]), pictures)
+        np.testing.assert_array_equal(np.concatenate([part[step][1] for part in parts]), numbers)
+
+
+def test_a_transform_by_rows_is_given_the_part_alone():
+    given = []
+
+    class Notes(Transform):
+        def images(self, images, epoch, step):
+            given.append(len(images))
+            return images
+
+    class NotesRows(Notes):
+        by_rows = True
+
+    for kind in (Notes, NotesRows):
+        Loader(np.zeros((10, 2, 2, 1)), batch_size=10, transform=Compose(kind(), Scale()), rank=1, world=5).batch(0)
+    assert given == [10, 2]

@@ -34,7 +34,7 @@ def lines_of(errors, n):
     ("case", "told"),
     [
         ("shapes", r"the processes differ in the model:\n  rank 1: bias is .*\n  rank 1: weight is 'float32\[3, 5\]', where rank 0 has 'float32\[3, 4\]'"),
-        ("configuration", r"the processes differ in the training:\n  rank 1: configuration.optimizer.lr is 0.2, where rank 0 has 0.1"),
+        pytest.param("configuration", r"the processes differ in the training:\n  rank 1: configuration.optimizer.lr is 0.2, where rank 0 has 0.1", marks=pytest.mark.slow),
         pytest.param("version", r"version or script:\n  rank 1: minigrad is '9.9', where rank 0 has", marks=pytest.mark.slow),
         pytest.param("data", r"rank 1: loader.length is 600, where rank 0 has 630", marks=pytest.mark.slow),
         pytest.param("gradients", r"rank 0 is at 'gradients' of .*, rank 1 is at 'gradients' of ", marks=pytest.mark.slow),
@@ -85,6 +85,7 @@ def test_a_rank_that_leaves_is_told(tmp_path):
     assert re.search(r"minigrad: rank 0 of 2 ends: it has waited .*, and rank 1 ended before", fails("leave", tmp_path))
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_named_by_the_launcher(tmp_path):
     given = launch.command(2, [str(PROGRAMS / "faults.py"), "kill", str(tmp_path)])
     errors = fails("kill", tmp_path, given=given)
@@ -99,6 +100,7 @@ def test_sigterm_to_one_rank_saves_and_ends_all(tmp_path):
     assert checkpoint.load(tmp_path / "last.safetensors").extra["run"]["step"] == 4
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_rank_0_ends_all(tmp_path):
     errors = fails("full_disk", tmp_path)
     assert "OSError: [Errno 27] File too large" in errors
@@ -136,6 +138,7 @@ def test_a_run_that_is_killed_again_and_again_has_the_bits_of_one_that_was_not()
     assert max(kills.main(4, steps=800, say=lambda line: None, seed=1)) < 10
 
 
+@pytest.mark.slow
 def test_minigrad_launch_starts_a_script_with_its_own_arguments(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

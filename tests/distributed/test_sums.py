@@ -2,7 +2,7 @@ import pytest
 from ranks import run
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def found(request):
     return run(request.param, "sums.py", timeout=120)
 

@@ -131,6 +131,34 @@ def case_of_another_world(folder):
     return train(folder / "one", epochs=3, log_every=5, resume=True)
 
 
+MARKS = (1, 10, 50, 200)
+
+
+def trajectory():
+    """The parameters of the MNIST network of the paper after so many steps, as flat arrays."""
+    found = []
+
+    class Notes:
+        def on_step(self, run):
+            if run.step in MARKS:
+                found.append(np.concatenate([p.numpy().ravel() for p in run.model.parameters()]))
+
+    mg.manual_seed(0)
+    model = distributed.convert(mg.models.MLP())
+    images, labels = data(12_000)
+    loader = mg.data.Loader(images, labels, batch_size=BATCH)
+    optimizer = mg.optim.SGD(model.parameters(), 0.5)
+    history = mg.train.fit(model, optimizer, loader, steps=MARKS[-1], callbacks=Notes(), progress=False)
+    return history, model, found
+
+
+def case_trajectory(folder):
+    history, model, found = trajectory()
+    if distributed.rank == 0:
+        np.savez(folder / "trajectory.npz", *found)
+    return history, model
+
+
 def case_callbacks(folder):
     called = []
 
