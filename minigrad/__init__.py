@@ -14,6 +14,7 @@ from minigrad import models, nn, optim, testing
 from minigrad.anomaly import AnomalyError
 from minigrad.capture import capture
 from minigrad.devices.precision import matmul_precision
+from minigrad.dlpack import from_dlpack
 from minigrad.kernels.build.progress import UnexpectedCompile, no_compile
 from minigrad.kernels.cpu.tools.threads import get_num_threads, set_num_threads
 from minigrad.modes import CaptureError, detect_anomaly, enable_grad, is_grad_enabled, no_grad
@@ -151,6 +152,7 @@ __all__ = [
     "erf",
     "exp",
     "expm1",
+    "from_dlpack",
     "gelu",
     "get_num_threads",
     "global_avg_pool",

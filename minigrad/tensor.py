@@ -90,6 +90,10 @@ class Tensor:
             self._version[0] += 1
             return
         array = value._data if isinstance(value, Tensor) else self._device.from_host(as_array(value, self.dtype))
+        if (
+            not array.flags.writeable and value._device is self._device
+        ):  # another library's, which an optimizer must not change
+            array = self._device.copy(array)
         if type(array) is not self._device.array_type:
             raise RuntimeError(f"data must stay on {self.device!r}, not come from {value.device!r}; use .to(...)")
         if array.shape != self._data.shape or array.dtype != self._data.dtype:
@@ -244,12 +248,26 @@ class Tensor:
         """NumPy's ufuncs, of which its arrays' operators are made: ours where we have it, else as NumPy's functions."""
         return numpy_functions.of_elements(ufunc, method, inputs, options)
 
-    def __dlpack__(self, **options: Any) -> Any:
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule of DLPack, by which other libraries share the memory; see `mg.from_dlpack` for the way back.
+
+        The arguments are those of the Python array API. What others write is not noticed by the tape. Raises BufferError for
+        a tensor that requires a gradient, which would be lost, and where the array cannot be had as it is asked for.
+        """
         refuse_reading("__dlpack__()")
-        return self._data.__dlpack__(**options)
+        if self.requires_grad:
+            raise BufferError("other libraries would lose the gradient that this tensor requires; pass its detach()")
+        return self._device.lend(self._data, stream, max_version, dl_device, copy)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return self._data.__dlpack_device__()
+        return self._device.dlpack_device
 
     def detach(self) -> "Tensor":
         """The same memory, off the tape."""

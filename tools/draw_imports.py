@@ -29,7 +29,10 @@ BOXES = {
     "distributed": ("minigrad/distributed/",),
     "inspect": ("minigrad/inspect/",),
     "onnx": ("minigrad/onnx/",),
-    "interop": ("minigrad/interop/",),
+    "interop": (
+        "minigrad/interop/",
+        "minigrad/dlpack.py",
+    ),
     "models": ("minigrad/models/",),
     "checkpoint": ("minigrad/checkpoint/",),
     "data": ("minigrad/data/",),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 
+from minigrad.devices.dlpack import CPU
 from minigrad.devices.memory import Lease, Pool
 
 # Below this size malloc is faster than our bookkeeping; above it the system hands out fresh pages, which costs a page
@@ -31,6 +32,7 @@ class Device:
     """
 
     array_type: Any = np.ndarray
+    dlpack_device = CPU, 0  # as DLPack says where arrays are
     precision = "float32"  # of products where there is a choice, for all devices: see mg.matmul_precision
     replays_python = True  # whether a replay may run Python functions between its launches
 
@@ -77,6 +79,37 @@ class Device:
     def copy(self, array: Any) -> Any:
         """A copy of an array here."""
         return array.copy()
+
+    def lend(
+        self,
+        array: Any,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule of DLPack for an array here; the arguments are those of `__dlpack__` in the Python array API."""
+        asked = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
+        return array.__dlpack__(**{name: value for name, value in asked.items() if value is not None})
+
+    def borrow(self, x: Any, number: int, copy: bool | None) -> Any:
+        """An array here on the memory of one that speaks DLPack; a copy where it is not laid out as ours are.
+
+        `number` is that of its device, of several of a kind. Raises BufferError where copy=False and it must be a copy.
+        """
+        try:
+            array = np.from_dlpack(x)
+        except RuntimeError as error:  # NumPy's word for a dtype that it has not
+            dtype = getattr(x, "dtype", "its dtype")
+            raise TypeError(f"{dtype} is not supported: {error} Convert to float32 or float64 first") from error
+        if array.flags.c_contiguous and array.flags.aligned:
+            return array
+        if copy is False:
+            raise BufferError(
+                f"the array {list(array.shape)} has strides {array.strides}, in bytes; as a tensor, which is C-contiguous and "
+                "aligned, it is a copy, which copy=False forbids"
+            )
+        return np.array(array, order="C")
 
     def write(self, target: Any, values: Any) -> None:
         """Put the values of a NumPy array, or of an array here, into an array here of the same shape and dtype."""

@@ -10,6 +10,7 @@ the stream. `Stager` brings batches to the GPU on a second stream while the step
 import contextlib
 import functools
 import gc
+import math
 import os
 import weakref
 from typing import Any
@@ -17,11 +18,13 @@ from typing import Any
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 
+from minigrad.devices import dlpack
 from minigrad.devices.base import Call, Device, Program
-from minigrad.devices.cuda_memory import CudaPool, Held, block_of, host_copy, known, remembered
+from minigrad.devices.cuda_memory import CudaPool, Held, block_of, host_copy, is_ours, known, remembered
 from minigrad.devices.cuda_staging import Stager
 from minigrad.devices.memory import Lease
 from minigrad.kernels import cuda as kernels
+from minigrad.kernels.axes import contiguous_strides, merge
 from minigrad.kernels.cuda.tools.array import CudaArray
 from minigrad.kernels.cuda.tools.driver import Driver, SimulatedDriver
 from minigrad.kernels.cuda.tools.launch import context
@@ -56,6 +59,7 @@ class CudaDevice(Device):
     """One GPU; its arrays are CudaArrays."""
 
     array_type = CudaArray
+    dlpack_device = dlpack.CUDA, 0
     replays_python = False
 
     def __init__(self, driver: Any = None) -> None:
@@ -104,15 +108,79 @@ class CudaDevice(Device):
         """Put the values of a NumPy array, or of an array on the GPU, into an array on the GPU."""
         if target.shape != values.shape or target.dtype != values.dtype:
             raise ValueError(f"cannot put {values.dtype}{list(values.shape)} into {target}")
+        if not target.flags.writeable:
+            raise ValueError(f"{target} is read-only: it was lent so by another library")
         block = block_of(target)
         if isinstance(values, CudaArray):
-            block.known = host_copy(values) if target.pointer == block.pointer else None
+            block.known = host_copy(values) if is_ours(target, block) else None
             if target.size:
                 self.driver.on_device(target.pointer, values.pointer, values.nbytes, self.stream)
             return
-        block.known = remembered(values) if target.pointer == block.pointer else None
+        block.known = remembered(values) if is_ours(target, block) else None
         if target.size:
             self.send(target, values)
+
+    def lend(
+        self,
+        array: CudaArray,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule of DLPack, after all that was launched is done, so that any stream may use it; not with stream=-1."""
+        where = self.dlpack_device if dl_device is None else (int(dl_device[0]), int(dl_device[1]))
+        if where == Device.dlpack_device:
+            if copy is False:
+                raise BufferError("the array is on the GPU; on the host it is a copy, which copy=False forbids")
+            return super().lend(self.to_host(array), max_version=max_version)
+        if where != self.dlpack_device:
+            raise BufferError(f"minigrad lends arrays of the GPU to {self.dlpack_device} and (1, 0), not to {where}")
+        if stream == 0:
+            raise BufferError(
+                "stream=0 may mean two streams of CUDA's; pass 1 for the default stream, 2 for the thread's"
+            )
+        if copy:
+            array = self.copy(array)
+        if stream != -1:
+            self.synchronize()
+        block_of(array).forget()
+        flags = (0 if array.flags.writeable else dlpack.READ_ONLY) | (dlpack.IS_COPIED if copy else 0)
+        return dlpack.capsule_of(
+            array.pointer, array.shape, array.dtype, array, device=where, flags=flags, max_version=max_version
+        )
+
+    def borrow(self, x: Any, number: int, copy: bool | None) -> CudaArray:
+        """An array here on the memory of one that speaks DLPack; a copy where it is not C-contiguous."""
+        if number != self.dlpack_device[1]:
+            raise BufferError(f"the array is on GPU {number}; minigrad works on one, number {self.dlpack_device[1]}")
+        stream = int(self.stream) or None  # the simulator's first is 0
+        try:
+            capsule = x.__dlpack__(stream=stream, max_version=(1, 0))
+        except TypeError:  # of before DLPack 1.0
+            capsule = x.__dlpack__(stream=stream)
+        found = dlpack.taken(capsule)
+        found.owner.wait = self.synchronize
+        if found.pointer % found.dtype.itemsize:
+            raise BufferError(
+                f"the array begins at {found.pointer:#x}, which is not aligned for {found.dtype}; pass a copy"
+            )
+        strides = contiguous_strides(found.shape) if found.strides is None else found.strides
+        steps = zip(found.shape, strides, contiguous_strides(found.shape), strict=True)
+        if math.prod(found.shape) == 0 or all(s == ours for n, s, ours in steps if n > 1):
+            return CudaArray(found.pointer, found.shape, found.dtype, found.owner)
+        if copy is False:
+            raise BufferError(
+                f"the array {list(found.shape)} has strides {strides}, in elements; as a tensor, which is C-contiguous, it is "
+                "a copy, which copy=False forbids"
+            )
+        reach = [(n - 1) * s for n, s in zip(found.shape, strides, strict=True)]
+        first, last = sum(min(0, r) for r in reach), sum(max(0, r) for r in reach)
+        start = found.pointer + first * found.dtype.itemsize
+        whole = CudaArray(start, (last - first + 1,), found.dtype, found.owner)
+        y = self.empty(found.shape, found.dtype)
+        self.kernels.movement.strided_read(whole, *merge(found.shape, strides), -first, y.reshape(-1))
+        return y
 
     def mirror(self, array: np.ndarray) -> CudaArray:
         """A copy that is brought up to date here, and by a recording before each replay."""

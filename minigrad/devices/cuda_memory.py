@@ -18,12 +18,17 @@ class Block:
     and the lease hands the block on.
     """
 
-    __slots__ = ("known", "pointer", "size")
+    __slots__ = ("known", "lent", "pointer", "size")
 
     def __init__(self, driver: Any, size: int) -> None:
         self.size = size
         self.pointer = driver.allocate(size)
         self.known: np.ndarray | None = None  # a copy of what was put at its start
+        self.lent = False  # to another library, which may write there
+
+    def forget(self) -> None:
+        """Others write there too from now on: nothing is known of it, until it is handed out anew."""
+        self.known, self.lent = None, True
 
 
 class Held(NamedTuple):
@@ -69,7 +74,7 @@ class CudaPool(Pool):
         dtype = np.dtype(dtype)
         array = CudaArray(0, tuple(shape), dtype, None)
         block = self.block(array.nbytes)
-        block.known = None
+        block.known, block.lent = None, False
         array.pointer, array.base = block.pointer, Lease(self, block)
         return array
 
@@ -101,6 +106,11 @@ def block_of(array: CudaArray) -> Block:
     while isinstance(base, CudaArray):
         base = base.base
     return base.block
+
+
+def is_ours(array: CudaArray, block: Block) -> bool:
+    """Whether what is put into an array may be noted as what its block is known to begin with."""
+    return array.pointer == block.pointer and not block.lent
 
 
 def host_copy(array: CudaArray) -> np.ndarray | None:

@@ -73,7 +73,7 @@ class Place:
             driver.to_device(self.block.pointer, self.host, array.nbytes, stager.stream)
         driver.record(self.sent, stager.stream)
         self.was_used = True
-        self.block.known = remembered(array)
+        self.block.known, self.block.lent = remembered(array), False
         return CudaArray(self.block.pointer, array.shape, array.dtype, Loan(self))
 
     def __del__(self) -> None:

@@ -397,6 +397,10 @@ def check_params(params: list[Tensor]) -> None:
             raise ValueError(
                 f"parameter {i} (shape {p.shape}) is the result of an op, not a leaf; it cannot be trained"
             )
+        if not p._data.flags.writeable:
+            raise ValueError(
+                f"parameter {i} (shape {p.shape}) is read-only, as another library lent it; pass its copy()"
+            )
     if len({id(p) for p in params}) != len(params):
         raise ValueError("a parameter is given twice")
     if len({p.device for p in params}) > 1:

@@ -28,6 +28,7 @@ PAGES = (
     "capture",
     "cuda",
     "interop",
+    "sharing-memory",
 )  # those whose code is run
 ROUGH = {
     "training": 0.03,
@@ -39,6 +40,7 @@ NEEDS = {
     "data": ("pyarrow",),
     "scikit-learn": ("sklearn",),
     "cuda": ("greenlet", "minigrad.kernels.cuda.tools.language"),
+    "sharing-memory": ("torch", "jax"),
     "interop": ("torch", "safetensors", "onnx", "onnxruntime"),
 }
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

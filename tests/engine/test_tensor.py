@@ -127,31 +127,6 @@ def test_numpy_functions_take_tensors():
     np.testing.assert_allclose(mg.tensor([1.0, 2.0]), [1, 2])
 
 
-def test_dlpack_to_numpy_shares_memory():
-    t = mg.tensor(ORDERED)
-    array = np.from_dlpack(t)
-    assert np.shares_memory(array, t.numpy())
-    np.testing.assert_array_equal(array, ORDERED)
-
-
-def test_dlpack_to_torch_shares_memory():
-    torch = pytest.importorskip("torch")
-    t = mg.tensor(ORDERED)
-    other = torch.from_dlpack(t)
-    other[0, 0, 0] = 50
-    assert t.numpy()[0, 0, 0] == 50
-    assert tuple(other.shape) == t.shape
-
-
-def test_dlpack_memory_outlives_the_tensor():
-    t = mg.tensor(np.ones(200_000, np.float32)) * 3.0  # from the pool
-    array = np.from_dlpack(t)
-    del t
-    again = mg.tensor(np.ones(200_000, np.float32)) * 5.0
-    assert (array == 3).all()
-    assert (again.numpy() == 5).all()
-
-
 def test_detach_shares_memory_off_the_tape():
     x = leaf([1.0, 2.0])
     y = (x * 2.0).detach()

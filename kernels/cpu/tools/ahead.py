@@ -10,10 +10,8 @@ import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-import numba
-
 from minigrad.kernels.build.progress import progress
-from minigrad.kernels.cpu.tools.launch import CpuKernel
+from minigrad.kernels.cpu.tools.launch import CpuKernel, kind_of
 from minigrad.kernels.cpu.tools.threads import available_threads
 
 
@@ -24,7 +22,7 @@ def noted():
 
     def note(kernel, *arguments):
         chosen, arguments = kernel.chosen(*arguments)
-        wanted[chosen, chosen.runs_parallel(arguments), tuple(map(numba.typeof, arguments))] = True
+        wanted[chosen, chosen.runs_parallel(arguments), tuple(map(kind_of, arguments))] = True
 
     CpuKernel.__call__ = note
     try:

@@ -32,6 +32,21 @@ SUMS = {"contract", "reassoc", "nsz"}
 compile_results = {}  # what Numba knows of the compiled functions that `CpuKernel.resolve` gave out
 
 
+def kind_of(argument):
+    """Numba's type of an argument, with arrays that can be written for those that cannot.
+
+    Kernels write to none but their outputs, so they need not be compiled anew for an input that is read-only. That an output
+    can be written is for the caller to see to.
+    """
+    kind = numba.typeof(argument)
+    if isinstance(kind, types.Array) and not kind.mutable:
+        return kind.copy(readonly=False)
+    if isinstance(kind, types.BaseTuple) and any(isinstance(part, types.Array) for part in kind.types):
+        parts = tuple([kind_of(part) for part in argument])
+        return types.BaseTuple.from_types(parts, getattr(kind, "instance_class", None))
+    return kind
+
+
 def machine_code_of(dispatcher, kinds):
     """The compiled function for arguments of just these types: it is called without looking at the types again."""
     function = dispatcher.compile(kinds)
@@ -104,6 +119,8 @@ class CpuKernel:
         family = self.function.__module__.rpartition(".")[2]
         name = f"{family}.{self.function.__name__}" + (".parallel" if parallel else "")
         dispatcher._cache = KernelCache(name, progress.begin, progress.end)
+        # what Numba calls where it has nothing for the types of the arguments, and whose result it then calls
+        dispatcher._compile_for_args = lambda *arguments: dispatcher.compile(tuple(map(kind_of, arguments)))
         return dispatcher
 
     @functools.cached_property
@@ -144,7 +161,7 @@ class CpuKernel:
         The function is the machine code for just these types, or for large work `Variants` of it.
         """
         kernel, arguments = self.chosen(*arguments)
-        kinds = tuple([numba.typeof(a) for a in arguments])
+        kinds = tuple([kind_of(a) for a in arguments])
         if kernel.runs_parallel(arguments):
             return kernel.variants.setdefault(kinds, Variants(kernel, kinds)), arguments
         return machine_code_of(kernel.serial, kinds), arguments

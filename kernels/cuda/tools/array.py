@@ -11,14 +11,18 @@ class Flags:
     """What code that serves NumPy's arrays too may ask for."""
 
     c_contiguous = True
-    writeable = True
+
+    def __init__(self, writeable):
+        self.writeable = writeable
+
+
+WRITEABLE, READ_ONLY = Flags(True), Flags(False)
 
 
 class CudaArray:
     """A shape and a dtype at an address; `base` is what owns the memory, or the array this one is a view of."""
 
     __slots__ = ("base", "dtype", "pointer", "shape", "size")
-    flags = Flags()
 
     def __init__(self, pointer, shape, dtype, base):
         self.pointer = pointer
@@ -26,6 +30,14 @@ class CudaArray:
         self.dtype = dtype
         self.size = math.prod(shape)
         self.base = base
+
+    @property
+    def flags(self):
+        """Whether it may be written, which another library that lent the memory may have forbidden."""
+        base = self.base
+        while type(base) is CudaArray:
+            base = base.base
+        return READ_ONLY if getattr(base, "read_only", False) else WRITEABLE
 
     @property
     def ndim(self):
