@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
 
+__all__ = ["check_forward", "check_grads"]
+
+
 def check_grads(
     function: Callable[..., Tensor],
     *inputs: object,

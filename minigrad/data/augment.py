@@ -15,6 +15,8 @@ from minigrad.data.sources import FIRST_ROW
 from minigrad.data.transforms import Transform, checked, float_type, scale_of
 from minigrad.kernels.cpu import augment as kernels
 
+__all__ = ["BrightnessContrast", "Kiefer", "ShiftCrop", "affine"]
+
 WORDS = 4  # 64-bit words that a step of Philox4x64 gives; one step serves one image
 
 

@@ -18,6 +18,15 @@ from minigrad.kernels.cpu.gemm import gemm
 if TYPE_CHECKING:
     from minigrad.data.imagefolder import Pictures
 
+__all__ = [
+    "ZCA",
+    "Compose",
+    "Normalize",
+    "Scale",
+    "Transform",
+    "channel_statistics",
+]
+
 ROWS = 1024  # images worked on at a time where a float64 copy of them is needed
 
 

@@ -10,6 +10,17 @@ import numpy as np
 
 from minigrad.random import stream
 
+__all__ = [
+    "fans",
+    "gaussian",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "ones",
+    "zeros",
+]
+
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight."""
