@@ -1,10 +1,12 @@
-"""The wheel: one top-level name, all that belongs to it, and it runs from any folder."""
+"""The wheel: one top-level name, all that belongs to it, and it runs from any folder; and what a release is made of."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from importlib.metadata import PathDistribution, version
 from pathlib import Path
@@ -193,3 +195,122 @@ def test_uninstalling_leaves_nothing(installed):
     (metadata,) = installed.glob("*.dist-info")
     listed = {path.parts[0] for path in PathDistribution(metadata).files}
     assert {p.name for p in installed.iterdir()} - {"bin"} == {name for name in listed if name not in ("..", "bin")}
+
+
+@pytest.fixture(scope="module")
+def project():
+    if not (ROOT / "CITATION.cff").exists():
+        pytest.skip("not run from the sources")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def entries(file, pattern):
+    """All that a pattern finds in a file of the sources."""
+    return re.findall(pattern, (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def bounds(requirements):
+    """{package: what its version must be} of requirements; what comes by another extra of ours is left out."""
+    found = (re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])? *([<>=!~][^;#]*?)? *(?:;.*)?", r) for r in requirements)
+    return {match[1]: match[2] for match in found if match[1] != "minigrad"}
+
+
+def test_all_files_say_the_same_version(project):
+    assert entries("minigrad/version.py", r'^__version__ = "(.*)"$') == [project["version"]]
+    assert entries("CITATION.cff", r"^version: (.*)$") == [project["version"]]
+    assert entries("conda/recipe.yaml", r'^  version: "(.*)"$') == [project["version"]]
+    assert project["version"] in entries("CHANGELOG.md", r"^## (\S+)")
+
+
+def test_all_files_say_the_same_licence_and_title(project):
+    for file, name, licence in (("CITATION.cff", "title", "license"), ("conda/recipe.yaml", "  name", "  license")):
+        assert entries(file, rf"^{name}: (\w+)$") == [project["name"]]
+        assert entries(file, rf"^{licence}: (\w+)$") == [project["license"]]
+
+
+def test_recipe_has_the_bounds_of_the_project(project):
+    (run,) = entries("conda/recipe.yaml", r"^  run:\n((?:    - .*\n)+)")
+    needed = {**bounds(project["dependencies"]), **bounds(project["optional-dependencies"]["cli"])}
+    given = bounds(re.findall(r"- (.*)", run))
+    assert given.pop("python") == project["requires-python"]
+    assert given == needed
+    (host,) = entries("conda/recipe.yaml", r"^  host:\n((?:    - .*\n)+)")
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    assert bounds(build).items() <= bounds(re.findall(r"- (.*)", host)).items()
+    assert entries("conda/recipe.yaml", r"^      - minigrad = (.*)$") == [project["scripts"]["minigrad"]]
+
+
+def test_an_upper_bound_has_its_reason(project):
+    """What is known to break stands in docs/stability.md; a bound that nobody can explain keeps users from what works."""
+    page = (ROOT / "docs" / "stability.md").read_text(encoding="utf-8")
+    everything = [project["dependencies"], *project["optional-dependencies"].values()]
+    upper = {
+        name for group in everything for name, bound in bounds(group).items() if re.search("[<=~]=|<", bound or "")
+    }
+    upper = {
+        name
+        for name in upper
+        if any(re.search("<|==|~=", b[name] or "") for g in everything if name in (b := bounds(g)))
+    }
+    assert upper == {"numba-cuda", "cuda-toolkit", "nvidia-nvjitlink", "numpy"}
+    assert "numba-cuda" in page
+    assert "NumPy below 2.5" in page
+    assert bounds(project["dependencies"]) == {"numpy": ">=2.0", "numba": ">=0.63"}
+
+
+def test_page_on_stability_has_the_lower_bounds(project):
+    page = (ROOT / "docs" / "stability.md").read_text(encoding="utf-8")
+    lowest = {**bounds(project["dependencies"]), **bounds(project["optional-dependencies"]["watch"])}
+    lowest |= {"typer": bounds(project["optional-dependencies"]["cli"])["typer"], "Python": project["requires-python"]}
+    for name, bound in lowest.items():
+        assert re.search(
+            rf"^\| {name} \| {re.escape(bound.removeprefix('>='))} \|", page, re.MULTILINE | re.IGNORECASE
+        ), name
+
+
+def test_workflows_try_the_pythons_that_the_project_names(project):
+    named = [c.rpartition(" ")[2] for c in project["classifiers"] if re.fullmatch(r".*Python :: 3\.\d+", c)]
+    assert named
+    assert project["requires-python"] == f">={named[0]}"
+    for workflow in ("ci", "release"):
+        (listed,) = entries(f".github/workflows/{workflow}.yml", r"^ +python: \[(.*)\]$")
+        assert [version.strip('"') for version in listed.split(", ")] == named
+
+
+def test_workflows_name_what_they_use_by_its_commit():
+    """A tag can be moved to other code, a commit can not."""
+    for workflow in ("ci", "release"):
+        used = entries(f".github/workflows/{workflow}.yml", r"uses: (\S+)")
+        assert used
+        assert [u for u in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", u)] == []
+
+
+def test_nothing_is_published_that_was_not_tried():
+    """Each job of the release waits for the one before; only the last may ask to publish."""
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
+    jobs = dict(re.findall(r"^  (\w+):\n((?:    .*\n|\n)+)", text.partition("\njobs:\n")[2], re.MULTILINE))
+    assert [*jobs] == ["build", "verify", "publish"]
+    assert "needs: build" in jobs["verify"]
+    assert "needs: verify" in jobs["publish"]
+    assert [name for name, job in jobs.items() if "id-token: write" in job] == ["publish"]
+    assert "minigrad verify" in jobs["verify"]
+    assert "twine check --strict" in jobs["build"]
+
+
+@pytest.mark.slow
+def test_archive_and_wheel_pass_the_checks_of_the_index(tmp_path, project):
+    """And an archive has what a wheel is made of: the wheel made from it is the same."""
+    pytest.importorskip("twine")
+    sources_into(tmp_path, "link")
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "CITATION.cff"):
+        shutil.copy(ROOT / name, tmp_path)
+    code = "import setuptools.build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
+    run(sys.executable, "-c", code, cwd=tmp_path)
+    files = sorted((tmp_path / "dist").iterdir())
+    stem = f"minigrad-{project['version']}"
+    assert [file.name for file in files] == [f"{stem}-py3-none-any.whl", f"{stem}.tar.gz"]
+    run(sys.executable, "-m", "twine", "check", "--strict", *files)
+    with tarfile.open(files[1]) as archive:
+        archived = {name.split("/", 1)[-1] for name in archive.getnames()}
+    assert {"CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md", "pyproject.toml"} <= archived
+    assert [name for name in archived if "__pycache__" in name] == []
