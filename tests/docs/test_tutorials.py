@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2]
 TUTORIALS = ROOT / "docs" / "tutorials"
 NOTEBOOKS = sorted(path.stem for path in TUTORIALS.glob("*.ipynb"))
 NEEDS = {
-    "export": ("torch", "safetensors"),
+    "export": ("torch", "safetensors", "onnx", "onnxruntime"),
     "train": ("matplotlib", "safetensors"),
-    "scale-out": ("matplotlib", "joblib"),
+    "scale-out": ("matplotlib", "joblib", "mpi4py", "typer"),
 }
 NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[+-]?\d+)?")
 TOLERANCE = 0.03  # hundreds of steps multiply rounding errors, which differ between machines
