@@ -1,6 +1,8 @@
 """Captured: a function that is recorded at its first call and replayed after."""
 
 import functools
+import operator
+import sys
 import threading
 import types
 import warnings
@@ -53,7 +55,17 @@ class Captured:
         return self if instance is None else types.MethodType(method_of(instance, self), instance)
 
     def __reduce__(self) -> Any:
-        """A copy has no recordings."""
+        """A copy has no recordings.
+
+        Of a decorated step the module knows the function only as `name.step`, by which pickle finds it then.
+        """
+        name = getattr(self, "__qualname__", "")
+        try:
+            known = operator.attrgetter(name)(sys.modules[self.__module__])
+        except (AttributeError, KeyError):
+            known = None
+        if isinstance(known, Captured) and known.step is self.step:
+            self.step.__qualname__ = f"{name}.step"
         return type(self), (self.step, self.device and self.device.name)
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
