@@ -205,13 +205,27 @@ class Parquet:
         with self._lock:
             group = self._decoded.pop(number, None)
             if group is None:
-                file, index, _ = self.groups[number]
-                pq = _pyarrow_parquet()
-                with pq.ParquetFile(self.files[file]) as opened:
-                    table = opened.read_row_group(index, columns=self.columns)
+                table = self._read(*self.groups[number])
                 group = {name: _decoded(table.column(name)) for name in self.columns}
             _keep(self._decoded, number, group, 2 * self.mix)
             return group
+
+    def _read(self, file: int, index: int, rows: int) -> "pyarrow.Table":
+        """A row group of a file; ValueError where it is damaged."""
+        path = self.files[file]
+        try:
+            with _pyarrow_parquet().ParquetFile(path, page_checksum_verification=True) as opened:
+                table = opened.read_row_group(index, columns=self.columns)
+                table.validate(full=True)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"there is no file {path}; it was there before") from None
+        except Exception as error:  # pyarrow's own, of several kinds
+            raise ValueError(f"{path} is damaged: row group {index} can't be read: {error}") from error
+        if table.num_rows != rows:
+            raise ValueError(
+                f"{path} is damaged: row group {index} has {table.num_rows:,} rows, where it claims {rows:,}"
+            )
+        return table
 
 
 def _keep(known: dict[Any, Any], key: Any, value: Any, most: int) -> None:

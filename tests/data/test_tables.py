@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -215,3 +216,16 @@ def test_a_run_on_a_table_resumes_to_the_same_bits(path, tmp_path):
     mg.train.fit(*again, steps=20, checkpoint=tmp_path, resume=True)
     for left, right in zip(whole[0].parameters(), again[0].parameters(), strict=True):
         assert left.numpy().tobytes() == right.numpy().tobytes()
+
+
+def test_damaged_pages_are_refused_by_the_files_name(path, tmp_path):
+    data, path = bytearray(path.read_bytes()), tmp_path / "b.parquet"
+    path.write_bytes(data)
+    table = mg.data.parquet(path)
+    data[20:60] = bytes(40)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} is damaged: row group 0 can't be read"):
+        table[0]
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="it was there before"):
+        table[len(table) - 1]

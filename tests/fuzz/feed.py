@@ -459,12 +459,56 @@ class Pictures:
         assert self.expected is None or np.array_equal(image, self.expected), "loaded, though it is damaged"
 
 
+class Tables:
+    """data.parquet, every row read once."""
+
+    error = ValueError
+
+    def __init__(self, folder):
+        import pyarrow
+        import pyarrow.parquet
+
+        from minigrad.data import parquet
+
+        self.parquet, self.path = parquet, folder / "a.parquet"
+        rng = np.random.default_rng(0)
+        columns = {
+            "pixels": pyarrow.array(
+                list(rng.standard_normal((40, 3)).astype(np.float32)), pyarrow.list_(pyarrow.float32(), 3)
+            ),
+            "label": pyarrow.array(rng.integers(0, 9, 40)),
+            "name": pyarrow.array([f"row {i % 7}" for i in range(40)]),
+        }
+        self.whole = []
+        for compression in ("none", "snappy", "gzip"):
+            pyarrow.parquet.write_table(pyarrow.table(columns), self.path, row_group_size=16, compression=compression)
+            self.whole.append(self.path.read_bytes())
+            self.rows()
+
+    def rows(self):
+        table = self.parquet(self.path)
+        return [table[i] for i in range(len(table))]
+
+    def make(self, rng):
+        data = self.whole[rng.integers(len(self.whole))]
+        if rng.random() < 0.5:  # the footer is at the end
+            return data[:-900] + damaged(data[-900:-8], rng) + data[-8:]
+        return damaged(data, rng)
+
+    def check(self, data):
+        self.path.write_bytes(data)
+        rows = self.rows()
+        assert rows
+        assert all(len(row) == 3 for row in rows)
+
+
 READERS = {
     "idx": Idx,
     "cifar": Cifar,
     "archive": Archive,
     "checkpoint": Checkpoint,
     "weights": Weights,
+    "tables": Tables,
     "pictures": Pictures,
 }
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-READERS = ("idx", "cifar", "archive", "checkpoint", "weights", "pictures")
+READERS = ("idx", "cifar", "archive", "checkpoint", "weights", "tables", "pictures")
+NEEDS = {"weights": "safetensors", "tables": "pyarrow", "pictures": "PIL"}
 
 
 def fed(reader, first, count, timeout):
@@ -27,8 +28,7 @@ def check(found):
 
 @pytest.mark.parametrize("reader", READERS)
 def test_damaged_files_are_loaded_rightly_or_refused(reader):
-    if reader == "pictures":
-        pytest.importorskip("PIL")
+    pytest.importorskip(NEEDS.get(reader, "numpy"))
     check(fed(reader, 0, 200, timeout=120))
 
 
@@ -36,6 +36,5 @@ def test_damaged_files_are_loaded_rightly_or_refused(reader):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("reader", READERS)
 def test_thousands_of_damaged_files_are_loaded_rightly_or_refused(reader):
-    if reader == "pictures":
-        pytest.importorskip("PIL")
+    pytest.importorskip(NEEDS.get(reader, "numpy"))
     check(fed(reader, 1000, 5000, timeout=1700))
