@@ -1,5 +1,6 @@
 """Checks of plain arguments: numbers in a range, better and worse. The errors say what came and what was expected."""
 
+import math
 import operator
 
 import numpy as np
@@ -25,9 +26,13 @@ def number(name: str, value: float, below: float) -> float:
     """The value as a float from 0 to below a bound; TypeError for what is no number, else ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number, not {value!r}")
-    if not 0 <= value < below:
+    try:
+        found = float(value)
+    except OverflowError:  # an integer larger than any float
+        found = math.inf
+    if not 0 <= found < below:
         raise ValueError(f"{name} must be from 0 to below {below}, not {value!r}")
-    return float(value)
+    return found
 
 
 def sign_of(monitor: str, mode: str | None) -> int:

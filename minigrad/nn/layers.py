@@ -7,7 +7,7 @@ from typing import overload
 import numpy as np
 
 from minigrad import ops
-from minigrad.checks import integer
+from minigrad.checks import integer, number
 from minigrad.exchange import current
 from minigrad.kernels.activations import NUMBERS
 from minigrad.modes import state, takes_part
@@ -158,9 +158,7 @@ class Dropout(Module):
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p < 1:
-            raise ValueError(f"p must be at least 0 and below 1, not {p}")
-        self.p = p
+        self.p = number("p", p, 1)
         self.counter = Tensor(counter_state())
 
     def forward(self, x: Tensor) -> Tensor:

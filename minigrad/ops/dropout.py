@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from minigrad.checks import number
 from minigrad.devices import is_array
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, begin, read, read_array
@@ -37,8 +38,7 @@ def dropout(x: Tensor, p: float, *, training: bool, seed: int | np.integer | Arr
     with each use. Masks come from Philox 4x32-10 (Salmon et al. 2011). Raises ValueError unless 0 <= p < 1.
     """
     float_tensor("dropout", x)
-    if not 0 <= p < 1:
-        raise ValueError(f"dropout: p must be at least 0 and below 1, not {p}")
+    p = number("dropout: p", p, 1)
     if not training or p == 0:
         return x
     device = at_work(x._device)
@@ -59,4 +59,4 @@ def dropout(x: Tensor, p: float, *, training: bool, seed: int | np.integer | Arr
         device.kernels.dropout.advance(seed, key)
     else:
         raise TypeError(f"dropout: seed must be an int or a uint64 array (seed, counter), not {type(seed).__name__}")
-    return Dropout.apply(x, p=float(p), key=key)
+    return Dropout.apply(x, p=p, key=key)

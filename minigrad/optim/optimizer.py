@@ -55,6 +55,8 @@ def checked(name: str, value: float) -> float:
     below_one = name in BELOW_ONE
     try:
         number = float(value)
+    except OverflowError:  # an integer larger than any float
+        number = math.inf
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, not {value!r}") from None
     if not 0 <= number < (1 if below_one else math.inf):

@@ -172,9 +172,15 @@ def test_dropout_survives_a_change_of_dtype():
     assert layer.counter.numpy()[1] == 1
 
 
-@pytest.mark.parametrize("p", [1.0, -0.1, np.nan])
+@pytest.mark.parametrize("p", [1.0, -0.1, np.nan, 10**400])
 def test_dropout_probability_out_of_range_is_refused(p):
-    with pytest.raises(ValueError, match="p must be at least 0 and below 1"):
+    with pytest.raises(ValueError, match="p must be from 0 to below 1"):
+        nn.Dropout(p)
+
+
+@pytest.mark.parametrize("p", ["half", None, True])
+def test_dropout_probability_that_is_no_number_is_refused(p):
+    with pytest.raises(TypeError, match=f"p must be a number, not {p!r}"):
         nn.Dropout(p)
 
 

@@ -109,7 +109,7 @@ def test_zero_sized(device):
 
 @pytest.mark.parametrize("p", [1.0, -0.1, 1.5, np.nan])
 def test_a_probability_out_of_range_is_refused(p):
-    with pytest.raises(ValueError, match=f"p must be at least 0 and below 1, not {p}"):
+    with pytest.raises(ValueError, match=f"dropout: p must be from 0 to below 1, not {p}"):
         drop(mg.tensor([1.0]), p)
 
 

@@ -249,6 +249,7 @@ def test_hyperparameters_can_be_changed_between_steps(device):
         (lambda p: optim.SGD([p], lr=-0.1), ValueError, "lr must be at least 0 and finite, not -0.1"),
         (lambda p: optim.SGD([p], lr=math.inf), ValueError, "finite, not inf"),
         (lambda p: optim.SGD([p], lr=math.nan), ValueError, "finite, not nan"),
+        (lambda p: optim.SGD([p], lr=10**400), ValueError, "finite, not 1000"),
         (lambda p: optim.SGD([p], lr="fast"), TypeError, "lr must be a number, not 'fast'"),
         (
             lambda p: optim.SGD([p], lr=0.1, momentum=1.0),
