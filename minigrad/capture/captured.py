@@ -283,4 +283,6 @@ def capture(step: Callable[..., Any] | None = None, *, device: Device | str | No
     """
     if step is None:
         return functools.partial(capture, device=device)
+    if not callable(step):
+        raise TypeError(f"capture takes a function, the step, not {type(step).__name__}")
     return Captured(step, device)

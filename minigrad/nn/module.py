@@ -50,6 +50,12 @@ class Module(Watched):
 
     training: bool = True
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        before = vars(self).get(name)
+        if isinstance(before, Tensor) and value is not before:
+            check_replacement(f"{type(self).__name__}.{name}", before, value)
+        super().__setattr__(name, value)
+
     def forward(self, *inputs: Value, **options: Value) -> Value:
         """Compute the result; subclasses say how."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
@@ -124,6 +130,8 @@ class Module(Watched):
         and then changes nothing. With strict=False, missing and unknown keys are passed over, unless all are. A prefix that
         all names have on one side and not on the other is named.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"a state dict is a mapping of arrays by name, not {type(state_dict).__name__}")
         for name, value in state_dict.items():
             refuse_torch(name, value)
         own = dict(self._tensors())
@@ -216,6 +224,18 @@ def check_places(module: Module, found: set[int]) -> None:
                 f"{kind}.{name} is a Tensor that requires a gradient and would not be trained, since it is no Parameter; "
                 "make it mg.nn.Parameter(...), or detach() it to keep it as a buffer"
             )
+
+
+def check_replacement(place: str, before: Tensor, value: object) -> None:
+    """Raise TypeError for what cannot take a tensor's place in a module: it would no longer be trained, or not be saved."""
+    if isinstance(before, Parameter) and value is not None and not isinstance(value, Parameter):
+        raise TypeError(
+            f"{place} is a Parameter, and a {type(value).__name__} in its place would not be trained; "
+            "for other values write `with mg.no_grad(): p[...] = values`, for another one mg.nn.Parameter(...), and to keep "
+            "something else there, delete it before"
+        )
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"{place} is a Tensor, and an array in its place would not be saved; make it mg.tensor(...)")
 
 
 def is_trained(value: Module | Tensor) -> bool:

@@ -356,3 +356,8 @@ def test_zeros_of_an_op_are_made_anew_by_every_replay():
     captured = mg.capture(AddsToZeros.apply)
     for _ in range(8):
         np.testing.assert_array_equal(captured(X).numpy(), X)
+
+
+def test_what_cannot_be_called_is_no_step():
+    with pytest.raises(TypeError, match="capture takes a function, the step, not int"):
+        mg.capture(3)

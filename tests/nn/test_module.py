@@ -384,3 +384,48 @@ def test_tensors_of_pytorch_with_several_axes_are_refused():
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     expected = layer(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(square(mg.tensor(x)).numpy(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.ones((3, 2), np.float32), mg.tensor(np.ones((3, 2), np.float32)), 0.5],
+    ids=["array", "tensor", "number"],
+)
+def test_what_is_no_parameter_cannot_take_the_place_of_one(value):
+    layer = nn.Linear(3, 2)
+    weight = layer.weight
+    with pytest.raises(TypeError, match=rf"Linear\.weight is a Parameter, and a {type(value).__name__} in its place"):
+        layer.weight = value
+    assert layer.weight is weight
+    other = nn.Parameter(np.ones((3, 2), np.float32))
+    layer.weight = other
+    assert layer.parameters()[0] is other
+    layer.weight = None
+    assert len(layer.parameters()) == 1
+
+
+def test_the_result_of_an_op_cannot_take_the_place_of_a_parameter():
+    layer = nn.Linear(3, 2)
+    with pytest.raises(
+        TypeError, match=r"Linear\.weight is a Parameter, and a Tensor in its place would not be trained"
+    ):
+        layer.weight = layer.weight * 0.5
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.weight = weight
+    assert sorted(layer.state_dict()) == ["bias", "weight"]
+
+
+def test_an_array_cannot_take_the_place_of_a_buffer():
+    norm = nn.BatchNorm(3)
+    with pytest.raises(
+        TypeError, match=r"BatchNorm\.running_mean is a Tensor, and an array in its place would not be saved"
+    ):
+        norm.running_mean = np.zeros(3, np.float32)
+    norm.running_mean = mg.tensor(np.zeros(3, np.float32))
+    assert "running_mean" in norm.state_dict()
+
+
+def test_a_state_that_is_no_mapping_is_refused():
+    with pytest.raises(TypeError, match="a state dict is a mapping of arrays by name, not list"):
+        nn.Linear(3, 2).load_state_dict([1, 2])
