@@ -1,6 +1,7 @@
 """Processes that share tests and die: each test is run once, and the run ends."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("xdist")
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="a process cannot kill itself so here")
 
 TESTS = Path(__file__).parent
 CONFTEST = """
