@@ -78,13 +78,14 @@ class Loader:
         transform: called as `transform(batch, epoch, step)` on each batch, made of fresh arrays, which it may change;
             returns the batch to hand out. Random numbers keyed by seed and step keep steps repeatable.
         prefetch: how many batches iteration prepares ahead, on a background thread, while the loop's body runs; 0 prepares
-            each when it is asked for. The batches are the same, and the position still counts those handed out. The
-            thread ends with the iteration: by its end, `break`, or when the iterator is closed or dropped. One that hangs
-            in the transform is left behind after 10 s, and after half a second if the program was interrupted.
+            each when it is asked for. By default twice the number of workers, and so 0 without. The batches are the same,
+            and the position still counts those handed out. The thread ends with the iteration: by its end, `break`, or when
+            the iterator is closed or dropped. One that hangs in the transform is left behind after 10 s, and after half a
+            second if the program was interrupted.
         prefetch_threads: the threads used by kernels that the transform launches there. With 1 they run on the background
             thread alone, which disturbs the kernels of the loop's body least.
-        workers: how many prepare batches side by side; without `prefetch`, twice as many batches ahead. The batches are
-            the same, whatever the number. A stream is read by one after the other.
+        workers: how many prepare batches side by side. The batches are the same, whatever the number. A stream is read by
+            one after the other.
         worker: "thread", for what waits for files or works in NumPy, Pillow and the like; or "process", for what works in
             Python itself. Processes are started anew for each iteration, see `mg.data.workers`, and end with it.
         rank, world: of so many processes, the number of this one: it gets its part of each batch, of `batch_size` in all, and
@@ -227,10 +228,15 @@ class Loader:
 
     def one_epoch(self) -> Generator[Batch, None, None]:
         """All batches of the first epoch, wherever the loader is; its position stays."""
-        twin = copy.copy(self)  # has a position, and a thread that prepares ahead, of its own
-        twin._reading = None
+        twin = self.twin()
         twin.seek(0)
         return iter(twin)
+
+    def twin(self) -> "Loader":
+        """Another loader of the same data, at the same place, that goes its own way; settings may be changed on it."""
+        twin = copy.copy(self)
+        twin._reading = None
+        return twin
 
     def seek(self, step: int) -> None:
         """Go to a step, counted from 0 across epochs; `seek(epoch * len(loader))` goes to the start of an epoch."""
@@ -337,8 +343,8 @@ class Loader:
 
     def _job(self) -> bytes:
         """What worker processes are sent."""
-        twin = copy.copy(self)
-        twin.stager = twin._reading = None
+        twin = self.twin()
+        twin.stager = None
         if isinstance(self.source, Stream):  # read here
             twin.source = Stream(())
         parts = {

@@ -4,6 +4,7 @@ with mg.inspect.record():
     loss = ...
 print(mg.inspect.table(loss))
 mg.inspect.draw(loss, "tape.svg")
+mg.inspect.draw_model(model, (1, 32, 32, 3), "model.svg")
 mg.inspect.page(loss, "tape.html")
 for step in mg.inspect.steps(loss):
     print(step)
@@ -13,6 +14,7 @@ from minigrad.inspect.drawing import draw
 from minigrad.inspect.graph import record, trace
 from minigrad.inspect.limits import Limits, limits
 from minigrad.inspect.listing import table
+from minigrad.inspect.model_drawing import draw_model
 from minigrad.inspect.modules import activations, summary
 from minigrad.inspect.page import page
 from minigrad.inspect.stepping import steps
@@ -22,6 +24,7 @@ __all__ = [
     "Limits",
     "activations",
     "draw",
+    "draw_model",
     "limits",
     "page",
     "plan_timeline",

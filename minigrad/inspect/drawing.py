@@ -24,6 +24,12 @@ STYLE = {  # kind: fill, stroke, corner radius, dashes
     "result": ("#e3f4e8", "#2e8b57", 6, ""),
     "leaf": ("#fdf1d3", "#c08a1e", 20, ""),
     "constant": ("#f5f5f5", "#9a9a9a", 20, "4 3"),
+    "input": ("#f5f5f5", "#9a9a9a", 20, ""),
+    "convolution": ("#eaf0fb", "#4a6fb5", 6, ""),
+    "pooling": ("#fbe9e7", "#c0504d", 6, ""),
+    "dense": ("#fdf1d3", "#c08a1e", 6, ""),
+    "join": ("#e3f4e8", "#2e8b57", 6, ""),
+    "layer": ("#f0ecf8", "#7a5fb0", 6, ""),
 }
 
 
@@ -124,12 +130,7 @@ def svg(boxes: list[Box], layout: Layout, title: str, more: Iterable[str] = ()) 
     )
     width, height = right + 2 * MARGIN, (max(layout.layer) + 1) * (HEIGHT + DISTANCE) - DISTANCE + 2 * MARGIN
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" font-family="{FONT}" text-anchor="middle">',
-        f"<title>{escaped(title)}</title>",
-        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0 0.8 L7.5 4 L0 7.2 z" fill="#6b7280"/></marker></defs>',
-        f'<rect width="{width:.0f}" height="{height:.0f}" rx="8" fill="#ffffff"/>',
+        *svg_head(width, height, title),
         f'<g transform="translate({MARGIN:.0f} {MARGIN:.0f})">',
         '<g fill="none" stroke="#6b7280" stroke-width="1.3">',
         *edges(boxes, layout),
@@ -140,6 +141,18 @@ def svg(boxes: list[Box], layout: Layout, title: str, more: Iterable[str] = ()) 
         "</svg>",
     ]
     return SVG("\n".join(parts) + "\n")
+
+
+def svg_head(width: float, height: float, title: str) -> list[str]:
+    """How a picture begins: its size, title, the head of an arrow, and white paper."""
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" font-family="{FONT}" text-anchor="middle">',
+        f"<title>{escaped(title)}</title>",
+        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<path d="M0 0.8 L7.5 4 L0 7.2 z" fill="#6b7280"/></marker></defs>',
+        f'<rect width="{width:.0f}" height="{height:.0f}" rx="8" fill="#ffffff"/>',
+    ]
 
 
 def top(layer: int) -> float:

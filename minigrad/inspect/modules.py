@@ -135,6 +135,7 @@ class Call:
 
     module: Module
     parameters: int
+    within: "Call | None" = None  # the one whose forward it was made in
     result: Value = None
     activation: int = 0
     ops: list[tuple[Op, list[tuple[int, ...]]]] = field(
@@ -152,14 +153,8 @@ def summary(model: Module, shape: tuple[int, ...] | Tensor | np.ndarray, dtype: 
     Normalization. A layer's activation is the memory of its result, none where that is a view. A module that runs several
     times has as many rows, its parameters counted once. Raises TypeError for a shape that is none.
     """
-    lengths = shape.shape if isinstance(shape, Tensor | np.ndarray) else shape
-    if not isinstance(lengths, Sequence) or not all(isinstance(n, int | np.integer) for n in lengths):
-        raise TypeError(f"summary needs the shape of a batch, such as (60, 784), or a batch itself, not {shape!r:.60}")
     parameters = model.parameters()
-    if dtype is None:
-        dtype = parameters[0].dtype if parameters else np.float32
-    x = Tensor(np.zeros(lengths, dtype), device=parameters[0].device if parameters else None)
-    x.requires_grad = x.dtype.kind == "f"  # so that every op goes on the tape and knows the shape of its result
+    x = input_of(model, shape, dtype, "summary")
     calls = calls_of(model, x)
     names = {id(module): name for name, module in reversed(list(model.modules()))}
     layers = []
@@ -178,6 +173,21 @@ def summary(model: Module, shape: tuple[int, ...] | Tensor | np.ndarray, dtype: 
     )
 
 
+def input_of(
+    model: Module, shape: tuple[int, ...] | Tensor | np.ndarray, dtype: "DTypeLike | None", user: str
+) -> Tensor:
+    """Zeros of the shape of a batch, on the model's device."""
+    lengths = shape.shape if isinstance(shape, Tensor | np.ndarray) else shape
+    if not isinstance(lengths, Sequence) or not all(isinstance(n, int | np.integer) for n in lengths):
+        raise TypeError(f"{user} needs the shape of a batch, such as (60, 784), or a batch itself, not {shape!r:.60}")
+    parameters = model.parameters()
+    if dtype is None:
+        dtype = parameters[0].dtype if parameters else np.float32
+    x = Tensor(np.zeros(lengths, dtype), device=parameters[0].device if parameters else None)
+    x.requires_grad = x.dtype.kind == "f"  # so that every op goes on the tape and knows the shape of its result
+    return x
+
+
 def calls_of(model: Module, x: Tensor) -> list[Call]:
     """The calls of all modules in one forward of the model in evaluation mode, in the order of their beginning."""
     calls: list[Call] = []
@@ -188,7 +198,7 @@ def calls_of(model: Module, x: Tensor) -> list[Call]:
     def before(module: Module) -> None:
         own = {t for name, t in module.named_parameters() if "." not in name} - counted
         counted.update(own)
-        calls.append(Call(module, sum(t.size for t in own)))
+        calls.append(Call(module, sum(t.size for t in own), running[-1] if running else None))
         running.append(calls[-1])
 
     def after(module: Module, result: Value) -> None:

@@ -1,7 +1,6 @@
 """The outputs of a model for data without targets."""
 
-import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -67,13 +66,14 @@ def inputs_of(data: object, batch_size: int | None) -> Iterator[np.ndarray]:
     for batch in data:
         inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
         if not isinstance(inputs, np.ndarray):
-            raise TypeError(f"a batch must be an array, or begin with one, not {type(inputs).__name__}")
+            hint = "; name the inputs in the Loader, like keys=('image',)" if isinstance(inputs, Mapping) else ""
+            raise TypeError(f"a batch must be an array, or begin with one, not {type(inputs).__name__}{hint}")
         yield inputs
 
 
 def in_order(loader: Loader) -> Iterator[object]:
     """All samples of a loader in their order; its position stays."""
-    twin = copy.copy(loader)
+    twin = loader.twin()
     twin.shuffle = twin.drop_last = False
     return twin.one_epoch()
 

@@ -5,7 +5,7 @@ The libraries are extras (`pip install 'minigrad[watch]'`), imported when used.
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -172,11 +172,11 @@ def find_learning_rate(
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
-    with unchanged(model, optimizer):
+    with unchanged(model, optimizer), closing(loader.twin().steps(steps)) as batches:
         model.train()
-        for i in range(steps):
+        for i, batch in enumerate(batches):
             rate = low * (high / low) ** (i / (steps - 1))
-            inputs, targets = pair(loader.batch(loader.position + i))
+            inputs, targets = pair(batch)
             optimizer.zero_grad()
             value = loss(model(Tensor(inputs, device=device)), Tensor(targets, device=device))
             value.backward()

@@ -283,3 +283,11 @@ def test_ranks_cut_dicts():
     data = {"a": np.arange(10)}
     parts = [Loader(data, batch_size=5, transform=lambda b, e, s: b, rank=r, world=2).batch(1)["a"] for r in range(2)]
     assert np.concatenate(parts).tolist() == Loader(data, batch_size=5).batch(1)["a"].tolist()
+
+
+def test_predict_says_what_to_do_about_dicts():
+    model, _ = model_of(6)
+    with pytest.raises(
+        TypeError, match=r"begin with one, not dict; name the inputs in the Loader, like keys=\('image',\)"
+    ):
+        mg.train.predict(model, Loader({"image": np.zeros((4, 6), np.float32)}, batch_size=2))

@@ -215,3 +215,13 @@ def test_ranks_read_the_same_stream_and_keep_their_parts():
 def test_a_last_batch_too_small_for_all_ranks_is_an_error():
     with pytest.raises(ValueError, match="a batch has 3 samples, too few for 4 processes"):
         list(stream(rank=0, world=4))
+
+
+def test_the_search_for_a_learning_rate_reads_a_stream_once_and_leaves_the_position():
+    model, optimizer = parts()
+    loader = stream(prefetch=2)
+    list(loader.steps(3))
+    mg.train.find_learning_rate(model, optimizer, loader, low=1e-8, high=1e-6, steps=8)
+    assert loader.source.data.passes[:1] == [0]
+    assert len(loader.source.data.passes) <= 4  # the steps before, what comes in two epochs, and what is read ahead
+    assert values(loader.steps(1)) == EPOCH[3:4]
