@@ -94,7 +94,9 @@ def test_programs_in_docstrings_are_shown_as_such():
 
 def test_every_page_is_in_the_list_of_pages():
     """For pages that are added: mkdocs.yml says where on the site they are."""
-    listed = set(re.findall(r"^ +- ([\w/.-]+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    listed = set(
+        re.findall(r"^ +- (?:\w+: )?([\w/.-]+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     docs = ROOT / "docs"
     pages = {path.name for path in docs.glob("*.md")}
     pages |= {path.relative_to(docs).as_posix() for path in docs.glob("results/*/README.md")}
