@@ -76,7 +76,7 @@ def test_a_notebook_gives_what_is_kept_in_it(name):
     before, now = kept(name), tool.run(TUTORIALS / f"{name}.ipynb")
     for (cell, expected), (_, came) in zip(outputs(before), outputs(now), strict=True):
         if "varies" not in cell["metadata"].get("tags", ()):
-            assert_alike("\n".join(came), "\n".join(expected))
+            assert_alike("".join(came), "".join(expected))
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
