@@ -269,6 +269,15 @@ class Tensor:
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._device.dlpack_device
 
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        """The namespace of the Python array API standard, as far as it is there: minigrad.array_api."""
+        from importlib import import_module
+
+        namespace = import_module("minigrad.array_api")
+        if api_version not in (None, *namespace.VERSIONS):
+            raise ValueError(f"api_version may be {' or '.join(namespace.VERSIONS)}, not {api_version!r}")
+        return namespace
+
     def detach(self) -> "Tensor":
         """The same memory, off the tape."""
         read(self)

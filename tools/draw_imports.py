@@ -31,6 +31,7 @@ BOXES = {
     "onnx": ("minigrad/onnx/",),
     "interop": (
         "minigrad/interop/",
+        "minigrad/array_api.py",
         "minigrad/dlpack.py",
     ),
     "models": ("minigrad/models/",),
