@@ -169,6 +169,44 @@ class Gemm(Protocol):
         """C[i] = A[i] B[i], (batch, m, k) (batch, k, n) -> (batch, m, n)."""
 
 
+class LayerNorm(Protocol):
+    """Normalization of each row of x (m, n) by itself.
+
+    kernels/reference/layer_norm.py, kernels/cpu/layer_norm.py, kernels/cuda/layer_norm.py
+
+    gamma and beta are (n,), or (0,) for none. mean and scale are float64 (m,).
+    """
+
+    def layer_norm_forward(
+        self,
+        x: Array,
+        gamma: Array,
+        beta: Array,
+        eps: float,
+        centered: bool,
+        y: Array,
+        mean: Array,
+        scale: Array,
+        /,
+    ) -> None:
+        """y = gamma h + beta, h = (x - mean) scale, scale = 1 / sqrt(average (x - mean)^2 + eps); mean 0 if not centered."""
+
+    def layer_norm_backward(
+        self,
+        dy: Array,
+        x: Array,
+        gamma: Array,
+        mean: Array,
+        scale: Array,
+        centered: bool,
+        dx: Array,
+        dgamma: Array,
+        dbeta: Array,
+        /,
+    ) -> None:
+        """dx = scale (g - average g - h average g h), g = gamma dy; dgamma = sum dy h; dbeta = sum dy."""
+
+
 class Loss(Protocol):
     """Softmax, its logarithm, the cross-entropy and the loss of log-probabilities, over the rows of (m, n).
 
@@ -544,6 +582,7 @@ class Kernels(Protocol):
     dropout: Dropout
     elementwise: Elementwise
     gemm: Gemm
+    layer_norm: LayerNorm
     loss: Loss
     lrn: Lrn
     movement: Movement

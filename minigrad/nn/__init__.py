@@ -3,6 +3,7 @@
 from minigrad.nn import init
 from minigrad.nn.containers import ModuleDict, ModuleList, ParameterList
 from minigrad.nn.conv import Conv2d
+from minigrad.nn.layer_norm import Embedding, GroupNorm, LayerNorm, RMSNorm
 from minigrad.nn.layers import (
     BatchNorm,
     Concat,
@@ -26,8 +27,11 @@ __all__ = [
     "Concat",
     "Conv2d",
     "Dropout",
+    "Embedding",
     "Flatten",
     "GlobalAvgPool",
+    "GroupNorm",
+    "LayerNorm",
     "Linear",
     "LocalResponseNorm",
     "MaxPool2d",
@@ -36,6 +40,7 @@ __all__ = [
     "ModuleList",
     "Parameter",
     "ParameterList",
+    "RMSNorm",
     "ReLU",
     "Sequential",
     "Sigmoid",

@@ -7,7 +7,9 @@ from minigrad.ops.comparison import equal, greater, greater_equal, less, less_eq
 from minigrad.ops.conv import conv2d
 from minigrad.ops.dropout import dropout
 from minigrad.ops.elementwise import exp, log, relu, sigmoid, sqrt, tanh
+from minigrad.ops.embedding import embedding
 from minigrad.ops.gemm import linear, matmul
+from minigrad.ops.layer_norm import group_norm, layer_norm, rms_norm
 from minigrad.ops.loss import cross_entropy, log_softmax, nll_loss, softmax
 from minigrad.ops.lrn import local_response_norm
 from minigrad.ops.movement import concat, copied, getitem, reshape, to, transpose
@@ -68,6 +70,7 @@ __all__ = [
     "div",
     "dropout",
     "elu",
+    "embedding",
     "equal",
     "erf",
     "exp",
@@ -77,6 +80,7 @@ __all__ = [
     "global_avg_pool",
     "greater",
     "greater_equal",
+    "group_norm",
     "hard_sigmoid",
     "huber_loss",
     "isfinite",
@@ -84,6 +88,7 @@ __all__ = [
     "isnan",
     "kl_div",
     "l1_loss",
+    "layer_norm",
     "leaky_relu",
     "less",
     "less_equal",
@@ -112,6 +117,7 @@ __all__ = [
     "refuse_gpu",
     "relu",
     "reshape",
+    "rms_norm",
     "selu",
     "sigmoid",
     "sign",

@@ -13,6 +13,7 @@ WORDS = {  # what names a family: itself, one of its ops, the layer
     "dropout": ("dropout", "Dropout"),
     "elementwise": ("elementwise", "sigmoid", "Sigmoid", "activations"),
     "gemm": ("gemm", "linear", "Linear"),
+    "layer_norm": ("layer_norm", "LayerNorm"),
     "loss": ("loss", "cross_entropy"),
     "lrn": ("lrn", "local_response_norm", "LocalResponseNorm"),
     "movement": ("movement", "concat", "Concat"),

@@ -293,6 +293,13 @@ def every_op(x, w, images):
     )
     yield mg.dropout(x, 0.5, training=True, seed=3)
     yield mg.batch_norm(x, b, b, None, None, training=True)
+    yield from (
+        mg.layer_norm(x, b, b),
+        mg.layer_norm(x),
+        mg.rms_norm(x, b),
+        mg.group_norm(x, 3),
+        mg.embedding([0, 2], x),
+    )
     yield mg.batch_norm(x, b, b, np.zeros(3), np.ones(3), training=False)
     yield mg.batch_norm(x[:0], b, b, np.zeros(3), np.ones(3), training=False)
     kernel = mg.concat([w.reshape(1, 1, 3, 3)] * 2, axis=0)
