@@ -55,6 +55,24 @@ def test_statistics_and_result(target, rng, shape, size):
     np.testing.assert_allclose(y, expected.astype(float), rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("size", [1e17, 3e22, 1e35])
+@each_shape
+def test_statistics_and_sums_apart(target, rng, shape, size):
+    """What a batch shared by several processes takes instead."""
+    x, gamma, beta, dy = drawn(rng, shape, size)
+    c = shape[1]
+    *_, mean, var = target.run("norm", "batch_norm_statistics", x, np.zeros(c), np.zeros(c))
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(mean, wide.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(var, wide.var(axis=0), rtol=1e-5)
+    room = np.zeros(c, np.float32), np.zeros(c, np.float32)
+    given = dy, x, dy, 0, gamma, beta, mean, var, EPS, IDENTITY
+    *_, dgamma, dbeta = target.run("norm", "batch_norm_sums", *given, *room)
+    h = (wide - mean) / np.sqrt(var + EPS)
+    np.testing.assert_allclose(dgamma, (dy * h).sum(axis=0), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(dbeta, dy.sum(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("activation", [IDENTITY, RELU], ids=["identity", "relu"])
 @each_shape
