@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from minigrad.exchange.session import Session
 
 POLL = 0.1  # seconds between two looks
-ANSWER = 3.0  # seconds that the others have to say where they are
-LEFT = 1.0  # seconds that an exchange may still take after one has left: it had done its part, perhaps
+ANSWER = 5.0  # seconds that the others have to say where they are
+LEFT = 3.0  # seconds that an exchange may still take after one has left: it had done its part, perhaps
 READ = 0.5  # seconds between the last line and the end: mpiexec passes on what was written
 FAILED = 70  # the exit status of a run that was ended from here: EX_SOFTWARE of sysexits.h
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -61,7 +62,7 @@ def test_a_rank_that_hangs_is_told_by_all_with_where_it_is(tmp_path, n):
     assert time.monotonic() - began < BOUND
     for line in lines[:-1]:
         assert re.search(
-            rf"has waited 2 s in exchange \d+ \(.*\).*rank {n - 1} is in no exchange, .*/faults.py:\d+ in hang", line
+            rf"has waited \d+ s in exchange \d+ \(.*\).*rank {n - 1} is in no exchange, .*/faults.py:\d+ in hang", line
         ), line
     assert "it is in no exchange" in lines[-1]
     assert "faults.py" in lines[-1]
@@ -151,3 +152,48 @@ def test_minigrad_launch_starts_a_script_with_its_own_arguments(tmp_path):
     missing = ended(start([*tool, str(tmp_path / "none.py")]), 60, 2)
     assert missing.status == 2
     assert "there is no file" in missing.errors
+
+
+LISTENS = """
+import signal, sys, time
+came = []
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, _: came.append(number))
+sys.stdout.write("ready\\n")
+sys.stdout.flush()
+until = time.monotonic() + 20
+while not came and time.monotonic() < until:
+    time.sleep(0.01)
+time.sleep(0.5)
+sys.stdout.write(f"{came}\\n")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_launcher_comes_to_each_process_once(tmp_path, number):
+    """A second one would end a run at once, before its checkpoint is written."""
+    script = tmp_path / "listens.py"
+    script.write_text(LISTENS)
+    process = start(launch.command(2, [str(script)]))
+    for _ in range(2):
+        assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    found = ended(process, 60, 2)
+    lines = [line for line in found.output.splitlines() if not line.startswith("[mpiexec")]
+    assert lines == [str([int(number)])] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of a parent's death on Linux")
+def test_a_process_ends_with_its_guard(tmp_path):
+    script = tmp_path / "sleeps.py"
+    script.write_text("import os, sys, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)\n")
+    guard = subprocess.Popen([sys.executable, str(launch.GUARD), sys.executable, str(script)], stdout=subprocess.PIPE)
+    assert guard.stdout.readline()
+    began = time.monotonic()
+    guard.kill()
+    guard.wait()
+    guard.stdout.read()  # until the child, which has it too, is gone
+    guard.stdout.close()
+    assert time.monotonic() - began < 20
