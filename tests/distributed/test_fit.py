@@ -18,7 +18,7 @@ sys.path.remove(str(PROGRAMS))
 def found(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     training.until(13, folder / "one", epochs=3, log_every=5)
-    return run(request.param, "training.py", folder, timeout=120), folder
+    return run(request.param, "training.py", folder, timeout=240), folder
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,14 @@ def test_parts_of_a_batch_lead_where_the_whole_does(found):
     assert distances[0] < 1e-6
     assert max(distances) < 1e-4
     print("after steps", training.MARKS, "parameters differ by", distances)
+
+
+def test_accumulated_and_clipped_gradients_and_averages_are_those_of_one_process(found):
+    one = training.plain_rows(training.case_accumulated(None)[0])
+    several = found[0][0]["accumulated"]["rows"]
+    assert len(one) == len(several) == 2 + 12
+    for ours, theirs in zip(several, one, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5), theirs["step"]
 
 
 def test_a_checkpoint_of_one_process_goes_on_in_several(found, alone):

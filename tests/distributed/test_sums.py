@@ -4,7 +4,7 @@ from ranks import run
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def found(request):
-    return run(request.param, "sums.py", timeout=120)
+    return run(request.param, "sums.py", timeout=240)
 
 
 def test_averages_are_exact_to_their_rounding(found):

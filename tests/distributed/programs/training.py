@@ -32,11 +32,11 @@ def network(batch_norm, dropout=0.0):
 
 def train(
     folder=None, *, steps=None, epochs=None, batch_norm=mg.nn.SyncBatchNorm, dropout=0.0, resume=False, samples=SAMPLES,
-    batch=BATCH, log_every=None, validate=True, callbacks=(), seed=1, lr=0.1, **options,
+    batch=BATCH, log_every=None, validate=True, callbacks=(), seed=1, lr=0.1, ema=None, **options,
 ):  # fmt: skip
     """(history, model) of a run."""
     model = network(batch_norm, dropout)
-    optimizer = mg.optim.SGD(model.parameters(), lr, momentum=0.9)
+    optimizer = mg.optim.SGD(model.parameters(), lr, momentum=0.9, ema=ema)
     images, labels = data(samples)
     loader = mg.data.Loader(images, labels, batch_size=batch, seed=seed, prefetch=1)
     validation = mg.data.Loader(images[:130], labels[:130], batch_size=50, shuffle=False) if validate else None
@@ -157,6 +157,11 @@ def case_trajectory(folder):
     if distributed.rank == 0:
         np.savez(folder / "trajectory.npz", *found)
     return history, model
+
+
+def case_accumulated(folder):
+    """Steps of two batches, the last of an epoch of one; gradients clipped, the parameters' averages validated."""
+    return train(epochs=2, log_every=1, accumulate=2, clip_norm=0.3, ema=0.5)
 
 
 def case_callbacks(folder):
