@@ -4,6 +4,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad.ops import Branch, concat_branches, getitem, to
+from minigrad.ops.table import TABLE
 
 nn = mg.nn
 
@@ -190,6 +191,35 @@ OPS = {
     "arithmetic: add, sub, mul, div": (Of(lambda x: mg.div(mg.mul(mg.sub(mg.add(x, 1), x), x), 3)), ROWS),
     "dropout": (Of(lambda x: mg.dropout(x, 0.5, training=False, seed=1) + 1), ROWS),
 }
+
+
+def of_table(op):
+    """An op of a formula as a model of one input."""
+
+    def function(x):
+        floats = iter([x * x + 0.5 if op.__name__ == "tensor_power" else x, x * 0.5 + 0.2, x[:1]])
+        y = op(*[x > 0.3 if kind == "bool" else next(floats) for kind in op.traced.kinds])
+        return to(y, "float32")
+
+    return Of(function)
+
+
+FORMULAS = {
+    **{f"table: {name}": (of_table(op), (2, 3)) for name, op in TABLE.items()},
+    "clip, gelu, silu": (Of(lambda x: mg.clip(x, -0.5, 0.5) + mg.gelu(x) * mg.silu(x)), ROWS),
+    "formula of one's own": (
+        of_images(
+            Of(
+                mg.elementwise(
+                    lambda x, a: np.tanh(a * x) + (x > 0) * x**2.5,
+                ),
+                a=random(4),
+            ),
+            nn.Conv2d(4, 2, 1),
+        ),
+        IMAGE,
+    ),
+}
 MODELS = {
     "MLP": (mg.models.MLP(12, (8, 8), 3), (3, 12)),
     "MLP of images": (mg.models.MLP(90, (8,), 3, activation="tanh"), IMAGE),
@@ -197,7 +227,7 @@ MODELS = {
     "Inception without BN": (mg.models.Inception(width=0.1, batch_norm=False, activation="sigmoid"), (2, 16, 16, 3)),
     "BNInception": (mg.models.BNInception(classes=5), (1, 64, 64, 3)),
 }
-ALL = {**LAYERS, **OPS, **MODELS}
+ALL = {**LAYERS, **OPS, **FORMULAS, **MODELS}
 
 
 def ready(name):

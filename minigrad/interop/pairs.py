@@ -24,6 +24,7 @@ LAYERS: dict[type[Module], dict[str, tuple[str, tuple[int, ...]]]] = {
         "running_var": ("running_var", (0,)),
     },
 }
+SINGLE = np.dtype(np.float32)
 OURS_ALONE = {(Dropout, "counter")}  # the place in the random numbers
 
 
@@ -38,6 +39,7 @@ class Pair:
     axes: tuple[int, ...]  # ours = theirs.transpose(axes)
     order: np.ndarray | None = None  # of the features, see minigrad.interop.order
     fill: float = 0.0
+    dtype: np.dtype = SINGLE  # of what is filled
     counts: bool = False  # number of batches so far, which PyTorch counts and does not use: any value will do
 
     @property
@@ -105,7 +107,15 @@ def pairs_of_module(module: Module, path: str, theirs: str, orders: Orders, axes
         shape = (module.features,)
         if (module.gamma is None) != (module.beta is None):  # PyTorch has both or none
             missing, fill = ("weight", 1.0) if module.gamma is None else ("bias", 0.0)
-            yield Pair(joined(path, missing), joined(theirs, missing), None, shape, (0,), fill=fill)
+            yield Pair(
+                joined(path, missing),
+                joined(theirs, missing),
+                None,
+                shape,
+                (0,),
+                fill=fill,
+                dtype=module.running_mean.dtype,
+            )
         yield Pair(
             joined(path, "num_batches_tracked"), joined(theirs, "num_batches_tracked"), None, (), (), counts=True
         )

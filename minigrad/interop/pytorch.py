@@ -87,7 +87,7 @@ def torch_arrays(
         elif own.counts:
             arrays[own.theirs] = np.array(batches, np.int64)
         else:
-            arrays[own.theirs] = np.full(own.shape, own.fill, np.float32)
+            arrays[own.theirs] = np.full(own.shape, own.fill, own.dtype)
     return arrays
 
 

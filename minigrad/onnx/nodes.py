@@ -8,6 +8,7 @@ import numpy as np
 
 from minigrad.kernels.activations import RELU, SIGMOID
 from minigrad.kernels.window import Window
+from minigrad.onnx.formulas import write_formula
 from minigrad.onnx.layout import IMAGES, WEIGHT, Axes, Flattened, Layout, plain, without
 from minigrad.onnx.plan import Array, Length, Node
 from minigrad.onnx.writer import Writer
@@ -20,14 +21,17 @@ ACTIVATIONS = {RELU: "Relu", SIGMOID: "Sigmoid"}
 def write(writer: Writer, node: Node) -> None:
     """Add to the graph what a node of the plan computes; ValueError for an op that ONNX has not."""
     writer.node = node
-    if node.kind not in RULES:
+    if node.formula is None and node.kind not in RULES:
         reason = OTHERS.get(node.kind, "ONNX has no op for it")
         raise ValueError(f"{node.place} cannot be exported: {reason}")
     if any(0 in length for length in node.result.shape):
         raise ValueError(
             f"{node.place} cannot be exported: its result has no elements, shape {node.result.shape_of(0)}"
         )
-    RULES[node.kind](writer, node)
+    if node.formula is not None:
+        write_formula(writer, node, node.formula, *side_by_side(writer, node))
+    else:
+        RULES[node.kind](writer, node)
 
 
 def only(node: Node, index: int) -> Array:
@@ -91,8 +95,8 @@ def comparison(writer: Writer, node: Node) -> None:
 
 
 def side_by_side(writer: Writer, node: Node) -> tuple[list[str], Layout]:
-    """Names of two inputs laid out alike, and how: as one of them came, if the other can be brought to it."""
-    sides = only(node, 0), only(node, 1)
+    """Names of all inputs laid out alike, and how: as one of them came, if the others can be brought to it."""
+    sides = [only(node, i) for i in range(len(node.inputs))]
     ndim = node.result.ndim
     found: Layout = plain(ndim)
     for x in sides:

@@ -13,7 +13,9 @@ import numpy as np
 
 from minigrad.devices import Device, get_device
 from minigrad.interop.tracing import Step, Trace, device_of, traced
+from minigrad.kernels.expressions import Formula
 from minigrad.nn import Module
+from minigrad.ops.pointwise import Pointwise
 from minigrad.tensor import Tensor
 
 Length = tuple[int, ...]  # of an axis, in each trace
@@ -53,6 +55,7 @@ class Node:
     result: Array
     module: str  # in whose forward, by its dotted name
     line: str  # of the user's code
+    formula: Formula | None = None  # of an op that is made of one
 
     @property
     def place(self) -> str:
@@ -199,7 +202,8 @@ def merged(runs: list[Run]) -> Plan:
         step, inputs, result = steps[0]
         parameters = tuple(s.parameters for s, _, _ in steps)
         given = [None if i is None else arrays[i] for i in inputs]
-        node = Node(type(step.op).__name__, given, parameters, arrays[result], step.module, step.line)
+        formula = step.op.traced if isinstance(step.op, Pointwise) else None
+        node = Node(type(step.op).__name__, given, parameters, arrays[result], step.module, step.line, formula)
         for i, number in enumerate(inputs):
             if number is not None and number not in first.made:
                 constants = [run.arrays[number] for run in runs]

@@ -1,5 +1,6 @@
 """What each op of ONNX is here. A reader looks at a node of the file once; what it gives runs with the node's inputs."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -72,27 +73,79 @@ def beside(x: Any, axes: Axes, ndim: int) -> Any:
     return x.reshaped((1,) * (ndim - x.ndim) + x.shape).laid(axes)
 
 
-def total(node: Source) -> Run:
-    """A sum of several inputs."""
+def several(function: Callable[[Any, Any], Tensor]) -> Reader:
+    """An op of any number of inputs, one after another."""
+
+    def reader(node: Source) -> Run:
+        node.given()
+
+        def run(xs: list[Any], training: bool) -> Held:
+            sides, axes = side_by_side(xs)
+            return Held(functools.reduce(function, sides), axes)
+
+        return run
+
+    return reader
+
+
+def power(node: Source) -> Run:
+    """x^p; for a number p that stands in the file, by the op for that."""
+    exponent = node.constants.get(node.inputs[1])
+    if exponent is None or exponent.size != 1:
+        return arithmetic(ops.pow)(node)
+    p = float(exponent.item())
+    node.only(1)
+    return lambda xs, training: Held(ops.power(xs[0].tensor, p), xs[0].axes)
+
+
+def clip(node: Source) -> Run:
+    """Held between two numbers, either of which may be missing."""
+    low, high = (node.number(i).item() if node.has(i) else None for i in (1, 2))
+    node.only(1)
+    if low is None and high is None:
+        return lambda xs, training: xs[0]
+    return lambda xs, training: Held(ops.clip(xs[0].tensor, low, high), xs[0].axes)
+
+
+def scaled(function: Callable[[Tensor, float], Tensor], usual: float) -> Reader:
+    """An activation with a number alpha."""
+
+    def reader(node: Source) -> Run:
+        alpha = node.attribute("alpha", usual)
+        return elementwise(lambda x: function(x, alpha))(node)
+
+    return reader
+
+
+def selu(node: Source) -> Run:
+    """Selu with its own two numbers."""
+    numbers_of = node.attribute("alpha", 1.6732632), node.attribute("gamma", 1.050701)
+    if not np.allclose(numbers_of, (1.6732632, 1.050701), rtol=1e-5):
+        raise node.error(f"alpha and gamma are {numbers_of}, not the numbers that selu was made with")
+    return elementwise(ops.selu)(node)
+
+
+def hard_sigmoid(node: Source) -> Run:
+    """alpha x + beta, between 0 and 1."""
+    alpha, beta = node.attribute("alpha", 0.2), node.attribute("beta", 0.5)
+    return elementwise(lambda x: ops.clip(x * alpha + beta, 0, 1))(node)
+
+
+def gelu(node: Source) -> Run:
+    """x times the normal distribution function."""
+    how = node.must("approximate", "none", "tanh")
+    return elementwise(lambda x: ops.gelu(x, how))(node)
+
+
+def where(node: Source) -> Run:
+    """One of two by a condition."""
     node.given()
 
     def run(xs: list[Any], training: bool) -> Held:
         sides, axes = side_by_side(xs)
-        y = sides[0]
-        for other in sides[1:]:
-            y = ops.add(y, other)
-        return Held(y, axes)
+        return Held(ops.where(*sides), axes)
 
     return run
-
-
-def power(node: Source) -> Run:
-    """x^p for a number p."""
-    exponent = node.number(1)
-    if exponent.size != 1:
-        raise node.error(f"its exponent must be one number, not an array of shape {exponent.shape}")
-    node.only(1)
-    return lambda xs, training: Held(ops.power(xs[0].tensor, float(exponent.item())), xs[0].axes)
 
 
 def cast(node: Source) -> Run:
@@ -562,9 +615,25 @@ READERS: dict[str, Reader] = {
     **{"Relu": elementwise(ops.relu), "Sigmoid": elementwise(ops.sigmoid), "Tanh": elementwise(ops.tanh)},
     **{"Exp": elementwise(ops.exp), "Log": elementwise(ops.log), "Sqrt": elementwise(ops.sqrt)},
     **{"Neg": elementwise(lambda x: -x), "Reciprocal": elementwise(lambda x: 1 / x)},
-    **{"Not": elementwise(lambda x: ops.equal(x, 0)), "Cast": cast, "Pow": power},
+    **{"Not": elementwise(ops.logical_not), "Cast": cast, "Pow": power},
     **{"Add": arithmetic(ops.add, np.add), "Sub": arithmetic(ops.sub, np.subtract)},
-    **{"Mul": arithmetic(ops.mul, np.multiply), "Div": arithmetic(ops.div, numbers.divided), "Sum": total},
+    **{"Mul": arithmetic(ops.mul, np.multiply), "Div": arithmetic(ops.div, numbers.divided), "Sum": several(ops.add)},
+    **{
+        "Abs": elementwise(ops.abs),
+        "Sign": elementwise(ops.sign),
+        "Erf": elementwise(ops.erf),
+        "Sin": elementwise(ops.sin),
+    },
+    **{"Cos": elementwise(ops.cos), "Tan": elementwise(ops.tan), "Softplus": elementwise(ops.softplus)},
+    **{"Mish": elementwise(ops.mish), "HardSwish": elementwise(lambda x: x * ops.hard_sigmoid(x)), "Gelu": gelu},
+    **{
+        "LeakyRelu": scaled(ops.leaky_relu, 0.01),
+        "Elu": scaled(ops.elu, 1.0),
+        "Selu": selu,
+        "HardSigmoid": hard_sigmoid,
+    },
+    **{"Min": several(ops.minimum), "Max": several(ops.maximum), "Where": where, "Clip": clip},
+    **{"And": arithmetic(ops.logical_and), "Or": arithmetic(ops.logical_or)},
     **{"Equal": arithmetic(ops.equal), "Less": arithmetic(ops.less), "Greater": arithmetic(ops.greater)},
     **{"LessOrEqual": arithmetic(ops.less_equal), "GreaterOrEqual": arithmetic(ops.greater_equal)},
     **{"Conv": conv, "MaxPool": max_pool, "AveragePool": average_pool},

@@ -228,6 +228,20 @@ OF_OTHERS = {
               {"from": ints(-1, 1), "to": ints(-(2**63), 2**63 - 1), "axes": ints(3, -2), "steps": ints(-2, 2)}),
     "Gather of places": ([("Gather", "x places", "y", {"axis": 2})], PIXELS, {"places": ints(3, 0, -1)}),
     "Softmax": ([("Softmax", "x", "a", {"axis": 1}), ("LogSoftmax", "a", "y", {})], PIXELS, {}),
+    "activations": (
+        [
+            ("LeakyRelu", "x", "a", {}), ("Elu", "a", "b", {"alpha": 0.5}), ("Selu", "b", "c", {}), ("Softplus", "c", "d", {}),
+            ("HardSigmoid", "d", "e", {}), ("Erf", "e", "f", {}), ("Clip", "f low high", "g", {}), ("HardSwish", "g", "y", {}),
+        ],
+        ("f", "n", 4), {"low": np.float32(0.1), "high": np.float32(0.7)},
+    ),
+    "Min, Max, Where, Abs, Pow": (
+        [
+            ("Min", "x w x", "a", {}), ("Max", "a zero", "b", {}), ("Greater", "x zero", "c", {}), ("Where", "c x b", "d", {}),
+            ("Abs", "d", "e", {}), ("Pow", "e w", "y", {}),
+        ],
+        PIXELS, {"w": (3, 1, 1), "zero": np.float32(0)},
+    ),
     "Concat of a weight": ([("Concat", "x w", "y", {"axis": 0})], ("f", "n", 4), {"w": (1, 4)}),
 }  # fmt: skip
 
@@ -255,7 +269,7 @@ def test_graphs_of_other_tools(name, tmp_path, rng):
 @pytest.mark.parametrize(
     ("nodes", "weights", "options", "message"),
     [
-        ([("Erf", "x", "a", {}), ("Clip", "a", "y", {})], {}, {}, r"(?s)Erf 'the Erf': minigrad has no such op.*Clip 'the Clip again'"),
+        ([("Celu", "x", "a", {}), ("Det", "a", "y", {})], {}, {}, r"(?s)Celu 'the Celu': minigrad has no such op.*Det 'the Det again'"),
         ([("Conv", "x w", "y", {"group": 3})], {"w": (3, 1, 1, 1)}, {}, "Conv 'the Conv': group=3 is not supported, only 1"),
         ([("Conv", "x w", "y", {"auto_pad": "SAME_LOWER"})], {"w": (3, 3, 1, 1)}, {}, "auto_pad='SAME_LOWER' is not supported"),
         ([("Conv", "x w", "y", {})], {"w": (3, 3, 1)}, {}, r"its weight has shape \(3, 3, 1\)"),
@@ -263,7 +277,8 @@ def test_graphs_of_other_tools(name, tmp_path, rng):
         ([("MaxPool", "x", "y", {"kernel_shape": [2]})], {}, {}, "window has 1 axes"),
         ([("MaxPool", "x", "y z", {"kernel_shape": [2, 2]})], {}, {}, "second result"),
         ([("LRN", "x", "y", {"size": 4})], {}, {}, "size=4: windows of even size"),
-        ([("Pow", "x x", "y", {})], {}, {}, "input 1, 'x', must be a constant"),
+        ([("ReduceSum", "x x", "y", {})], {}, {}, "input 1, 'x', must be a constant"),
+        ([("Selu", "x", "y", {"alpha": 2.0})], {}, {}, "not the numbers that selu was made with"),
         ([("Cast", "x", "y", {"to": TensorProto.FLOAT16})], {}, {}, "a cast to FLOAT16"),
         ([("Reshape", "x s", "y", {})], {"s": ints(-1)}, {"opset": 10}, "of opset 10; 11 to 25 are read"),
         ([("Relu", "x", "y", {})], {}, {"opset": 99}, "of opset 99"),

@@ -11,7 +11,7 @@ import minigrad as mg
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from torch_twins import BNInception, ResNet18, randomize  # noqa: E402
+from torch_twins import ResNet18, randomize  # noqa: E402
 
 nn = torch.nn
 NEWER = pytest.param("newer", marks=pytest.mark.slow)
@@ -99,17 +99,6 @@ def test_nets_of_pytorch_compute_the_same(name, exporter, tmp_path):
             expected = theirs(x).numpy()
         came = ours(mg.tensor(x.numpy(), device="reference")).numpy()
         np.testing.assert_allclose(came, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_bn_inception_of_pytorch(tmp_path):
-    theirs = randomize(BNInception(classes=10))
-    x = torch.randn(2, 3, 64, 64)
-    exported(theirs, x, tmp_path / "model.onnx", "older")
-    ours = mg.onnx.import_model(tmp_path / "model.onnx", layout="channels_last")
-    with torch.no_grad():
-        expected = theirs(x).numpy()
-    np.testing.assert_allclose(ours(x.numpy().transpose(0, 2, 3, 1).copy()).numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_names_and_layouts_of_weights(tmp_path):
