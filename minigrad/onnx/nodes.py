@@ -428,6 +428,8 @@ OTHERS = {
     "Dropout": "in training it draws random numbers; a model is exported in evaluation mode, so pass training=self.training",
     "BatchNorm": "it normalizes by the batch's own statistics, in training; pass training=self.training",
     "SyncBatchNorm": "it normalizes by the statistics of all ranks, in training; pass training=self.training",
+    "NegativeLogLikelihood": "of the losses by labels only the mean of cross_entropy without weights is exported",
+    "LabelWeights": "of the losses by labels only the mean of cross_entropy without weights is exported",
     "BranchConcat": "it normalizes by the batch's own statistics, in training; use mg.concat",
 }
 """Ops that are not exported, and why."""

@@ -83,7 +83,8 @@ def subclasses(kind):
 
 def test_every_op_that_is_exported_is_in_a_model_here():
     models = [ready(name) for name in [*LAYERS, *OPS]]
-    there = {node.kind for model, x in models for node in plan.planned(model, (x,), True).nodes}
+    used = [node for model, x in models for node in plan.planned(model, (x,), True).nodes]
+    there = {node.kind for node in used if node.formula is None}
     assert there | {"CrossEntropy"} == nodes.RULES.keys()
 
 
