@@ -3,7 +3,7 @@
 import numpy as np
 
 import minigrad as mg
-from minigrad.ops import Branch, concat_branches, getitem, to
+from minigrad.ops import Branch, concat_branches, embedding, getitem, to
 from minigrad.ops.table import TABLE
 
 nn = mg.nn
@@ -71,6 +71,15 @@ LAYERS = {
     "BatchNorm without gamma": (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm(4, gamma=False, eps=0.1)), ROWS),
     "BatchNorm without beta": (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm(4, beta=False, decay=0.5)), ROWS),
     "SyncBatchNorm": (nn.Sequential(nn.Linear(4, 4), nn.SyncBatchNorm(4)), ROWS),
+    "LayerNorm": (nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, eps=0.1)), SEQUENCE),
+    "LayerNorm over two axes": (nn.LayerNorm((3, 4), beta=False), SEQUENCE),
+    "LayerNorm of nothing but eps": (
+        nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, gamma=False, beta=False)),
+        SEQUENCE,
+    ),
+    "RMSNorm": (nn.Sequential(nn.Linear(4, 4), nn.RMSNorm(4)), SEQUENCE),
+    "GroupNorm": (of_images(nn.GroupNorm(2, 4), nn.Conv2d(4, 2, 1)), IMAGE),
+    "Embedding": (Of(lambda x, w: embedding(to(x > 0, "int64"), w), w=random(2, 3)), ROWS),
     "ReLU": (nn.Sequential(nn.ReLU()), ROWS),
     "Sigmoid": (nn.Sequential(nn.Sigmoid()), ROWS),
     "Tanh": (nn.Sequential(nn.Tanh()), ROWS),

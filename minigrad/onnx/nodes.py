@@ -223,6 +223,33 @@ def batch_norm(writer: Writer, node: Node) -> None:
     writer.put(node.result, y, layout)
 
 
+def layer_norm(writer: Writer, node: Node) -> None:
+    """Normalization over the last axes."""
+    x, gamma, beta = only(node, 0), node.inputs[1], node.inputs[2]
+    count = node["axes"]
+    lengths = [x.fixed(a) or 1 for a in range(x.ndim - count, x.ndim)]
+    scale = writer.graph.constant(np.ones(lengths, x.dtype)) if gamma is None else writer.plain(gamma)
+    shift = [] if beta is None else [writer.plain(beta)]
+    y = writer.add("LayerNormalization", writer.plain(x), scale, *shift, axis=-count, epsilon=float(node["eps"]))
+    writer.put(node.result, y)
+
+
+def rms_norm(writer: Writer, node: Node) -> None:
+    """Division by the root mean square over the last axes, which opset 18 has no op for."""
+    x, gamma = only(node, 0), node.inputs[1]
+    name, dtype = writer.plain(x), x.dtype
+    axes = writer.graph.integers(*range(-node["axes"], 0))
+    squares = writer.add("ReduceMean", writer.add("Mul", name, name), axes, keepdims=1)
+    root = writer.add("Sqrt", writer.add("Add", squares, writer.graph.constant(np.array(node["eps"], dtype))))
+    y = writer.add("Div", name, root)
+    writer.put(node.result, y if gamma is None else writer.add("Mul", y, writer.plain(gamma)))
+
+
+def embedding(writer: Writer, node: Node) -> None:
+    """Rows of a table by number."""
+    writer.put(node.result, writer.add("Gather", writer.plain(only(node, 0)), writer.plain(only(node, 1)), axis=0))
+
+
 def local_response_norm(writer: Writer, node: Node) -> None:
     """ONNX divides alpha by the size. Windows of even size reach further down here; they, and arrays but images, by a pool."""
     x = only(node, 0)
@@ -445,6 +472,7 @@ RULES: dict[str, Rule] = {
     },
     **{"Linear": linear, "MatMul": matmul, "BatchedMatMul": matmul, "Conv2d": conv},
     **{"MaxPool": pool("MaxPool"), "AvgPool": pool("AveragePool"), "BatchNormInference": batch_norm},
+    **{"LayerNorm": layer_norm, "RMSNorm": rms_norm, "Embedding": embedding},
     **{"LocalResponseNorm": local_response_norm, "Sum": summed, "Max": maximum},
     **{"Softmax": along_last("Softmax"), "LogSoftmax": along_last("LogSoftmax"), "CrossEntropy": cross_entropy},
     **{"Reshape": reshape, "Transpose": transpose, "Concat": concat, "Slice": slice_, "Take": take},

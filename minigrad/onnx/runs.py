@@ -296,6 +296,22 @@ def batch_norm(node: Source) -> Run:
     return run
 
 
+def layer_norm(node: Source) -> Run:
+    """Normalization over the axes from one on."""
+    axis, eps = node.attribute("axis", -1), node.attribute("epsilon", 1e-5)
+    node.must("stash_type", 1)
+    if len(node.outputs) > 1:
+        raise node.error("mean and deviation, its other results, are not supported")
+    node.given()
+
+    def run(xs: list[Any], training: bool) -> Held:
+        x, gamma, *beta = xs
+        shift = beta[0].plain if beta and beta[0] is not None else None
+        return Held(ops.layer_norm(x.plain, gamma.plain, shift, axes=x.ndim - axis % x.ndim, eps=eps))
+
+    return run
+
+
 def local_response_norm(node: Source) -> Run:
     """The same, but that alpha is divided by the size; even sizes reach further up in ONNX, and down here."""
     size = node.attribute("size")
@@ -638,7 +654,13 @@ READERS: dict[str, Reader] = {
     **{"LessOrEqual": arithmetic(ops.less_equal), "GreaterOrEqual": arithmetic(ops.greater_equal)},
     **{"Conv": conv, "MaxPool": max_pool, "AveragePool": average_pool},
     **{"GlobalAveragePool": over_pixels(ops.mean), "GlobalMaxPool": over_pixels(ops.max)},
-    **{"BatchNormalization": batch_norm, "LRN": local_response_norm, "Gemm": gemm, "MatMul": matmul},
+    **{
+        "BatchNormalization": batch_norm,
+        "LRN": local_response_norm,
+        "LayerNormalization": layer_norm,
+        "Gemm": gemm,
+        "MatMul": matmul,
+    },
     **{"Softmax": along(ops.softmax), "LogSoftmax": along(ops.log_softmax), "SoftmaxCrossEntropyLoss": cross_entropy},
     **{"ReduceMean": reduction(ops.mean, 18), "ReduceSum": reduction(ops.sum, 13), "ReduceMax": reduction(ops.max, 18)},
     **{"Concat": concat, "Reshape": reshape, "Flatten": flatten, "Transpose": transpose, "Slice": slice_},
