@@ -18,3 +18,17 @@ class Dropout(Benchmark):
 
     def time_forward(self, n, device):
         self.sample(self.work)
+
+
+class Random(Benchmark):
+    """Uniform and normal numbers."""
+
+    params = (["uniform", "normal"], [6_000, 1 << 20], DEVICES)
+    param_names = ("distribution", "elements", "device")
+
+    def setup(self, distribution, n, device):
+        self.use(device)
+        self.work = self.kernel_call("dropout", distribution, 0.0, 1.0, np.array([1, 2], np.uint64), empty(n))
+
+    def time_draw(self, distribution, n, device):
+        self.sample(self.work)

@@ -31,6 +31,7 @@ class Movement(Benchmark):
         x, matrix = normal(n), normal(SIDE, SIDE)
         half = lengths(SIDE, SIDE // 2), layout(SIDE, 2)
         index = np.random.default_rng(0).integers(0, SIDE, SIDE)
+        places = np.random.default_rng(0).integers(0, SIDE, (SIDE, SIDE))
         self.works = {
             "fill": self.kernel_call("movement", "fill", 1.5, empty(n)),
             "copy": self.kernel_call("movement", "copy", x, empty(n)),
@@ -41,6 +42,10 @@ class Movement(Benchmark):
             "scatter": self.kernel_call("movement", "strided_write", normal(n // 2), *half, 1, empty(n)),
             "take": self.kernel_call("movement", "take_rows", matrix, index, empty(SIDE, SIDE)),
             "take_backward": self.kernel_call("movement", "take_rows_backward", matrix, index, empty(SIDE, SIDE)),
+            "along": self.kernel_call("movement", "take_along", cube(matrix), cube(places), cube(empty(SIDE, SIDE))),
+            "along_backward": self.kernel_call(
+                "movement", "take_along_backward", cube(matrix), cube(places), cube(empty(SIDE, SIDE))
+            ),
         }
 
     def time_fill(self, device):
@@ -63,3 +68,14 @@ class Movement(Benchmark):
 
     def time_take_rows_backward(self, device):
         self.sample(self.works["take_backward"])
+
+    def time_take_along(self, device):
+        self.sample(self.works["along"])
+
+    def time_take_along_backward(self, device):
+        self.sample(self.works["along_backward"])
+
+
+def cube(x):
+    """A matrix as (rows, columns, 1)."""
+    return x.reshape(*x.shape, 1)

@@ -25,6 +25,7 @@ class Reduce(Benchmark):
         x, y, index = normal(outer, reduced, inner), empty(outer, inner), np.zeros((outer, inner), np.int64)
         self.sum = self.kernel_call("reduce", "sum_forward", x, y)
         self.max = self.kernel_call("reduce", "max_forward", x, y, index)
+        self.cumsum = self.kernel_call("reduce", "cumsum", np.abs(x), False, empty(outer, reduced, inner))
         self.max_backward = self.kernel_call("reduce", "max_backward", y, index, empty(outer, reduced, inner))
 
     def time_sum(self, shape, device):
@@ -35,3 +36,6 @@ class Reduce(Benchmark):
 
     def time_max_backward(self, shape, device):
         self.sample(self.max_backward)
+
+    def time_cumsum(self, shape, device):
+        self.sample(self.cumsum)

@@ -60,13 +60,19 @@ class Conv(Protocol):
 
 
 class Dropout(Protocol):
-    """Dropout by counter-based random numbers; key and state are uint64 (seed, counter).
+    """Dropout, and arrays of random numbers, by counter; key and state are uint64 (seed, counter).
 
     kernels/reference/dropout.py, kernels/cpu/dropout.py, kernels/cuda/dropout.py
     """
 
     def dropout(self, x: Array, p: float, key: Array, y: Array, /) -> None:
         """y = x / (1 - p) where uniform(key, i) >= p, else 0 x; flat. The gradient is the same of dy."""
+
+    def uniform(self, low: float, high: float, key: Array, y: Array, /) -> None:
+        """y[i] = low + (high - low) uniform(key, i); flat."""
+
+    def normal(self, mean: float, std: float, key: Array, y: Array, /) -> None:
+        """y[i] = mean + std z, z of the standard normal distribution, two from two words of the key; flat."""
 
     def advance(self, state: Array, key: Array, /) -> None:
         """key = state, then state's counter goes up by one: state is changed."""
@@ -285,6 +291,12 @@ class Movement(Protocol):
 
     def take_rows_backward(self, dy: Array, index: Array, dx: Array, /) -> None:
         """dx = 0, then dx[index[i]] += dy[i] for i = 0, 1, ..."""
+
+    def take_along(self, x: Array, index: Array, y: Array, /) -> None:
+        """y[o, i, j] = x[o, index[o, i, j], j], index int64."""
+
+    def take_along_backward(self, dy: Array, index: Array, dx: Array, /) -> None:
+        """dx = 0, then dx[o, index[o, i, j], j] += dy[o, i, j] for i = 0, 1, ..."""
 
 
 class Norm(Protocol):
@@ -559,7 +571,7 @@ class Pool(Protocol):
 
 
 class Reduce(Protocol):
-    """Sums and maxima over the middle axis of x (outer, reduced, inner), to (outer, inner).
+    """Sums and maxima over the middle axis of x (outer, reduced, inner), to (outer, inner); running sums along it.
 
     kernels/reference/reduce.py, kernels/cpu/reduce.py, kernels/cuda/reduce.py
     """
@@ -572,6 +584,9 @@ class Reduce(Protocol):
 
     def max_backward(self, dy: Array, index: Array, dx: Array, /) -> None:
         """dx = dy at the position of the maximum, 0 elsewhere."""
+
+    def cumsum(self, x: Array, reverse: bool, y: Array, /) -> None:
+        """y[o, i, j] = sum of x[o, k, j] over k <= i, or with `reverse` over k >= i, all (outer, n, inner)."""
 
 
 class Kernels(Protocol):

@@ -40,7 +40,7 @@ INFINITY, NAN = np.float32(np.inf), np.float32(np.nan)
 
 
 class Constants(NamedTuple):
-    """What exp, log, tanh and erf need in one precision; every field is of that type."""
+    """What exp, log, tanh, erf and cos_sin_of_turns need in one precision; every field is of that type."""
 
     half: float
     log2_e: float
@@ -56,6 +56,8 @@ class Constants(NamedTuple):
     log_tail: tuple[float, ...]  # (2 artanh(s) - 2 s) / s**3 in powers of s**2, for |s| <= 3 - sqrt(8)
     erf_highest: float  # erf is 1 from here up
     erf_slope: tuple[float, ...]  # -log(1 - erf(t)) / t in powers of t, for 0 <= t <= erf_highest
+    quarter_sin: tuple[float, ...]  # sin(pi / 2 r) / r in powers of r**2, for |r| <= 1/2
+    quarter_cos: tuple[float, ...]  # cos(pi / 2 r) in powers of r**2, for |r| <= 1/2
 
 
 FLOAT32 = Constants(
@@ -93,6 +95,19 @@ FLOAT32 = Constants(
         np.float32(0.0012517454),
         np.float32(-0.0003810001),
         np.float32(4.070784e-05),
+    ),
+    quarter_sin=(
+        np.float32(1.5707964),
+        np.float32(-0.6459635),
+        np.float32(0.07968003),
+        np.float32(-0.004601658),
+    ),
+    quarter_cos=(
+        np.float32(1.0),
+        np.float32(-1.2337005),
+        np.float32(0.25366917),
+        np.float32(-0.020859936),
+        np.float32(0.000903363),
     ),
 )
 
@@ -155,6 +170,25 @@ FLOAT64 = Constants(
         -3.3645603268122818e-12,
         1.6149817120934076e-13,
         -3.592464266654991e-15,
+    ),
+    quarter_sin=(
+        1.5707963267948966,
+        -0.6459640975062443,
+        0.07969262624603957,
+        -0.004681754132282415,
+        0.0001604411502916289,
+        -3.598641754379241e-06,
+        5.633721004229897e-08,
+    ),
+    quarter_cos=(
+        1.0,
+        -1.2337005501361697,
+        0.2536695079010466,
+        -0.020863480763308004,
+        0.0009192602741467696,
+        -2.52020365582027e-05,
+        4.710603581151155e-07,
+        -6.320557324917538e-09,
     ),
 )
 
@@ -258,6 +292,19 @@ def erf(x):
     n, p = _reduced_expm1(-(t * polynomial(t, c.erf_slope)))
     h = power_of_two(n)
     return copysign(fma(-h, p, ONE - h), x)
+
+
+@formula
+def cos_sin_of_turns(v):
+    """cos(2 pi v) and sin(2 pi v) for 0 <= v <= 1, within 2 ulp of the larger one."""
+    c = by_precision(v, FLOAT32, FLOAT64)
+    quarters = v + v + (v + v)
+    q = quarters + c.whole - c.whole
+    r = quarters - q
+    sine, cosine = r * polynomial(r * r, c.quarter_sin), polynomial(r * r, c.quarter_cos)
+    odd = (q == ONE) | (q == ONE + TWO)
+    x, y = select(odd, sine, cosine), select(odd, cosine, sine)
+    return select((q == ONE) | (q == TWO), -x, x), select((q == TWO) | (q == ONE + TWO), -y, y)
 
 
 @formula

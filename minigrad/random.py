@@ -1,25 +1,41 @@
-"""Random numbers by counter: a stream is named by the seed and a number, so any of them can be drawn again alone."""
+"""Random numbers by counter: a stream is named by the seed and a number, so any of them can be drawn again alone.
+
+`normal`, `uniform` and `bernoulli` draw tensors by the kernels of dropout: Philox 4x32-10 under a key that follows from the
+seed, and a counter of the draws, which lies where the numbers are made. So a captured step draws new numbers in every
+replay, those that the eager step would have drawn.
+"""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, SupportsIndex
 
 import numpy as np
 
 from minigrad.checks import integer
+from minigrad.devices import Device
+from minigrad.modes import at_work, begin, read, refuse
+from minigrad.ops.comparison import less
+from minigrad.ops.creation import dtype_of, finished, home_of
+from minigrad.ops.shape_functions import as_shape
+from minigrad.tensor import FLOATS, Tensor
+
+Lengths = SupportsIndex | Sequence[SupportsIndex]
 
 _seed = 0
 _streams = 0
 _seeding = threading.RLock()
+_draws: dict[str, Tensor] = {}  # by device: the key of its draws, and how many there were
 
 
 def manual_seed(n: int) -> None:
-    """Start all random numbers anew from seed `n`: initial weights and dropout of what is made from now on."""
+    """Start all random numbers anew from seed `n`: what is drawn, and weights and dropout of what is made, from now on."""
     global _seed, _streams
     if isinstance(n, bool) or not isinstance(n, int | np.integer):
         raise TypeError(f"the seed must be an integer, not {n!r}")
     _seed = int(n) % (1 << 64)
     _streams = 0
+    count_draws({name: 0 for name in _draws})
 
 
 @contextmanager
@@ -47,17 +63,124 @@ def counter_state() -> np.ndarray:
     return np.array([stream().integers(1 << 64, dtype=np.uint64), 0], np.uint64)
 
 
-def state_dict() -> dict[str, int]:
-    """The seed, and how many streams were drawn from it."""
-    return {"seed": _seed, "streams": _streams}
+def draws_of(home: Device) -> Tensor:
+    """The key and the counter of a device's draws, which its kernels count up."""
+    if home.name not in _draws:
+        _draws[home.name] = Tensor(first_draw(0), device=home)
+    return _draws[home.name]
 
 
-def load_state_dict(state: Mapping[str, int]) -> None:
+def first_draw(count: int) -> np.ndarray:
+    """The key that follows from the seed, apart from those of streams, and a number of draws."""
+    key = np.random.Philox(key=np.array([_seed, (1 << 64) - 1], np.uint64)).random_raw()
+    return np.array([key, count], np.uint64)
+
+
+def count_draws(counts: Mapping[str, int]) -> None:
+    """Go on drawing from these numbers of draws on, in the memory that recordings know."""
+    for name, count in counts.items():
+        state = _draws[name]
+        state._device.write(state._data, first_draw(count))
+
+
+def drawn(
+    kernel: str, shape: Lengths, first: float, second: float, dtype: Any, device: Any, requires_grad: bool
+) -> Tensor:
+    """A tensor of random numbers by a kernel, which takes two numbers and a key of its own."""
+    wanted = dtype_of(dtype, FLOATS[0])
+    if wanted not in FLOATS:
+        raise TypeError(f"random numbers are float32 or float64, not {wanted}; draw them and convert")
+    home = home_of(device)
+    state = draws_of(home)
+    read(state)
+    begin(kernel.capitalize())
+    worker = at_work(home)
+    key, y = worker.empty((2,), np.dtype(np.uint64)), worker.empty(as_shape(shape), wanted)
+    worker.kernels.dropout.advance(state._data, key)
+    if y.size:
+        draw = worker.kernels.dropout.normal if kernel == "normal" else worker.kernels.dropout.uniform
+        draw(float(first), float(second), key, y.reshape(-1))
+    return finished(y, home, requires_grad)
+
+
+def normal(
+    shape: Lengths,
+    mean: float = 0.0,
+    std: float = 1.0,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Numbers of a normal distribution, float32 if nothing else is said; none is further than 5.77 std from the mean.
+
+    Each call draws others, the same after the same `manual_seed`; each device counts its own calls. Raises ValueError for a
+    negative std or length.
+    """
+    if not std >= 0:
+        raise ValueError(f"normal: std must be 0 or more, not {std}")
+    return drawn("normal", shape, mean, std, dtype, device, requires_grad)
+
+
+def uniform(
+    shape: Lengths,
+    low: float = 0.0,
+    high: float = 1.0,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Numbers from `low` to below `high`, all equally likely (2^24 different ones), float32 if nothing else is said.
+
+    Each call draws others, as `normal`. Raises ValueError unless low is at most high.
+    """
+    if not low <= high:
+        raise ValueError(f"uniform: low must be at most high, not {low} and {high}")
+    return drawn("uniform", shape, low, high, dtype, device, requires_grad)
+
+
+def bernoulli(shape: Lengths, p: float = 0.5, device: Any = None) -> Tensor:
+    """A bool tensor, each element True with probability p. Raises ValueError unless 0 <= p <= 1."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"bernoulli: p must be from 0 to 1, not {p}")
+    return less(uniform(shape, device=device), p)
+
+
+def permutation(n: int, device: Any = None) -> Tensor:
+    """The numbers from 0 to n - 1 in random order, int64, drawn from the next stream; not inside a captured step."""
+    refuse(
+        "mg.random.permutation inside a captured step would be the same in every replay; draw it outside, and pass it as an "
+        "argument"
+    )
+    return Tensor(stream().permutation(as_shape(n)[0]), device=device)
+
+
+def state_dict() -> dict[str, Any]:
+    """The seed, how many streams were drawn from it, and how many tensors on each device that has drawn any."""
+    counts = {name: int(state._device.to_host(state._data)[1]) for name, state in _draws.items()}
+    return {"seed": _seed, "streams": _streams, **({"draws": counts} if counts else {})}
+
+
+def streams_drawn() -> tuple[int, int]:
+    """What Python has drawn from: the seed and the number of streams. Captured steps must leave it alone."""
+    return _seed, _streams
+
+
+def load_state_dict(state: Mapping[str, Any]) -> None:
     """Go on drawing streams where that state stood; TypeError or ValueError for what is no such state, changing nothing."""
     global _streams
-    if set(state) != set(state_dict()):
-        raise ValueError(f"the state has the keys {sorted(state)}, where {sorted(state_dict())} were expected")
+    if {*state} - {"draws"} != {"seed", "streams"}:
+        raise ValueError(
+            f"the state has the keys {sorted(state)}, where ['seed', 'streams'] were expected, and maybe 'draws'"
+        )
     seed = integer("seed", state["seed"], 0, (1 << 64) - 1)
     streams = integer("streams", state["streams"], 0, (1 << 63) - 1)
+    counts = state.get("draws", {})
+    if not isinstance(counts, Mapping):
+        raise TypeError(f"draws must be a number for each device, not {counts!r}")
+    counts = {name: integer(f"draws of {name}", n, 0, (1 << 63) - 1) for name, n in counts.items()}
+    homes = {name: home_of(name) for name in counts}
     manual_seed(seed)
     _streams = streams
+    for home in homes.values():
+        draws_of(home)
+    count_draws(counts)

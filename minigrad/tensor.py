@@ -342,6 +342,10 @@ class Tensor:
                 "assign value.detach(), or build the result with concat"
             )
         array = value._device.to_host(value._data) if isinstance(value, Tensor) else value
+        if is_number(array):
+            array = held_number("the number to be assigned", array, self.dtype)
+        elif isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
+            check_held(array, self.dtype)
         host = self._device.to_host(self._data)
         host[index] = array
         if host is not self._data:
@@ -498,6 +502,67 @@ class Tensor:
         """Maximum over all axes, or some; the gradient goes to the first of equals."""
         return reduce.max(self, axis, keepdims)
 
+    def min(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+        """Minimum over all axes, or some; the gradient goes to the first of equals."""
+        return statistics.min(self, axis, keepdims)
+
+    def argmax(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+        """Where the maximum stands along an axis, or in the flat tensor."""
+        return statistics.argmax(self, axis, keepdims)
+
+    def argmin(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+        """Where the minimum stands along an axis, or in the flat tensor."""
+        return statistics.argmin(self, axis, keepdims)
+
+    def var(self, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> "Tensor":
+        """Variance over all axes, or some; PyTorch's has correction 1."""
+        return statistics.var(self, axis, correction, keepdims)
+
+    def std(self, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> "Tensor":
+        """Standard deviation over all axes, or some; PyTorch's has correction 1."""
+        return statistics.std(self, axis, correction, keepdims)
+
+    def prod(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+        """Product over all axes, or some."""
+        return statistics.prod(self, axis, keepdims)
+
+    def cumsum(self, axis: Any = None) -> "Tensor":
+        """Running sums along an axis, or over the flat tensor."""
+        return statistics.cumsum(self, axis)
+
+    def all(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+        """Whether all elements of a bool tensor hold, over all axes, or some."""
+        return statistics.all(self, axis, keepdims)
+
+    def any(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+        """Whether an element of a bool tensor holds, over all axes, or some."""
+        return statistics.any(self, axis, keepdims)
+
+    def squeeze(self, axis: Any = None) -> "Tensor":
+        """Without axes of length 1, all or those named."""
+        return shape_functions.squeeze(self, axis)
+
+    def unsqueeze(self, axis: int) -> "Tensor":
+        """With an axis of length 1 more: PyTorch's name of `mg.expand_dims`."""
+        return shape_functions.expand_dims(self, axis)
+
+    def flatten(self, start_axis: int = 0, end_axis: int = -1) -> "Tensor":
+        """With all axes, or those from one to another, as one."""
+        return shape_functions.flatten(self, start_axis, end_axis)
+
+    def repeat(self, repeats: int, axis: int | None = None) -> "Tensor":
+        """Each element so many times in a row, as NumPy has it; PyTorch's repeat is `mg.tile`."""
+        return shape_functions.repeat(self, repeats, axis)
+
+    def take(self, indices: Any, axis: int | None = None) -> "Tensor":
+        """Elements by their numbers along an axis, or in the flat tensor."""
+        return shape_functions.take(self, indices, axis)
+
+    @property
+    def at(self) -> Any:
+        """`t.at[index].set(value)` and `.add(value)`: a copy with other elements there, on the tape."""
+        return shape_functions.At(self)
+
     def exp(self) -> "Tensor":
         """e to the power of every element."""
         return elementwise.exp(self)
@@ -579,9 +644,46 @@ def as_array(data: Any, dtype: Any = None) -> np.ndarray:
         check_dtype(array.dtype)
     if dtype is not None:
         check_dtype(np.dtype(dtype))
+        check_held(array, np.dtype(dtype))
     elif array.dtype.kind == "f" and not isinstance(data, np.ndarray | np.generic) and not hasattr(data, "__array__"):
         dtype = np.float32
     return np.array(array, dtype=np.dtype(dtype or array.dtype).newbyteorder("="), order="C", copy=True)
+
+
+def check_held(array: np.ndarray, dtype: np.dtype) -> None:
+    """Raise TypeError for numbers beyond an integer dtype, and for NaN, which a cast would replace; not for fractions."""
+    if dtype.kind not in "iu" or not array.size or np.can_cast(array.dtype, dtype):
+        return
+    low, high, limits = array.min().item(), array.max().item(), np.iinfo(dtype)
+    if not (limits.min <= low and high <= limits.max):
+        raise TypeError(
+            f"{dtype} does not hold all of the numbers, which go from {low} to {high}; it is {limits.min} to {limits.max}"
+        )
+
+
+def held_number(what: str, value: Any, dtype: np.dtype) -> np.ndarray:
+    """A number as an array without axes, infinite in a float dtype that it is too large for.
+
+    Raises TypeError where an integer or bool dtype does not hold it.
+    """
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return np.array(as_float(value), dtype)
+    try:
+        held = np.array(value, dtype)
+    except (OverflowError, ValueError):  # too large, or NaN
+        held = None
+    if held is None or held != value:
+        raise TypeError(f"{what} is {value!r}, which {dtype} does not hold; convert the tensor with .to(...)")
+    return held
+
+
+def as_float(number: Any) -> float:
+    """A number as a float, infinite if it is too large."""
+    try:
+        return float(number)
+    except OverflowError:
+        return np.inf if number > 0 else -np.inf
 
 
 def check_dtype(dtype: np.dtype) -> None:
@@ -614,4 +716,15 @@ def is_comparable(value: Any) -> bool:
 
 # A tensor's operators are ops, and ops make tensors: the one circle, closed here, where all of this file is defined.
 from minigrad import tape  # noqa: E402
-from minigrad.ops import arithmetic, comparison, elementwise, gemm, movement, numpy_functions, reduce, table  # noqa: E402
+from minigrad.ops import (  # noqa: E402
+    arithmetic,
+    comparison,
+    elementwise,
+    gemm,
+    movement,
+    numpy_functions,
+    reduce,
+    shape_functions,
+    statistics,
+    table,
+)

@@ -23,7 +23,7 @@ GRAPH = tool.graph()
 TENSORS_AND_OPS = {
     *("gradients", "tape", "tensor"),
     *("ops.arithmetic", "ops.checks", "ops.comparison", "ops.elementwise", "ops.gemm", "ops.movement", "ops.reduce"),
-    *("ops.numpy_functions", "ops.pointwise", "ops.table"),
+    *("ops.numpy_functions", "ops.pointwise", "ops.shape_functions", "ops.statistics", "ops.table"),
 }
 
 # Circles that only the type checker goes round.

@@ -41,6 +41,7 @@ BOXES = {
     "capture": ("minigrad/capture/",),
     "optim": ("minigrad/optim/",),
     "nn": ("minigrad/nn/",),
+    "random": ("minigrad/random.py",),
     "ops": ("minigrad/ops/",),
     "engine": (
         "minigrad/tensor.py",
@@ -52,7 +53,7 @@ BOXES = {
     ),
     "devices": ("minigrad/devices/",),
     "exchange": ("minigrad/exchange/",),
-    "basics": ("minigrad/checks.py", "minigrad/notebook.py", "minigrad/random.py", "minigrad/version.py"),
+    "basics": ("minigrad/checks.py", "minigrad/notebook.py", "minigrad/version.py"),
     "reference": ("kernels/reference/",),
     "cpu": ("kernels/cpu/",),
     "cpu/parts": ("kernels/cpu/parts/",),

@@ -1,4 +1,4 @@
-"""Derive the constants of kernels/formulas.py: ln 2, and minimax polynomials for exp, log and erf by the Remez exchange.
+"""Derive the constants of kernels/formulas.py: ln 2, and minimax polynomials for exp, log, erf, sine and cosine (Remez).
 
     pip install mpmath
     python tools/fit_polynomials.py
@@ -8,6 +8,7 @@ working precision, leaves in the result when everything else is exact. Exits wit
 
 exp: e**r = 1 + r + r**2 q(r) for |r| <= ln(2) / 2. The error counted is that of e**r - 1, which tanh uses.
 log: log((1 + s) / (1 - s)) = 2 s + s z p(z), z = s**2, for (1 + s) / (1 - s) from sqrt(1/2) to sqrt(2).
+sine, cosine: sin(pi / 2 r) = r s(r**2) and cos(pi / 2 r) = c(r**2) for |r| <= 1/2.
 erf: erf(t) = 1 - exp(-t q(t)) for t from 0 to where erf(t) rounds to 1.
 """
 
@@ -118,6 +119,22 @@ def erf_weight(t: mpf) -> mpf:
     return t * mpmath.erfc(t) / mpmath.erf(t) if t else mpmath.sqrt(mpmath.pi) / 2
 
 
+def quarter_sin(z: mpf) -> mpf:
+    """sin(pi / 2 r) / r for z = r**2."""
+    r = mpmath.sqrt(z)
+    return mpmath.sin(mpmath.pi / 2 * r) / r if z else mpmath.pi / 2
+
+
+def quarter_cos(z: mpf) -> mpf:
+    """cos(pi / 2 r) for z = r**2."""
+    return mpmath.cos(mpmath.pi / 2 * mpmath.sqrt(z))
+
+
+def relative(function: Function) -> Function:
+    """What an error of a function is worth as a relative one."""
+    return lambda x: 1 / function(x)
+
+
 def rounded(value: mpf, dtype: type) -> np.floating:
     """The number of type dtype nearest to value."""
     with mpmath.workprec(np.finfo(dtype).nmant + 1):
@@ -137,7 +154,9 @@ def fit(name: str, function: Function, weight: Function, degree: int, low: mpf, 
     return tuple(coefficients)
 
 
-def derive(dtype: type, exp_degree: int, log_degree: int, erf_degree: int, erf_highest: str) -> dict[str, object]:
+def derive(
+    dtype: type, exp_degree: int, log_degree: int, erf_degree: int, erf_highest: str, sin_degree: int
+) -> dict[str, object]:
     """The constants of one precision under the names they have in formulas.py."""
     ln2 = mpmath.log(2)
     ln2_high = rounded(ln2, dtype)
@@ -148,6 +167,8 @@ def derive(dtype: type, exp_degree: int, log_degree: int, erf_degree: int, erf_h
         "exp_tail": fit("exp", exp_tail, exp_weight, exp_degree, -ln2 / 2, ln2 / 2, dtype),
         "log_tail": fit("log", log_tail, log_weight, log_degree, mpf(0), (3 - mpmath.sqrt(8)) ** 2, dtype),
         "erf_slope": fit("erf", erf_slope, erf_weight, erf_degree, mpf(0), mpf(erf_highest), dtype),
+        "quarter_sin": fit("sine", quarter_sin, relative(quarter_sin), sin_degree, mpf(0), mpf(1) / 4, dtype),
+        "quarter_cos": fit("cosine", quarter_cos, relative(quarter_cos), sin_degree + 1, mpf(0), mpf(1) / 4, dtype),
     }
 
 
@@ -155,8 +176,8 @@ def main() -> None:
     """Print the constants of both precisions and compare them with formulas.py."""
     different = []
     for dtype, table, degrees in (
-        (np.float32, formulas.FLOAT32, (5, 3, 7, "3.95")),
-        (np.float64, formulas.FLOAT64, (10, 6, 23, "5.95")),
+        (np.float32, formulas.FLOAT32, (5, 3, 7, "3.95", 3)),
+        (np.float64, formulas.FLOAT64, (10, 6, 23, "5.95", 6)),
     ):
         for name, value in derive(dtype, *degrees).items():
             text = f"({', '.join(map(literal, value))})" if isinstance(value, tuple) else literal(value)

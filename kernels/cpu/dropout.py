@@ -9,6 +9,7 @@ import math
 import numpy as np
 from numba import prange
 
+from minigrad.kernels import formulas
 from minigrad.kernels.cpu.tools.launch import inlined, kernel, parallel_kernel
 from minigrad.kernels.philox import HALF, LOW, philox
 
@@ -42,6 +43,37 @@ def dropout(x, p, key, y):
         fill_words(np.uint64(start // GROUP), key[0], key[1], words)
         for i in range(target.size):
             target[i] = source[i] * (kept if words[i] >= threshold else dropped)
+
+
+@parallel_kernel()
+def uniform(low, high, key, y):
+    first, width, step = y.dtype.type(low), y.dtype.type(high - low), y.dtype.type(2.0**-24)
+    for block in prange(-(-y.size // BLOCK)):
+        start = block * BLOCK
+        target = y[start : start + BLOCK]
+        words = np.empty(-(-target.size // GROUP) * GROUP, np.uint32)
+        fill_words(np.uint64(start // GROUP), key[0], key[1], words)
+        for i in range(target.size):
+            target[i] = first + width * (y.dtype.type(words[i] >> np.uint32(8)) * step)
+
+
+@parallel_kernel()
+def normal(mean, std, key, y):
+    real = y.dtype.type
+    half, fine, coarse, minus_two = real(0.5), real(2.0**-23), real(2.0**-24), real(-2)
+    middle, spread = real(mean), real(std)
+    for block in prange(-(-y.size // BLOCK)):
+        start = block * BLOCK
+        target = y[start : start + BLOCK]
+        words = np.empty(-(-target.size // GROUP) * GROUP, np.uint32)
+        fill_words(np.uint64(start // GROUP), key[0], key[1], words)
+        for i in range(0, target.size, 2):
+            u = (y.dtype.type(words[i] >> np.uint32(9)) + half) * fine
+            radius = spread * np.sqrt(minus_two * formulas.log(u))
+            x, z = formulas.cos_sin_of_turns(y.dtype.type(words[i + 1] >> np.uint32(8)) * coarse)
+            target[i] = middle + radius * x
+            if i + 1 < target.size:
+                target[i + 1] = middle + radius * z
 
 
 @kernel

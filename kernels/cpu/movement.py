@@ -156,3 +156,28 @@ def take_rows_backward(dy, index, dx):
             if start <= row < stop:
                 for j in range(d):
                     dx[row, j] += dy[i, j]
+
+
+@parallel_kernel(is_large=lambda x, index, y: y.size >= LARGE)
+def take_along(x, index, y):
+    outer, count, inner = y.shape
+    group = max(1, BLOCK // max(inner, 1))
+    for task in prange(-(-outer * count // group)):
+        for row in range(task * group, min((task + 1) * group, outer * count)):
+            o, i = row // count, row % count
+            for j in range(inner):
+                y[o, i, j] = x[o, index[o, i, j], j]
+
+
+@parallel_kernel(is_large=lambda dy, index, dx: dy.size >= LARGE or dx.size >= LARGE)
+def take_along_backward(dy, index, dx):
+    outer, n, inner = dx.shape
+    group = max(1, BLOCK // max(n * inner, 1))
+    for task in prange(-(-outer // group)):
+        for o in range(task * group, min((task + 1) * group, outer)):
+            for i in range(n):
+                for j in range(inner):
+                    dx[o, i, j] = 0
+            for i in range(index.shape[1]):
+                for j in range(inner):
+                    dx[o, index[o, i, j], j] += dy[o, i, j]

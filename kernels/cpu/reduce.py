@@ -160,3 +160,22 @@ def max_backward(dy, index, dx):
                 part[k] = 0
             for j in range(inner):
                 part[position[i * inner + j] * inner + j] = dy_flat[i * inner + j]
+
+
+@parallel_kernel(is_large=is_large)
+def cumsum(x, reverse, y):
+    outer, n, inner = x.shape
+    panels = -(-inner // PANEL)
+    group = max(1, CHUNK // max(n * min(inner, PANEL), 1))  # outer indices to a task
+    for task in prange(-(-outer // group) * panels):
+        column = task % panels * PANEL
+        width = min(PANEL, inner - column)
+        total = np.empty(width, np.float64)
+        for o in range(task // panels * group, min((task // panels + 1) * group, outer)):
+            for j in range(width):
+                total[j] = 0
+            for k in range(n):
+                i = n - 1 - k if reverse else k
+                for j in range(width):
+                    total[j] += x[o, i, column + j]
+                    y[o, i, column + j] = total[j]

@@ -10,9 +10,11 @@ The key is read on the GPU, and `advance` counts there, so a graph of launches r
 import math
 
 from minigrad.kernels import philox
+from minigrad.kernels.bits import sqrt
 from minigrad.kernels.cuda import movement
 from minigrad.kernels.cuda.tools.language import cuda, device_function, load4, real, store4, uint32, uint64
 from minigrad.kernels.cuda.tools.launch import Real, Reals, UInt, ULongs, blocks_for, kernel
+from minigrad.kernels.formulas import cos_sin_of_turns, log
 
 THREADS = 256
 GROUP = 4  # elements that share a Philox counter
@@ -81,6 +83,48 @@ def mask(x: Reals, y: Reals, n: UInt, whole: UInt, key: ULongs, last_dropped: UI
         put_some(x, y, j, n, others, last_dropped, scale)
 
 
+@device_function
+def share(word):
+    """The upper 24 bits of a word, from 0 to below 1."""
+    return real(word >> uint32(8)) * real(2.0**-24)
+
+
+@device_function
+def pair(first, second):
+    """Two numbers of the standard normal distribution from two words."""
+    u = (real(first >> uint32(9)) + real(0.5)) * real(2.0**-23)
+    radius = sqrt(real(-2) * log(u))
+    x, y = cos_sin_of_turns(share(second))
+    return radius * x, radius * y
+
+
+@device_function
+def put_four(y, i, n, values, shift, scale):
+    """Write those of four elements that there are."""
+    y[i] = shift + scale * values[0]
+    if i + uint32(1) < n:
+        y[i + uint32(1)] = shift + scale * values[1]
+    if i + uint32(2) < n:
+        y[i + uint32(2)] = shift + scale * values[2]
+    if i + uint32(3) < n:
+        y[i + uint32(3)] = shift + scale * values[3]
+
+
+@kernel(threads=THREADS)
+def draw(y: Reals, n: UInt, key: ULongs, is_normal: UInt, shift: Real, scale: Real):
+    """A group of four elements to a thread."""
+    group = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+    i = uint32(group * uint32(GROUP))
+    if i < n:
+        a, b, c, d = group_words(group, key[1], key[0])
+        if is_normal:
+            u, v = pair(a, b)
+            w, z = pair(c, d)
+            put_four(y, i, n, (u, v, w, z), shift, scale)
+        else:
+            put_four(y, i, n, (share(a), share(b), share(c), share(d)), shift, scale)
+
+
 @kernel(threads=1)
 def count_up(state: ULongs, key: ULongs):
     key[0] = state[0]
@@ -97,6 +141,16 @@ def dropout(x, p, key, y):
         whole = 0 if (x.pointer | y.pointer) % 16 else n // GROUP * GROUP
         scale = 1 / (1 - p) if p < 1 else 0.0
         mask[blocks_for(n, 2 * GROUP * THREADS), THREADS](x, y, n, whole, key, threshold - 1, scale)
+
+
+def uniform(low, high, key, y):
+    if y.size:
+        draw[blocks_for(y.size, GROUP * THREADS), THREADS](y, y.size, key, 0, low, high - low)
+
+
+def normal(mean, std, key, y):
+    if y.size:
+        draw[blocks_for(y.size, GROUP * THREADS), THREADS](y, y.size, key, 1, mean, std)
 
 
 def advance(state, key):

@@ -9,6 +9,7 @@ strided_read, write  `move`: a thread finds the places of its units (kernels/cud
                      are not neighbours in the other, `transpose` goes through a tile in shared memory instead, so that
                      both are accessed in runs of 32 elements
 take_rows, ...       kernels/cuda/parts/rows.py
+take_along, ...      an element to a thread, and backward a column, so that sums are in the order of the index
 """
 
 import functools
@@ -36,7 +37,7 @@ from minigrad.kernels.cuda.tools.language import (
     uint32,
     uint64,
 )
-from minigrad.kernels.cuda.tools.launch import Axes, Bytes, UInt, ULong, blocks_for, kernel
+from minigrad.kernels.cuda.tools.launch import Axes, Bytes, Longs, Reals, UInt, ULong, blocks_for, kernel
 
 THREADS = 256
 
@@ -327,3 +328,49 @@ def take_rows_backward(dy, index, dx):
         fill(0, dx)
         if dy.size:
             rows.sum_sorted(dy, index, dx)
+
+
+# Along an axis
+
+
+@kernel(threads=THREADS)
+def gather_along(x: Bytes, index: Longs, y: Bytes, n: UInt, length: UInt, count: UInt, inner: UInt):
+    """An element to a thread."""
+    i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+    if i < n:
+        row, column = uint32(i // inner), uint32(i % inner)
+        place = uint32(uint32(row // count) * length + uint32(index[i]))
+        STORE(y, i, LOAD(x, uint32(place * inner + column)))
+
+
+@kernel(threads=THREADS)
+def scatter_along(dy: Reals, index: Longs, dx: Reals, columns: UInt, length: UInt, count: UInt, inner: UInt):
+    """A column to a thread, which adds in the order of the index."""
+    i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
+    if i < columns:
+        outer, column = uint32(i // inner), uint32(i % inner)
+        source = uint32(outer * count * inner + column)
+        target = uint32(outer * length * inner + column)
+        k = uint32(0)
+        while k < count:
+            place = uint32(target + uint32(index[source]) * inner)
+            dx[place] = dx[place] + dy[source]
+            source = uint32(source + inner)
+            k = uint32(k + uint32(1))
+
+
+GATHERS = {size: gather_along.variant(**unit) for size, unit in UNITS.items() if size < 16}
+
+
+def take_along(x, index, y):
+    if y.size:
+        _, count, inner = y.shape
+        GATHERS[x.itemsize][blocks_for(y.size, THREADS), THREADS](x, index, y, y.size, x.shape[1], count, inner)
+
+
+def take_along_backward(dy, index, dx):
+    fill(0, dx.reshape(-1))
+    if dy.size:
+        outer, count, inner = dy.shape
+        columns = outer * inner
+        scatter_along[blocks_for(columns, THREADS), THREADS](dy, index, dx, columns, dx.shape[1], count, inner)

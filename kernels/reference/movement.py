@@ -6,6 +6,8 @@ strided_read         y[i] = x[position(i)]
 strided_write        y[position(i)] = x[i]; the rest of y is left alone
 take_rows            y[i] = x[index[i]]
 take_rows_backward   dx = 0, then dx[index[i]] += dy[i] for i = 0, 1, ... in the type of dx
+take_along           y[o, i, j] = x[o, index[o, i, j], j]
+take_along_backward  dx = 0, then dx[o, index[o, i, j], j] += dy[o, i, j] for i = 0, 1, ... in the type of dx
 """
 
 import numpy as np
@@ -38,3 +40,15 @@ def take_rows_backward(dy, index, dx):
     dx[:] = 0
     for i, row in enumerate(index):
         dx[row] += dy[i]
+
+
+def take_along(x, index, y):
+    y[:] = np.take_along_axis(x, index, axis=1)
+
+
+@np.errstate(all="ignore")
+def take_along_backward(dy, index, dx):
+    dx[:] = 0
+    outer, inner = np.ogrid[: dx.shape[0], : dx.shape[2]]
+    for i in range(index.shape[1]):
+        dx[outer, index[:, i], inner] += dy[:, i]

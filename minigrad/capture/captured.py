@@ -107,7 +107,7 @@ class Captured:
         recorder = Recorder(self.device or device_of([*args, *kwargs.values()]))
         step = self.step
         recorder.finder.begin(step, args, kwargs)
-        streams = minigrad.random.state_dict()
+        streams = minigrad.random.streams_drawn()
         inner_args = [inner(recorder, a) for a in args]
         inner_kwargs = {name: inner(recorder, kwargs[name]) for name in sorted(kwargs)}
         state.recording = recorder
@@ -129,7 +129,7 @@ class Captured:
         finder, conditions = recorder.finder, recorder.finder.conditions
         gradients = [(leaf, found, recorder.gradient_left(leaf)) for leaf, found in recorder.gradients.items()]
         recorder.put_back_gradients()
-        drawn = "minigrad's own streams" if minigrad.random.state_dict() != streams else finder.drawn()
+        drawn = "minigrad's own streams" if minigrad.random.streams_drawn() != streams else finder.drawn()
         if drawn:
             raise CaptureError(
                 f"a captured step drew random numbers from {drawn}, which replays would not: draw them outside and pass them "

@@ -1,17 +1,28 @@
 """Comparisons, element by element: bool tensors, which are never on the tape."""
 
 import numbers
+from collections.abc import Callable
 
 import numpy as np
 
 from minigrad.kernels.axes import broadcast_layout
+from minigrad.kernels.contract import Kernels
 from minigrad.ops.arithmetic import Operand, as_operand, as_scalar
+from minigrad.ops.launches import Binary
 from minigrad.ops.movement import to
 from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor, is_number
 
 BOOL = np.dtype(np.bool_)
 WIDE = np.dtype(np.float64)
+
+
+KERNELS: dict[str, Callable[[Kernels], Binary]] = {
+    "equal": lambda kernels: kernels.elementwise.equal,
+    "not_equal": lambda kernels: kernels.elementwise.not_equal,
+    "less": lambda kernels: kernels.elementwise.less,
+    "less_equal": lambda kernels: kernels.elementwise.less_equal,
+}
 
 
 class Comparison(Op):
@@ -23,8 +34,7 @@ class Comparison(Op):
         shape, merged, a_strides, b_strides = broadcast_layout(a.shape, b.shape)
         y = self.empty(shape, BOOL)
         if y.size:
-            kernel = getattr(self.kernels.elementwise, relation)
-            kernel(a.reshape(-1), b.reshape(-1), y.reshape(-1), merged, a_strides, b_strides)
+            KERNELS[relation](self.kernels)(a.reshape(-1), b.reshape(-1), y.reshape(-1), merged, a_strides, b_strides)
         return y
 
 

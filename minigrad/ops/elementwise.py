@@ -9,7 +9,7 @@ from minigrad.kernels.contract import Array
 from minigrad.kernels.expressions import Scalar, apply
 from minigrad.ops.checks import float_tensor
 from minigrad.tape import Op
-from minigrad.tensor import Tensor
+from minigrad.tensor import Tensor, as_float
 
 
 class Unary(Op):
@@ -161,11 +161,3 @@ def power(x: Tensor, exponent: float) -> Tensor:
     if isinstance(exponent, Tensor) or not isinstance(exponent, int | float | np.integer | np.floating):
         raise TypeError(f"the exponent must be a number or a tensor, not {type(exponent).__name__}")
     return Power.apply(float_tensor("power", x), exponent=as_float(exponent))
-
-
-def as_float(number: float | np.integer | np.floating) -> float:
-    """A number as a float, infinite if it is too large."""
-    try:
-        return float(number)
-    except OverflowError:
-        return np.inf if number > 0 else -np.inf

@@ -23,7 +23,7 @@ ONLY_LOOK = {
         "array_equiv",
         "allclose",
     ),
-    *("isnan", "isinf", "isfinite", "signbit"),
+    *("isnan", "isinf", "isfinite", "signbit", "argmax", "argmin"),
     *("isclose", "save", "savez", "savez_compressed", "savetxt", "array2string", "array_repr", "array_str", "copyto"),
 }
 """NumPy's functions that no gradient is expected to pass."""
@@ -34,13 +34,17 @@ NUMPY_TO_OURS = {
     **{name: f"mg.{name}" for name in table.TABLE},
     "absolute": "mg.abs",
     **{"concatenate": "mg.concat", "amax": "mg.max", "dot": "mg.matmul"},
-    **dict.fromkeys(("stack", "vstack", "hstack"), "mg.concat of reshaped tensors"),
+    **dict.fromkeys(("vstack", "hstack"), "mg.concat"),
     **{
-        "ravel": "t.reshape(-1)",
-        "swapaxes": "t.swapaxes(...)",
-        "expand_dims": "t.reshape(...)",
-        "squeeze": "t.reshape(...)",
+        name: f"mg.{name}"
+        for name in ("broadcast_to", "expand_dims", "flip", "moveaxis", "pad", "repeat", "roll", "split")
     },
+    **{
+        name: f"mg.{name}"
+        for name in ("squeeze", "stack", "swapaxes", "take", "take_along_axis", "tile", "tril", "triu")
+    },
+    **{name: f"mg.{name}" for name in ("cumsum", "einsum", "min", "outer", "prod", "std", "var")},
+    **{"amin": "mg.min", "ravel": "t.reshape(-1)", "norm": "mg.norm"},
 }
 UFUNCS: dict[np.ufunc, Callable[..., Tensor]] = {
     **{np.add: arithmetic.add, np.subtract: arithmetic.sub, np.multiply: arithmetic.mul, np.divide: arithmetic.div},

@@ -12,11 +12,10 @@ from minigrad.kernels.axes import broadcast_layouts
 from minigrad.kernels.contract import Array
 from minigrad.kernels.expressions import Formula, Scalar
 from minigrad.modes import refuse_constant
-from minigrad.ops.arithmetic import as_scalar
 from minigrad.ops.checks import float_tensor
 from minigrad.ops.launches import unbroadcast
 from minigrad.tape import Op
-from minigrad.tensor import Tensor, is_number
+from minigrad.tensor import Tensor, held_number, is_number
 
 BOOL = np.dtype(np.bool_)
 NOT_GIVEN = inspect.Parameter.empty
@@ -145,7 +144,7 @@ class Elementwise:
         for parameter, kind, x in zip(self.traced.names, kinds, given, strict=True):
             wanted = BOOL if kind == "bool" else dtype
             if is_number(x):
-                x = Tensor._wrap(like._device.from_host(number(f"{name}: {parameter}", x, wanted)), like._device)
+                x = Tensor._wrap(like._device.from_host(held_number(f"{name}: {parameter}", x, wanted)), like._device)
             elif isinstance(x, np.ndarray):
                 refuse_constant(x.shape)
                 x = Tensor(x, device=like._device)
@@ -174,19 +173,6 @@ class Shown:
 
     def __get__(self, op: Op | None, kind: type) -> str:
         return self.made.formula
-
-
-def number(what: str, value: Any, dtype: np.dtype) -> np.ndarray:
-    """A number as an array without axes; TypeError where an integer or bool dtype does not hold it."""
-    if dtype.kind == "f":
-        return as_scalar(value, dtype)
-    try:
-        held = np.array(value, dtype)
-    except OverflowError:
-        held = None
-    if held is None or held != value:
-        raise TypeError(f"{what} is {value!r}, which {dtype} does not hold; convert the tensor with .to(...)")
-    return held
 
 
 def elementwise(

@@ -151,25 +151,25 @@ def logical_not(a: bool) -> bool:
     return ~a  # type: ignore[return-value]
 
 
-@op
+@functools.partial(op, name="clip")
 def clip_both(x: Number, low: Number, high: Number) -> Number:
     """x, but low where it is less and high where it is more."""
     return chosen(x > high, high, chosen(x < low, low, x))
 
 
-@op
+@functools.partial(op, name="clip")
 def clip_low(x: Number, low: Number) -> Number:
     """x, but low where it is less."""
     return chosen(x < low, low, x)
 
 
-@op
+@functools.partial(op, name="clip")
 def clip_high(x: Number, high: Number) -> Number:
     """x, but high where it is more."""
     return chosen(x > high, high, x)
 
 
-@op
+@functools.partial(op, name="pow")
 def tensor_power(x: Number, exponent: Number) -> Number:
     """x to the power of a tensor."""
     return x**exponent
@@ -178,13 +178,13 @@ def tensor_power(x: Number, exponent: Number) -> Number:
 # Activations
 
 
-@op
+@functools.partial(op, name="gelu")
 def gelu_erf(x: Number) -> Number:
     """x Φ(x), where Φ is the normal distribution function."""
     return 0.5 * x * (1 + error_function(x / ROOT_OF_2))
 
 
-@op
+@functools.partial(op, name="gelu")
 def gelu_tanh(x: Number) -> Number:
     """x Φ(x), where Φ is approximated by a hyperbolic tangent."""
     return 0.5 * x * (1 + tanh(ROOT_OF_2_BY_PI * (x + 0.044715 * x**3)))
@@ -233,9 +233,9 @@ def hard_sigmoid(x: Number) -> Number:
 
 
 TABLE: dict[str, Elementwise] = {
-    value.__name__: value for value in list(globals().values()) if isinstance(value, Elementwise)
+    name: value for name, value in list(globals().items()) if isinstance(value, Elementwise)
 }
-"""All ops of the table, by name."""
+"""All ops of the table, by the names of their functions here."""
 
 
 # Functions that choose among lines of the table

@@ -282,6 +282,8 @@ def every_op(x, w, images):
     b, square = w[0], x @ x.T
     yield from (x - b, x * b, x / (b * b + 1.0), x**3.0, x.sum(0), x.mean(), x.max(1), x[1:, ::2], x[[0, 2]])
     yield from ((x * x).exp(), (x * x + 1.0).log(), (x * x + 1.0).sqrt(), x.tanh(), x.relu(), x.sigmoid())
+    yield from (mg.cumsum(x, 0), mg.flip(x), mg.pad(x, 1), x.at[1:].set(b), x.at[[0, 0]].add(w[:2]))
+    yield mg.take_along_axis(x, np.zeros((4, 2), int))
     yield from (mg.gelu(x), mg.maximum(x, b), mg.elementwise(lambda x, b: x * mg.exp(b))(x, b))
     yield from (x.T, mg.concat([x, x * 2.0]), x.to("float32"), mg.softmax(x), mg.log_softmax(x), square)
     yield from (

@@ -176,3 +176,22 @@ def test_only_floats_can_require_a_gradient(dtype):
 def test_devices_that_are_not_there(device, error):
     with pytest.raises(error, match="device"):
         mg.tensor([1.0], device=device)
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype"),
+    [([1, -1], "uint8"), ([300], "uint8"), ([np.nan], "int64"), ([1e19], "int64"), ([2.0**63], "int64")],
+)
+def test_numbers_that_an_integer_dtype_does_not_hold_are_refused(data, dtype):
+    with pytest.raises(TypeError, match=f"{dtype} does not hold all of the numbers, which go from"):
+        mg.tensor(data, dtype=dtype)
+    t = mg.tensor([0], dtype=dtype)
+    with pytest.raises(TypeError, match="does not hold"):
+        t[:] = np.array(data)
+    with pytest.raises(TypeError, match=f"the number to be assigned is .*, which {dtype} does not hold"):
+        t[0] = data[-1]
+    assert t.item() == 0
+
+
+def test_fractions_are_cut_off_where_an_integer_dtype_is_asked_for():
+    np.testing.assert_array_equal(mg.tensor([1.7, -1.7], dtype="int64").numpy(), [1, -1])

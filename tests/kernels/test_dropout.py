@@ -95,3 +95,29 @@ def test_advance_takes_the_state_and_counts_up(check_kernel):
 def test_advance_wraps_around(check_kernel):
     state, _ = check_kernel("dropout", "advance", np.array([7, 2**64 - 1], np.uint64), np.zeros(2, np.uint64))
     np.testing.assert_array_equal(state, np.array([7, 0], np.uint64))
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_random_numbers_match_reference(check_kernel, dtype, n):
+    for name, given in (("uniform", (-2.0, 3.0)), ("normal", (0.5, 2.0))):
+        *_, y = check_kernel("dropout", name, *given, KEY, np.full(n, np.nan, dtype), parallel=n >= GRAIN, ulps=8)
+        assert np.isfinite(y).all()
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("name", ["uniform", "normal"])
+def test_random_numbers_are_distributed_as_they_should(name):
+    y = np.empty(1 << 20, np.float32)
+    getattr(dropout, name)(0.0, 1.0, KEY, y)
+    y = y.astype(np.float64)
+    mean, variance = (0.5, 1 / 12) if name == "uniform" else (0.0, 1.0)
+    assert abs(y.mean() - mean) < 5 * np.sqrt(variance / y.size)
+    assert abs(y.var() - variance) < 0.005
+    assert abs(np.corrcoef(y[:-1], y[1:])[0, 1]) < 5e-3
+    if name == "uniform":
+        assert 0 <= y.min() < 1e-5
+        assert 1 - 1e-5 < y.max() < 1
+    else:
+        assert abs((np.abs(y) < 1).mean() - 0.6827) < 0.003
+        assert abs((y**3).mean()) < 0.03
+        assert abs((y**4).mean() - 3) < 0.06

@@ -438,3 +438,21 @@ def test_plain_python_call_agrees_with_compiled(name, dtype):
         compiled = apply(name, *(np.array([a]) for a in arguments))[0]
         assert np.result_type(y) == np.dtype(dtype)
         assert y == pytest.approx(compiled, rel=8 * float(np.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cosine_and_sine_of_turns(dtype):
+    @njit
+    def loop(v, x, y):
+        for i in range(v.size):
+            x[i], y[i] = formulas.cos_sin_of_turns(v[i])
+
+    v = (np.arange(0, 2**24 + 1, 37) / 2**24).astype(dtype)
+    x, y = np.empty_like(v), np.empty_like(v)
+    loop(v, x, y)
+    angle = v.astype(np.longdouble) * (2 * np.pi + np.longdouble(2.4492935982947064e-16))  # pi beyond float64
+    np.testing.assert_allclose(x, np.cos(angle), rtol=0, atol=2 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(y, np.sin(angle), rtol=0, atol=2 * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(
+        [formulas.cos_sin_of_turns(dtype(t)) for t in (0, 0.25, 0.5, 1)], [(1, 0), (0, 1), (-1, 0), (1, 0)]
+    )

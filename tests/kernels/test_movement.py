@@ -118,3 +118,25 @@ def test_take_rows_backward_adds_in_the_order_of_the_index(check_kernel, rng, dt
 def test_nan_in_a_row_stays_there(check_kernel, dtype):
     dy, dx = np.array([[1, np.nan], [2, 3]], dtype), np.zeros((3, 2), dtype)
     check_kernel("movement", "take_rows_backward", dy, np.array([2, 0]), dx)
+
+
+ALONG = [(1, 5, 3, 1), (4, 7, 2, 1), (3, 4, 9, 5), *on_cpu((40, 500, 3, 67), (70_000, 4, 2, 1), (1, 3, 2000, 90))]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, np.int16, np.uint8, np.bool_])
+@pytest.mark.parametrize("sizes", ALONG)
+def test_take_along(check_kernel, rng, kind, sizes):
+    outer, n, count, inner = sizes
+    x = (rng.standard_normal((outer, n, inner)) * 50).astype(np.int64).astype(kind)
+    index = rng.integers(0, n, (outer, count, inner))
+    y = np.zeros(index.shape, kind)
+    check_kernel("movement", "take_along", x, index, y, parallel=y.size >= movement.LARGE)
+
+
+@pytest.mark.parametrize("sizes", ALONG)
+def test_take_along_backward_adds_in_the_order_of_the_index(check_kernel, rng, dtype, sizes):
+    outer, n, count, inner = sizes
+    index = rng.integers(0, n, (outer, count, inner))
+    dy, dx = rng.standard_normal(index.shape).astype(dtype), np.full((outer, n, inner), np.nan, dtype)
+    large = max(dy.size, dx.size) >= movement.LARGE
+    check_kernel("movement", "take_along_backward", dy, index, dx, parallel=large, ulps=0)

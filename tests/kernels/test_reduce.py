@@ -118,3 +118,16 @@ def test_nan_and_infinity_survive_a_sum(check_kernel, rng, dtype, shape, value):
     _, y = check_kernel("reduce", "sum_forward", x, np.zeros((shape[0], shape[2]), dtype), ulps=100)
     np.testing.assert_array_equal(y[1], value)
     assert np.isfinite(y[0]).all()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@each_shape
+def test_running_sums(check_kernel, rng, dtype, shape, reverse):
+    x = sample(rng, shape, dtype)
+    check_kernel("reduce", "cumsum", x, reverse, np.empty_like(x), parallel=x.size >= LARGE, ulps=8)
+
+
+def test_running_sums_beside_infinity_and_nan(check_kernel):
+    x = np.array([1, np.inf, 2, 3, np.nan, 1], np.float32).reshape(1, 6, 1)
+    *_, y = check_kernel("reduce", "cumsum", x, False, np.empty_like(x))
+    np.testing.assert_array_equal(y.ravel(), [1, np.inf, np.inf, np.inf, np.nan, np.nan])

@@ -227,7 +227,7 @@ def test_inspect_shows_what_was_traced(name):
 @every_op
 def test_what_is_no_tensor_is_refused(name):
     count = len(TABLE[name].traced.kinds)
-    with pytest.raises(TypeError, match=f"{name} needs a Tensor, not ndarray"):
+    with pytest.raises(TypeError, match=f"{TABLE[name].__name__} needs a Tensor, not ndarray"):
         TABLE[name](*[np.ones(3)] * count)
 
 
@@ -235,7 +235,9 @@ def test_what_is_no_tensor_is_refused(name):
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.bool_])
 def test_integers_are_refused(name, dtype, device):
     count = len(TABLE[name].traced.kinds)
-    with pytest.raises(TypeError, match=f"{name} needs a float32 or float64 tensor, not {np.dtype(dtype)}"):
+    with pytest.raises(
+        TypeError, match=f"{TABLE[name].__name__} needs a float32 or float64 tensor, not {np.dtype(dtype)}"
+    ):
         TABLE[name](*[mg.tensor(np.ones(3, dtype), device=device)] * count)
 
 

@@ -1,0 +1,481 @@
+"""Elements in other places, as the array API and NumPy name it: compositions of the ops of movement, and a few of their own."""
+
+import itertools
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from minigrad.kernels.axes import Shape, broadcast_shape, contiguous_strides
+from minigrad.kernels.contract import Array
+from minigrad.modes import at_work, refuse_arrays
+from minigrad.ops.arithmetic import as_operand
+from minigrad.ops.comparison import equal
+from minigrad.ops.launches import binary, expand, filled, read, unbroadcast, write
+from minigrad.ops.movement import concat, getitem, is_basic, reshape, stand_in, to, transpose
+from minigrad.ops.shapes import Axis, normal_axes
+from minigrad.ops.table import where
+from minigrad.tape import Op
+from minigrad.tensor import Tensor, held_number, is_number
+
+Widths = int | Sequence[int] | Sequence[Sequence[int]]
+
+
+class BroadcastTo(Op):
+    """x repeated to a shape."""
+
+    formula = "y = x, repeated;  dx = the sums of dy over what was repeated"
+
+    def forward(self, x: Array, *, shape: Shape) -> Array:
+        self.x_shape = x.shape
+        return expand(self, x.reshape((1,) * (len(shape) - x.ndim) + x.shape), shape)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (unbroadcast(self, dy, self.x_shape),)
+
+
+class Pad(Op):
+    """x amid a number."""
+
+    formula = "y = a number, y[...] = x;  dx = dy[...]"
+    passes_on = False
+
+    def forward(self, x: Array, *, widths: tuple[tuple[int, int], ...], value: float) -> Array:
+        self.x_shape = x.shape
+        shape = tuple([n + before + after for n, (before, after) in zip(x.shape, widths, strict=True)])
+        self.strides = contiguous_strides(shape)
+        self.offset = sum(step * before for step, (before, _) in zip(self.strides, widths, strict=True))
+        y = filled(self, shape, x.dtype, value)
+        write(self, x, self.strides, self.offset, y)
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (read(self, dy, self.x_shape, self.strides, self.offset),)
+
+
+class Flip(Op):
+    """x with some axes turned round."""
+
+    formula = "y[i] = x[n - 1 - i];  dx[i] = dy[n - 1 - i]"
+    passes_on = False
+
+    def forward(self, x: Array, *, axes: Shape) -> Array:
+        self.axes = axes
+        steps = contiguous_strides(x.shape)
+        offset = sum(steps[a] * (x.shape[a] - 1) for a in axes)
+        return read(self, x, x.shape, tuple([-s if a in axes else s for a, s in enumerate(steps)]), offset)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (self.forward(dy, axes=self.axes),)
+
+
+class Put(Op):
+    """A copy of x with other numbers, or with numbers added, where basic indexing leads."""
+
+    formula = "y = x, y[...] = v (or += v);  dx = dy, where set with dx[...] = 0;  dv = dy[...]"
+    passes_on = False
+
+    def forward(self, x: Array, v: Array, *, index: Any, added: bool) -> Array:
+        parts = index if isinstance(index, tuple) else (index,)
+        whole = x if isinstance(x, np.ndarray) else stand_in(x)
+        view = whole[parts if Ellipsis in parts else (*parts, Ellipsis)]
+        self.added, self.v_shape, self.place = added, v.shape, view.shape
+        self.strides = tuple([s // x.itemsize for s in view.strides])
+        start = view.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+        self.offset = start // x.itemsize if view.size else 0
+        v = expand(self, v.reshape((1,) * (len(self.place) - v.ndim) + v.shape), self.place)
+        if added:
+            v = binary(self, self.kernels.elementwise.add_forward, self.there(x), v)
+        y = copied(self, x)
+        write(self, v, self.strides, self.offset, y)
+        return y
+
+    def there(self, x: Array) -> Array:
+        """The elements of x that the index leads to."""
+        return read(self, x, self.place, self.strides, self.offset)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        dx = dv = None
+        if self.needs[0]:
+            dx = copied(self, dy)
+            if not self.added:
+                write(self, filled(self, self.place, dy.dtype, 0.0), self.strides, self.offset, dx)
+        if self.needs[1]:
+            dv = unbroadcast(self, self.there(dy), self.v_shape)
+        return dx, dv
+
+
+class TakeAlong(Op):
+    """Elements of x along an axis, by a number for each element of the result."""
+
+    formula = "y[i, j] = x[i, index[i, j]];  dx = 0, dx[i, index[i, j]] += dy[i, j]"
+    passes_on = False
+
+    def forward(self, x: Array, index: Array, *, axis: int) -> Array:
+        self.x_shape, self.axis = x.shape, axis
+        y = self.empty(index.shape, x.dtype)
+        if y.size:
+            self.kernels.movement.take_along(*[split_at(a, axis) for a in (x, index, y)])
+        self.save(index)
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        (index,) = self.saved  # type: ignore[misc]
+        if not dy.size:
+            return filled(self, self.x_shape, dy.dtype, 0.0), None
+        dx = self.empty(self.x_shape, dy.dtype)
+        self.kernels.movement.take_along_backward(*[split_at(a, self.axis) for a in (dy, index, dx)])
+        return dx, None
+
+
+def split_at(x: Array, axis: int) -> Array:
+    """An array as (outer, axis, inner)."""
+    return x.reshape(math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :]))
+
+
+def copied(op: Op, x: Array) -> Array:
+    """A new array like x."""
+    y = op.empty_like(x)
+    op.kernels.movement.copy(x.reshape(-1), y.reshape(-1))
+    return y
+
+
+def tensor_of(name: str, x: object) -> Tensor:
+    """x itself; TypeError unless it is a tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} needs a Tensor, not {type(x).__name__}; make one with mg.tensor(...)")
+    return x
+
+
+def one_axis(axis: SupportsIndex, ndim: int) -> int:
+    """An axis as a number from 0 on."""
+    (found,) = normal_axes(axis, ndim)
+    return found
+
+
+# Axes of length 1, and several axes as one
+
+
+def expand_dims(x: Tensor, axis: Axis = 0) -> Tensor:
+    """x with an axis of length 1 more at each `axis` of the result, sharing memory. Raises ValueError for one out of range."""
+    count = len(list(axis)) if isinstance(axis, Iterable) else 1
+    axes = normal_axes(axis, tensor_of("expand_dims", x).ndim + count)
+    lengths = iter(x.shape)
+    return reshape(x, [1 if a in axes else next(lengths) for a in range(x.ndim + count)])
+
+
+def squeeze(x: Tensor, axis: Axis = None) -> Tensor:
+    """x without its axes of length 1, or without those in `axis`, sharing memory. Raises ValueError for a longer one."""
+    axes = normal_axes(axis, tensor_of("squeeze", x).ndim)
+    long = [a for a in axes if x.shape[a] != 1]
+    if axis is not None and long:
+        raise ValueError(f"squeeze: axis {long[0]} of shape {x.shape} has length {x.shape[long[0]]}, not 1")
+    return reshape(x, [n for a, n in enumerate(x.shape) if a not in axes or n != 1])
+
+
+def flatten(x: Tensor, start_axis: int = 0, end_axis: int = -1) -> Tensor:
+    """x with the axes from `start_axis` to `end_axis`, that one included, as one, sharing memory."""
+    if not tensor_of("flatten", x).ndim:
+        return reshape(x, (1,))
+    first, last = one_axis(start_axis, x.ndim), one_axis(end_axis, x.ndim)
+    if first > last:
+        raise ValueError(f"flatten: axis {start_axis} comes after axis {end_axis}")
+    return reshape(x, (*x.shape[:first], math.prod(x.shape[first : last + 1]), *x.shape[last + 1 :]))
+
+
+def permute_dims(x: Tensor, axes: Sequence[SupportsIndex]) -> Tensor:
+    """Axes in another order, all named: `transpose` under the array API's name."""
+    return transpose(tensor_of("permute_dims", x), axes)
+
+
+def moveaxis(x: Tensor, source: Axis, destination: Axis) -> Tensor:
+    """x with the axes `source` at the places `destination`, the others in their order. Raises ValueError."""
+    tensor_of("moveaxis", x)
+    pairs: list[list[int]] = []
+    for axes in (source, destination):
+        given: Any = axes if isinstance(axes, Iterable) else (axes,)
+        pairs.append([one_axis(a, x.ndim) for a in given])
+    if len(pairs[0]) != len(pairs[1]) or len(set(pairs[0])) != len(pairs[0]) or len(set(pairs[1])) != len(pairs[1]):
+        raise ValueError(f"moveaxis: {source} and {destination} must be as many axes, each once")
+    order = [a for a in range(x.ndim) if a not in pairs[0]]
+    for place, a in sorted(zip(pairs[1], pairs[0], strict=True)):
+        order.insert(place, a)
+    return transpose(x, order)
+
+
+def broadcast_to(x: Tensor, shape: SupportsIndex | Sequence[SupportsIndex]) -> Tensor:
+    """x repeated to `shape`, a copy. Raises ValueError where its axes are neither 1 nor as long."""
+    wanted = as_shape(shape)
+    if broadcast_shape(tensor_of("broadcast_to", x).shape, wanted) != wanted:
+        raise ValueError(f"shape {x.shape} cannot be repeated to {wanted}")
+    return BroadcastTo.apply(x, shape=wanted)
+
+
+def as_shape(shape: SupportsIndex | Sequence[SupportsIndex]) -> Shape:
+    """A shape as a tuple of ints; ValueError for a negative length."""
+    lengths = tuple([operator.index(n) for n in (shape if isinstance(shape, Sequence) else (shape,))])
+    if any(n < 0 for n in lengths):
+        raise ValueError(f"lengths of a shape are 0 or more, not {lengths}")
+    return lengths
+
+
+# Several tensors
+
+
+def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Tensors of one shape one after another along a new axis. Raises ValueError for other shapes, TypeError for dtypes."""
+    tensors = [tensor_of("stack", t) for t in tensors]
+    if not tensors:
+        raise ValueError("stack needs at least one tensor")
+    for i, t in enumerate(tensors):
+        if t.shape != tensors[0].shape:
+            raise ValueError(f"stack: tensor {i} has shape {t.shape}, tensor 0 has {tensors[0].shape}")
+    place = one_axis(axis, tensors[0].ndim + 1)
+    return concat([expand_dims(t, place) for t in tensors], place)
+
+
+def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
+    """x cut along an axis into `sections` equal parts, or before each of these places, as NumPy has it.
+
+    Raises ValueError where equal parts do not come out even.
+    """
+    along = one_axis(axis, tensor_of("split", x).ndim)
+    n = x.shape[along]
+    if isinstance(sections, int):
+        if sections < 1 or n % sections:
+            raise ValueError(f"split: axis {axis} of shape {x.shape} cannot be cut into {sections} equal parts")
+        places: Sequence[int] = range(n // sections, n, n // sections) if n else [0] * (sections - 1)
+    else:
+        places = sections
+    return tuple([x[(*[slice(None)] * along, slice(a, b))] for a, b in itertools.pairwise([0, *places, n])])
+
+
+def unstack(x: Tensor, axis: int = 0) -> tuple[Tensor, ...]:
+    """The parts of x along an axis, without it."""
+    along = one_axis(axis, tensor_of("unstack", x).ndim)
+    return tuple([x[(*[slice(None)] * along, i)] for i in range(x.shape[along])])
+
+
+# The same elements elsewhere
+
+
+def flip(x: Tensor, axis: Axis = None) -> Tensor:
+    """x with the order of elements along `axis` (all axes by default) turned round."""
+    return Flip.apply(x, axes=normal_axes(axis, tensor_of("flip", x).ndim))
+
+
+def roll(x: Tensor, shift: int | Sequence[int], axis: int | Sequence[int] | None = None) -> Tensor:
+    """Elements moved on by `shift` along `axis`, those past the end to the front; without an axis x as if it were flat."""
+    tensor_of("roll", x)
+    if axis is None:
+        return reshape(roll(reshape(x, -1), shift, 0), x.shape)
+    axes = list(axis) if isinstance(axis, Sequence) else [axis]
+    shifts = list(shift) if isinstance(shift, Sequence) else [shift] * len(axes)
+    if len(shifts) != len(axes):
+        raise ValueError(f"roll: there are {len(shifts)} shifts for {len(axes)} axes")
+    for amount, a in zip(shifts, axes, strict=True):
+        along = one_axis(a, x.ndim)
+        place = -operator.index(amount) % max(x.shape[along], 1)
+        if place:
+            before = (slice(None),) * along
+            x = concat([x[(*before, slice(place, None))], x[(*before, slice(0, place))]], along)
+    return x
+
+
+def pad(x: Tensor, widths: Widths, value: float = 0.0) -> Tensor:
+    """x amid `value`: `widths` is a number for all sides, (before, after) for all axes, or such a pair for each axis.
+
+    Raises ValueError for negative widths, or pairs that are not as many as axes.
+    """
+    pairs = np.asarray(widths)
+    if pairs.dtype.kind not in "iu":
+        raise TypeError(f"pad: widths must be integers, not {widths!r}")
+    try:
+        pairs = np.broadcast_to(pairs, (tensor_of("pad", x).ndim, 2))
+    except ValueError:
+        raise ValueError(
+            f"pad: widths must be a number, a pair, or {x.ndim} pairs for shape {x.shape}, not {widths!r}"
+        ) from None
+    if (pairs < 0).any():
+        raise ValueError(f"pad: widths are 0 or more, not {widths!r}; x[...] takes away")
+    held_number("pad: the value", value, x.dtype)
+    return Pad.apply(x, widths=tuple([(int(a), int(b)) for a, b in pairs]), value=value)
+
+
+def repeat(x: Tensor, repeats: int, axis: int | None = None) -> Tensor:
+    """Each element along `axis` `repeats` times in a row; without an axis, of x as if it were flat."""
+    if axis is None:
+        return repeat(reshape(tensor_of("repeat", x), -1), repeats, 0)
+    along = one_axis(axis, tensor_of("repeat", x).ndim)
+    shape = (*x.shape[: along + 1], as_shape(repeats)[0], *x.shape[along + 1 :])
+    return flatten(broadcast_to(expand_dims(x, along + 1), shape), along, along + 1)
+
+
+def tile(x: Tensor, repetitions: int | Sequence[int]) -> Tensor:
+    """x beside itself, so many times along each axis; axes that one of the two lacks stand first."""
+    times = as_shape(repetitions)
+    count = max(len(times), tensor_of("tile", x).ndim)
+    times, lengths = (1,) * (count - len(times)) + times, (1,) * (count - x.ndim) + x.shape
+    pairs = [n for pair in zip((1,) * count, lengths, strict=True) for n in pair]
+    wanted = [n for pair in zip(times, lengths, strict=True) for n in pair]
+    repeated = broadcast_to(reshape(x, pairs), wanted)
+    return reshape(repeated, [t * n for t, n in zip(times, lengths, strict=True)])
+
+
+def triangle(name: str, x: Tensor, k: int, lower: bool) -> Tensor:
+    """The elements on one side of a diagonal of each matrix, zeros elsewhere."""
+    if tensor_of(name, x).ndim < 2:
+        raise ValueError(f"{name} needs matrices, not shape {x.shape}")
+    rows, columns = np.ogrid[: x.shape[-2], : x.shape[-1]]
+    kept = columns - rows <= k if lower else columns - rows >= k
+    return where(Tensor._wrap(x._device.from_host(np.ascontiguousarray(kept)), x._device), x, 0)
+
+
+def tril(x: Tensor, k: int = 0) -> Tensor:
+    """The lower triangles of matrices, zeros above the k-th diagonal; NaN there is gone. Raises ValueError without two axes."""
+    return triangle("tril", x, k, lower=True)
+
+
+def triu(x: Tensor, k: int = 0) -> Tensor:
+    """The upper triangles of matrices, zeros below the k-th diagonal; NaN there is gone. Raises ValueError without two axes."""
+    return triangle("triu", x, k, lower=False)
+
+
+# By numbers
+
+
+def row_numbers(x: Tensor, index: Any, what: str) -> Tensor:
+    """Integers as an int64 tensor where x is; of lists and arrays, those below 0 count from the end of `what` elements."""
+    if isinstance(index, Tensor):
+        if index.dtype.kind not in "iu":
+            raise IndexError(f"{what}: indices must be integers, not {index.dtype}")
+        return to(index, "int64")
+    refuse_arrays(index)
+    array = np.asarray(index)
+    if array.dtype.kind not in "iu":
+        raise IndexError(f"{what}: indices must be integers, not {array.dtype}")
+    return Tensor(array.astype(np.int64), device=x._device)
+
+
+def take(x: Tensor, indices: Any, axis: int | None = None) -> Tensor:
+    """Elements of x along `axis` by their numbers, an array or tensor of any shape; without an axis, of x as if it were flat.
+
+    Lists and arrays may count from the end by negative numbers, tensors may not. Raises IndexError out of range.
+    """
+    tensor_of("take", x)
+    if axis is None:
+        return take(reshape(x, -1), indices, 0)
+    along = one_axis(axis, x.ndim)
+    if not isinstance(indices, Tensor) and (kind := np.asarray(indices).dtype).kind not in "iu":
+        raise IndexError(f"take: indices must be integers, not {kind}")
+    if not along:
+        return getitem(x, indices)
+    count = indices.ndim if isinstance(indices, Tensor) else np.ndim(indices)
+    taken = getitem(moveaxis(x, along, 0), indices)
+    order = [*range(count, count + along), *range(count), *range(count + along, taken.ndim)]
+    return transpose(taken, order)
+
+
+def take_along_axis(x: Tensor, indices: Any, axis: int = -1) -> Tensor:
+    """For each element of `indices` that element of x which stands at this number along `axis`: as many axes as x.
+
+    The other lengths must be x's. Raises IndexError out of range, below 0 too.
+    """
+    along = one_axis(axis, tensor_of("take_along_axis", x).ndim)
+    index = row_numbers(x, indices, "take_along_axis")
+    if index.ndim != x.ndim or any(
+        n != m for a, (n, m) in enumerate(zip(index.shape, x.shape, strict=True)) if a != along
+    ):
+        raise ValueError(f"take_along_axis on axis {axis}: indices have shape {index.shape}, x has {x.shape}")
+    at_work(x._device).check(check_numbers, index._data, x.shape[along])
+    return TakeAlong.apply(x, index, axis=along)
+
+
+def check_numbers(index: np.ndarray, n: int) -> None:
+    """Raise IndexError for a number below 0 or past the last."""
+    if index.size and (index.min() < 0 or index.max() >= n):
+        raise IndexError(f"numbers must be 0 to {n - 1}; they go from {index.min()} to {index.max()}")
+
+
+def one_hot(labels: Any, classes: int, dtype: Any = np.float32, device: Any = None) -> Tensor:
+    """A new last axis of `classes` elements: 1 at the label, 0 elsewhere. Raises IndexError for a label out of range."""
+    if not isinstance(labels, Tensor):
+        labels = Tensor(labels, device=device)
+    numbers = row_numbers(labels, labels, "one_hot")
+    at_work(numbers._device).check(check_numbers, numbers._data, classes)
+    columns = Tensor._wrap(numbers._device.from_host(np.arange(classes, dtype=np.int64)), numbers._device)
+    return to(equal(expand_dims(numbers, numbers.ndim), columns), dtype)
+
+
+class At:
+    """x.at[index], by which elements are set, or added to, in a copy: `x.at[1:].set(0.0)`, `x.at[rows].add(y)`."""
+
+    def __init__(self, x: Tensor, index: Any = None) -> None:
+        self.x, self.index = x, index
+
+    def __getitem__(self, index: Any) -> "At":
+        return At(self.x, index)
+
+    def set(self, value: Any) -> Tensor:
+        """A copy of x with `value`, broadcast, at the index; the gradient goes to both. Places must be named once each."""
+        return self.put(value, added=False)
+
+    def add(self, value: Any) -> Tensor:
+        """A copy of x with `value`, broadcast, added at the index, as often as a place is named."""
+        return self.put(value, added=True)
+
+    def put(self, value: Any, added: bool) -> Tensor:
+        """The copy."""
+        x = self.x
+        if is_number(value):
+            value = Tensor._wrap(x._device.from_host(held_number("at: the value", value, x.dtype)), x._device)
+        value = as_operand("at", value, x)
+        if value.dtype != x.dtype:
+            raise TypeError(f"at: dtypes differ, {x.dtype} and {value.dtype}; convert one with .to(...)")
+        if is_basic(self.index):
+            place = stand_in(x._data)[self.index].shape
+            if broadcast_shape(value.shape, place) != place:
+                raise ValueError(f"at: shape {value.shape} does not fit into {place}")
+            return Put.apply(x, value, index=self.index, added=added)
+        places = self.places()
+        rows = Tensor._wrap(x._device.from_host(places.reshape(-1)), x._device)
+        value = reshape(broadcast_to(value, places.shape), (-1, 1))
+        put = reshape(Scatter.apply(value, rows, count=x.size), x.shape)
+        if added:
+            return x + put
+        chosen = np.zeros(x.size, bool)
+        chosen[places] = True
+        if chosen.sum() != places.size:
+            raise ValueError("at[...].set: a place is named twice, and which of the values stays is not said")
+        mask = Tensor._wrap(x._device.from_host(chosen.reshape(x.shape)), x._device)
+        return where(mask, put, x)
+
+    def places(self) -> np.ndarray:
+        """Where in the flat tensor the index leads, which has arrays."""
+        parts = self.index if isinstance(self.index, tuple) else (self.index,)
+        refuse_arrays([p for p in parts if not isinstance(p, Tensor)])
+        numbers = tuple([p.numpy() if isinstance(p, Tensor) else p for p in parts])
+        return np.ascontiguousarray(np.arange(self.x.size, dtype=np.int64).reshape(self.x.shape)[numbers])
+
+
+class Scatter(Op):
+    """Rows added up at places of a matrix of zeros."""
+
+    formula = "y = 0, y[index[i]] += x[i];  dx[i] = dy[index[i]]"
+    passes_on = False
+
+    def forward(self, x: Array, index: Array, *, count: int) -> Array:
+        y = filled(self, (count, x.shape[1]), x.dtype, 0.0) if not x.size else self.empty((count, x.shape[1]), x.dtype)
+        if x.size:
+            self.kernels.movement.take_rows_backward(x, index, y)
+        self.save(index)
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        (index,) = self.saved  # type: ignore[misc]
+        dx = self.empty((index.size, dy.shape[1]), dy.dtype)
+        if dx.size:
+            self.kernels.movement.take_rows(dy, index, dx)
+        return dx, None
