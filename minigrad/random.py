@@ -20,6 +20,8 @@ from minigrad.ops.creation import dtype_of, finished, home_of
 from minigrad.ops.shape_functions import as_shape
 from minigrad.tensor import FLOATS, Tensor
 
+__all__ = ["bernoulli", "manual_seed", "normal", "permutation", "uniform"]
+
 Lengths = SupportsIndex | Sequence[SupportsIndex]
 
 _seed = 0
