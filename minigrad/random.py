@@ -20,7 +20,7 @@ from minigrad.ops.creation import dtype_of, finished, home_of
 from minigrad.ops.shape_functions import as_shape
 from minigrad.tensor import FLOATS, Tensor
 
-__all__ = ["bernoulli", "manual_seed", "normal", "permutation", "uniform"]
+__all__ = ["bernoulli", "load_state_dict", "manual_seed", "normal", "permutation", "state_dict", "uniform"]
 
 Lengths = SupportsIndex | Sequence[SupportsIndex]
 
