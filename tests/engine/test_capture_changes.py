@@ -72,7 +72,7 @@ CHANGES = {
     "in a dict": lambda m, o: m[4].options.update(shift=2.0),
     "below": lambda m, o: setattr(m[4].norm, "eps", 1.0),
     "deleted": lambda m, o: (setattr(type(m[4]), "scale", 5.0), delattr(m[4], "scale")),
-    "hyper": lambda m, o: setattr(o, "hyper", np.array([0.01, 0.5, 0, 0])),
+    "hyper": lambda m, o: setattr(o, "hyper", np.array([[0.01, 0.5, 0, 0]])),
     "params": lambda m, o: (o.params.pop(0), o.state["velocity"].pop(0)),
     "velocity": lambda m, o: o.state["velocity"].__setitem__(0, np.ones((4, 4), np.float32)),
 }

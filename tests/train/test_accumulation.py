@@ -138,7 +138,7 @@ def test_a_signal_within_a_step_leaves_none_half_done(parts, same_bits, tmp_path
 @pytest.mark.parametrize("capture", [True, False])
 def test_divergence_in_one_of_the_batches_is_traced(parts, capture):
     p = parts()
-    p.loader.arrays[0][p.loader._rows(0, 50)[4 * 8]] = np.nan
+    p.loader.arrays[0][p.loader._rows(0, 0, 50)[4 * 8]] = np.nan
     with pytest.raises(DivergedError, match="in step 2: the batch's inputs held a NaN") as caught:
         fit(p.model, p.optimizer, p.loader, epochs=2, accumulate=3, clip_norm=1.0, capture=capture)
     assert caught.value.step == 2
@@ -147,7 +147,7 @@ def test_divergence_in_one_of_the_batches_is_traced(parts, capture):
 
 def test_clipping_is_repeated_when_a_divergence_is_searched(parts):
     p = parts()
-    p.loader.arrays[0][p.loader._rows(0, 50)[6 * 8]] = np.nan
+    p.loader.arrays[0][p.loader._rows(0, 0, 50)[6 * 8]] = np.nan
     expected = parts()
     with pytest.raises(DivergedError):
         fit(p.model, p.optimizer, p.loader, epochs=2, clip_norm=0.01)

@@ -158,7 +158,7 @@ def test_error_can_be_pickled_for_other_processes(parts):
 
 def test_checkpoint_before_stays(parts, tmp_path):
     p = parts()
-    p.images[p.loader._rows(0, 50)[45]] = np.nan  # in the sixth step
+    p.images[p.loader._rows(0, 0, 50)[45]] = np.nan  # in the sixth step
     with pytest.raises(DivergedError) as error:
         fit(p.model, p.optimizer, p.loader, epochs=2, checkpoint=mg.train.Checkpoints(tmp_path, every_steps=2))
     assert error.value.step == 6
