@@ -458,6 +458,10 @@ OTHERS = {
     "NegativeLogLikelihood": "of the losses by labels only the mean of cross_entropy without weights is exported",
     "LabelWeights": "of the losses by labels only the mean of cross_entropy without weights is exported",
     "BranchConcat": "it normalizes by the batch's own statistics, in training; use mg.concat",
+    **dict.fromkeys(
+        ("BroadcastTo", "CumSum", "Flip", "Pad", "Put", "Scatter", "TakeAlong"),
+        "there is no rule for it here yet; arithmetic that broadcasts, slices, mg.concat and matrix products have one",
+    ),
 }
 """Ops that are not exported, and why."""
 RULES: dict[str, Rule] = {
