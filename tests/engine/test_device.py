@@ -31,6 +31,21 @@ def test_names():
     assert repr(get_device("cpu")) == "Device('cpu')"
 
 
+def test_auto_is_the_cpu_where_no_gpu_works(monkeypatch):
+    cuda = pytest.importorskip("minigrad.devices.cuda", exc_type=ImportError)
+
+    def open_driver():
+        raise RuntimeError("no NVIDIA driver was found on this machine")
+
+    monkeypatch.setattr(cuda, "open_driver", open_driver)
+    monkeypatch.setitem(DEVICES, "cuda", None)
+    del DEVICES["cuda"]
+    assert get_device("auto") is DEVICES["cpu"]
+    assert mg.tensor([1.0], device="auto").device == "cpu"
+    with pytest.raises(RuntimeError, match="no NVIDIA driver"):
+        get_device("cuda")
+
+
 @pytest.mark.skipif("cuda" in DEVICES or get_device("auto").name == "cuda", reason="there is a GPU")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0"])
 def test_cuda_says_what_to_do_where_it_does_not_work(name):
