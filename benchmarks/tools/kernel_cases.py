@@ -98,7 +98,7 @@ def case_of(
 
     def put(framework: Any, i: int, argument: Any) -> Any:
         if isinstance(argument, list):
-            return [framework.put(a) for a in argument]
+            return [framework.put(a) if isinstance(a, np.ndarray) else a for a in argument]
         if not isinstance(argument, np.ndarray):
             return argument
         return framework.room(*argument.shape, dtype=argument.dtype) if i in outputs else framework.put(argument)

@@ -222,7 +222,7 @@ class Reading:
                 self.step = task.step + 1
                 given += 1
                 yield task
-            elif one_epoch:
+            elif one_epoch and given:  # an epoch that ended before its first batch here is another's, left at its end
                 return
 
 
@@ -242,6 +242,8 @@ def cut(batch: Any, rank: int, world: int) -> Any:
     """The share of a rank in a batch that is made."""
     if isinstance(batch, Mapping):
         return {name: array[part(len(array), rank, world)] for name, array in batch.items()}
+    if isinstance(batch, np.ndarray):
+        return batch[part(len(batch), rank, world)]
     return tuple([array[part(len(array), rank, world)] for array in batch])
 
 

@@ -1,5 +1,6 @@
 """The same model in all processes: sent out once, and kept the same by averaging the gradients of each step."""
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,8 @@ def average_gradients(model: Module, samples: float = 1.0) -> None:
     that parts of different lengths are as one batch. One exchange for all parameters; added in float64, rank by rank, so the
     same number of processes gives the same bits on any network. In a captured step it is a launch like any other.
 
-    Raises RuntimeError before `init` and on a GPU, RanksDiffer, in every process, where the gradients are not as long.
+    Raises RuntimeError before `init` and on a GPU, RanksDiffer, in every process, where the gradients are of other parameters
+    or not as long.
     """
     session = session_at_work()
     if session is None:
@@ -75,7 +77,8 @@ def average_gradients(model: Module, samples: float = 1.0) -> None:
         device = at_work(home)
         arrays = [t._data for t in tensors]
         room = room_for(sum(a.size for a in arrays), session.world, dtype, device.empty)
-        exchanged = session, "gradients", home.kernels.reduce.sum_forward, arrays, float(samples), *room
+        label = f"gradients of {which(model, tensors)}"
+        exchanged = session, label, home.kernels.reduce.sum_forward, arrays, float(samples), *room
         device.launch("exchange", "average", average, exchanged)
         for t in tensors:
             t._version[0] += 1
@@ -93,6 +96,15 @@ def gradients_of(model: Module) -> list[Tensor]:
         if grad is not None:
             found.append(grad)
     return found
+
+
+def which(model: Module, tensors: list[Tensor]) -> str:
+    """What is averaged, in a few letters: two processes that have gradients of other parameters are told."""
+    of = {id(p._grad): name for name, p in model.named_parameters()} | {
+        id(b): name for name, b in model.named_buffers()
+    }
+    named = "".join([f"{of.get(id(t), '?')}{t.shape};" for t in tensors])
+    return f"{zlib.crc32(named.encode()):08x}"
 
 
 def statistics_of(model: Module) -> list[Tensor]:

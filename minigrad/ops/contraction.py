@@ -8,7 +8,7 @@ from minigrad.ops.checks import float_tensor
 from minigrad.ops.gemm import matmul
 from minigrad.ops.movement import reshape, transpose
 from minigrad.ops.reduce import sum
-from minigrad.ops.shape_functions import expand_dims
+from minigrad.ops.shape_functions import BroadcastTo, expand_dims
 from minigrad.tensor import Tensor
 
 
@@ -30,7 +30,9 @@ def einsum(equation: str, *tensors: Tensor) -> Tensor:
     (term, x) = parts[0]
     term, x = summed(term, x, set(result))
     order = [term.index(letter) for letter in result]
-    return transpose(x, order) if order != sorted(order) else x
+    if order != sorted(order):
+        return transpose(x, order)
+    return BroadcastTo.apply(x, shape=x.shape) if any(x is tensor for tensor in tensors) else x  # a copy, as else
 
 
 def parsed(equation: str, tensors: tuple[Tensor, ...]) -> tuple[list[str], str]:

@@ -53,8 +53,8 @@ def full(shape: Lengths, value: float, dtype: Any = None, device: Any = None, re
 
     Raises ValueError for a negative length, TypeError for a number that the dtype does not hold.
     """
-    kinds = {bool: np.dtype(np.bool_), int: np.dtype(np.int64)}
-    wanted = dtype_of(dtype, kinds.get(type(value), FLOAT32))
+    natural = np.dtype(np.int64) if isinstance(value, int | np.integer) else FLOAT32
+    wanted = dtype_of(dtype, np.dtype(np.bool_) if isinstance(value, bool | np.bool_) else natural)
     if wanted.kind != "f":
         held = wanted.type(value) if wanted.kind == "b" or (math.isfinite(value) and fits(value, wanted)) else None
         if held is None or held != value:
@@ -122,7 +122,7 @@ def linspace(
     start: float, stop: float, num: int, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """`num` numbers from `start` to `stop`, both included, equally far apart, float32 if nothing else is said."""
-    values = np.linspace(start, stop, as_shape(num)[0]).astype(dtype_of(dtype, FLOAT32))
+    values = np.linspace(start, stop, as_shape(num)[0], dtype=dtype_of(dtype, FLOAT32))  # integers are rounded down
     return from_values("Linspace", values, device, requires_grad)
 
 

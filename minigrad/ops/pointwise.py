@@ -85,10 +85,12 @@ class Elementwise:
         defaults: tuple[Any, ...] = (),
         of_any_dtype: bool = False,
         doc: str | None = None,
+        in_formulas: bool = True,
     ) -> None:
         self.__name__ = self.__qualname__ = name
         self.__doc__ = doc
-        self.made_of = name, traced, partials, defaults, of_any_dtype, doc
+        self.made_of = name, traced, partials, defaults, of_any_dtype, doc, in_formulas
+        self.in_formulas = in_formulas
         self.traced, self.partials, self.of_any_dtype = traced, partials, of_any_dtype
         without = len(traced.names) - len(defaults)
         self.defaults = dict(zip(traced.names[without:], defaults, strict=True))
@@ -109,7 +111,8 @@ class Elementwise:
         if self.is_condition:
             return expressions.text(self.traced)
         wanted = tuple([i for i, kind in enumerate(self.traced.kinds) if kind == "float"])
-        backward = expressions.gradient(self.traced, wanted, self.partials)
+        # not by the cache, in which formulas of the same steps, but other names, are one
+        backward = expressions.gradient.__wrapped__(self.traced, wanted, self.partials)
         return f"{expressions.text(self.traced)};  {expressions.text(backward)}"
 
     def __call__(self, *given: Any, **named: Any) -> Any:
@@ -117,6 +120,11 @@ class Elementwise:
             given = self.bound(given, named)
         for value in given:
             if isinstance(value, Scalar):
+                if not self.in_formulas:
+                    raise TypeError(
+                        f"{self.__name__} has a derivative of its own, df, which a formula that uses it would not know; "
+                        "compose the two as ops, outside of a formula, or write its formula out there"
+                    )
                 return value.graph.inlined(self.traced, given)[0]
         return self.op.apply(*self.operands(given))
 
@@ -187,18 +195,26 @@ def elementwise(
     `mg.where`, `mg.minimum`, `mg.exp` and what else mg or NumPy has of single numbers; an argument annotated as `bool` is a
     condition. The op takes tensors of one float dtype, which broadcast, and numbers; arguments with a default may be left out.
     The gradient is derived from what was traced, or computed by `df`, which takes the same arguments and gives the
-    derivative, of several arguments a tuple (None for one that has none). As a decorator it stands alone or takes df and name.
+    derivative, of several arguments a tuple (None for one that has none); other formulas cannot use such an op. As a decorator
+    it stands alone or takes df and name.
     Raises TypeError for what cannot be traced, as `if` and functions of `math` cannot.
     """
     if f is None:
         return functools.partial(elementwise, df=df, name=name)
-    return made(f, df, name)
+    return made(f, df, name, in_formulas=df is None)
 
 
 def made(
-    f: Callable[..., Any], df: Callable[..., Any] | None = None, name: str | None = None, of_any_dtype: bool = False
+    f: Callable[..., Any],
+    df: Callable[..., Any] | None = None,
+    name: str | None = None,
+    of_any_dtype: bool = False,
+    in_formulas: bool = True,
 ) -> Elementwise:
-    """The op of a formula; `of_any_dtype` if it only chooses among its inputs."""
+    """The op of a formula; `of_any_dtype` if it only chooses among its inputs.
+
+    `in_formulas`: whether others may use it, which derive their derivatives from its formula and know nothing of `df`.
+    """
     name = name or (f.__name__ if hasattr(f, "__name__") else "<")
     name = "elementwise" if name.startswith("<") else name
     traced = expressions.trace(f)
@@ -206,4 +222,4 @@ def made(
         raise TypeError(f"{name} gives {len(traced.outputs)} results, where an op has one")
     partials = None if df is None else expressions.trace_partials(df, traced)
     defaults = [p.default for p in inspect.signature(f).parameters.values() if p.default is not NOT_GIVEN]
-    return Elementwise(name, traced, partials, tuple(defaults), of_any_dtype, inspect.getdoc(f))
+    return Elementwise(name, traced, partials, tuple(defaults), of_any_dtype, inspect.getdoc(f), in_formulas)

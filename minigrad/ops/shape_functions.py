@@ -275,13 +275,14 @@ def roll(x: Tensor, shift: int | Sequence[int], axis: int | Sequence[int] | None
     shifts = list(shift) if isinstance(shift, Sequence) else [shift] * len(axes)
     if len(shifts) != len(axes):
         raise ValueError(f"roll: there are {len(shifts)} shifts for {len(axes)} axes")
+    given = x
     for amount, a in zip(shifts, axes, strict=True):
         along = one_axis(a, x.ndim)
         place = -operator.index(amount) % max(x.shape[along], 1)
         if place:
             before = (slice(None),) * along
             x = concat([x[(*before, slice(place, None))], x[(*before, slice(0, place))]], along)
-    return x
+    return BroadcastTo.apply(x, shape=x.shape) if x is given else x  # a copy, whatever the shift
 
 
 def pad(x: Tensor, widths: Widths, value: float = 0.0) -> Tensor:
@@ -368,6 +369,8 @@ def take(x: Tensor, indices: Any, axis: int | None = None) -> Tensor:
     if axis is None:
         return take(reshape(x, -1), indices, 0)
     along = one_axis(axis, x.ndim)
+    if isinstance(indices, tuple):  # which would index several axes
+        indices = list(indices)
     if not isinstance(indices, Tensor) and (kind := np.asarray(indices).dtype).kind not in "iu":
         raise IndexError(f"take: indices must be integers, not {kind}")
     if not along:

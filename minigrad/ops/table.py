@@ -154,19 +154,20 @@ def logical_not(a: bool) -> bool:
 @functools.partial(op, name="clip")
 def clip_both(x: Number, low: Number, high: Number) -> Number:
     """x, but low where it is less and high where it is more."""
-    return chosen(x > high, high, chosen(x < low, low, x))
+    inner = chosen((x < low) | (low != low), low, x)  # type: ignore[operator]
+    return chosen((inner > high) | (high != high), high, inner)  # type: ignore[operator]
 
 
 @functools.partial(op, name="clip")
 def clip_low(x: Number, low: Number) -> Number:
     """x, but low where it is less."""
-    return chosen(x < low, low, x)
+    return chosen((x < low) | (low != low), low, x)  # type: ignore[operator]
 
 
 @functools.partial(op, name="clip")
 def clip_high(x: Number, high: Number) -> Number:
     """x, but high where it is more."""
-    return chosen(x > high, high, x)
+    return chosen((x > high) | (high != high), high, x)  # type: ignore[operator]
 
 
 @functools.partial(op, name="pow")
@@ -244,8 +245,9 @@ TABLE: dict[str, Elementwise] = {
 def clip(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """x, but `min` where it is less and `max` where it is more, element by element; either may be left out.
 
-    They are numbers or tensors, which broadcast. NaN stays. The gradient goes to x from min to max, both included. Raises
-    ValueError for numbers of which min is the larger one.
+    They are numbers or tensors, which broadcast; where `min` is more than `max`, `max` is the result. NaN stays, in x and in
+    the bounds. The gradient goes to x from min to max, both included. Raises ValueError for numbers of which min is the larger
+    one.
     """
     if is_number(min) and is_number(max) and min > max:
         raise ValueError(f"clip: min is {min} and max is {max}, which is less")

@@ -1,6 +1,5 @@
 """The processes that train together, as a run sees them; a run in one process has the same, which then does nothing."""
 
-import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -95,7 +94,8 @@ class Ranks:
 def each_made(batches: Iterable[object]) -> Iterator[Callable[[], object]]:
     """What makes each batch of one pass; of a Loader none is made that is not asked for."""
     if isinstance(batches, Loader) and batches.length is not None:
-        twin = copy.copy(batches)
+        twin = batches.twin()
+        twin.share(0, 1)  # all of each batch: it is the batches that are shared out
         return (functools.partial(twin.batch, step) for step in range(len(twin)))
     return (functools.partial(itself, batch) for batch in epoch_of(batches))
 

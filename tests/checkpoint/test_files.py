@@ -173,7 +173,7 @@ def test_writers_at_once_never_leave_half_a_file(tmp_path, count):
     for thread in threads:
         thread.join()
     assert [writer.communicate()[1] or writer.returncode for writer in writers] == [0, 0]
-    assert {b"a", b"b"} <= seen
+    assert seen & {b"a", b"b"}  # which of the two is seen depends on whose turn it is
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 

@@ -225,3 +225,19 @@ def test_the_search_for_a_learning_rate_reads_a_stream_once_and_leaves_the_posit
     assert loader.source.data.passes[:1] == [0]
     assert len(loader.source.data.passes) <= 4  # the steps before, what comes in two epochs, and what is read ahead
     assert values(loader.steps(1)) == EPOCH[3:4]
+
+
+def test_an_epoch_that_was_ended_by_its_steps_is_followed_by_a_whole_one():
+    loader = Loader(Counted(6), batch_size=2, shuffle=False)
+    assert sum(1 for _ in loader.steps(3)) == 3
+    assert len(list(loader)) == 3
+
+
+class Counted:
+    """A stream of so many numbers."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __iter__(self):
+        return iter([(np.float32(i),) for i in range(self.count)])

@@ -94,3 +94,11 @@ def test_leaves_that_require_a_gradient():
 def test_what_makes_no_sense_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_numbers_of_numpy_have_their_kind_and_integers_are_rounded_down():
+    whole = mg.full(1, np.int64(16777217), device="reference")
+    assert (whole.dtype, whole.item()) == (np.int64, 16777217)
+    assert mg.full(1, np.True_, device="reference").dtype == np.bool_
+    spaced = mg.linspace(-1, 1, 4, dtype="int64", device="reference")
+    np.testing.assert_array_equal(spaced.numpy(), np.linspace(-1, 1, 4, dtype=int))

@@ -181,3 +181,22 @@ def test_inspect_draws_the_formula():
     drawn = str(mg.inspect.draw(y))
     assert "Chain" in drawn
     assert "y = a x tanh(b + x)" in drawn
+
+
+def test_an_op_with_a_derivative_of_its_own_is_no_part_of_a_formula():
+    straight = mg.elementwise(lambda x: mg.sign(x), df=lambda x: 1.0)
+    with pytest.raises(TypeError, match="has a derivative of its own, df"):
+        mg.elementwise(lambda x: straight(x) * x)
+    again = pickle.loads(pickle.dumps(straight))
+    with pytest.raises(TypeError, match="has a derivative of its own, df"):
+        mg.elementwise(lambda x: again(x) * x)
+    x = mg.tensor([-2.0, 0.5], device="reference", requires_grad=True)
+    (straight(x) * x).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [-3, 1.5])
+
+
+def test_formulas_of_the_same_steps_are_shown_by_their_own_names():
+    shown = [mg.elementwise(lambda w: w * w * w).formula, mg.elementwise(lambda q: q * q * q).formula]
+    assert ["dw" in text and "q" not in text for text in shown] == [True, False]
+    assert "dq" in shown[1]
+    assert "w" not in shown[1]

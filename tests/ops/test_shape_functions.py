@@ -218,3 +218,21 @@ def test_numpy_does_not_lose_the_gradient_of_a_stack():
 def test_what_does_not_fit_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call(mg.tensor(np.ones((2, 3), np.float32)))
+
+
+def test_a_tuple_of_indices_takes_rows_not_axes(device):
+    a = np.arange(16.0, dtype=np.float32).reshape(2, 2, 2, 2)
+    x = mg.tensor(a, device=device)
+    for indices, axis in (((0, 1), 0), ((1,), 0), ((0,), 1), ((1, 0), 2), ((3, 0), None)):
+        np.testing.assert_array_equal(mg.take(x, indices, axis).numpy(), np.take(a, indices, axis))
+
+
+@pytest.mark.parametrize("shift", [0, 2, 4, 1])
+def test_what_is_rolled_is_a_copy_whatever_the_shift(device, shift):
+    x = mg.tensor(np.array([1.0, 2.0], np.float32), device=device)
+    y = mg.roll(x, shift, 0)
+    y += 1.0
+    np.testing.assert_array_equal(x.numpy(), [1, 2])
+    z = mg.einsum("i->i", x)
+    z += 1.0
+    np.testing.assert_array_equal(x.numpy(), [1, 2])

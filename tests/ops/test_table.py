@@ -325,3 +325,12 @@ def test_bool_tensors_have_operators(device):
         np.testing.assert_array_equal(ours.numpy(), expected, strict=True)
     with pytest.raises(TypeError, match="logical_and: b must be a bool tensor, as x > 0 gives it, not float32"):
         x & mg.tensor([1.0], device=device)
+
+
+def test_clip_by_bounds_that_cross_or_are_nan(device):
+    x = mg.tensor(np.array([0.0, 1.5, 3.0], np.float32), device=device)
+    low, high = (mg.tensor(np.full(3, value, np.float32), device=device) for value in (2.0, 1.0))
+    for bounds in ((low, high), (2.0, high), (low, 1.0)):
+        np.testing.assert_array_equal(mg.clip(x, *bounds).numpy(), [1, 1, 1])
+    for bounds in ((math.nan, 1.0), (0.0, math.nan), (None, math.nan), (math.nan, None)):
+        np.testing.assert_array_equal(mg.clip(x, *bounds).numpy(), [math.nan] * 3)
