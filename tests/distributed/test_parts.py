@@ -1,0 +1,17 @@
+import pytest
+from ranks import run
+
+
+@pytest.fixture(scope="module")
+def found():
+    return run(2, "parts.py", timeout=120)
+
+
+def test_gradients_of_other_parameters_are_told(found):
+    assert all("gradients" in rank["told"] for rank in found)
+
+
+def test_validation_by_the_training_loader_sees_every_sample(found):
+    for rank in found:
+        came, expected = rank["validation"]
+        assert came == pytest.approx(expected, rel=1e-6)
