@@ -17,12 +17,23 @@ from minigrad.dlpack import from_dlpack
 from minigrad.ops import (
     abs,
     add,
+    all,
+    any,
+    arange,
+    argmax,
+    argmin,
+    broadcast_to,
     clip,
     copied,
     cos,
     equal,
     exp,
+    expand_dims,
     expm1,
+    eye,
+    flip,
+    full,
+    full_like,
     greater,
     greater_equal,
     isfinite,
@@ -39,20 +50,39 @@ from minigrad.ops import (
     max,
     maximum,
     mean,
+    min,
     minimum,
+    moveaxis,
     not_equal,
+    ones,
+    ones_like,
+    permute_dims,
     pow,
+    prod,
     reciprocal,
+    repeat,
+    roll,
     sign,
     sin,
     sqrt,
     square,
+    squeeze,
+    stack,
+    std,
     sum,
+    take,
+    take_along_axis,
     tan,
     tanh,
+    tile,
     to,
-    transpose,
+    tril,
+    triu,
+    unstack,
+    var,
     where,
+    zeros,
+    zeros_like,
 )
 from minigrad.ops import concat as joined
 from minigrad.ops import div as divide
@@ -103,51 +133,9 @@ def astype(x: Tensor, dtype: Dtype, /, *, copy: Copy = True, device: Place = Non
     return to(x, dtype)
 
 
-def made(array: np.ndarray, device: Place) -> Tensor:
-    """A tensor of a new array."""
-    return Tensor(array, device=device)
-
-
-def float_or(value: object, dtype: Dtype) -> np.dtype:
-    """The dtype, by default that of a Python number: bool, int64 or float32."""
-    if dtype is not None:
-        return np.dtype(dtype)
-    return bool if isinstance(value, builtins.bool) else int64 if isinstance(value, int) else float32
-
-
-def full(shape: Shape, value: Any, *, dtype: Dtype = None, device: Place = None) -> Tensor:
-    """One number everywhere."""
-    return made(np.full(shape, value, float_or(value, dtype)), device)
-
-
-def zeros(shape: Shape, *, dtype: Dtype = None, device: Place = None) -> Tensor:
-    """Zeros, float32 by default."""
-    return full(shape, 0.0, dtype=dtype, device=device)
-
-
-def ones(shape: Shape, *, dtype: Dtype = None, device: Place = None) -> Tensor:
-    """Ones, float32 by default."""
-    return full(shape, 1.0, dtype=dtype, device=device)
-
-
 def empty(shape: Shape, *, dtype: Dtype = None, device: Place = None) -> Tensor:
     """Zeros: no memory is shown that holds something else."""
     return zeros(shape, dtype=dtype, device=device)
-
-
-def full_like(x: Tensor, /, value: Any, *, dtype: Dtype = None, device: Place = None) -> Tensor:
-    """One number everywhere, in x's shape, dtype and device."""
-    return full(x.shape, value, dtype=dtype or x.dtype, device=x.device if device is None else device)
-
-
-def zeros_like(x: Tensor, /, *, dtype: Dtype = None, device: Place = None) -> Tensor:
-    """Zeros in x's shape, dtype and device."""
-    return full_like(x, 0, dtype=dtype, device=device)
-
-
-def ones_like(x: Tensor, /, *, dtype: Dtype = None, device: Place = None) -> Tensor:
-    """Ones in x's shape, dtype and device."""
-    return full_like(x, 1, dtype=dtype, device=device)
 
 
 def empty_like(x: Tensor, /, *, dtype: Dtype = None, device: Place = None) -> Tensor:
@@ -155,25 +143,11 @@ def empty_like(x: Tensor, /, *, dtype: Dtype = None, device: Place = None) -> Te
     return zeros_like(x, dtype=dtype, device=device)
 
 
-def arange(
-    start: float, /, stop: float | None = None, step: float = 1, *, dtype: Dtype = None, device: Place = None
-) -> Tensor:
-    """Numbers from `start` (from 0 to it, if it is alone) to below `stop`; int64 of integers, else float32."""
-    first, last = (0, start) if stop is None else (start, stop)
-    kind = float_or(first + last + step, dtype)
-    return made(np.arange(first, last, step).astype(kind), device)
-
-
 def linspace(
     start: float, stop: float, /, num: int, *, dtype: Dtype = None, device: Place = None, endpoint: Any = True
 ) -> Tensor:
     """`num` numbers at equal distances, float32 by default."""
-    return made(np.linspace(start, stop, num, endpoint=endpoint).astype(float_or(0.0, dtype)), device)
-
-
-def eye(rows: int, columns: int | None = None, /, *, k: int = 0, dtype: Dtype = None, device: Place = None) -> Tensor:
-    """Ones on diagonal k, else zeros; float32 by default."""
-    return made(np.eye(rows, columns, k, float_or(0.0, dtype)), device)
+    return Tensor(np.linspace(start, stop, num, endpoint=endpoint), dtype or float32, device)
 
 
 # Elements in other places, and what else has another name or other defaults here
@@ -199,11 +173,6 @@ def concat(arrays: Sequence[Tensor], /, *, axis: int | None = 0) -> Tensor:
 def reshape(x: Tensor, /, shape: Shape, *, copy: Copy = None) -> Tensor:
     """The same elements in another shape; the same memory, unless copy=True."""
     return reshaped(astype(x, x.dtype, copy=copy), shape)
-
-
-def permute_dims(x: Tensor, /, axes: Sequence[SupportsIndex]) -> Tensor:
-    """Axes in another order."""
-    return transpose(x, axes)
 
 
 def matrix_transpose(x: Tensor, /) -> Tensor:
@@ -258,10 +227,15 @@ __all__ = [
     "__array_namespace_info__",
     "abs",
     "add",
+    "all",
+    "any",
     "arange",
+    "argmax",
+    "argmin",
     "asarray",
     "astype",
     "bool",
+    "broadcast_to",
     "clip",
     "concat",
     "cos",
@@ -271,9 +245,11 @@ __all__ = [
     "empty_like",
     "equal",
     "exp",
+    "expand_dims",
     "expm1",
     "eye",
     "finfo",
+    "flip",
     "float32",
     "float64",
     "from_dlpack",
@@ -304,7 +280,9 @@ __all__ = [
     "max",
     "maximum",
     "mean",
+    "min",
     "minimum",
+    "moveaxis",
     "multiply",
     "nan",
     "negative",
@@ -316,21 +294,34 @@ __all__ = [
     "pi",
     "positive",
     "pow",
+    "prod",
     "reciprocal",
+    "repeat",
     "reshape",
     "result_type",
+    "roll",
     "sign",
     "sin",
     "sqrt",
     "square",
+    "squeeze",
+    "stack",
+    "std",
     "subtract",
     "sum",
+    "take",
+    "take_along_axis",
     "tan",
     "tanh",
+    "tile",
+    "tril",
+    "triu",
     "uint8",
     "uint16",
     "uint32",
     "uint64",
+    "unstack",
+    "var",
     "where",
     "zeros",
     "zeros_like",

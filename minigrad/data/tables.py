@@ -129,7 +129,7 @@ class Parquet:
         for group, where, within in self._in_groups(np.asarray(rows, np.int64)):
             for place, i in zip(where.tolist(), within.tolist(), strict=True):
                 samples[place] = {
-                    name: values[i] if isinstance(values, np.ndarray) else values[i].as_py()
+                    name: row_of(values, i) if isinstance(values, np.ndarray) else values[i].as_py()
                     for name, values in group.items()
                 }
         return samples
@@ -233,6 +233,11 @@ def _keep(known: dict[Any, Any], key: Any, value: Any, most: int) -> None:
     known[key] = value
     while len(known) > most:
         del known[next(iter(known))]
+
+
+def row_of(values: np.ndarray, i: int) -> Any:
+    """A number, or an array of its own: what is read is kept for the next who asks, and must not be written into."""
+    return values[i].copy() if values.ndim > 1 else values[i]
 
 
 def _decoded(column: "pyarrow.ChunkedArray") -> Any:

@@ -103,6 +103,10 @@ def test_reshape_copies_when_asked():
 @pytest.mark.parametrize("dtype", [None, "float64", "int32"])
 def test_creation(name, arguments, dtype, device):
     expected = getattr(np, name)(*arguments)
+    if (name, arguments[-1], dtype) == ("full", 7.5, "int32"):
+        with pytest.raises(TypeError, match=r"int32 does not hold 7\.5"):
+            xp.full(*arguments, dtype=dtype, device=device)
+        return
     expected = expected.astype(dtype or (np.float32 if expected.dtype == np.float64 else expected.dtype))
     came = getattr(xp, name)(*arguments, dtype=dtype, device=device)
     assert came.device == device
@@ -181,6 +185,48 @@ def test_all_that_is_public_is_there_and_documented():
 def test_functions_take_the_standards_arguments_by_position():
     """Of those that are here under another name or with other defaults, as the standard writes them."""
     assert str(inspect.signature(xp.concat).parameters["axis"]) == "axis: int | None = 0"
-    for name in ("asarray", "astype", "concat", "reshape", "permute_dims", "matrix_transpose", "zeros_like"):
+    for name in ("asarray", "astype", "concat", "reshape", "matrix_transpose"):
         first = next(iter(inspect.signature(getattr(xp, name)).parameters.values()))
         assert first.kind is inspect.Parameter.POSITIONAL_ONLY
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "options"),
+    [
+        *[(name, [], options) for name in ("min", "prod", "all", "any") for options in ({}, {"axis": 1}, {"keepdims": True})],
+        *[(name, [], {"axis": 1, "keepdims": keepdims}) for name in ("argmax", "argmin") for keepdims in (False, True)],
+        *[(name, [], {"axis": 0, "correction": 1.0}) for name in ("std", "var")],
+        ("broadcast_to", [(2, 3, 4)], {}),
+        ("expand_dims", [], {"axis": 1}),
+        ("flip", [], {"axis": 1}),
+        ("moveaxis", [0, 1], {}),
+        ("permute_dims", [(1, 0)], {}),
+        ("repeat", [2], {"axis": 1}),
+        ("roll", [1], {"axis": 0}),
+        ("take", [[2, 0]], {"axis": 0}),
+        ("tile", [(2, 1)], {}),
+        ("tril", [], {"k": -1}),
+        ("triu", [], {"k": 1}),
+    ],
+)  # fmt: skip
+def test_what_is_minigrads_own_under_the_standards_name(name, arguments, options, device, rng):
+    a = rng.standard_normal((3, 4)).astype(np.float32)
+    if name in ("all", "any"):
+        a = a > -1
+    given = dict(options)
+    if "correction" in given:
+        given["ddof"] = given.pop("correction")
+    expected = getattr(np, name)(a, *arguments, **given)
+    came = getattr(xp, name)(mg.tensor(a, device=device), *arguments, **options).numpy()
+    assert (came.shape, came.dtype) == (expected.shape, expected.dtype)
+    np.testing.assert_allclose(came, expected, rtol=1e-5)
+
+
+def test_several_become_one_and_one_several(device, rng):
+    a = rng.standard_normal((3, 1, 4)).astype(np.float32)
+    x = mg.tensor(a, device=device)
+    np.testing.assert_array_equal(xp.stack(xp.unstack(x, axis=2), axis=-1).numpy(), a)
+    np.testing.assert_array_equal(xp.squeeze(x, axis=1).numpy(), a[:, 0])
+    order = np.argsort(a[:, 0], axis=1)
+    taken = xp.take_along_axis(xp.squeeze(x, axis=1), mg.tensor(order, device=device), axis=1)
+    np.testing.assert_array_equal(taken.numpy(), np.sort(a[:, 0], axis=1))
