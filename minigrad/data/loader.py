@@ -286,6 +286,7 @@ class Loader:
             "shuffle": self.shuffle,
             "seed": self.seed,
             "drop_last": self.drop_last,
+            **({} if not self.shuffle or (table := self._table()) is None else table.settings()),
         }
 
     def _hand_out(self, count: int | None, one_epoch: bool = False) -> Generator[Batch, None, None]:
@@ -357,7 +358,9 @@ class Loader:
 
     def _make_alone(self, task: Task) -> Batch:
         """The same batch in a process of its own, whose global generators of random numbers are ours to seed."""
-        seed_global_generators(self.seed, task.step)
+        # other numbers in each rank where it makes its own part alone; a batch that is cut afterwards is the same in all
+        apart = self.transform is None or getattr(self.transform, "by_rows", False)
+        seed_global_generators(self.seed, task.step, self.rank if apart else 0)
         return self._make(task)
 
     def _make(self, task: Task) -> Batch:
@@ -435,10 +438,14 @@ class Loader:
         stager = self.stager  # which another thread may set to None meanwhile
         return batch if stager is None or not isinstance(batch, tuple | list) else stager.stage(tuple(batch))
 
+    def _table(self) -> Table | None:
+        """The table the samples are of, which has an order of its own when they are shuffled."""
+        return self.source.data if isinstance(self.source, Items) and isinstance(self.source.data, Table) else None
+
     def _rows(self, epoch: int, start: int, stop: int) -> np.ndarray:
         """The positions of the samples `start` to `stop` of a shuffled epoch."""
-        if isinstance(self.source, Items) and isinstance(self.source.data, Table):
-            return self.source.data.shuffled(self.seed, epoch, start, stop)
+        if (table := self._table()) is not None:
+            return table.shuffled(self.seed, epoch, start, stop)
         latest, rows = self._order
         if latest != epoch:
             rows = permutation(cast(int, self.length), self.seed, epoch)

@@ -52,6 +52,9 @@ class Table(Protocol):
     def shuffled(self, seed: int, epoch: int, start: int, stop: int) -> np.ndarray:
         """The positions that samples `start` to `stop` of a shuffled epoch have: a pure function of its arguments."""
 
+    def settings(self) -> dict[str, int]:
+        """What besides decides these positions: part of a Loader's state."""
+
 
 @dataclass(frozen=True)
 class Task:

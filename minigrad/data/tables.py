@@ -2,6 +2,7 @@
 
 import os
 import threading
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -168,6 +169,10 @@ class Parquet:
             rows = self._mixture(seed, epoch, number, order)
             parts.append(rows[max(0, start - bounds[number]) : stop - bounds[number]])
         return np.concatenate(parts)
+
+    def settings(self) -> dict[str, int]:
+        """What decides, with the seed, in which order `shuffled` has the rows: `mix`, and a checksum of the groups' sizes."""
+        return {"mix": self.mix, "groups": zlib.crc32(np.asarray(self.starts, np.int64).tobytes())}
 
     def _order(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The order of the row groups, and where each mixture of them begins."""

@@ -303,9 +303,9 @@ def deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def seed_global_generators(seed: int, step: int) -> None:
+def seed_global_generators(seed: int, step: int, rank: int) -> None:
     """Seed those of Python, NumPy and, if it is imported, PyTorch, from which transforms of a data set may draw."""
-    (word,) = np.random.Philox(key=np.array([seed, step], np.uint64)).random_raw(1).tolist()
+    (word,) = np.random.Philox(key=np.array([seed, step], np.uint64), counter=[0, 0, rank, 0]).random_raw(1).tolist()
     random.seed(word)
     np.random.seed(word & 0xFFFFFFFF)  # noqa: NPY002 - the one that data sets use
     torch = sys.modules.get("torch")

@@ -229,3 +229,10 @@ def test_damaged_pages_are_refused_by_the_files_name(path, tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError, match="it was there before"):
         table[len(table) - 1]
+
+
+def test_the_state_of_another_mixture_is_refused(path):
+    one, other = (Loader(mg.data.parquet(path, ["number"], mix=mix), batch_size=9) for mix in (1, 2))
+    list(one.steps(2))
+    with pytest.raises(ValueError, match="mix 1 against 2"):
+        other.load_state_dict(one.state_dict())

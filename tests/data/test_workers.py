@@ -109,6 +109,14 @@ def test_processes_seed_global_generators_by_the_step():
     assert len(np.unique(draws[:, 0])) == 50
 
 
+def test_each_rank_has_numbers_of_its_own():
+    ranks = [
+        next(iter(Loader(Global(), batch_size=8, shuffle=False, workers=1, worker="process", rank=rank, world=2)))[0]
+        for rank in range(2)
+    ]
+    assert not np.isin(ranks[0], ranks[1]).any()
+
+
 @pytest.mark.parametrize(("worker", "count"), KINDS)
 def test_an_error_comes_out_at_its_step_with_its_place(worker, count):
     loader = Loader(Broken(), batch_size=8, shuffle=False, workers=count, worker=worker)

@@ -124,7 +124,10 @@ def test_nan_and_infinity_survive_a_sum(check_kernel, rng, dtype, shape, value):
 @each_shape
 def test_running_sums(check_kernel, rng, dtype, shape, reverse):
     x = sample(rng, shape, dtype)
-    check_kernel("reduce", "cumsum", x, reverse, np.empty_like(x), parallel=x.size >= LARGE, ulps=8)
+    ulps = (
+        8 if dtype == np.float32 else 64
+    )  # in float64 the reference's own sums, one after another, are rounded as well
+    check_kernel("reduce", "cumsum", x, reverse, np.empty_like(x), parallel=x.size >= LARGE, ulps=ulps)
 
 
 def test_running_sums_beside_infinity_and_nan(check_kernel):
