@@ -10,6 +10,7 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 LEFT_OUT_WHOLE = {
     "tests/benchmarks",  # what is timed, run for real: minutes of compiling that no user's program does
+    "tests/ops/test_large.py",  # 8 GB of addresses, which the system takes its time to map
     "tests/examples/test_cifar10_studies.py",  # every script is run by test_cifar10_scripts.py, on fewer images
 }
 
@@ -34,11 +35,12 @@ def test_every_file_keeps_some_of_its_tests(default_set):
 
 @pytest.mark.slow
 def test_every_example_is_run(default_set):
-    of_helpers = {"cifar10_study", "reporting"}  # imported by the others
+    of_helpers = {"cifar10_study", "points", "reporting"}  # imported by the others
     scripts = {path.stem for path in (ROOT / "examples").glob("*.py")} - of_helpers
     run_by_tests_of_their_own = {
         "mnist_batchnorm": "tests/test_mnist_example.py::test_batch_normalization_learns_faster",
         "see_the_tape": "tests/docs/test_pages.py::",
+        "draw_models": "tests/inspect/test_model_drawing.py::",  # what it calls; the script itself draws large models, for minutes
     }
     for script in scripts:
         name = run_by_tests_of_their_own.get(script, f"[{script}]")
