@@ -201,6 +201,14 @@ def rng():
     return np.random.default_rng(2015)
 
 
+@pytest.fixture(autouse=True)
+def number_of_threads_put_back():
+    """What a test runs, an example or a tutorial, may set it for good."""
+    before = threads._count
+    yield
+    threads._count = before
+
+
 @pytest.fixture
 def set_threads():
     """Sets the number of threads; after the test it is what it was."""
