@@ -27,6 +27,7 @@ Lengths = SupportsIndex | Sequence[SupportsIndex]
 _seed = 0
 _streams = 0
 _seeding = threading.RLock()
+_here = threading.local()  # with the number of streams that this thread has drawn
 _draws: dict[str, Tensor] = {}  # by device: the key of its draws, and how many there were
 
 
@@ -37,6 +38,7 @@ def manual_seed(n: int) -> None:
         raise TypeError(f"the seed must be an integer, not {n!r}")
     _seed = int(n) % (1 << 64)
     _streams = 0
+    _here.count = streams_drawn() + 1
     count_draws({name: 0 for name in _draws})
 
 
@@ -57,6 +59,7 @@ def stream() -> np.random.Generator:
     global _streams
     key = np.array([_seed, _streams], np.uint64)
     _streams += 1
+    _here.count = streams_drawn() + 1
     return np.random.Generator(np.random.Philox(key=key))
 
 
@@ -162,9 +165,9 @@ def state_dict() -> dict[str, Any]:
     return {"seed": _seed, "streams": _streams, **({"draws": counts} if counts else {})}
 
 
-def streams_drawn() -> tuple[int, int]:
-    """What Python has drawn from: the seed and the number of streams. Captured steps must leave it alone."""
-    return _seed, _streams
+def streams_drawn() -> int:
+    """How often this thread has drawn a stream, or begun anew. Captured steps must not; what other threads do is their own."""
+    return getattr(_here, "count", 0)
 
 
 def load_state_dict(state: Mapping[str, Any]) -> None:
