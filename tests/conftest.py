@@ -212,9 +212,7 @@ def number_of_threads_put_back():
 @pytest.fixture
 def set_threads():
     """Sets the number of threads; after the test it is what it was."""
-    before = threads.get_num_threads()
-    yield threads.set_num_threads
-    threads.set_num_threads(before)
+    return threads.set_num_threads
 
 
 @pytest.fixture(scope="session", params=DEVICES)

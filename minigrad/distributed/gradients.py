@@ -66,54 +66,55 @@ def average_gradients(model: Module, samples: float = 1.0) -> None:
     session = session_at_work()
     if session is None:
         return
-    found = gradients_of(model) + statistics_of(model)
+    found = gradients_of(model) | statistics_of(model)
     begin("average_gradients")
     for dtype in FLOATS:
-        tensors = [t for t in found if t._data.dtype == dtype]
-        if not tensors:
+        named = {name: t for name, t in found.items() if t._data.dtype == dtype}
+        if not named:
             continue
+        tensors = [*named.values()]
         refuse_gpu(tensors[0])
         home = tensors[0]._device
         device = at_work(home)
         arrays = [t._data for t in tensors]
         room = room_for(sum(a.size for a in arrays), session.world, dtype, device.empty)
-        label = f"gradients of {which(model, tensors)}"
+        label = f"gradients of {which(named)}"
         exchanged = session, label, home.kernels.reduce.sum_forward, arrays, float(samples), *room
         device.launch("exchange", "average", average, exchanged)
         for t in tensors:
             t._version[0] += 1
 
 
-def gradients_of(model: Module) -> list[Tensor]:
-    """The gradients there are, in the order of the parameters."""
-    found = []
-    for parameter in model.parameters():
+def gradients_of(model: Module) -> dict[str, Tensor]:
+    """The gradients there are, by their parameters' names."""
+    found: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
         if state.recording is not None:
             state.recording.reads_grad(parameter)
             grad = parameter._grad
         else:
             grad = parameter.grad
         if grad is not None:
-            found.append(grad)
+            found[name] = grad
     return found
 
 
-def which(model: Module, tensors: list[Tensor]) -> str:
-    """What is averaged, in a few letters: two processes that have gradients of other parameters are told."""
-    of = {id(p._grad): name for name, p in model.named_parameters()} | {
-        id(b): name for name, b in model.named_buffers()
-    }
-    named = "".join([f"{of.get(id(t), '?')}{t.shape};" for t in tensors])
-    return f"{zlib.crc32(named.encode()):08x}"
-
-
-def statistics_of(model: Module) -> list[Tensor]:
+def statistics_of(model: Module) -> dict[str, Tensor]:
     """The running statistics that differ from process to process."""
-    norms = [m for _, m in model.modules() if isinstance(m, BatchNorm) and not isinstance(m, SyncBatchNorm)]
-    found = [t for norm in norms if norm.training for t in (norm.running_mean, norm.running_var)]
-    for t in found:
+    norms = [(n, m) for n, m in model.modules() if isinstance(m, BatchNorm) and not isinstance(m, SyncBatchNorm)]
+    found: dict[str, Tensor] = {}
+    for name, norm in norms:
+        if norm.training:
+            found |= {f"{name}.running_mean": norm.running_mean, f"{name}.running_var": norm.running_var}
+    for t in found.values():
         read(t)
     return found
+
+
+def which(named: dict[str, Tensor]) -> str:
+    """What is averaged, in a few letters: two processes that have gradients of other parameters are told."""
+    text = "".join([f"{name}{t.shape};" for name, t in named.items()])
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 class Averaging:

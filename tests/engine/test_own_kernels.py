@@ -127,33 +127,25 @@ def count_threads(x, y):
         y[i] = numba.get_num_threads()
 
 
-@pytest.fixture
-def threads():
-    """A function that sets the number of threads, until the test ends."""
-    before = mg.get_num_threads()
-    yield mg.set_num_threads
-    mg.set_num_threads(before)
-
-
-def test_a_parallel_kernel_keeps_to_our_number_of_threads(threads):
+def test_a_parallel_kernel_keeps_to_our_number_of_threads(set_threads):
     class Counts(Softplus):
         kernel = staticmethod(count_threads)
 
     captured = mg.capture(Counts.apply)
     for count in range(2, available_threads() + 1):
-        threads(count)
+        set_threads(count)
         for _ in range(3):
             used = captured(np.zeros(4, np.float32)).numpy()  # fewer where other processes want the cores
             assert 1 <= used.min() <= used.max() <= count
 
 
-def test_a_parallel_kernel_with_one_thread_to_use_runs_without(threads, monkeypatch):
+def test_a_parallel_kernel_with_one_thread_to_use_runs_without(set_threads, monkeypatch):
     @contextlib.contextmanager
     def refused():
         raise AssertionError("a parallel region was entered")
         yield
 
-    threads(1)
+    set_threads(1)
     monkeypatch.setattr("minigrad.kernels.cpu.tools.threads.parallel_region", refused)
     x, w = np.ones((2, 3), np.float32), mg.nn.Parameter(np.ones(3, np.float32))
     Softplus.apply(mg.tensor(x) * w).sum().backward()

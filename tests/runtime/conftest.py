@@ -1,12 +1,10 @@
-"""Scripts in processes of their own, with an environment of their own; the number of threads, put back."""
+"""Scripts in processes of their own, with an environment of their own."""
 
 import os
 import subprocess
 import sys
 
 import pytest
-
-from minigrad.kernels.cpu.tools import threads
 
 
 @pytest.fixture
@@ -27,11 +25,3 @@ def run_script(tmp_path):
         return result
 
     return run
-
-
-@pytest.fixture
-def count():
-    """Sets the number of threads, and puts it back: "not set", if that is what it was."""
-    before = threads._count
-    yield threads.set_num_threads
-    threads._count = before

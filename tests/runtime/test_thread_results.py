@@ -142,10 +142,10 @@ def results(work, dtype):
 @TWO
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("work", WORK, ids=lambda work: work.__name__)
-def test_results_do_not_depend_on_the_number_of_threads(count, work, dtype):
+def test_results_do_not_depend_on_the_number_of_threads(set_threads, work, dtype):
     runs = []
     for n in range(1, threads.available_threads() + 1):
-        count(n)
+        set_threads(n)
         runs.append(results(work, dtype))
     assert all(run == runs[0] for run in runs)
 
@@ -178,8 +178,8 @@ def test_results_are_the_same_in_two_python_threads_at_once(work):
 
 
 @TWO
-def test_limit_of_one_python_thread(count):
-    count(2)
+def test_limit_of_one_python_thread(set_threads):
+    set_threads(2)
     with threads.limited(1):
         assert not threads.may_run_parallel()
         with threads.limited(2):

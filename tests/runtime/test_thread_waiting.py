@@ -97,7 +97,7 @@ def test_environment_is_as_before_when_the_layer_does_not_start(seen, monkeypatc
     assert words() == {}
 
 
-def test_first_launch_starts_the_layer(count, monkeypatch):
+def test_first_launch_starts_the_layer(set_threads, monkeypatch):
     started = []
     monkeypatch.setattr(threads, "start_layer", lambda: started.append(threads._layer_started))
     monkeypatch.setattr(threads, "_layer_started", False)

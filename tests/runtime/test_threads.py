@@ -14,26 +14,26 @@ TWO = pytest.mark.skipif(threads.available_threads() < 2, reason="needs two CPUs
 
 
 @pytest.mark.parametrize("n", [1, threads.available_threads(), np.int64(1)])
-def test_number_of_threads_may_be_set(count, n):
-    count(n)
+def test_number_of_threads_may_be_set(set_threads, n):
+    set_threads(n)
     assert mg.get_num_threads() == n
 
 
 @pytest.mark.parametrize("n", [0, -1, threads.available_threads() + 1, 10**9])
-def test_number_of_threads_out_of_range(count, n):
+def test_number_of_threads_out_of_range(set_threads, n):
     before = mg.get_num_threads()
     with pytest.raises(ValueError, match=rf"must be 1 to {threads.available_threads()} \(CPU affinity.*not {n}"):
-        count(n)
+        set_threads(n)
     assert mg.get_num_threads() == before
 
 
 @pytest.mark.parametrize("n", [1.0, "1", None, True, [1]])
-def test_number_of_threads_must_be_an_integer(count, n):
+def test_number_of_threads_must_be_an_integer(set_threads, n):
     with pytest.raises(TypeError, match="must be an integer"):
-        count(n)
+        set_threads(n)
 
 
-def test_kernels_run_with_the_number_set(count, monkeypatch):
+def test_kernels_run_with_the_number_set(set_threads, monkeypatch):
     monkeypatch.setattr(threads, "_contention", None)
     seen = []
     original = numba.set_num_threads
@@ -41,13 +41,13 @@ def test_kernels_run_with_the_number_set(count, monkeypatch):
         patch.setattr(numba, "set_num_threads", lambda n: seen.append(n) or original(n))
         threads._local.count = None
         for n in (1, threads.available_threads(), threads.available_threads()):
-            count(n)
+            set_threads(n)
             with threads.parallel_region():
                 assert numba.get_num_threads() == n
     assert seen == ([1, threads.available_threads()] if threads.available_threads() > 1 else [1])
 
 
-def test_limits_are_read_once(count, monkeypatch):
+def test_limits_are_read_once(set_threads, monkeypatch):
     threads._count = None
     reads = []
     monkeypatch.setattr(threads, "cgroup_limit", lambda: reads.append(1))
