@@ -16,8 +16,6 @@ from typing import Any
 
 import minigrad as mg
 
-DEATHS = 2  # of processes at work on a point, until it is said to have failed: another point's may have taken it along
-
 
 def run_points(
     points: Mapping[str, Path], work: Callable[[str], Any], jobs: int = 1, backend: str | None = None
@@ -63,29 +61,38 @@ def note_failure(folder: Path, why: str, trace: str | None = None) -> None:
 def side_by_side(
     points: Mapping[str, Path], work: Callable[[str], Any], jobs: int, backend: str | None
 ) -> dict[str, str | None]:
-    """`run_points` by joblib. A process that is killed takes its pool with it: what was not done is then begun again."""
+    """`run_points` by joblib. A process that is killed takes its pool with it: the points that were at work are then begun
+    again one at a time, so that the one whose process is killed once more is known, and the others after them side by side.
+    """
     import joblib
 
     threads = max(1, mg.get_num_threads() // jobs) if backend in (None, "loky", "threading") else None
     failed: dict[str, str | None] = {}
-    deaths = dict.fromkeys(points, 0)
     while todo := [name for name in points if name not in failed]:
+        suspects = [name for name in todo if (points[name] / "at work").exists()]
+        names = suspects[:1] or todo
         try:
             with chosen(backend):
-                calls = [joblib.delayed(noted)(name, points[name], work, threads) for name in todo]
+                calls = [joblib.delayed(noted)(name, points[name], work, threads) for name in names]
                 failed |= dict(joblib.Parallel(n_jobs=jobs)(calls))
         except joblib.externals.loky.process_executor.TerminatedWorkerError:
-            for name in todo:
-                if (points[name] / "done").exists():
-                    failed[name] = None
-                elif (points[name] / "failed.json").exists():
-                    failed[name] = json.loads((points[name] / "failed.json").read_text())["why"]
-                elif (points[name] / "at work").exists():
-                    deaths[name] += 1
-                    if deaths[name] == DEATHS:
-                        failed[name] = f"the process at work on it was killed, {DEATHS} times"
-                        note_failure(points[name], failed[name] or "")
+            ended = {name: end for name in names if (end := end_of(points[name])) is not None}
+            if suspects and not ended:
+                ended = {names[0]: "the process at work on it was killed, 2 times"}
+                note_failure(points[names[0]], ended[names[0]])
+            elif not ended and not any((points[name] / "at work").exists() for name in names):
+                raise  # no process lives long enough to begin
+            failed |= {name: end or None for name, end in ended.items()}
     return failed
+
+
+def end_of(folder: Path) -> str | None:
+    """Of a point whose pool is gone: why it failed, "" where it was done, None where it was not."""
+    if (folder / "done").exists():
+        return ""
+    if (folder / "failed.json").exists():
+        return str(json.loads((folder / "failed.json").read_text())["why"])
+    return None
 
 
 def noted(name: str, folder: Path, work: Callable[[str], Any], threads: int | None) -> tuple[str, str | None]:
