@@ -67,10 +67,10 @@ def run(folder, processes, *files):
 @pytest.mark.parametrize(
     ("processes", "files"),
     [
-        (1, ["d", "p", "p", "p"]),  # the replacement is given single tests
+        pytest.param(1, ["d", "p", "p", "p"], marks=pytest.mark.slow),  # the replacement is given single tests
         (1, ["dpp", "p"]),
-        (1, ["p", "ppd"]),  # nothing is left for it
-        (2, ["d", "p", "s", "p", "p"]),
+        pytest.param(1, ["p", "ppd"], marks=pytest.mark.slow),  # nothing is left for it
+        pytest.param(2, ["d", "p", "s", "p", "p"], marks=pytest.mark.slow),
         pytest.param(2, ["pdp", "sss", "p"], marks=pytest.mark.slow),
         pytest.param(2, ["sd", "p", "p", "sss"], marks=pytest.mark.slow),
         pytest.param(2, ["d", "pp", "dp", "d", "p"], marks=pytest.mark.slow),
@@ -89,6 +89,7 @@ def test_a_run_goes_on_when_processes_die(tmp_path, processes, files):
         assert bool(crashed) == (kind == "d")
 
 
+@pytest.mark.slow
 def test_a_run_in_which_none_dies(tmp_path):
     code, output, began = run(tmp_path, 2, "pp", "p", "ppp", "p")
     assert (code, sorted(began)) == (0, list(range(7))), output

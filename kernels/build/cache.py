@@ -23,9 +23,11 @@ from numba.core import config
 from numba.core.caching import _Cache
 
 from minigrad.kernels.build import kept
-from minigrad.kernels.build.files import replace
+from minigrad.kernels.build.files import Claim, replace
 from minigrad.kernels.build.owner import NotOursError, check_folder, make_private, read_own
 from minigrad.kernels.build.settings import cache_root
+
+PATIENCE = 60  # seconds that another process may take to compile a kernel, before this one does so too
 
 # Files that no kernel is made from: types, counts, what writes the text of kernels that are named by it, and what is done
 # when kernels are launched.
@@ -75,7 +77,7 @@ def cache_folder(target):
 
 def remove_leftovers(folder):
     """Remove what processes have left that were killed while they wrote, once nobody can be writing it any more."""
-    for path in folder.glob("*.part"):
+    for path in [*folder.glob("*.part"), *folder.glob("*.claim")]:
         with contextlib.suppress(OSError):
             if path.stat().st_mtime < time.time() - 3600:
                 path.unlink()
@@ -121,10 +123,14 @@ def keep(path, content):
 
 
 class KernelCache(_Cache):
-    """Numba asks this before it compiles a signature of one kernel, and hands over what it compiled."""
+    """Numba asks this before it compiles a signature of one kernel, and hands over what it compiled.
+
+    Where another process compiles the same just now, as all ranks of a run do in their first step, this one waits for it.
+    """
 
     def __init__(self, name, on_compile, on_compiled):
         self.name = name
+        self.claim = None  # on what is being compiled
         self.on_compile = on_compile
         self.on_compiled = on_compiled
 
@@ -148,9 +154,26 @@ class KernelCache(_Cache):
         target_context.refresh()
         path = self.path(sig, target_context.codegen())
         result = self.load(path, sig, target_context) if path else None
-        if result is None:
-            self.on_compile(self.name, sig)
+        if result is None and path:
+            self.leave()
+            self.claim = Claim(path)
+            if self.claim.wait(PATIENCE):
+                result = self.load(path, sig, target_context)
+        try:
+            if result is None:
+                self.on_compile(self.name, sig)
+        except RuntimeError:  # it may not be compiled now
+            self.leave()
+            raise
+        if result is not None:
+            self.leave()
         return result
+
+    def leave(self):
+        """Let others compile what this process has compiled, or failed to."""
+        if self.claim is not None:
+            self.claim.release()
+            self.claim = None
 
     def load(self, path, signature, target_context):
         """Load one file; None where there is none or it is damaged."""
@@ -170,11 +193,11 @@ class KernelCache(_Cache):
         if path is None:
             return
         try:
-            content = kept.as_bytes(cres)
+            keep(path, kept.as_bytes(cres))
         except kept.NotKeptError as error:
             warn_once(f"kind {self.name}", f"kernel {self.name} is compiled by every process anew, for {error}")
-            return
-        keep(path, content)
+        finally:
+            self.leave()
 
     def enable(self):
         """Part of Numba's interface; this cache is always on."""

@@ -116,9 +116,10 @@ def test_no_images_leave_no_gradient(check_kernel, dtype):
 ON_WIDE_LOADS = list(itertools.product(conv.DEEP, [plans.LARGE, plans.TF32_LARGE]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "tile"),
-    [ON_WIDE_LOADS[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in ON_WIDE_LOADS[1:])],
+    ON_WIDE_LOADS,
     ids=lambda value: getattr(value, "__name__", None) or named(value),
 )
 def test_wide_loads_in_the_machine_code(function, tile):

@@ -19,7 +19,7 @@ from sample_sets import Broken, BrokenOddly, Global, Hangs, Leaves, Named, Numbe
 from minigrad.data import Loader, workers
 from minigrad.data.prefetch import END, Here, Prefetcher
 
-KINDS = [("thread", 1), ("thread", 3), ("process", 1), ("process", 2)]
+KINDS = [("thread", 1), ("thread", 3), pytest.param("process", 1, marks=pytest.mark.slow), ("process", 2)]
 ROOT = Path(__file__).parents[2]
 
 
@@ -67,6 +67,7 @@ def test_a_run_goes_on_from_the_state_of_another_number_of_workers(worker, count
     assert same(second.steps(4), [first.batch(step) for step in range(9, 13)])
 
 
+@pytest.mark.slow
 def test_processes_send_dicts_and_what_collate_makes():
     loader = Loader(Named(), batch_size=8, workers=1, worker="process", keys=("image", "label"))
     assert same(loader, [loader.batch(step) for step in range(7)])
@@ -74,6 +75,7 @@ def test_processes_send_dicts_and_what_collate_makes():
     assert [batch["sizes"] for batch in made] == [[8]] * 6 + [[2]]
 
 
+@pytest.mark.slow
 def test_large_batches_come_through_shared_memory_fresh_and_writable():
     loader = Loader(Pairs(40, (64, 64)), batch_size=16, workers=1, worker="process")
     batches = [images for images, _ in loader]
@@ -106,6 +108,7 @@ def test_a_block_grows_and_takes_arrays_of_any_size():
     worker.block.close()
 
 
+@pytest.mark.slow
 def test_processes_seed_global_generators_by_the_step():
     one, two = (Loader(Global(), batch_size=8, workers=n, worker="process") for n in (1, 2))
     first, second = list(one), list(two)
@@ -114,6 +117,7 @@ def test_processes_seed_global_generators_by_the_step():
     assert len(np.unique(draws[:, 0])) == 50
 
 
+@pytest.mark.slow
 def test_each_rank_has_numbers_of_its_own():
     ranks = [
         next(iter(Loader(Global(), batch_size=8, shuffle=False, workers=1, worker="process", rank=rank, world=2)))[0]
@@ -143,7 +147,11 @@ def test_an_error_that_cannot_be_sent_is_told_of():
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(
-    ("how", "message"), [("kill", "was ended by SIGKILL; .*memory"), ("exit", "ended with exit code 3")]
+    ("how", "message"),
+    [
+        ("kill", "was ended by SIGKILL; .*memory"),
+        pytest.param("exit", "ended with exit code 3", marks=pytest.mark.slow),
+    ],
 )
 def test_a_process_that_is_gone_is_an_error(how, message):
     loader = Loader(Leaves(how), batch_size=8, shuffle=False, workers=2, worker="process")
@@ -165,7 +173,9 @@ def test_a_killed_process_is_told_at_once():
     assert time.monotonic() - began < 10  # on a busy machine; the sample takes 60
 
 
-@pytest.mark.parametrize("end", ["close", "drop", "cycle", "break", "error"])
+@pytest.mark.parametrize(
+    "end", ["close", "error", *(pytest.param(end, marks=pytest.mark.slow) for end in ("drop", "cycle", "break"))]
+)
 def test_processes_end_with_the_iteration(end):
     batches = Loader(Hangs(), batch_size=8, shuffle=False, workers=2, worker="process").steps()
     next(batches)
@@ -211,6 +221,7 @@ def test_data_that_cannot_be_sent_is_named():
         next(iter(Loader(data, batch_size=8, workers=1, worker="process")))
 
 
+@pytest.mark.slow
 def test_streams_are_read_here_and_collated_there():
     options = {"batch_size": 4, "shuffle": False, "transform": doubled}
     plain = list(Loader(Numbers(), **options).steps(14))
@@ -327,6 +338,7 @@ def gone(session, seconds):
 linux = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks into /proc")
 
 
+@pytest.mark.slow
 @linux
 def test_ctrl_c_ends_a_program_and_its_workers(program):
     process = program(INTERRUPTED)
@@ -339,6 +351,7 @@ def test_ctrl_c_ends_a_program_and_its_workers(program):
     assert gone(process.pid, 5)
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_when_the_program_is_killed(program, number):
@@ -350,6 +363,7 @@ def test_workers_end_when_the_program_is_killed(program, number):
     assert gone(process.pid, 5)
 
 
+@pytest.mark.slow
 @linux
 def test_workers_end_with_a_program_that_left_its_loop_open(program):
     process = program(LEFT)
@@ -358,6 +372,7 @@ def test_workers_end_with_a_program_that_left_its_loop_open(program):
     assert gone(process.pid, 5)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_is_told(program):
     _, err = program(UNGUARDED).communicate(timeout=60)
     assert "ended with exit code 1" in err

@@ -14,7 +14,7 @@ from ranks import PROGRAMS, command, ended, start
 from minigrad import checkpoint
 from minigrad.distributed import launch
 
-BOUND = 25  # seconds, the start of Python and the import of minigrad on a busy machine among them
+BOUND = 60  # seconds, the start of Python and the import of minigrad on a busy machine among them
 
 
 def fails(case, folder, n=2, given=None):
@@ -55,7 +55,8 @@ def test_other_arguments_are_told(tmp_path):
     assert len(re.findall("rank 1: its arguments is .*'more'", fails("", tmp_path, given=given))) == 2
 
 
-@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 4])
 def test_a_rank_that_hangs_is_told_by_all_with_where_it_is(tmp_path, n):
     began = time.monotonic()
     lines = lines_of(fails("hang", tmp_path, n), n)

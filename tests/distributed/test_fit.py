@@ -14,7 +14,7 @@ from told import bits
 sys.path.remove(str(PROGRAMS))
 
 
-@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def found(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     training.until(13, folder / "one", epochs=3, log_every=5)

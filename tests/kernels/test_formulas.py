@@ -392,6 +392,7 @@ def runs_on(*features):
     return platform.machine() in ("x86_64", "AMD64") and all(present.get(feature) for feature in features)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not runs_on("avx2", "fma"), reason="needs an x86-64 with AVX2 and FMA")
 def test_bits_do_not_depend_on_the_vector_width(rng, tmp_path):
     arrays = {np.dtype(dtype).name: samples_of_all_floats(dtype, rng, 30_000) for dtype in DTYPES}

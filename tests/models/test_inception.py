@@ -163,6 +163,7 @@ def outputs(model, x):
     return x, shapes
 
 
+@pytest.mark.slow
 def test_bn_inception_shapes(rng):
     model = mg.models.BNInception()
     with mg.no_grad():

@@ -40,7 +40,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_is_noted_is_compiled_and_not_run(run_script, tmp_path, processes):
     (tmp_path / "script.py").write_text(SCRIPT.format(grain=GRAIN, processes=processes))
     code = "import runpy; runpy.run_path('script.py', run_name='__main__')"

@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,9 +20,9 @@ import pytest
 
 import minigrad
 import minigrad.kernels
-from minigrad.kernels.build import cache
+from minigrad.kernels.build import cache, files
 from minigrad.kernels.build.progress import progress
-from minigrad.kernels.cpu.tools.launch import kernel
+from minigrad.kernels.cpu.tools.launch import kernel, kind_of
 
 # Runs small kernels, checks their results, and tells the number of compilations and the warnings.
 SCRIPT = """
@@ -152,6 +153,7 @@ def test_damaged_entries_cost_one_warning_and_a_compilation(folder, damage):
     assert compilations() == 0  # they were written anew
 
 
+@pytest.mark.slow
 def test_damaged_entries_of_a_whole_process_cost_one_warning(filled, use):
     for path in entries(filled):
         path.write_bytes(path.read_bytes()[:-1])
@@ -184,6 +186,7 @@ def test_entries_that_others_may_write_cost_one_warning_and_a_compilation(folder
     assert {path.stat().st_mode & 0o777 for path in entries(folder)} == {0o600}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owners here")
 def test_folder_that_others_may_write_is_refused(use, tmp_path):
     use()
@@ -198,6 +201,7 @@ def test_folder_that_others_may_write_is_refused(use, tmp_path):
     assert use() == (0, [])
 
 
+@pytest.mark.slow
 def test_folder_below_one_for_all_is_used(use, tmp_path):
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp").chmod(0o1777)
@@ -205,6 +209,7 @@ def test_folder_below_one_for_all_is_used(use, tmp_path):
     assert use(tmp_path / "tmp" / "cache") == (0, [])
 
 
+@pytest.mark.slow
 def test_what_killed_processes_left_is_removed_an_hour_later(use, tmp_path):
     use()
     (kept,) = (tmp_path / "cache" / "kernels").iterdir()
@@ -304,6 +309,7 @@ def test_folder_of_another_user_is_refused(filled, use):
     assert {path: path.read_bytes() for path in entries(filled)} == kept
 
 
+@pytest.mark.slow
 def test_bounds_checking_and_another_target_have_entries_of_their_own(filled, use):
     assert use(NUMBA_BOUNDSCHECK="1") == (KERNELS, [])
     assert use(NUMBA_CPU_NAME="generic") == (KERNELS, [])
@@ -312,7 +318,7 @@ def test_bounds_checking_and_another_target_have_entries_of_their_own(filled, us
 
 
 @pytest.mark.slow
-def test_two_processes_fill_the_cache_at_once(tmp_path, use):
+def test_processes_that_fill_the_cache_at_once_compile_each_kernel_once(tmp_path, use):
     environment = {**os.environ, "MINIGRAD_CACHE": str(tmp_path / "cache")}
     started = [
         subprocess.Popen(
@@ -320,15 +326,39 @@ def test_two_processes_fill_the_cache_at_once(tmp_path, use):
         )
         for _ in range(3)
     ]
+    compiled = 0
     for process in started:
         output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
-        assert len(output.splitlines()) == 1  # no warnings
+        (number,) = output.splitlines()  # and no warnings
+        compiled += int(number)
+    assert compiled == KERNELS or files.fcntl is None
     assert [path.suffix for path in entries(tmp_path / "cache")] == [".kernel"] * KERNELS
     assert use() == (0, [])
 
 
 # The folder
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="no locks here: each process compiles")
+@pytest.mark.parametrize("ends", [True, False], ids=["which fails", "which hangs"])
+def test_a_kernel_that_another_process_compiles_is_waited_for(folder, monkeypatch, ends):
+    monkeypatch.setattr(cache, "PATIENCE", 30 if ends else 0.3)
+    fresh, arguments = kernel(double), (np.arange(3.0), np.empty(3))
+    dispatcher = fresh.dispatcher_of(False)
+    path = dispatcher._cache.path(tuple(map(kind_of, arguments)), dispatcher.targetctx.codegen())
+    other = files.Claim(path)
+    assert other.take()
+    assert not files.Claim(path).take()
+    before, began = len(progress.compiled), time.monotonic()
+    if ends:
+        threading.Timer(0.3, other.release).start()
+    fresh(*arguments)
+    assert list(arguments[1]) == [0, 2, 4]
+    assert 0.3 <= time.monotonic() - began < 25
+    assert len(progress.compiled) - before == 1
+    other.release()
+    assert [entry.suffix for entry in entries(folder)] == [".kernel"]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ print(len(results))
 """
 
 
-@pytest.mark.parametrize("kind", ["MinigradClassifier", "MinigradRegressor"])
+@pytest.mark.parametrize("kind", [pytest.param("MinigradClassifier", marks=pytest.mark.slow), "MinigradRegressor"])
 @pytest.mark.parametrize("batch_norm", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_scikit_learns_checks_pass_and_none_is_skipped(kind, batch_norm):
     """In a process of its own, since one of them wants a setting that SciPy reads when it is imported."""
@@ -494,6 +494,7 @@ def test_grid_search_in_two_processes_or_threads(flowers, backend):
     assert_same_bits(alone.best_estimator_, shared.best_estimator_)
 
 
+@pytest.mark.slow
 def test_fitted_network_in_processes_that_map_it_into_memory(flowers):
     """joblib gives processes arrays above a size as read-only files; prediction there is the same."""
     x, y = flowers
