@@ -55,8 +55,7 @@ def test_other_arguments_are_told(tmp_path):
     assert len(re.findall("rank 1: its arguments is .*'more'", fails("", tmp_path, given=given))) == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_rank_that_hangs_is_told_by_all_with_where_it_is(tmp_path, n):
     began = time.monotonic()
     lines = lines_of(fails("hang", tmp_path, n), n)
