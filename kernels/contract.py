@@ -59,6 +59,22 @@ class Conv(Protocol):
         """dw[tap] = sum over the pixels of x[pixel + tap]^T dy[pixel]."""
 
 
+class Depthwise(Protocol):
+    """Convolution of each channel of x (n, h, w, c) by itself, w (kh, kw, 1, k), to k / c channels of y (n, oh, ow, k).
+
+    kernels/reference/depthwise.py, kernels/cpu/depthwise.py, kernels/cuda/depthwise.py
+    """
+
+    def depthwise_forward(self, x: Array, w: Array, bias: Array, window: Window, y: Array, /) -> None:
+        """y[pixel] = bias + sum over the taps of x[pixel + tap] w[tap], each channel alone; bias (k,), or (0,) for none."""
+
+    def depthwise_backward_x(self, dy: Array, w: Array, window: Window, dx: Array, /) -> None:
+        """dx[pixel + tap] = sum of dy[pixel] w[tap], over the channels of y that see the one of x."""
+
+    def depthwise_backward_w(self, x: Array, dy: Array, window: Window, dw: Array, /) -> None:
+        """dw[tap] = sum over the pixels of x[pixel + tap] dy[pixel]."""
+
+
 class Dropout(Protocol):
     """Dropout, and arrays of random numbers, by counter; key and state are uint64 (seed, counter).
 
@@ -594,6 +610,7 @@ class Kernels(Protocol):
 
     augment: Augment
     conv: Conv
+    depthwise: Depthwise
     dropout: Dropout
     elementwise: Elementwise
     gemm: Gemm

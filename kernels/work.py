@@ -53,6 +53,18 @@ def conv_backward_w(x, dy, window, dw):
     return Work(2 * dw.size * math.prod(dy.shape[:3]), nbytes(x, dy, dw))
 
 
+def depthwise_forward(x, w, bias, window, y):
+    return conv_forward(x, w, bias, window, y)
+
+
+def depthwise_backward_x(dy, w, window, dx):
+    return conv_backward_x(dy, w, window, dx)
+
+
+def depthwise_backward_w(x, dy, window, dw):
+    return conv_backward_w(x, dy, window, dw)
+
+
 # Batch norm works on the columns of y and dy that its x has, and reads y only where the activation's gradient needs it.
 
 
@@ -142,6 +154,9 @@ FUNCTIONS = {
     "conv.conv_forward": conv_forward,
     "conv.conv_backward_x": conv_backward_x,
     "conv.conv_backward_w": conv_backward_w,
+    "depthwise.depthwise_forward": depthwise_forward,
+    "depthwise.depthwise_backward_x": depthwise_backward_x,
+    "depthwise.depthwise_backward_w": depthwise_backward_w,
     "norm.batch_norm_forward": batch_norm_forward,
     "norm.batch_norm_backward": batch_norm_backward,
     "norm.batch_norm_gradient": batch_norm_gradient,

@@ -308,6 +308,14 @@ def op_cases() -> dict[str, OpCase]:
         "movement: embedding": (lambda a: mg.embedding([3, 0, 3, 6], a), (x,)),
         "conv: conv2d": (lambda a, b: mg.conv2d(a, b, padding=1), (images, windows)),
         "conv: conv2d, stride 2": (lambda a, b: mg.conv2d(a, b, stride=2), (images, windows)),
+        "depthwise: conv2d of single channels": (
+            lambda a, b: mg.conv2d(a, b[:, :, :1, :3], padding=1, groups=3),
+            (images, windows),
+        ),
+        "depthwise: conv2d in groups": (
+            lambda a, b: mg.conv2d(mg.concat([a, a]), b[..., :4], padding=1, groups=2),
+            (images, windows),
+        ),
         "pool: max_pool2d": (lambda a: mg.max_pool2d(a, 3, stride=2, padding=1), (apart,)),
         "pool: avg_pool2d, global_avg_pool": (lambda a: mg.global_avg_pool(mg.avg_pool2d(a, 2)), (images,)),
         "lrn: local_response_norm": (mg.local_response_norm, (images,)),

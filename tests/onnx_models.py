@@ -93,6 +93,8 @@ LAYERS = {
     "Flatten before nothing": (of_images(nn.Flatten(), nn.Sigmoid()), IMAGE),
     "Flatten of one pixel": (of_images(nn.AvgPool2d((6, 5)), nn.Flatten(), nn.Linear(4, 2)), IMAGE),
     "Conv2d": (nn.Conv2d(3, 4, 3), IMAGE),
+    "Conv2d, depthwise": (of_images(nn.Conv2d(4, 8, 3, groups=4, padding=1), nn.BatchNorm(8)), IMAGE),
+    "Conv2d in groups": (of_images(nn.Conv2d(4, 6, (3, 2), groups=2), nn.ReLU()), IMAGE),
     "Conv2d without bias": (nn.Conv2d(3, 4, (3, 2), bias=False), IMAGE),
     "Conv2d of stride and dilation": (nn.Conv2d(3, 4, 2, stride=(2, 1), dilation=(1, 2), padding=1), IMAGE),
     "Conv2d padded unevenly": (nn.Conv2d(3, 4, 3, padding=((0, 2), (1, 0))), IMAGE),

@@ -26,6 +26,8 @@ OPS = {  # that a module's own forward calls: (title, kind)
     "Concat": ("concatenate", "join"),
     "Add": ("add", "join"),
     "Conv2d": ("conv", "convolution"),
+    "DepthwiseConv2d": ("depthwise conv", "convolution"),
+    "GroupedConv2d": ("conv in groups", "convolution"),
     "Linear": ("linear", "dense"),
     "MatMul": ("product", "dense"),
     "MaxPool2d": ("max pool", "pooling"),
@@ -120,7 +122,9 @@ def path_of(call: Call | None, names: dict[int, str]) -> tuple[str, ...]:
 def title_of(module: Module) -> str:
     """What a layer is called in few words."""
     if isinstance(module, Conv2d):
-        return f"{by(module.size)} conv{strided(module.stride)}"
+        depthwise = "depthwise " if 1 < module.groups == module.weight.shape[2] * module.groups else ""
+        groups = f", {module.groups} groups" if module.groups > 1 and not depthwise else ""
+        return f"{by(module.size)} {depthwise}conv{strided(module.stride)}{groups}"
     if isinstance(module, MaxPool2d | AvgPool2d):
         kind = "max" if isinstance(module, MaxPool2d) else "average"
         return f"{by(module.size)} {kind} pool{strided(module.stride)}"

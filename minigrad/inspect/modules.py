@@ -16,6 +16,7 @@ from minigrad.modes import Switch, refuse
 from minigrad.nn import Module
 from minigrad.nn.module import Value
 from minigrad.ops.conv import Conv2d
+from minigrad.ops.depthwise import DepthwiseConv2d, GroupedConv2d
 from minigrad.ops.gemm import BatchedMatMul, Linear, MatMul
 from minigrad.ops.norm import BatchNorm, BatchNormInference
 from minigrad.tape import Op
@@ -231,7 +232,7 @@ def multiply_adds(op: Op, shapes: list[tuple[int, ...]]) -> int:
     if not op.sources:
         return 0
     results = math.prod(op.shape)
-    if isinstance(op, Linear | Conv2d):
+    if isinstance(op, Linear | Conv2d | DepthwiseConv2d | GroupedConv2d):
         return results * math.prod(shapes[1][:-1])  # each element of the result sums over all but the last axis of w
     if isinstance(op, MatMul | BatchedMatMul):
         return results * shapes[0][-1]

@@ -27,9 +27,10 @@ def from_torch(
 ) -> AnyModule:
     """Put PyTorch's weights into a model, in place, and return it.
 
-    Linear weights (out, in) become (in, out), convolutions (out, in, kh, kw) become (kh, kw, in, out), a BatchNorm's `weight`
-    and `bias` become `gamma` and `beta`; `num_batches_tracked` is passed over. A Linear that reads flattened images gets its
-    inputs in the order (H, W, C) from PyTorch's (C, H, W), and so does a BatchNorm between the two.
+    Linear weights (out, in) become (in, out), convolutions (out, in / groups, kh, kw) become
+    (kh, kw, in / groups, out), a BatchNorm's `weight` and `bias` become `gamma` and `beta`; `num_batches_tracked` is passed
+    over. A Linear that reads flattened images gets its inputs in the order (H, W, C) from PyTorch's (C, H, W), and so does a
+    BatchNorm between the two.
 
     Args:
         model: its modules are named as PyTorch's, or as `names` says.
@@ -182,7 +183,7 @@ def settings_of(conv: Conv2d, other: Any) -> list[tuple[str, Any, Any]]:
     settings: list[tuple[str, Any, Any]] = [
         ("stride", pair("Conv2d", "stride", conv.stride), tuple(other.stride)),
         ("dilation", pair("Conv2d", "dilation", conv.dilation), tuple(other.dilation)),
-        ("groups", 1, other.groups),
+        ("groups", conv.groups, other.groups),
         ("padding_mode", "zeros", other.padding_mode),
     ]
     if not is_same(conv.padding) and not isinstance(other.padding, str):

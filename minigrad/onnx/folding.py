@@ -31,7 +31,7 @@ def folded(plan: Plan) -> Plan:
 
 def can_fold(layer: Node, norm: Node) -> bool:
     """Whether it is a layer, and all that goes into its new weight and bias is constant."""
-    if layer.kind not in ("Linear", "Conv2d"):
+    if layer.kind not in ("Linear", "Conv2d", "DepthwiseConv2d", "GroupedConv2d"):
         return False
     return all(x is None or x.data is not None for x in [*layer.inputs[1:], *norm.inputs[1:]])
 

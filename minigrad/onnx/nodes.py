@@ -176,11 +176,12 @@ def sides(window: Window) -> dict[str, list[int]]:
 
 
 def conv(writer: Writer, node: Node) -> None:
-    """A convolution; its weight (out, in, kh, kw)."""
+    """A convolution; its weight (out, in / groups, kh, kw)."""
     x, w, b = only(node, 0), only(node, 1), node.inputs[2]
     window: Window = node["window"]
     inputs = [writer.laid(x, IMAGES), writer.laid(w, WEIGHT), *([] if b is None else [writer.plain(b)])]
-    y = writer.add("Conv", *inputs, **sides(window), dilations=[window.dil_h, window.dil_w])
+    groups = {} if node.kind == "Conv2d" else {"group": x.shape_of(0)[3] // w.shape_of(0)[2]}
+    y = writer.add("Conv", *inputs, **sides(window), dilations=[window.dil_h, window.dil_w], **groups)
     writer.put(node.result, y, IMAGES)
 
 
@@ -475,6 +476,7 @@ RULES: dict[str, Rule] = {
         "Comparison": comparison,
     },
     **{"Linear": linear, "MatMul": matmul, "BatchedMatMul": matmul, "Conv2d": conv},
+    **{"DepthwiseConv2d": conv, "GroupedConv2d": conv},
     **{"MaxPool": pool("MaxPool"), "AvgPool": pool("AveragePool"), "BatchNormInference": batch_norm},
     **{"LayerNorm": layer_norm, "RMSNorm": rms_norm, "Embedding": embedding},
     **{"LocalResponseNorm": local_response_norm, "Sum": summed, "Max": maximum},

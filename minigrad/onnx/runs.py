@@ -181,7 +181,10 @@ def conv(node: Source) -> Run:
     size = node.attribute("kernel_shape", None if weight is None else [*weight.shape[2:]])
     if weight is not None and (weight.ndim != 4 or [*weight.shape[2:]] != [*size]):
         raise node.error(f"its weight has shape {weight.shape}, and (out, in, {size}) over images was expected")
-    node.must("group", 1)
+    groups = node.attribute("group", 1)
+    if not isinstance(groups, int) or groups < 1 or (weight is not None and weight.shape[0] % groups):
+        channels = "" if weight is None else f" the {weight.shape[0]} output channels of its weight {weight.shape}"
+        raise node.error(f"group={groups!r} does not divide{channels or ' any number of channels'}")
     strides, padding = window_of(node, size or [1, 1])
     dilations = node.attribute("dilations", [1, 1])
     node.given(None, WEIGHT_LAST)
@@ -190,7 +193,9 @@ def conv(node: Source) -> Run:
         x, w, *rest = xs
         b = rest[0].plain if rest and rest[0] is not None else None
         image = images(node, x)
-        y = ops.conv2d(image, w.laid(WEIGHT_LAST), b, stride=strides, padding=padding, dilation=dilations)
+        y = ops.conv2d(
+            image, w.laid(WEIGHT_LAST), b, stride=strides, padding=padding, dilation=dilations, groups=groups
+        )
         return Held(y, LAST)
 
     return run

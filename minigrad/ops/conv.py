@@ -2,9 +2,12 @@
 
 import numpy as np
 
+from minigrad.checks import integer
+from minigrad.kernels.axes import Shape
 from minigrad.kernels.contract import Array
 from minigrad.kernels.window import Window
 from minigrad.ops.checks import float_tensor, refuse_dtypes
+from minigrad.ops.depthwise import DepthwiseConv2d, GroupedConv2d
 from minigrad.ops.launches import expand, filled, no_bias, product
 from minigrad.ops.shapes import pixels
 from minigrad.ops.window import Padding, Size, resolve
@@ -70,12 +73,22 @@ class Conv2d(Op):
 
 
 def conv2d(
-    x: Tensor, w: Tensor, b: Tensor | None = None, *, stride: Size = 1, padding: Padding = 0, dilation: Size = 1
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
+    *,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
 ) -> Tensor:
-    """Convolution: x (N, H, W, C), w (kh, kw, C, K), b (K,) or None, result (N, OH, OW, K).
+    """Convolution: x (N, H, W, C), w (kh, kw, C / groups, K), b (K,) or None, result (N, OH, OW, K).
 
     The sum over the window is taken without a flip, as all neural networks do. stride and dilation are an int or a pair;
     padding is an int, a pair, a pair of pairs ((top, bottom), (left, right)), or "same" (result of ceil(H / stride)).
+    With groups, which must divide C and K, the first K / groups channels of the result see the first C / groups of x
+    alone, and so on: PyTorch's order. As many groups as channels of x are a depthwise convolution, with a kernel of its own;
+    other groups are convolved one after the other.
     Raises ValueError for shapes that do not match or a window larger than the padded image, TypeError for dtypes.
 
     A NaN or an infinity in x reaches every output whose window sees it, and others only where the CPU computes two
@@ -84,13 +97,44 @@ def conv2d(
     3 x 3, stride and dilation 1, float32, C and K at least 16, C K at least 1024, 64 tiles of 2 x 2 outputs or more) an
     infinity in x becomes NaN or infinite in the outputs that see it, and one pixel that is not finite makes all 9
     gradients of a pair of channels so. The gradient of x is a convolution of dy, and what is said of x holds for dy.
+    C and K are those of a group; depthwise, what is not finite reaches the outputs that see it and no others.
     """
     image, weight = float_tensor("conv2d", x)._data, float_tensor("conv2d", w)._data
-    if image.ndim != 4 or weight.ndim != 4 or image.shape[3] != weight.shape[2]:
-        raise ValueError(f"conv2d: x (N, H, W, C) and w (kh, kw, C, K) expected, got {image.shape} and {weight.shape}")
+    groups = integer("conv2d: groups", groups)
+    if groups == 1:
+        if image.ndim != 4 or weight.ndim != 4 or image.shape[3] != weight.shape[2]:
+            raise ValueError(
+                f"conv2d: x (N, H, W, C) and w (kh, kw, C, K) expected, got {image.shape} and {weight.shape}"
+            )
+    else:
+        check_groups(image.shape, weight.shape, groups)
     if b is not None and float_tensor("conv2d", b)._data.shape != weight.shape[3:]:
         raise ValueError(f"conv2d: b must have shape ({weight.shape[3]},) to match w {weight.shape}, not {b.shape}")
     if image.dtype != weight.dtype or (b is not None and b.dtype != image.dtype):
         refuse_dtypes("conv2d", x=x, w=w, b=b)
     window = resolve("conv2d", image.shape[1:3], weight.shape[:2], stride, padding, dilation)
-    return Conv2d.apply(x, w, b, window=window)
+    if groups == 1:
+        return Conv2d.apply(x, w, b, window=window)
+    if groups == image.shape[3]:
+        return DepthwiseConv2d.apply(x, w, b, window=window)
+    return GroupedConv2d.apply(x, w, b, groups=groups, window=window)
+
+
+def check_groups(image: Shape, weight: Shape, groups: int) -> None:
+    """Raise ValueError unless x and w of these shapes have channels in so many groups."""
+    if len(image) != 4 or len(weight) != 4:
+        raise ValueError(
+            f"conv2d: x (N, H, W, C) and w (kh, kw, C / groups, K) expected, got {image} and {weight} with groups={groups}"
+        )
+    c, k = image[3], weight[3]
+    for channels, whose in ((c, f"x {image}"), (k, f"w {weight}")):
+        if channels % groups:
+            raise ValueError(
+                f"conv2d: groups={groups} does not divide the {channels} channels on the last axis of {whose}; "
+                "each group has as many of x and as many of the result as any other"
+            )
+    if weight[2] != c // groups:
+        raise ValueError(
+            f"conv2d: x {image} in {groups} groups has {c // groups} channels in each, so w must be "
+            f"(kh, kw, {c // groups}, K), but it is {weight}"
+        )

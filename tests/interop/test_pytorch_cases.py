@@ -190,6 +190,25 @@ def test_padding_same_is_that_of_pytorch(size, dilation, ours, there, rng):
     np.testing.assert_allclose(our_logits(model, x), images_of(theirs, x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("inputs", "outputs", "groups"), [(6, 6, 6), (3, 6, 3), (4, 6, 2)])
+def test_groups(inputs, outputs, groups, rng):
+    theirs = randomize(nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups)))
+    model = mg.nn.Sequential(mg.nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups)).to("reference")
+    x = images(rng, 2, 7, 6, inputs)
+    mg.interop.from_torch(model, theirs)
+    np.testing.assert_allclose(our_logits(model, x), images_of(theirs, x), rtol=1e-5, atol=1e-5)
+    back = randomize(nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups)))
+    back.load_state_dict(mg.interop.to_torch(model))
+    np.testing.assert_allclose(our_logits(model, x), images_of(back, x), rtol=1e-5, atol=1e-5)
+
+
+def test_other_groups_are_a_misfit():
+    theirs = nn.Sequential(nn.Conv2d(4, 8, 1, groups=2))
+    model = mg.nn.Sequential(mg.nn.Conv2d(2, 8, 1))  # a weight of the same shape
+    with pytest.raises(ValueError, match="0: groups 1 here, 2 in PyTorch"):
+        mg.interop.from_torch(model, theirs)
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])  # 1: an odd pixel of padding, which both put at the end
 def test_padding_same_with_a_stride_is_padding_by_hand_in_pytorch(stride, rng):
     inner = randomize(nn.Sequential(nn.Conv2d(3, 4, 4, stride=stride)))

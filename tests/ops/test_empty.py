@@ -69,6 +69,8 @@ CASES = {  # a function, and the shapes of what it is given: a letter for each a
     "linear without bias": (mg.linear, "nm", "mk"),
     "conv2d": (lambda x, w, b: mg.conv2d(x, w, b, padding=1), "nhwc", "pqck", "k"),
     "conv2d with stride and dilation": (lambda x, w: mg.conv2d(x, w, stride=2, dilation=2, padding=2), "nhwc", "pqck"),
+    "conv2d, depthwise": (lambda x, w, b: mg.conv2d(x, w, b, padding=1, groups=3), "nhwc", "pq1c", "c"),
+    "conv2d in groups": (lambda x, w, b: mg.conv2d(x, w, b, padding=1, groups=2), "nhwk", "pqqk", "k"),
     "conv2d, as a product": (mg.conv2d, "nhwc", "11ck", "k"),
     "max_pool2d": (lambda x: mg.max_pool2d(x, 2, padding=1), "nhwc"),
     "avg_pool2d": (lambda x: mg.avg_pool2d(x, 2, stride=1), "nhwc"),

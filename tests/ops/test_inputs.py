@@ -23,6 +23,8 @@ FAMILIES = {
     "dropout": lambda x: mg.dropout(x, 0.5, training=True, seed=3),
     "linear": lambda x: mg.linear(x, x[:3].T),
     "conv2d": lambda x: mg.conv2d(x.reshape(1, 6, 10, 1), x[:2, :3].reshape(2, 3, 1, 1)),
+    "conv2d, depthwise": lambda x: mg.conv2d(x.reshape(1, 3, 10, 2), x[:2, :6].reshape(2, 3, 1, 2), groups=2),
+    "conv2d in groups": lambda x: mg.conv2d(x.reshape(1, 3, 5, 4), x[:4, :6].reshape(2, 3, 2, 2), groups=2),
     "max_pool2d": lambda x: mg.max_pool2d(x.reshape(1, 6, 10, 1), 2),
     "avg_pool2d": lambda x: mg.avg_pool2d(x.reshape(1, 6, 10, 1), 2),
     "layer_norm": mg.layer_norm,

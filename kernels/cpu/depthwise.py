@@ -1,0 +1,214 @@
+"""Depthwise convolution on the micro-kernels of vector/depthwise.py: the contracts are in kernels/reference/depthwise.py.
+
+Forward and the gradient of the image are one loop: each pixel of the target gathers, over the taps of the window that meet
+the source, source times weight. A row of the target is cut into runs of pixels that meet the same taps at the same
+distances: the inside, and what lies at the edges; with strides, each remainder. So nothing is tested within a run, and
+padding is never multiplied.
+
+The gradient of the weights runs over the same rows and runs. Rows are summed up by TASKS threads' worth of work at most,
+each into sums of its own, which are added in order: the number of threads changes no bit.
+
+Where a channel of x gives several of y, rows of x are repeated to as many channels, in a part of memory that stays in the
+cache, before they are worked on; and those of its gradient are summed up after.
+"""
+
+import functools
+
+import numpy as np
+from numba import prange
+
+from minigrad.kernels.cpu.conv import axis_groups, backward_axis, forward_axis
+from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined
+from minigrad.kernels.cpu.vector.depthwise import correlated_run, weighted_run
+
+ROWS = 8  # of the target, which a task works on
+PARALLEL_WORK = 1 << 19  # multiply-adds from which a second thread pays
+TASKS = 64  # sums of the gradient of the weights, at most
+
+
+def step_of(numbers):
+    """From one number to the next, where they are as far apart as the first two."""
+    return numbers[1] - numbers[0] if len(numbers) > 1 else 0
+
+
+def runs_of(meetings):
+    """The runs of targets on one axis, in rows of
+
+    (first target, step, how many; first source, step; first tap, step, how many; step of their sources).
+    """
+    runs = []
+    for taps, distances, positions in axis_groups(meetings):
+        while positions:
+            count, steps = 1, [0, 0]
+            if len(positions) > 1:
+                steps = [b - a for a, b in zip(*positions[:2], strict=True)]
+            while count < len(positions) and all(
+                b - a == step for a, b, step in zip(positions[count - 1], positions[count], steps, strict=True)
+            ):
+                count += 1
+            (target, source), positions = positions[0], positions[count:]
+            first_tap = taps[0] if taps else 0
+            runs.append(
+                [target, steps[0], count, source, steps[1], first_tap, step_of(taps), len(taps), step_of(distances)]
+            )
+    return runs
+
+
+@functools.lru_cache(maxsize=1024)
+def plan(axis, image, window):
+    """(rows of the target as runs of one, in order; runs of its columns), as arrays; `axis` as for conv.gather_plan."""
+    down = axis(image[0], window.oh, window.kh, window.sh, window.top, window.dil_h)
+    across = axis(image[1], window.ow, window.kw, window.sw, window.left, window.dil_w)
+    if axis is backward_axis:  # whose taps are counted from the last
+        down, across = (
+            [[(taps - 1 - a, source) for a, source in pairs] for pairs in meetings]
+            for meetings, taps in ((down, window.kh), (across, window.kw))
+        )
+    rows = [[i, *run[1:]] for i, pairs in enumerate(down) for run in runs_of([pairs])]
+    return tuple(np.array(runs, np.int64).reshape(-1, 9) for runs in (rows, runs_of(across)))
+
+
+def prepare_forward(x, w, bias, window, y):
+    return x, w, bias, y, *plan(forward_axis, x.shape[1:3], window)
+
+
+def prepare_backward_x(dy, w, window, dx):
+    return dy, w, np.empty(0, dy.dtype), dx, *plan(backward_axis, dx.shape[1:3], window)
+
+
+def prepare_backward_w(x, dy, window, dw):
+    return x, dy, dw, *plan(forward_axis, x.shape[1:3], window)
+
+
+@inlined
+def rows_met(rows, i0, i1):
+    """(first, last + 1) of the rows of the source that rows i0:i1 of the target meet."""
+    first, last = rows[i0, 3], rows[i0, 3]
+    for i in range(i0, i1):
+        first = min(first, rows[i, 3])
+        last = max(last, rows[i, 3] + rows[i, 7] * rows[i, 8] - rows[i, 8] + 1 if rows[i, 7] else last)
+    return first, last
+
+
+@inlined
+def repeat_channels(images, image, first, last, k):
+    """Rows of an image with each channel repeated, to k: (last - first, width, k)."""
+    _, _, width, c = images.shape
+    m = k // c
+    rows = np.empty((last - first, width, k), images.dtype)
+    for i in range(last - first):
+        for j in range(width):
+            pixel, repeated = images[image, first + i, j], rows[i, j]
+            for p in range(c):
+                for q in range(m):
+                    repeated[p * m + q] = pixel[p]
+    return rows
+
+
+@inlined
+def sum_channels(rows, images, image, first, count):
+    """The other way: neighbouring channels summed up, into rows of an image."""
+    _, _, width, c = images.shape
+    m = rows.shape[2] // c
+    for i in range(count):
+        for j in range(width):
+            pixel, repeated = images[image, first + i, j], rows[i, j]
+            for p in range(c):
+                total = repeated[p * m]
+                for q in range(1, m):
+                    total += repeated[p * m + q]
+                pixel[p] = total
+
+
+def slide(source, w, bias, target, rows, runs):
+    """target[pixel] = bias + sum over the taps of source[pixel, tap] w[tap]."""
+    n, h, width, target_channels = target.shape
+    _, source_h, source_width, source_channels = source.shape
+    _, kw, _, k = w.shape
+    item = np.intp(w.itemsize)
+    size = k * item  # of a pixel
+    start = np.zeros(k, w.dtype)
+    if bias.size:
+        start[:] = bias
+    blocks = -(-h // ROWS)
+    for task in prange(n * blocks):
+        image, i0 = task // blocks, task % blocks * ROWS
+        i1 = min(h, i0 + ROWS)
+        # 1. Where the source and the target begin, with as many channels as the weights.
+        seen = source.ctypes.data + image * source_h * source_width * size
+        made = target.ctypes.data + image * h * width * size
+        repeated = summed = np.empty((0, 0, 0), w.dtype)
+        if source_channels < k:
+            first, last = rows_met(rows, i0, i1)
+            repeated = repeat_channels(source, image, first, last, k)
+            seen = repeated.ctypes.data - first * source_width * size
+        if target_channels < k:
+            summed = np.empty((ROWS, width, k), w.dtype)
+            made = summed.ctypes.data - i0 * width * size
+        # 2. Row by row, run by run.
+        for i in range(i0, i1):
+            _, _, _, row, _, a, a_step, a_count, down = rows[i]
+            for r in range(runs.shape[0]):
+                j, j_step, count, column, column_step, b, b_step, b_count, right = runs[r]
+                weighted_run(
+                    w.dtype, seen + (row * source_width + column) * size, column_step * size, down * source_width * size,
+                    a_count, right * size, b_count, w.ctypes.data + (a * kw + b) * size, a_step * kw * size, b_step * size,
+                    start.ctypes.data, made + (i * width + j) * size, j_step * size, count, k,
+                )  # fmt: skip
+        if target_channels < k:
+            sum_channels(summed, target, image, i0, i1 - i0)
+
+
+def is_large(source, w, bias, target, rows, runs):
+    """Whether there is work for all threads."""
+    return max(source.size, target.size) * w.shape[0] * w.shape[1] >= PARALLEL_WORK
+
+
+depthwise_forward = CpuKernel(slide, FLAGS, is_large=is_large, prepare=prepare_forward)
+depthwise_backward_x = CpuKernel(slide, FLAGS, is_large=is_large, prepare=prepare_backward_x, shares=depthwise_forward)
+
+
+def correlate(x, dy, dw, rows, runs):
+    """dw[tap] = sum over the pixels of x[pixel, tap] dy[pixel]."""
+    n, oh, ow, k = dy.shape
+    _, h, width, c = x.shape
+    kh, kw, _, _ = dw.shape
+    item = np.intp(dy.itemsize)
+    size = k * item  # of a pixel
+    blocks = -(-oh // ROWS)
+    units = n * blocks
+    tasks = min(units, TASKS)
+    sums = np.zeros((tasks, kh * kw, k), dy.dtype)
+    for t in prange(tasks):
+        for u in range(t * units // tasks, (t + 1) * units // tasks):
+            image, i0 = u // blocks, u % blocks * ROWS
+            i1 = min(oh, i0 + ROWS)
+            seen = x.ctypes.data + image * h * width * size
+            repeated = np.empty((0, 0, 0), dy.dtype)
+            if c < k:
+                first, last = rows_met(rows, i0, i1)
+                repeated = repeat_channels(x, image, first, last, k)
+                seen = repeated.ctypes.data - first * width * size
+            for i in range(i0, i1):
+                _, _, _, row, _, a, a_step, a_count, down = rows[i]
+                for r in range(runs.shape[0]):
+                    j, j_step, count, column, column_step, b, b_step, b_count, right = runs[r]
+                    correlated_run(
+                        dy.dtype, seen + (row * width + column) * size, column_step * size, down * width * size, a_count,
+                        right * size, b_count, dy.ctypes.data + ((image * oh + i) * ow + j) * size, j_step * size,
+                        sums.ctypes.data + ((t * kh + a) * kw + b) * size, a_step * kw * size, b_step * size, count, k,
+                    )  # fmt: skip
+    flat = dw.reshape(kh * kw, k)
+    for tap in prange(kh * kw):
+        flat[tap] = 0
+        for t in range(tasks):
+            for q in range(k):
+                flat[tap, q] += sums[t, tap, q]
+
+
+depthwise_backward_w = CpuKernel(
+    correlate,
+    FLAGS,
+    is_large=lambda x, dy, dw, *rest: max(x.size, dy.size) * dw.shape[0] * dw.shape[1] >= PARALLEL_WORK,
+    prepare=prepare_backward_w,
+)
