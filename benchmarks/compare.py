@@ -134,7 +134,7 @@ def on_gpu(about: dict) -> tuple[list[Side], dict[str, str]]:
     except RuntimeError as error:
         sys.exit(str(error))
     if device.driver.is_simulated:
-        sys.exit("MINIGRAD_CUDA=simulator: there is no speed to compare")
+        sys.exit("MINIGRAD_CUDA: there is no GPU here, and so no speed of one to compare")
     return sides_of(device, about)
 
 

@@ -448,7 +448,8 @@ def cache(clear: bool = False, clear_old: bool = False) -> None:
     from minigrad.kernels.build.cache import sources_hash
     from minigrad.kernels.build.settings import cache_root
 
-    current = {sources_hash("cpu"): "this version, CPU", sources_hash("cuda"): "this version, GPU"}
+    targets = {"cpu": "CPU", "cuda": "GPU", "cuda/host": "GPU on the host"}
+    current = {sources_hash(target): f"this version, {name}" for target, name in targets.items()}
     root = cache_root() / "kernels"
     folders = sorted(p for p in root.glob("*") if p.is_dir() and not p.is_symlink() and VERSION.fullmatch(p.name))
     print(f"compiled kernels in {root}" + ("" if folders else ": none"))

@@ -1,4 +1,4 @@
-"""What kernels run on in tests: the CPU and a simulated GPU. Arrays are put there and got back; all are held to the reference.
+"""What kernels run on in tests: the CPU, and a GPU simulated in Python or by the host. All are held to the reference.
 
 A case that is for one of them alone says so: `on_cpu((100, 33), (GRAIN, 1))` and `on_cuda(...)` in a table of parameters,
 `pytest.mark.cpu` and `pytest.mark.cuda` on a test.
@@ -16,7 +16,8 @@ from minigrad.kernels.cpu.tools.launch import Variants
 GUARD = 64  # elements on either side of an array
 SENTINEL = 77
 REACHED = set()  # (target, family, kernel) of what was run
-TARGETS = ["cpu", "cuda", "cuda, shuffled"]  # shuffled: threads run in any order, not one after the other
+# shuffled: threads run in any order, not one after the other; "cuda, host": the kernels' PTX, with checks for races
+TARGETS = ["cpu", "cuda", "cuda, shuffled"]
 
 
 def on_cpu(*cases):
@@ -70,15 +71,17 @@ class Cpu:
 
 
 class Cuda:
-    """A simulated GPU; what it allocates is filled with garbage."""
+    """A GPU in Python, or on the host; what it allocates is filled with garbage."""
 
     name = "cuda"
 
-    def __init__(self, monkeypatch, shuffled=False):
+    def __init__(self, monkeypatch, shuffled=False, on_host=False):
+        from minigrad.kernels.cuda.host.driver import HostDriver
         from minigrad.kernels.cuda.tools import launch
         from minigrad.kernels.cuda.tools.driver import SimulatedDriver
 
-        self.driver = SimulatedDriver(order=np.random.default_rng(1) if shuffled else None)
+        order = np.random.default_rng(1) if shuffled or on_host else None
+        self.driver = HostDriver(order=order, checks=True) if on_host else SimulatedDriver(order=order)
         monkeypatch.setattr(launch.context, "driver", self.driver)
         self.stream = self.driver.new_stream()
         monkeypatch.setattr(launch.context, "stream", self.stream)
@@ -121,7 +124,7 @@ def target_named(name, monkeypatch):
         return Cpu()
     pytest.importorskip("greenlet", reason="the simulator needs greenlet")
     pytest.importorskip("minigrad.kernels.cuda.tools.language", exc_type=ImportError)
-    return Cuda(monkeypatch, shuffled="shuffled" in name)
+    return Cuda(monkeypatch, shuffled="shuffled" in name, on_host="host" in name)
 
 
 def check(target, family, name, *arguments, parallel=False, ulps=4, scale=None, precision=np.float64):

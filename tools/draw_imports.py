@@ -61,6 +61,7 @@ BOXES = {
     "cpu/tools": ("kernels/cpu/tools/",),
     "cuda": ("kernels/cuda/",),
     "cuda/parts": ("kernels/cuda/parts/",),
+    "cuda/host": ("kernels/cuda/host/",),
     "cuda/tools": ("kernels/cuda/tools/",),
     "build": ("kernels/build/",),
     "contract, shapes, formulas": ("kernels/",),

@@ -38,19 +38,24 @@ NOT_COMPILED = {
     *("build/files.py", "build/settings.py"),
     *(f"cpu/tools/{name}.py" for name in ("ahead", "contention", "replay", "threads")),
 }
+HOST = "cuda/host"
 
 
 @functools.cache
 def sources_hash(target):
-    """A hash of the sources of a target's kernels ("cpu" or "cuda") and of what they are compiled by and for."""
+    """A hash of the sources of a target's kernels and of what they are compiled by and for.
+
+    A target is "cpu", "cuda", or "cuda/host": what runs CUDA kernels without a GPU, of which those themselves know nothing.
+    """
     folder = Path(__file__).resolve().parent.parent
     abi = f"{sys.implementation.cache_tag}{getattr(sys, 'abiflags', '')}"
     versions = f"{abi} numpy {np.__version__} numba {numba.__version__} llvmlite {llvmlite.__version__}"
     digest = hashlib.sha256(versions.encode())
-    files = [path for pattern in ("*.py", "build/*.py", f"{target}/**/*.py") for path in folder.glob(pattern)]
+    patterns = "*.py", "build/*.py", f"{target}/**/*.py", *(("cpu/tools/*.py",) if target == HOST else ())
+    files = [path for pattern in patterns for path in folder.glob(pattern)]
     for path in sorted(files):
         name = path.relative_to(folder).as_posix()
-        if name not in NOT_COMPILED:
+        if name not in NOT_COMPILED and (target == HOST or not name.startswith(HOST)):
             digest.update(name.encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:20]
@@ -128,20 +133,21 @@ class KernelCache(_Cache):
     Where another process compiles the same just now, as all ranks of a run do in their first step, this one waits for it.
     """
 
-    def __init__(self, name, on_compile, on_compiled):
+    def __init__(self, name, on_compile, on_compiled, target="cpu"):
         self.name = name
         self.claim = None  # on what is being compiled
+        self.target = target
         self.on_compile = on_compile
         self.on_compiled = on_compiled
 
     @property
     def cache_path(self):
         """The folder, as Numba's interface wants it."""
-        return str(cache_folder("cpu"))
+        return str(cache_folder(self.target))
 
     def path(self, signature, codegen):
         """The file of one signature."""
-        folder = cache_folder("cpu")
+        folder = cache_folder(self.target)
         if folder is None:
             return None
         key = repr(

@@ -20,7 +20,7 @@ class Variable(NamedTuple):
 VARIABLES = (
     Variable("MINIGRAD_CACHE", "by the system's custom", "the folder of compiled kernels and of downloaded data"),
     Variable("MINIGRAD_DATA", "not set", "the folder of data sets: the only place they are looked for, if it is set"),
-    Variable("MINIGRAD_CUDA", "the GPU", '"simulator": device="cuda" runs in Python, without a GPU'),
+    Variable("MINIGRAD_CUDA", "the GPU", '"host": device="cuda" without a GPU; "simulator": in Python'),
     Variable("XDG_CACHE_HOME", "~/.cache", "on Linux, where folders of caches are, if it is an absolute path"),
     Variable("LOCALAPPDATA", "~/AppData/Local", "on Windows, the same"),
     Variable("GOMP_SPINCOUNT", "set by minigrad", "how long threads of GNU's OpenMP spin while they wait"),

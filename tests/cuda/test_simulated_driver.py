@@ -1,10 +1,11 @@
-"""The driver that a machine without a GPU has: copies, memory, graphs, and the methods of the real one."""
+"""The drivers that a machine without a GPU has: copies, memory, graphs, and the methods of the real one."""
 
 import ctypes
 
 import numpy as np
 import pytest
 
+from minigrad.kernels.cuda.host.driver import HostDriver
 from minigrad.kernels.cuda.tools.driver import Driver, OutOfMemory, SimulatedDriver
 from minigrad.kernels.cuda.tools.launch import CudaKernel, Floats, Int
 
@@ -20,9 +21,9 @@ def address(array):
     return array.ctypes.data
 
 
-@pytest.fixture
-def simulated():
-    return SimulatedDriver(memory=1000)
+@pytest.fixture(params=[SimulatedDriver, HostDriver])
+def simulated(request):
+    return request.param(memory=1000)
 
 
 def test_copies_to_on_and_from_the_device(simulated):
@@ -152,3 +153,4 @@ def test_both_drivers_have_the_same_methods():
 
     own = {"attribute", "call", "error", "give_back"}  # how the real one talks to its interface
     assert methods(Driver) - own <= methods(SimulatedDriver)
+    assert issubclass(HostDriver, SimulatedDriver)

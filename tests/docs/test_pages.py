@@ -27,6 +27,7 @@ PAGES = (
     "scikit-learn",
     "capture",
     "cuda",
+    "cuda-without-a-card",
     "interop",
     "sharing-memory",
 )  # those whose code is run
@@ -40,6 +41,7 @@ NEEDS = {
     "data": ("pyarrow",),
     "scikit-learn": ("sklearn",),
     "cuda": ("greenlet", "minigrad.kernels.cuda.tools.language"),
+    "cuda-without-a-card": ("minigrad.kernels.cuda.tools.language",),
     "sharing-memory": ("torch", "jax"),
     "interop": ("torch", "safetensors", "onnx", "onnxruntime"),
 }
@@ -70,7 +72,7 @@ def run_example(folder, monkeypatch):
 
 
 def simulate(monkeypatch):
-    """Let the page make the simulator the device "cuda", until the test ends."""
+    """Let the page make the simulator, or the host, the device "cuda", until the test ends."""
     from minigrad.kernels.cuda.tools.launch import context
 
     for name in ("driver", "stream", "empty", "tables"):
@@ -85,7 +87,7 @@ def simulate(monkeypatch):
 def test_python_blocks_print_what_the_page_says(page, tmp_path, monkeypatch, capsys):
     for package in NEEDS.get(page, ()):
         pytest.importorskip(package, exc_type=ImportError)
-    if page == "cuda":
+    if page.startswith("cuda"):
         simulate(monkeypatch)
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}

@@ -277,6 +277,20 @@ MOST_THREADS = 1024, 1024, 64  # of a block, along its axes
 MOST_SHARED = 227 * 1024  # bytes of a block, of compute capability 9.0
 
 
+def checked_launch(kernel, grid, block, shared_bytes):
+    """Raise for sizes of a launch that no GPU takes."""
+    threads = block[0] * block[1] * block[2]
+    if not 0 < threads <= kernel.threads:
+        raise RuntimeError(f"{kernel.name} is compiled for blocks of at most {kernel.threads} threads, not {threads}")
+    for what, size, most in [("grid", grid, MOST_BLOCKS), ("block", block, MOST_THREADS)]:
+        if any(not 0 < n <= limit for n, limit in zip(size, most, strict=True)):
+            raise RuntimeError(f"{kernel.name}: a {what} is at least 1 and at most {most}, not {size}")
+    if shared_bytes > MOST_SHARED:
+        raise RuntimeError(
+            f"{kernel.name}: a block has at most {MOST_SHARED} bytes of shared memory, not {shared_bytes}"
+        )
+
+
 class SimulatedDriver:
     """A GPU in Python: kernels run thread by thread, in an order that `order` (a NumPy Generator) shuffles.
 
@@ -307,18 +321,7 @@ class SimulatedDriver:
         kernel, real = handle
         self.launches[kernel.name] += 1
         struct.pack(ArgumentLayout(kernel, real).format, *values)  # raises for what a GPU would not be given either
-        threads = block[0] * block[1] * block[2]
-        if not 0 < threads <= kernel.threads:
-            raise RuntimeError(
-                f"{kernel.name} is compiled for blocks of at most {kernel.threads} threads, not {threads}"
-            )
-        for what, size, most in [("grid", grid, MOST_BLOCKS), ("block", block, MOST_THREADS)]:
-            if any(not 0 < n <= limit for n, limit in zip(size, most, strict=True)):
-                raise RuntimeError(f"{kernel.name}: a {what} is at least 1 and at most {most}, not {size}")
-        if shared_bytes > MOST_SHARED:
-            raise RuntimeError(
-                f"{kernel.name}: a block has at most {MOST_SHARED} bytes of shared memory, not {shared_bytes}"
-            )
+        checked_launch(kernel, grid, block, shared_bytes)
         given = iter(values)
         arguments = []
         for parameter in kernel.parameters:

@@ -1,0 +1,190 @@
+"""What kernels do wrong on the host: each fault is found, named, and not found where it is not."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("minigrad.kernels.cuda.tools.language", exc_type=ImportError)
+
+import host_ptx
+from host_ptx import unwritten
+
+from minigrad.kernels.cuda.host.driver import HostDriver
+
+X = np.arange(64, dtype=np.float32)
+SHARED = ".visible .shared .align 16 .b8 both[256];"
+TO_SHARED = """
+    mov.u32 %r1, both;
+    shl.b32 %r2, %r0, 2;
+    add.s32 %r3, %r1, %r2;
+    add.s64 %rd3, %rd1, %rd0;
+    ld.global.f32 %f1, [%rd3];
+"""
+NEIGHBOUR = """
+    xor.b32 %r4, %r2, {};
+    add.s32 %r5, %r1, %r4;
+    ld.shared.f32 %f2, [%r5];
+    st.global.f32 [%rd3], %f2;
+"""
+
+
+@pytest.fixture(scope="module", params=[None, 1], ids=["in order", "shuffled"])
+def driver(request):
+    return HostDriver(1 << 22, order=request.param and np.random.default_rng(request.param), checks=True)
+
+
+def neighbours(between, distance=4):
+    return host_ptx.source(
+        TO_SHARED + "st.shared.f32 [%r3], %f1;" + between + NEIGHBOUR.format(distance), shared=SHARED
+    )
+
+
+@pytest.mark.parametrize(("between", "distance"), [("bar.sync 0;", 4), ("bar.sync 0;", 128), ("bar.warp.sync -1;", 4)])
+def test_threads_that_meet_see_what_the_others_wrote(driver, between, distance):
+    (result,) = host_ptx.run(driver, neighbours(between, distance), X, block=64)
+    np.testing.assert_array_equal(result, X[np.arange(64) ^ (distance // 4)])
+
+
+@pytest.mark.parametrize(
+    ("between", "distance"), [("", 4), ("bar.warp.sync -1;", 128)], ids=["no barrier", "other warp"]
+)
+def test_race_in_shared_memory_is_found(driver, between, distance):
+    said = (
+        r"tried: thread \(\d+, 0, 0\) of block \(0, 0, 0\) (reads|writes) 4 bytes at byte \d+ of shared memory that .*"
+    )
+    with pytest.raises(RuntimeError, match=said):
+        host_ptx.run(driver, neighbours(between, distance), X, block=64)
+
+
+def test_reading_again_before_all_have_read_is_found(driver):
+    body = TO_SHARED + "st.shared.f32 [%r3], %f1;\nbar.sync 0;" + NEIGHBOUR.format(4) + "st.shared.f32 [%r3], %f1;"
+    with pytest.raises(RuntimeError, match="(reads|writes) 4 bytes .* a race"):
+        host_ptx.run(driver, host_ptx.source(body, shared=SHARED), X, block=64)
+
+
+def test_shared_memory_that_nobody_wrote(driver):
+    body = TO_SHARED + "bar.sync 0;" + NEIGHBOUR.format(4)
+    with pytest.raises(RuntimeError, match=r"reads 4 bytes at byte \d+ of shared memory that nobody has written"):
+        host_ptx.run(driver, host_ptx.source(body, shared=SHARED), X, block=64)
+
+
+def test_global_memory_that_nobody_wrote(driver):
+    body = "add.s64 %rd3, %rd1, %rd0;\nld.global.f32 %f1, [%rd3];\nst.global.f32 [%rd3], %f1;"
+    with pytest.raises(RuntimeError, match=r"reads 4 bytes at 0x\w+ of the GPU's memory that nobody has written"):
+        host_ptx.run(driver, host_ptx.source(body), unwritten(32))
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("ld.global.f32 %f1, [%rd1+256];", r"reads 4 bytes at 0x\w+, 256 bytes from the beginning .* of 256 bytes"),
+        ("st.global.f32 [%rd1+-4], 0f00000000;", "writes 4 bytes at 0x"),
+        ("ld.global.v4.f32 {%f1, %f2, %f3, %f4}, [%rd1+244];", "reads 16 bytes at 0x"),
+        ("ld.global.v2.f32 {%f1, %f2}, [%rd1+4];", "which is no multiple of as many bytes"),
+        ("ld.global.f32 %f1, [%rd0];", "where nothing was allocated"),
+        (
+            "mov.u32 %r1, both;\nst.shared.f32 [%r1+256], 0f00000000;",
+            "writes 4 bytes at 256 of shared memory, of which there are 256",
+        ),
+    ],
+)
+@pytest.mark.parametrize("checks", [False, True])
+def test_access_outside_is_found(checks, body, said):
+    text = host_ptx.source(body + "\nst.global.f32 [%rd1], %f1;", shared=SHARED)
+    with pytest.raises(RuntimeError, match=said) as caught:
+        host_ptx.run(HostDriver(1 << 20, checks=checks), text, X, block=1)
+    assert "thread (0, 0, 0) of block (0, 0, 0)" in str(caught.value)
+    assert body.splitlines()[-1].strip(";") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("setp.lt.u32 %p1, %r0, 5;\n@%p1 ret;\nbar.sync 0;", "waits for its block, but .* has ended"),
+        (
+            "setp.lt.u32 %p1, %r0, 5;\n@%p1 bra low;\nbar.sync 0;\nbra end;\nlow:\nbar.sync 0;\nend:",
+            "wait at different places",
+        ),
+        ("shfl.sync.idx.b32 %r1|%p1, %r0, 31, 31, -1;", "needs lane 31, which is not there"),
+        ("bar.warp.sync 1;", "a mask that does not name it"),
+    ],
+)
+def test_threads_that_do_not_come_are_found(driver, body, said):
+    with pytest.raises(RuntimeError, match=said):
+        host_ptx.run(driver, host_ptx.source(body), X, block=20)
+
+
+@pytest.mark.parametrize("what", ["%ctaid.x", "0"], ids=["each its own", "all the same"])
+def test_blocks_of_a_launch_are_not_ordered(driver, what):
+    body = f"""
+    mov.u32 %r1, {what};
+    mul.wide.u32 %rd4, %r1, 4;
+    add.s64 %rd3, %rd1, %rd4;
+    ld.global.f32 %f1, [%rd3];
+    add.f32 %f1, %f1, %f1;
+    st.global.f32 [%rd3], %f1;
+    """
+    if what == "0":
+        with pytest.raises(RuntimeError, match="a race"):
+            host_ptx.run(driver, host_ptx.source(body), X, block=1, grid=3)
+    else:
+        (result,) = host_ptx.run(driver, host_ptx.source(body), X, block=1, grid=3)
+        np.testing.assert_array_equal(result[:4], [0, 2, 4, 3])
+
+
+COPY = TO_SHARED + "cp.async.ca.shared.global [%r3], [%rd3], 4, {};\ncp.async.commit_group;\n{}\nbar.sync 0;"
+
+
+@pytest.mark.parametrize(("size", "expected"), [(4, X[np.arange(64) ^ 1]), (0, 0 * X)], ids=["copied", "zeros"])
+def test_copy_that_is_waited_for(driver, size, expected):
+    body = COPY.format(size, "cp.async.wait_group 0;") + NEIGHBOUR.format(4)
+    (result,) = host_ptx.run(driver, host_ptx.source(body, shared=SHARED), X, block=64)
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("wait", ["", "cp.async.wait_group 1;"])
+def test_copy_that_is_not_waited_for_is_found(driver, wait):
+    body = COPY.format(4, wait) + NEIGHBOUR.format(4)
+    with pytest.raises(
+        RuntimeError, match=r"a copy \(cp.async\) by thread \(\d+, 0, 0\) is to write, which was not waited for"
+    ):
+        host_ptx.run(driver, host_ptx.source(body, shared=SHARED), X, block=64)
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("bfly.b32 %r1|%p1, %r0, 1, 31, -1", np.arange(32) ^ 1),
+        ("down.b32 %r1|%p1, %r0, 4, 31, -1", np.minimum(np.arange(32) + 4, np.arange(32) | 28)),
+        ("up.b32 %r1|%p1, %r0, 30, 0, -1", np.where(np.arange(32) < 30, np.arange(32), np.arange(32) - 30)),
+        ("idx.b32 %r1|%p1, %r0, 9, 0x181f, -1", np.arange(32) // 8 * 8 + 1),
+    ],
+)
+def test_shuffles(driver, how, expected):
+    body = f"shfl.sync.{how};\nadd.s64 %rd3, %rd1, %rd0;\nst.global.u32 [%rd3], %r1;"
+    (result,) = host_ptx.run(driver, host_ptx.source(body), np.zeros(32, np.uint32))
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize(("how", "expected"), [("or", 1), ("and", 0), ("popc", 5)])
+def test_barriers_that_count(driver, how, expected):
+    kind = "u32" if how == "popc" else "pred"
+    result = "%r1" if how == "popc" else "%p2"
+    choose = "" if how == "popc" else "selp.u32 %r1, 1, 0, %p2;"
+    body = f"setp.lt.u32 %p1, %r0, 5;\nbar.red.{how}.{kind} {result}, 0, %p1;\n{choose}\nadd.s64 %rd3, %rd1, %rd0;\nst.global.u32 [%rd3], %r1;"
+    (found,) = host_ptx.run(driver, host_ptx.source(body), np.zeros(64, np.uint32), block=64)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("how", "expected"), [("ballot.b32", 0b11111), ("any.pred", 1), ("all.pred", 0)])
+def test_votes(driver, how, expected):
+    is_ballot = how.endswith("b32")
+    choose = "" if is_ballot else "selp.u32 %r1, 1, 0, %p2;"
+    body = f"setp.lt.u32 %p1, %r0, 5;\nvote.sync.{how} {'%r1' if is_ballot else '%p2'}, %p1, -1;\n{choose}\nadd.s64 %rd3, %rd1, %rd0;\nst.global.u32 [%rd3], %r1;"
+    (found,) = host_ptx.run(driver, host_ptx.source(body), np.zeros(32, np.uint32))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_next_launch_is_as_if_nothing_had_been(driver):
+    with pytest.raises(RuntimeError):
+        host_ptx.run(driver, neighbours(""), X, block=64)
+    test_threads_that_meet_see_what_the_others_wrote(driver, "bar.sync 0;", 4)
