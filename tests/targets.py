@@ -16,8 +16,9 @@ from minigrad.kernels.cpu.tools.launch import Variants
 GUARD = 64  # elements on either side of an array
 SENTINEL = 77
 REACHED = set()  # (target, family, kernel) of what was run
-# shuffled: threads run in any order, not one after the other; "cuda, host": the kernels' PTX, with checks for races
-TARGETS = ["cpu", "cuda", "cuda, shuffled"]
+# shuffled: threads run in any order, not one after the other; host: the kernels' PTX, translated, with checks for races
+TARGETS = ["cpu", "cuda", "cuda, shuffled", "cuda, host"]
+CASES = [*TARGETS[:-1], pytest.param(TARGETS[-1], marks=pytest.mark.slow)]  # slow: the compiler takes a second a kernel
 
 
 def on_cpu(*cases):
@@ -76,16 +77,16 @@ class Cuda:
     name = "cuda"
 
     def __init__(self, monkeypatch, shuffled=False, on_host=False):
-        from minigrad.kernels.cuda.host.driver import HostDriver
         from minigrad.kernels.cuda.tools import launch
         from minigrad.kernels.cuda.tools.driver import SimulatedDriver
 
-        order = np.random.default_rng(1) if shuffled or on_host else None
-        self.driver = HostDriver(order=order, checks=True) if on_host else SimulatedDriver(order=order)
+        order = np.random.default_rng(1) if shuffled else None
+        self.driver = host_driver() if on_host else SimulatedDriver(order=order)
         monkeypatch.setattr(launch.context, "driver", self.driver)
         self.stream = self.driver.new_stream()
         monkeypatch.setattr(launch.context, "stream", self.stream)
         monkeypatch.setattr(launch.context, "empty", self.empty)
+        monkeypatch.setattr(launch.context, "tables", {})
 
     def empty(self, shape, dtype):
         from minigrad.kernels.cuda.tools.array import CudaArray
@@ -116,6 +117,22 @@ class Cuda:
         if isinstance(argument, list):
             return [self.got(item) for item in argument]
         return self.get(argument) if hasattr(argument, "pointer") else argument
+
+
+@functools.cache
+def only_host_driver():
+    from minigrad.kernels.cuda.host.driver import HostDriver
+
+    return HostDriver(order=np.random.default_rng(1), checks=True)
+
+
+def host_driver():
+    """The one that all tests share, since each would load its kernels anew; with nothing in its memory."""
+    driver = only_host_driver()
+    for address in list(driver.blocks):
+        driver.free(address)
+    driver.late.clear()  # its streams
+    return driver
 
 
 def target_named(name, monkeypatch):

@@ -56,9 +56,34 @@ def test_race_in_shared_memory_is_found(driver, between, distance):
 
 
 def test_reading_again_before_all_have_read_is_found(driver):
-    body = TO_SHARED + "st.shared.f32 [%r3], %f1;\nbar.sync 0;" + NEIGHBOUR.format(4) + "st.shared.f32 [%r3], %f1;"
+    body = (
+        TO_SHARED
+        + "st.shared.f32 [%r3], %f1;\nbar.sync 0;"
+        + NEIGHBOUR.format(4)
+        + "neg.f32 %f1, %f1;\nst.shared.f32 [%r3], %f1;"
+    )
     with pytest.raises(RuntimeError, match="(reads|writes) 4 bytes .* a race"):
         host_ptx.run(driver, host_ptx.source(body, shared=SHARED), X, block=64)
+
+
+@pytest.mark.parametrize(("what", "is_race"), [("0f3F800000", False), ("%f1", True)], ids=["the same", "its own"])
+def test_writes_of_several_threads_to_one_place(driver, what, is_race):
+    body = f"""
+    cvt.rn.f32.u32 %f1, %r0;
+    mov.u32 %r1, both;
+    st.shared.f32 [%r1], {what};
+    st.global.f32 [%rd1], {what};
+    bar.sync 0;
+    ld.shared.f32 %f2, [%r1];
+    add.s64 %rd2, %rd2, %rd0;
+    st.global.f32 [%rd2], %f2;
+    """
+    text = host_ptx.source(body, pointers=2, shared=SHARED)
+    if is_race:
+        with pytest.raises(RuntimeError, match="writes 4 bytes .* a race"):
+            host_ptx.run(driver, text, unwritten(1), X, block=64)
+    else:
+        np.testing.assert_array_equal(host_ptx.run(driver, text, unwritten(1), X, block=64)[1], 1)
 
 
 def test_shared_memory_that_nobody_wrote(driver):
@@ -120,7 +145,7 @@ def test_blocks_of_a_launch_are_not_ordered(driver, what):
     mul.wide.u32 %rd4, %r1, 4;
     add.s64 %rd3, %rd1, %rd4;
     ld.global.f32 %f1, [%rd3];
-    add.f32 %f1, %f1, %f1;
+    add.f32 %f1, %f1, 0f3F800000;
     st.global.f32 [%rd3], %f1;
     """
     if what == "0":
@@ -128,7 +153,7 @@ def test_blocks_of_a_launch_are_not_ordered(driver, what):
             host_ptx.run(driver, host_ptx.source(body), X, block=1, grid=3)
     else:
         (result,) = host_ptx.run(driver, host_ptx.source(body), X, block=1, grid=3)
-        np.testing.assert_array_equal(result[:4], [0, 2, 4, 3])
+        np.testing.assert_array_equal(result[:4], [1, 2, 3, 3])
 
 
 COPY = TO_SHARED + "cp.async.ca.shared.global [%r3], [%rd3], 4, {};\ncp.async.commit_group;\n{}\nbar.sync 0;"

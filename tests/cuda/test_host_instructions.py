@@ -142,6 +142,35 @@ def test_halves_of_registers_go_apart_and_together():
     np.testing.assert_array_equal(result, [2, 1, 4, 3])
 
 
+def test_carries_go_from_one_instruction_to_the_next():
+    body = """
+    ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%rd1];
+    add.cc.u32 %r5, %r1, %r3;
+    addc.u32 %r6, %r2, %r4;
+    sub.cc.u32 %r7, %r1, %r3;
+    subc.u32 %r8, %r2, %r4;
+    st.global.v4.u32 [%rd1], {%r5, %r6, %r7, %r8};
+    mad.lo.cc.u32 %r9, %r1, %r3, %r2;
+    madc.hi.u32 %r10, %r1, %r3, %r4;
+    st.global.v2.u32 [%rd1+16], {%r9, %r10};
+    """
+    given = np.array([0xFFFFFFFF, 5, 0xFFFFFFFE, 1, 0, 0], np.uint32)
+    (found,) = host_ptx.run(HostDriver(1 << 20), host_ptx.source(body), given, block=1)
+    x, y = (5 << 32) + 0xFFFFFFFF, (1 << 32) + 0xFFFFFFFE
+    product = 0xFFFFFFFF * 0xFFFFFFFE + (1 << 32) + 5
+    np.testing.assert_array_equal(found.view(np.uint64), [x + y, x - y, product])
+
+
+def test_tables_are_read():
+    table = ".global .align 4 .b8 table[8] = {7, 1, 0, 0, 9, 0, 0, 0};"
+    body = "mov.u64 %rd10, table;\ncvta.global.u64 %rd11, %rd10;\nld.global.u32 %r1, [%rd10];\nld.u32 %r2, [%rd11+4];"
+    body += "\nst.global.v2.u32 [%rd1], {%r1, %r2};"
+    for checks in (False, True):
+        text = host_ptx.source(body, shared=table)
+        (result,) = host_ptx.run(HostDriver(1 << 20, checks=checks), text, np.zeros(2, np.uint32), block=1)
+        np.testing.assert_array_equal(result, [263, 9])
+
+
 def test_local_memory_and_calls_keep_what_is_put_there():
     text = """
 .func (.param .b64 back) twice(

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from targets import TARGETS, target_named
+from targets import CASES, target_named
 
 
-@pytest.fixture(params=TARGETS)
+@pytest.fixture(params=CASES)
 def target(request, monkeypatch):
-    """What a kernel runs on: the CPU, a simulated GPU, one that shuffles its threads."""
+    """What a kernel runs on: the CPU, a simulated GPU, one that shuffles its threads, one that runs the kernels' PTX."""
     return target_named(request.param, monkeypatch)
 
 

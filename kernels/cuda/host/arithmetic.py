@@ -137,6 +137,29 @@ def multiply_wide(code, op):
     code.write(op.operands[0], kind, product)
 
 
+def with_carry(code, op):
+    """add, sub, mad with what the instruction before has carried, or with .cc for the one behind; sums of parts of numbers."""
+    op.allow("cc", "lo", "hi")
+    b, n = code.builder, width(op.kind)
+    wide = ir.IntType(2 * n)
+    *parts, last = [b.zext(value, wide) for value in values(code, op, kind=f"u{n}")]
+    if len(parts) == 2:
+        product = b.mul(*parts)
+        half = (
+            b.lshr(product, constant(wide, n))
+            if "hi" in op.modifiers
+            else b.and_(product, constant(wide, (1 << n) - 1))
+        )
+        parts = [half]
+    combine = b.sub if op.root.startswith("sub") else b.add
+    result = combine(parts[0], last)
+    if op.root in ("addc", "subc", "madc"):
+        result = combine(result, b.zext(b.load(code.carry, typ=I1), wide))
+    if "cc" in op.modifiers:
+        b.store(b.trunc(b.lshr(result, constant(wide, n)), I1), code.carry)
+    code.write(op.operands[0], op.kind, b.trunc(result, ir.IntType(n)))
+
+
 def divided(code, root, signed, x, y):
     """x / y or the rest; what a card gives by 0 and for the one quotient that does not fit, where a host would stop."""
     b = code.builder
@@ -157,7 +180,9 @@ def divided(code, root, signed, x, y):
 def arithmetic(code, op):
     """One of those that there are for whole numbers and for floats."""
     known(code, op)
-    if op.kind not in FLOATS:
+    if "cc" in op.modifiers or op.root in ("addc", "subc", "madc"):
+        with_carry(code, op)
+    elif op.kind not in FLOATS:
         of_integers(code, op)
     elif op.root in ("min", "max"):
         smaller_or_larger(code, op)
@@ -294,6 +319,7 @@ def by_table(code, op):
 
 TABLE = {
     **dict.fromkeys(("add", "sub", "mul", "mad", "fma", "div", "rem", "min", "max", "abs", "neg"), arithmetic),
+    **dict.fromkeys(("addc", "subc", "madc"), arithmetic),
     **dict.fromkeys(("sqrt", "rsqrt", "rcp", "ex2", "lg2", "sin", "cos", "copysign"), arithmetic),
     **dict.fromkeys(("and", "or", "xor", "not"), bitwise),
     **dict.fromkeys(("shl", "shr"), shift),

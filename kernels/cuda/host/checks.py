@@ -3,7 +3,8 @@
 A thread that has run until it waits leaves a log of its accesses, in order; this reads it before the next thread runs. Every
 byte of memory has a stamp of who wrote it last, and when, and one of who read it: a time on a clock that goes on by one
 whenever threads meet, and a thread. Two threads' accesses are ordered if the threads met in between: their block at a barrier,
-or their warp. If one of two that are not ordered is a write, that is a race. Blocks of one launch are never ordered.
+or their warp. If one of two that are not ordered is a write, that is a race, but for a write of what is there already, as where
+all threads of a warp put the same sum. Blocks of one launch are never ordered.
 
 Reading what nobody wrote, and touching what a copy (cp.async) writes before it is waited for, are found the same way.
 """
@@ -25,12 +26,15 @@ from minigrad.kernels.cuda.host.layout import (
     FAULT_OTHER,
     FAULT_THREAD,
     GLOBAL_READ,
+    GLOBAL_SAME,
     GLOBAL_WRITE,
     LOG_COUNT,
     MEMORY,
     NOT_WAITED,
+    NOTHING,
     READ_RACE,
     SHARED_READ,
+    SHARED_SAME,
     UNWRITTEN,
     WAIT,
     WRITE_RACE,
@@ -163,33 +167,46 @@ def read_log(block, watch, t):
             watch.groups[t] += 1
         elif kind == WAIT:
             finish_copies(watch, t, place)
-        elif kind in (GLOBAL_READ, GLOBAL_WRITE):
-            first = place - block[MEMORY]
-            if kind == GLOBAL_READ:
-                wrong, who = read(watch, watch.written, watch.read, first, size, t)
-                for j in range(first, first + size):
-                    if not watch.defined[j]:
-                        wrong, who = UNWRITTEN, 0
-            else:
-                wrong, who = write(watch, watch.written, watch.read, first, size, t)
-                watch.defined[first : first + size] = 1
-        else:
-            for j in range(place, place + size):
-                if watch.pending[j]:
-                    wrong, who = NOT_WAITED, watch.pending[j] - 1
-            if not wrong and kind == SHARED_READ:
-                for j in range(place, place + size):
-                    if watch.shared_written[j] >> NAMES < watch.times[BLOCK_BEGAN]:
-                        wrong, who = UNWRITTEN, 0
-                if not wrong:
-                    wrong, who = read(watch, watch.shared_written, watch.shared_read, place, size, t)
-            elif not wrong:
-                wrong, who = write_shared(watch, place, size, t)
+        elif kind in (GLOBAL_READ, GLOBAL_WRITE, GLOBAL_SAME):
+            wrong, who = use_global(watch, kind, place - block[MEMORY], size, t)
+        elif kind != NOTHING:
+            wrong, who = use_shared(watch, kind, place, size, t)
         if wrong:
             block[FAULT], block[FAULT_ADDRESS], block[FAULT_BYTES], block[FAULT_LINE] = wrong, place, size, line
             block[FAULT_THREAD], block[FAULT_OTHER] = t, who
             return wrong
     return 0
+
+
+@inlined
+def use_global(watch, kind, first, size, t):
+    """Thread t accesses bytes of the GPU's memory: (a fault or 0, with whom)."""
+    known = watch.defined[first : first + size].all()
+    if kind == GLOBAL_READ:
+        if not known:
+            return UNWRITTEN, 0
+        return read(watch, watch.written, watch.read, first, size, t)
+    if kind == GLOBAL_SAME and known:
+        return 0, 0
+    watch.defined[first : first + size] = 1
+    return write(watch, watch.written, watch.read, first, size, t)
+
+
+@inlined
+def use_shared(watch, kind, first, size, t):
+    """Thread t accesses bytes of shared memory: (a fault or 0, with whom)."""
+    known = True
+    for j in range(first, first + size):
+        if watch.pending[j]:
+            return NOT_WAITED, watch.pending[j] - 1
+        known = known and watch.shared_written[j] >> NAMES >= watch.times[BLOCK_BEGAN]
+    if kind == SHARED_READ:
+        if not known:
+            return UNWRITTEN, 0
+        return read(watch, watch.shared_written, watch.shared_read, first, size, t)
+    if kind == SHARED_SAME and known:
+        return 0, 0
+    return write_shared(watch, first, size, t)
 
 
 @inlined

@@ -175,37 +175,38 @@ class HostDriver(SimulatedDriver):
         """The address of so many bytes."""
         if self.noting is not None:
             raise RuntimeError("memory cannot be allocated while a graph is made")
-        address = self.arena.allocate(nbytes) if nbytes <= self.free_memory() else None
-        if address is None:
-            raise OutOfMemory("the GPU that the host stands for is out of memory")
-        self.define(address, nbytes, False)
+        with self.lock:
+            address = self.arena.allocate(nbytes) if nbytes <= self.free_memory() else None
+            if address is None:
+                raise OutOfMemory("the GPU that the host stands for is out of memory")
+            self.define(address, nbytes, False)
         return address
 
     def free(self, pointer):
         """Give them back."""
         self.finish_all()
-        self.arena.free(pointer)
+        with self.lock:
+            self.arena.free(pointer)
 
     def free_memory(self):
         """Bytes that nobody has allocated."""
         return self.memory - sum(self.blocks.values())
 
     def define(self, address, size, defined=True):
-        """Note for the checks that memory was written, or is as new."""
+        """Note for the checks that memory was written, byte by byte or all of it, or is as new."""
         if self.checks:
             self.watch = checks.reaching(self.watch, self.arena.highest)
             first = address - self.arena.start
             self.watch.defined[first : first + size] = defined
 
-    def to_device(self, pointer, host, nbytes, stream):
-        """Copy from the host's address `host`."""
-        super().to_device(pointer, host, nbytes, stream)
-        self.define(pointer, nbytes)
-
-    def on_device(self, target, source, nbytes, stream):
-        """Copy from one allocation to another."""
-        super().on_device(target, source, nbytes, stream)
-        self.define(target, nbytes)
+    def move(self, target, source, nbytes):
+        """Copy bytes now."""
+        with self.lock:
+            super().move(target, source, nbytes)
+            if self.checks and self.arena.rest(target) is not None:
+                known, first = self.watch.defined, source - self.arena.start
+                from_here = self.arena.rest(source) is not None
+                self.define(target, nbytes, known[first : first + nbytes].copy() if from_here else True)
 
 
 class LoadedKernel:

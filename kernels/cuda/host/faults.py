@@ -53,7 +53,7 @@ def outside(block, address, size, instruction, allocations):
     """What is said of an access that is not allowed at all."""
     did = "writes" if re.search(r"(^|\s)st\.", instruction) else "reads"
     shared_bytes = int(block[layout.SHARED_BYTES])
-    if ".shared" in instruction:
+    if ".shared" in instruction and address < 1 << 32:  # a copy's source is in the GPU's memory
         what = f"{did} {size} bytes at {address} of shared memory"
         return (
             f"{what}, of which there are {shared_bytes:,} bytes"

@@ -30,7 +30,8 @@ UNWRITTEN, READ_RACE, WRITE_RACE, NOT_WAITED, COPIES = 8, 9, 10, 11, 12  # found
 
 # An entry of the log: the address (in shared memory: from its beginning), and KIND | bytes << 8 | line << 16.
 ENTRY = 2
-GLOBAL_READ, GLOBAL_WRITE, SHARED_READ, SHARED_WRITE, COPY, COMMIT, WAIT = 1, 2, 3, 4, 5, 6, 7
+NOTHING, GLOBAL_READ, GLOBAL_WRITE, SHARED_READ, SHARED_WRITE, COPY, COMMIT, WAIT = 0, 1, 2, 3, 4, 5, 6, 7
+GLOBAL_SAME, SHARED_SAME = 8, 9  # writes of what was there already
 
 # What a thread waits for
 BLOCK_ALL, BLOCK_OR, BLOCK_AND, BLOCK_COUNT = 1, 2, 3, 4

@@ -18,11 +18,9 @@ HARMLESS = (
     *("volatile", "nc", "relaxed", "weak", "gpu", "cta", "sys", "v2", "v4", "ca", "cg", "cs", "lu"),
     *("L1::no_allocate", "L1::evict_last"),
 )
-NOTES = {
-    ("global", False): layout.GLOBAL_READ,
-    ("global", True): layout.GLOBAL_WRITE,
-    ("shared", False): layout.SHARED_READ,
-    ("shared", True): layout.SHARED_WRITE,
+NOTES = {  # of reads, writes, and writes of what was there already
+    "global": (layout.GLOBAL_READ, layout.GLOBAL_WRITE, layout.GLOBAL_SAME),
+    "shared": (layout.SHARED_READ, layout.SHARED_WRITE, layout.SHARED_SAME),
 }
 
 
@@ -78,20 +76,22 @@ def is_global(code, place, size):
 
 def own_memory(code):
     """Where the thread's local memory begins."""
-    return code.builder.ptrtoint(code.after(code.frame, 8 * layout.OWN), I64)
+    return code.builder.ptrtoint(code.local, I64)
 
 
-def accessed(code, space, place, size, alignment, writes, line):
-    """The pointer to `size` bytes of a space, which the thread may access; it is noted that it did."""
+def accessed(code, space, place, size, alignment, line, written=()):
+    """The pointer to `size` bytes of a space, which the thread may read, or write `written` there; it is noted that it does."""
     b = code.builder
     offset = b.sub(place, code.field(layout.SHARED)) if space == "generic" else place
-    right, note, noted = {}, NOTES.get((space, writes)), place
+    right = {}
     if space in ("shared", "generic"):
         right["shared"] = fits(code, offset, size, code.field(layout.SHARED_BYTES))
     if space in ("local", "generic") and code.function.sizes["local"]:
         right["local"] = fits(code, b.sub(place, own_memory(code)), size, constant(code.function.sizes["local"]))
     if space in ("global", "generic"):
         right["global"] = is_global(code, place, size)
+        if code.module.data and not written:
+            right["table"] = fits(code, b.sub(place, code.data()), size, constant(len(code.module.data)))
     holds = ir.Constant(ir.IntType(1), 0)
     for one in right.values():
         holds = b.or_(holds, one)
@@ -99,13 +99,27 @@ def accessed(code, space, place, size, alignment, writes, line):
         rest = b.and_(place, constant(alignment - 1))
         holds = b.and_(holds, b.icmp_unsigned("==", rest, constant(0)))
     code.require(holds, layout.OUTSIDE, place, size, line)
+    pointer = b.inttoptr(b.add(place, code.field(layout.SHARED)) if space == "shared" else place, POINTER)
     if code.checked and space != "local":
-        if space == "generic":
-            shared = right["shared"]
-            note = b.select(shared, constant(NOTES["shared", writes]), constant(NOTES["global", writes]))
-            noted = b.select(shared, offset, place)
-        enter(code, note, noted, size, line)
-    return b.inttoptr(b.add(place, code.field(layout.SHARED)) if space == "shared" else place, POINTER)
+        kind = constant(layout.NOTHING)
+        for name in NOTES:
+            if name in right:
+                kind = b.select(right[name], kind_of(code, name, pointer, written), kind)
+        enter(code, kind, b.select(right["shared"], offset, place) if "shared" in right else place, size, line)
+    return pointer
+
+
+def kind_of(code, space, pointer, written):
+    """What is noted of an access."""
+    read, write, same = map(constant, NOTES[space])
+    if not written:
+        return read
+    b, holds, offset = code.builder, ir.Constant(ir.IntType(1), 1), 0
+    for value in written:
+        there = b.load(code.after(pointer, offset), typ=value.type, align=1)
+        holds = b.and_(holds, b.icmp_unsigned("==", there, value))
+        offset += value.type.width // 8
+    return b.select(holds, same, write)
 
 
 def enter(code, kind, place, size, line):
@@ -130,7 +144,7 @@ def size_of(kind):
 def load(code, op):
     """ld: one register, or two or four from neighbouring places."""
     space, registers, one = space_of(op), op.list_of(0), size_of(op.kind)
-    pointer = place_of(code, op, space, op.operands[1], one, len(registers), False)
+    pointer = place_of(code, op, space, op.operands[1], one, len(registers))
     align = one if space == "param" else one * len(registers)
     for i, register in enumerate(registers):
         part = code.after(pointer, i * one) if i else pointer
@@ -142,18 +156,18 @@ def store(code, op):
     space, values, one = space_of(op), op.list_of(1), size_of(op.kind)
     kind = f"b{8 * one}"
     given = [code.read(value, kind) for value in values]
-    pointer = place_of(code, op, space, op.operands[0], one, len(values), True)
+    pointer = place_of(code, op, space, op.operands[0], one, len(values), given)
     for i, value in enumerate(given):
         part = code.after(pointer, i * one) if i else pointer
         code.builder.store(value, part, align=one * len(values) if i == 0 else one)
 
 
-def place_of(code, op, space, operand, one, count, writes):
+def place_of(code, op, space, operand, one, count, written=()):
     """The pointer to what a load or a store is about."""
     base, offset = address_in(code, operand)
     if space == "param" or base in code.passed:
         return code.after(code.passed[base], offset)
-    return accessed(code, space, address(code, operand), constant(one * count), one * count, writes, op.line)
+    return accessed(code, space, address(code, operand), constant(one * count), one * count, op.line, written)
 
 
 def convert_address(code, op):
@@ -172,7 +186,7 @@ def move_address(code, op, name):
     if variable is not None and variable.space == "local":
         value = code.builder.add(own_memory(code), constant(variable.offset))
     else:
-        value = constant(code.address_of(name))
+        value = code.address_of(name)
     code.write(op.operands[0], op.kind, value if op.kind.endswith("64") else code.builder.trunc(value, I32))
 
 
@@ -208,7 +222,7 @@ def copy_bytes(code, op):
     some, behind = code.llvm.append_basic_block("copied"), code.llvm.append_basic_block("behind")
     b.cbranch(b.icmp_unsigned("!=", count, constant(0)), some, behind)
     b.position_at_end(some)
-    start = accessed(code, "global", source, count, size, False, op.line)
+    start = accessed(code, "global", source, count, size, op.line)
     b.call(copied(code), [to, start, count, ir.Constant(ir.IntType(1), 0)])
     b.branch(behind)
     b.position_at_end(behind)

@@ -79,8 +79,9 @@ class Module:
 
     def __init__(self):
         self.functions = {}
-        self.variables = {}  # {name: Variable}, in the space "shared"
+        self.variables = {}  # {name: Variable}, in the spaces "shared" and "global"
         self.shared_bytes = 0  # of a block, without what a launch adds
+        self.data = b""  # what variables in the space "global" hold: tables of numbers
 
     @property
     def entry(self):
@@ -97,8 +98,15 @@ class Module:
         else:
             self.variables[name] = Variable("shared", None, None)
 
+    def keep(self, name, align, size, values):
+        """A table: whole numbers of so many bytes each."""
+        self.data += bytes(-len(self.data) % align)
+        content = b"".join([int(value, 0).to_bytes(size, "little") for value in values.split(",")])
+        self.variables[name] = Variable("global", len(self.data), len(content))
+        self.data += content
+
     def offset(self, variable):
-        """Where a variable of the block begins."""
+        """Where a variable begins in its space."""
         return -(-self.shared_bytes // 16) * 16 if variable.offset is None else variable.offset
 
 
@@ -204,14 +212,16 @@ def take(module, function, line, statement):
     )
     if variable is None:
         raise PtxError(f"line {line}: no such declaration is known here: {statement}")
-    space, align, kind, name, count, _ = variable.groups()
+    space, align, kind, name, count, values = variable.groups()
     one = BYTES[kind[1:]]
     size = one if count is None else None if count == "" else one * int(count)
     if space == "shared":
         module.share(name, int(align or one), size)
     elif space in ("local", "param"):
         function.reserve(space, name, int(align or one), size)
-    # Constants and globals are numba's own, for Python's errors; an instruction that names one is refused.
+    elif values and kind[0] != "f":
+        module.keep(name, int(align or one), one, values.strip(" ={}"))
+    # Others are numba's own, for Python's errors; an instruction that names one is refused.
 
 
 def instruction_of(line, statement):

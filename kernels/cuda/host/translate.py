@@ -88,13 +88,9 @@ class Code:
     def __init__(self, module, function, target, checked):
         self.module, self.function, self.target, self.checked = module, function, target, checked
         self.points = []
-        given = (
-            [POINTER, POINTER, I64]
-            if function.is_entry
-            else [POINTER] * (len(function.parameters) + len(function.results))
-        )
-        kind = ir.FunctionType(I64 if function.is_entry else ir.VoidType(), given)
-        self.llvm = ir.Function(target, kind, function.name)
+        count = len(function.parameters) + len(function.results)
+        given = [I64] if function.is_entry else [POINTER] * count
+        self.llvm = ir.Function(target, ir.FunctionType(I64, [POINTER, POINTER, *given]), function.name)
         for argument in self.llvm.args[:2]:
             argument.add_attribute("noalias")
         self.start = self.llvm.append_basic_block("start")
@@ -139,14 +135,18 @@ class Code:
                 self.frame_bytes += 8
             else:
                 self.own[name] = builder.alloca(integer(kind), name=name.strip("%"))
-        parameters = builder.alloca(ir.ArrayType(I64, -(-function.sizes["param"] // 8) or 1))
-        parameters = builder.inttoptr(builder.ptrtoint(parameters, I64), POINTER)
+        self.carry = builder.alloca(I1, name="carry")
+        parameters = self.reserve(function.sizes["param"])
+        # the frame of a thread has the local memory of its kernel; what that calls is done before the thread waits
+        self.local = (
+            self.after(self.frame, 8 * layout.OWN) if function.is_entry else self.reserve(function.sizes["local"])
+        )
         self.passed = {
             name: self.after(parameters, v.offset) for name, v in function.variables.items() if v.space == "param"
         }
         if not function.is_entry:
             names = [p.name for p in (*function.parameters, *function.results)]
-            self.passed.update(zip(names, self.llvm.args, strict=True))
+            self.passed.update(zip(names, self.llvm.args[2:], strict=True))
             return
         base = builder.inttoptr(self.field(layout.PARAMETERS), POINTER)
         for p in function.parameters:
@@ -154,6 +154,11 @@ class Code:
         used = {name for i in function.instructions for operand in i.operands for name in flow.registers_in(operand)}
         for name in sorted(used - function.registers.keys()):
             self.special[name] = self.special_register(name)
+
+    def reserve(self, size):
+        """Memory of one call of the function."""
+        memory = self.builder.alloca(ir.ArrayType(I64, -(-size // 8) or 1))
+        return self.builder.inttoptr(self.builder.ptrtoint(memory, I64), POINTER)
 
     def special_register(self, name):
         """What a register holds that the hardware sets."""
@@ -211,16 +216,27 @@ class Code:
         elif re.fullmatch(r"-?\d+|0x[0-9A-Fa-f]+", operand):
             return ir.Constant(wanted, int(operand, 0) % (1 << bits))
         else:
-            return ir.Constant(wanted, self.address_of(operand))
+            value, held = self.address_of(operand), I64
         if held.width > bits:
             return self.builder.trunc(value, wanted)
         return self.builder.zext(value, wanted) if held.width < bits else value
 
     def address_of(self, name):
-        """Where in shared memory a variable begins."""
-        if name in self.module.variables:
-            return self.module.offset(self.module.variables[name])
-        raise PtxError(f"{self.function.name}: {name} is no register and no variable that is known on the host")
+        """Where in shared memory a variable begins, or where a table is."""
+        variable = self.module.variables.get(name)
+        if variable is None:
+            raise PtxError(f"{self.function.name}: {name} is no register and no variable that is known on the host")
+        offset = ir.Constant(I64, self.module.offset(variable))
+        return self.builder.add(self.data(), offset) if variable.space == "global" else offset
+
+    def data(self):
+        """Where the tables are."""
+        if "data" not in self.target.globals:
+            content = bytearray(self.module.data)
+            table = ir.GlobalVariable(self.target, ir.ArrayType(I8, len(content)), "data")
+            table.initializer, table.global_constant = ir.Constant(table.value_type, content), True
+            table.linkage, table.align = "internal", 16
+        return self.builder.ptrtoint(self.target.globals["data"], I64)
 
     def write(self, register, kind, value):
         """Put a value of a type into a register; a narrower one is extended as its type says."""
@@ -284,18 +300,20 @@ class Code:
 
     def finish(self):
         """The thread has done all."""
-        if self.function.is_entry:
-            self.builder.ret(ir.Constant(I64, layout.FINISHED))
-        else:
-            self.builder.ret_void()
+        self.builder.ret(ir.Constant(I64, layout.FINISHED))
 
     def call(self, op):
-        """Call another function, which is given the addresses of what it takes and of what it gives back."""
+        """Call another function, which is given where it finds what it takes, and puts what it gives; it may be at fault."""
         lists = [[name.strip() for name in operand.strip("() ").split(",") if name.strip()] for operand in op.operands]
         results, (name,), arguments = lists if len(lists) == 3 else ([], *lists)
         if name not in self.target.globals:
             raise op.unknown("a call of what is not in the same text")
-        self.builder.call(self.target.globals[name], [self.passed[p] for p in (*arguments, *results)])
+        given = [*self.llvm.args[:2], *(self.passed[p] for p in (*arguments, *results))]
+        state = self.builder.call(self.target.globals[name], given)
+        with self.builder.if_then(
+            self.builder.icmp_signed("==", state, ir.Constant(I64, layout.FAULTED)), likely=False
+        ):
+            self.builder.ret(state)
 
     def wait(self, kind, line):
         """Leave the function; when it is called again the thread is here."""

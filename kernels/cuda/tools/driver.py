@@ -380,18 +380,22 @@ class SimulatedDriver:
     def to_device(self, pointer, host, nbytes, stream):
         self.within(pointer, nbytes)
         if stream:
-            self.late[stream].append((ctypes.memmove, (pointer, host, nbytes)))
+            self.late[stream].append((self.move, (pointer, host, nbytes)))
         else:
-            self.do(ctypes.memmove, pointer, host, nbytes)
+            self.do(self.move, pointer, host, nbytes)
 
     def to_host(self, host, pointer, nbytes, stream):
         self.within(pointer, nbytes)
-        self.do(ctypes.memmove, host, pointer, nbytes)
+        self.do(self.move, host, pointer, nbytes)
 
     def on_device(self, target, source, nbytes, stream):
         self.within(target, nbytes)
         self.within(source, nbytes)
-        self.do(ctypes.memmove, target, source, nbytes)
+        self.do(self.move, target, source, nbytes)
+
+    def move(self, target, source, nbytes):
+        """Copy bytes now."""
+        ctypes.memmove(target, source, nbytes)
 
     def within(self, pointer, nbytes):
         """Raise unless the bytes lie in one block."""
