@@ -24,6 +24,51 @@ Array = np.ndarray
 """An array of the device at work: NumPy's, or on a GPU a CudaArray, which has what ops use of NumPy's."""
 
 
+class Attention(Protocol):
+    """Scaled dot-product attention of queries q (b, l, e) to keys k (b, s, e) and values v (b, s, d).
+
+    kernels/reference/attention.py, kernels/cpu/attention.py, kernels/cuda/attention.py
+
+    mask is (masks, 1 or l, s), of bool (True: takes part) or of q's dtype (added to the scores), or (0, 0, 0) for none; that
+    of q[i] is mask[i // each % masks]. lse (b, l) is the logarithm of the sum of exponentials of a query's scores, and
+    infinity for a query that no key takes part in: exp(score - lse) is its weight in either case.
+    """
+
+    def attention_forward(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        mask: Array,
+        each: int,
+        scale: float,
+        causal: bool,
+        y: Array,
+        lse: Array,
+        /,
+    ) -> None:
+        """y = softmax(scale q k^T + mask) v; causal: of query i, keys 0 to i alone take part."""
+
+    def attention_backward(
+        self,
+        dy: Array,
+        q: Array,
+        k: Array,
+        v: Array,
+        mask: Array,
+        each: int,
+        scale: float,
+        causal: bool,
+        y: Array,
+        lse: Array,
+        dq: Array,
+        dk: Array,
+        dv: Array,
+        /,
+    ) -> None:
+        """p = exp(scale q k^T + mask - lse); ds = scale p (dy v^T - sum dy y); dq = ds k; dk = ds^T q; dv = p^T dy."""
+
+
 class Augment(Protocol):
     """What happens to images (n, h, w, c) on their way to the network.
 
@@ -608,6 +653,7 @@ class Reduce(Protocol):
 class Kernels(Protocol):
     """The kernels of a device, by family."""
 
+    attention: Attention
     augment: Augment
     conv: Conv
     depthwise: Depthwise

@@ -1,6 +1,7 @@
 """Layers and what belongs to them: parameters and state, no math."""
 
 from minigrad.nn import init
+from minigrad.nn.attention import MultiheadAttention
 from minigrad.nn.containers import ModuleDict, ModuleList, ParameterList
 from minigrad.nn.conv import Conv2d
 from minigrad.nn.layer_norm import Embedding, GroupNorm, LayerNorm, RMSNorm
@@ -38,6 +39,7 @@ __all__ = [
     "Module",
     "ModuleDict",
     "ModuleList",
+    "MultiheadAttention",
     "Parameter",
     "ParameterList",
     "RMSNorm",

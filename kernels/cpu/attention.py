@@ -1,0 +1,241 @@
+"""Scaled dot-product attention. Contracts and formulas: kernels/reference/attention.py.
+
+The matrix of all scores is never there. A task takes ROWS queries at a time and the keys in blocks: the scores of a block,
+a matrix product, stay in the cache, become weights there and are multiplied by the values. As in FlashAttention (Dao et al.
+2022) each query has the largest score so far and the sum of weights by it; where a block has a larger one, what came before
+is multiplied by exp(old - new). Backward makes the same weights anew, from the scores and lse.
+
+The products are those of gemm.py, on the micro-kernels of vector/tiles.py; keys, and backward values too, are transposed
+into panels once for each matrix. Backward, dk and dv of a matrix are summed over blocks of queries in their order, or where
+there are few matrices in parts that the shapes decide about.
+"""
+
+import numpy as np
+from numba import prange
+
+from minigrad.kernels import formulas
+from minigrad.kernels.cpu.parts.panels import PARALLEL_WORK, pack_transposed, panel, panel_at, split, tiles_down
+from minigrad.kernels.cpu.tools.launch import SUMS, inlined, parallel_kernel, team_size
+from minigrad.kernels.cpu.tools.pointers import element_at
+from minigrad.kernels.cpu.vector.attention import ADDED, BOOLEAN, NO_MASK, gradient_rows, weigh_rows
+from minigrad.kernels.cpu.vector.code import vector_lanes
+from minigrad.kernels.cpu.vector.tiles import MAX_VECTORS
+
+ROWS = 48  # queries that a task takes through all keys at a time: a multiple of the heights of the tiles
+KEYS = 384  # of a block, at most
+LEAST_PARTS = 8  # of the work of a backward
+
+
+@inlined
+def kind_of(mask):
+    """What the micro-kernels are told of a mask."""
+    if mask.size == 0:
+        return NO_MASK
+    return BOOLEAN if mask.itemsize == 1 else ADDED
+
+
+@inlined
+def panels_of_block(s, dtype):
+    """(panels of s keys, of them in a block, elements of a row of a block's scores)."""
+    vectors, panels = split(s, dtype)
+    lanes = vector_lanes(dtype)
+    together = max(1, KEYS // (MAX_VECTORS * lanes))
+    return panels, together, min(together * MAX_VECTORS, vectors) * lanes
+
+
+@inlined
+def pack_keys(k):
+    """A matrix (s, e) transposed into panels."""
+    vectors, panels = split(k.shape[0], k.dtype)
+    packed = np.empty(vectors * vector_lanes(k.dtype) * k.shape[1], k.dtype)
+    for p in range(panels):
+        pack_transposed(k, p, packed)
+    return packed
+
+
+@inlined
+def columns_of_panels(p0, p1, s, dtype):
+    """(first, end) of the columns of panels p0:p1."""
+    last, width, used = panel(p1 - 1, s, dtype)
+    return panel(p0, s, dtype)[0], last + (width - 1) * vector_lanes(dtype) + used
+
+
+@inlined
+def products(q, i0, rows, packed, s, p0, limit, target, step):
+    """Rows i0: of q times the panels of s packed rows, from panel p0 on, those that begin before `limit`."""
+    dtype = q.dtype
+    item = np.intp(q.itemsize)
+    e = q.shape[1]
+    start = panel(p0, s, dtype)[0]
+    for p in range(p0, split(s, dtype)[1]):
+        j, width, used = panel(p, s, dtype)
+        if j >= limit:
+            break
+        tiles_down(
+            dtype, width, False, element_at(q, i0, 0), e * item, rows, e, panel_at(packed, j, e),
+            width * vector_lanes(dtype) * item, 0, target + (j - start) * item, step, used, 0, 0, 0,
+        )  # fmt: skip
+
+
+@inlined
+def combine(transposed, weights, step, rows, depth, v, k0, y, i0, accumulate):
+    """Rows i0: of y (+)= W v[k0 : k0 + depth], W (rows, depth) at an address, or given as (depth, rows)."""
+    dtype = y.dtype
+    item = np.intp(y.itemsize)
+    d = y.shape[1]
+    for p in range(split(d, dtype)[1]):
+        j, width, used = panel(p, d, dtype)
+        tiles_down(
+            dtype, width, transposed, weights, step, rows, depth, element_at(v, k0, j), d * item, 0,
+            element_at(y, i0, j), d * item, used, accumulate, 0, 0,
+        )  # fmt: skip
+
+
+@inlined
+def mask_row(mask, matrix, i, j):
+    """(address of the mask's element for query i and key j, bytes to that of the next query)."""
+    if mask.size == 0:
+        return np.intp(0), np.intp(0)
+    _, rows, s = mask.shape
+    item = np.intp(mask.itemsize)
+    step = s * item if rows > 1 else np.intp(0)
+    return mask.ctypes.data + matrix * rows * s * item + i * step + j * item, step
+
+
+def work(q, k, v):
+    """Multiply-adds of a forward."""
+    return q.shape[0] * q.shape[1] * k.shape[1] * (q.shape[2] + v.shape[2])
+
+
+@parallel_kernel(is_large=lambda q, k, v, *rest: work(q, k, v) >= PARALLEL_WORK)
+def attention_forward(q, k, v, mask, each, scale, causal, y, lse):
+    b, l, e = q.shape
+    s, d = v.shape[1], v.shape[2]
+    dtype = q.dtype
+    real = dtype.type
+    item = np.intp(q.itemsize)
+    kind = kind_of(mask)
+    panels, together, across = panels_of_block(s, dtype)
+    blocks = -(-l // ROWS)
+    # 1. A task is some blocks of queries of one matrix; how many does not change a bit.
+    parts = min(blocks, -(-4 * team_size() // b))
+    for task in prange(b * parts):
+        i, part = task // parts, task % parts
+        q_i, v_i, y_i, lse_i = q[i], v[i], y[i], lse[i]
+        packed = pack_keys(k[i])
+        buffer = np.empty((ROWS, across), dtype)
+        scores = buffer.ctypes.data
+        step = across * item
+        state = np.empty((3, ROWS), dtype)
+        numbers = np.full(1, scale, dtype)
+        for block in range(part, blocks, parts):
+            i0 = block * ROWS
+            rows = min(ROWS, l - i0)
+            limit = min(s, i0 + rows) if causal else s  # of the keys that these queries see
+            state[0, :] = -np.inf
+            state[1, :] = 0
+            for p0 in range(0, panels, together):
+                j0, j1 = columns_of_panels(p0, min(p0 + together, panels), s, dtype)
+                if j0 >= limit:
+                    break
+                keys = min(j1, limit) - j0
+                # 2. Scores, and weights by the largest so far.
+                products(q_i, i0, rows, packed, s, p0, min(j1, limit), scores, step)
+                mask_at, mask_step = mask_row(mask, i // each % max(mask.shape[0], 1), i0, j0)
+                weigh_rows(
+                    dtype, kind, scores, step, rows, keys, i0 + 1 - j0 if causal else keys, 1 if causal else 0,
+                    numbers.ctypes.data, mask_at, mask_step, state.ctypes.data, ROWS * item,
+                )  # fmt: skip
+                # 3. The values, weighed, beside those of the blocks before.
+                if j0 > 0:
+                    for r in range(rows):
+                        y_row, factor = y_i[i0 + r], state[2, r]
+                        for j in range(d):
+                            y_row[j] *= factor
+                combine(False, scores, step, rows, keys, v_i, j0, y_i, i0, 1 if j0 > 0 else 0)
+            # 4. Divided by the sum of the weights.
+            for r in range(rows):
+                y_row, total = y_i[i0 + r], state[1, r]
+                inverse = real(1) / total if total != 0 else real(0)
+                for j in range(d):
+                    y_row[j] *= inverse
+                lse_i[i0 + r] = state[0, r] + formulas.log(total) if total != 0 else real(np.inf)
+
+
+@inlined(flags=SUMS)
+def dot(a, b):
+    """Sum of the products of two rows, in float64."""
+    result = 0.0
+    for i in range(a.size):
+        result += np.float64(a[i]) * np.float64(b[i])
+    return result
+
+
+@parallel_kernel(is_large=lambda dy, q, k, v, *rest: work(q, k, v) >= PARALLEL_WORK)
+def attention_backward(dy, q, k, v, mask, each, scale, causal, y, lse, dq, dk, dv):
+    b, l, e = q.shape
+    s, d = v.shape[1], v.shape[2]
+    dtype = q.dtype
+    item = np.intp(q.itemsize)
+    kind = kind_of(mask)
+    panels, together, across = panels_of_block(s, dtype)
+    blocks = -(-l // ROWS)
+    # 1. A task is a matrix, or some blocks of its queries; then it has sums of its own.
+    parts = min(blocks, -(-LEAST_PARTS // b))
+    k_sums = np.empty((parts if parts > 1 else 0, b, s, e), dtype)
+    v_sums = np.empty((parts if parts > 1 else 0, b, s, d), dtype)
+    for task in prange(b * parts):
+        i, part = task // parts, task % parts
+        q_i, k_i, v_i, dy_i, y_i, dq_i = q[i], k[i], v[i], dy[i], y[i], dq[i]
+        dk_i = k_sums[part, i] if parts > 1 else dk[i]
+        dv_i = v_sums[part, i] if parts > 1 else dv[i]
+        dk_i[:, :] = 0
+        dv_i[:, :] = 0
+        k_packed, v_packed = pack_keys(k_i), pack_keys(v_i)
+        buffer = np.empty((2, ROWS, across), dtype)
+        scores, slopes = buffer.ctypes.data, buffer.ctypes.data + ROWS * across * item
+        step = across * item
+        delta = np.empty(ROWS, dtype)
+        numbers = np.full(1, scale, dtype)
+        for block in range(part, blocks, parts):
+            i0 = block * ROWS
+            rows = min(ROWS, l - i0)
+            limit = min(s, i0 + rows) if causal else s
+            for r in range(rows):
+                delta[r] = dot(dy_i[i0 + r], y_i[i0 + r])
+            for p0 in range(0, panels, together):
+                j0, j1 = columns_of_panels(p0, min(p0 + together, panels), s, dtype)
+                if j0 >= limit:
+                    break
+                keys = min(j1, limit) - j0
+                # 2. The weights once more, and the gradients of the scores.
+                products(q_i, i0, rows, k_packed, s, p0, min(j1, limit), scores, step)
+                products(dy_i, i0, rows, v_packed, s, p0, min(j1, limit), slopes, step)
+                mask_at, mask_step = mask_row(mask, i // each % max(mask.shape[0], 1), i0, j0)
+                gradient_rows(
+                    dtype, kind, scores, slopes, step, rows, keys, i0 + 1 - j0 if causal else keys,
+                    1 if causal else 0, numbers.ctypes.data, mask_at, mask_step, lse[i, i0:].ctypes.data,
+                    delta.ctypes.data,
+                )  # fmt: skip
+                # 3. What they give to values, keys and queries.
+                combine(True, scores, step, keys, rows, dy_i, i0, dv_i, j0, 1)
+                combine(True, slopes, step, keys, rows, q_i, i0, dk_i, j0, 1)
+                combine(False, slopes, step, rows, keys, k_i, j0, dq_i, i0, 1 if j0 > 0 else 0)
+    # 4. The parts in their order.
+    if parts > 1:
+        for i in prange(b):
+            for part in range(parts):
+                for j in range(s):
+                    add_row(k_sums[part, i, j], dk[i, j], part)
+                    add_row(v_sums[part, i, j], dv[i, j], part)
+
+
+@inlined
+def add_row(x, total, part):
+    """total += x, or total = x for the first part."""
+    if part == 0:
+        for j in range(x.size):
+            total[j] = x[j]
+    else:
+        for j in range(x.size):
+            total[j] += x[j]

@@ -1,0 +1,174 @@
+"""Micro-kernels of attention as LLVM vector code: rows of scores become weights, or weights and gradients of scores.
+
+    weigh_rows      t = scale scores + mask; in place exp(t - the largest so far), and what that makes of the sums so far
+    gradient_rows   p = exp(t - lse) in place of the scores, ds = scale p (dp - delta) in place of dp
+
+A row is a query's, of `keys` scores in whole registers of memory, `step` bytes from the next. It sees the first `visible` of
+them, the next row one more if `more` is 1; the rest become 0. `kind` says what the mask is; its rows are mask_step bytes apart.
+"""
+
+from numba.core import types
+
+from minigrad.kernels.cpu.vector.code import micro_kernel
+from minigrad.kernels.cpu.vector.values import constant, fma, minimum, where
+from minigrad.kernels.formulas import FLOAT32, FLOAT64
+
+NO_MASK, BOOLEAN, ADDED = range(3)  # kinds of masks
+NOTHING = float("-inf")  # the score of a key that takes no part
+
+
+def by_kind(code, call, kind):
+    """The function for a kind of mask."""
+    for number in code.first_case({NO_MASK: kind == NO_MASK, BOOLEAN: kind == BOOLEAN, ADDED: True}):
+        call(kind=number)
+
+
+def exp(code, x):
+    """e**x of a register, as kernels/formulas.py has it for results that are normal numbers; for smaller ones 0."""
+    c, stored_bits, bias = (FLOAT32, 23, 127) if code.bytes == 4 else (FLOAT64, 52, 1023)
+
+    def everywhere(number):
+        return code.everywhere(float(number))
+
+    def as_type(value, kind):
+        return value.each(lambda register: code.builder.bitcast(register, kind))
+
+    # 1. x = n ln 2 + r. What is added to round n leaves it in the lowest bits of the sum.
+    rounded = fma(x, everywhere(c.log2_e), everywhere(c.whole))
+    n = rounded - float(c.whole)
+    r = fma(n, everywhere(-c.ln2_low), fma(n, everywhere(-c.ln2_high), x))
+    # 2. e**r by a polynomial, times 2**n.
+    *others, p = map(everywhere, c.exp_tail)
+    for coefficient in reversed(others):
+        p = fma(p, r, coefficient)
+    p = fma(r * r, p, r) + 1.0
+    exponent = as_type(rounded, code.integers) + bias
+    power = exponent.each(lambda bits: code.builder.shl(bits, constant(code.integers, stored_bits)))
+    lowest = -87.3 if code.bytes == 4 else -708.3
+    return where(x < lowest, 0.0, p * as_type(power, code.vector))
+
+
+def larger(a, b):
+    """The larger of two; a where one of them is NaN."""
+    return where(a < b, b, a)
+
+
+def across(code, value, combine):
+    """All lanes of a register combined, in every lane."""
+    step = code.lanes // 2
+    while step:
+        turned = code.shuffled(value, value, [(i + step) % code.lanes for i in range(code.lanes)])
+        value = combine(value, turned)
+        step //= 2
+    return value
+
+
+class Row:
+    """A row of scores: how many registers it has, and the terms t of each."""
+
+    def __init__(self, code, scale, keys, visible, mask, kind):
+        self.code, self.scale, self.mask, self.kind = code, scale, mask, kind
+        count = minimum(where(visible < 0, 0, visible), keys)
+        self.whole, self.rest = count // code.lanes, count % code.lanes
+        self.seen = (count + (code.lanes - 1)) // code.lanes
+        self.unseen = (keys + (code.lanes - 1)) // code.lanes - self.seen
+
+    def terms(self, score, number, lanes=None):
+        """t of the register of that number, whose scores are these and of which only `lanes` count."""
+        code, first = self.code, number * self.code.lanes
+        if self.kind == ADDED:
+            t = fma(score, self.scale, code.load(self.mask + first * code.bytes, lanes))
+        else:
+            t = score * self.scale
+        if self.kind == BOOLEAN:
+            t = where(code.load(self.mask + first, lanes, stored=types.uint8) == 0, NOTHING, t)
+        return t if lanes is None else where(lanes, t, NOTHING)
+
+
+@micro_kernel(by_kind)
+def weigh_rows(
+    code, scores, step, rows, keys, visible, more, numbers, mask, mask_step, state, state_step, *, kind
+):  # fmt: skip
+    """See above. `state` is a table of three rows: the largest t of each row so far, the sum of its weights, and, which
+    is written, what weights from before are to be multiplied by."""
+    scale = code.broadcast(numbers)
+    zero = code.everywhere(0.0)
+    first_lane = code.first_lanes(code.index(1))
+    for row in code.loop(rows, at_least=1, scores=scores, visible=visible, mask=mask, state=state):
+        part = Row(code, scale, keys, row.visible, row.mask, kind)
+        # 1. The terms, and the largest of them.
+        for each in code.loop(part.whole, top=code.everywhere(NOTHING), at=row.scores):
+            t = part.terms(code.load(each.at), each.number)
+            code.store(t, each.at)
+            each.top = larger(each.top, t)
+            each.at += code.width
+        with code.only_if(part.rest > 0, top=each.top) as last:
+            lanes = code.first_lanes(part.rest)
+            t = part.terms(code.load(each.at), part.whole, lanes)
+            code.store(t, each.at)
+            last.top = larger(last.top, t)
+        before = code.broadcast(row.state)
+        top = larger(before, across(code, last.top, larger))
+        # 2. The weights. Without a key there is no largest term to take away.
+        shift = where(top == NOTHING, 0.0, top)
+        for each in code.loop(part.seen, total=zero, at=row.scores):
+            weight = exp(code, code.load(each.at) - shift)
+            code.store(weight, each.at)
+            each.total += weight
+            each.at += code.width
+        for _ in code.loop(part.unseen, at=each.at):
+            code.store(zero, _.at)
+            _.at += code.width
+        # 3. What came before counts by the largest term of now.
+        factor = exp(code, before - shift)
+        total = fma(code.broadcast(row.state + state_step), factor, across(code, each.total, lambda a, b: a + b))
+        code.store(top, row.state, first_lane)
+        code.store(total, row.state + state_step, first_lane)
+        code.store(factor, row.state + 2 * state_step, first_lane)
+        row.scores += step
+        row.visible += more
+        row.mask += mask_step
+        row.state += code.bytes
+
+
+@micro_kernel(by_kind)
+def gradient_rows(
+    code, scores, slopes, step, rows, keys, visible, more, numbers, mask, mask_step, lse, delta, *, kind
+):  # fmt: skip
+    """See above. dp is in `slopes`; lse and delta have a number for each row."""
+    scale = code.broadcast(numbers)
+    zero = code.everywhere(0.0)
+    for row in code.loop(
+        rows, at_least=1, scores=scores, slopes=slopes, visible=visible, mask=mask, lse=lse, delta=delta
+    ):
+        part = Row(code, scale, keys, row.visible, row.mask, kind)
+        shift, level = code.broadcast(row.lse), code.broadcast(row.delta)
+
+        def put(t, at, slope):
+            weight = exp(code, t - shift)
+            code.store(weight, at)
+            code.store(weight * (code.load(slope) - level) * scale, slope)
+
+        for each in code.loop(part.whole, at=row.scores, slope=row.slopes):
+            put(part.terms(code.load(each.at), each.number), each.at, each.slope)
+            each.at += code.width
+            each.slope += code.width
+        with code.only_if(part.rest > 0, at=each.at, slope=each.slope) as last:
+            lanes = code.first_lanes(part.rest)
+            weight = exp(code, part.terms(code.load(last.at), part.whole, lanes) - shift)
+            code.store(weight, last.at)
+            slope = where(lanes, weight * (code.load(last.slope) - level) * scale, 0.0)
+            code.store(slope, last.slope)
+            last.at += code.width
+            last.slope += code.width
+        for each in code.loop(part.unseen, at=last.at, slope=last.slope):
+            code.store(zero, each.at)
+            code.store(zero, each.slope)
+            each.at += code.width
+            each.slope += code.width
+        row.scores += step
+        row.slopes += step
+        row.visible += more
+        row.mask += mask_step
+        row.lse += code.bytes
+        row.delta += code.bytes
