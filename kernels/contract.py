@@ -25,12 +25,12 @@ Array = np.ndarray
 
 
 class Attention(Protocol):
-    """Scaled dot-product attention of queries q (b, l, e) to keys k (b, s, e) and values v (b, s, d).
+    """Scaled dot-product attention of queries q (b, n, e) to keys k (b, s, e) and values v (b, s, d).
 
     kernels/reference/attention.py, kernels/cpu/attention.py, kernels/cuda/attention.py
 
-    mask is (masks, 1 or l, s), of bool (True: takes part) or of q's dtype (added to the scores), or (0, 0, 0) for none; that
-    of q[i] is mask[i // each % masks]. lse (b, l) is the logarithm of the sum of exponentials of a query's scores, and
+    mask is (masks, 1 or n, s), of bool (True: takes part) or of q's dtype (added to the scores), or (0, 0, 0) for none; that
+    of q[i] is mask[i // each % masks]. lse (b, n) is the logarithm of the sum of exponentials of a query's scores, and
     infinity for a query that no key takes part in: exp(score - lse) is its weight in either case.
     """
 

@@ -65,6 +65,20 @@ def depthwise_backward_w(x, dy, window, dw):
     return conv_backward_w(x, dy, window, dw)
 
 
+def attention_forward(q, k, v, mask, each, scale, causal, y, lse):
+    return Work(2 * products_of(q, k, v), nbytes(q, k, v, mask, y, lse))
+
+
+def attention_backward(dy, q, k, v, mask, each, scale, causal, y, lse, dq, dk, dv):
+    (b, n, e), s = q.shape, k.shape[1]
+    return Work(4 * products_of(q, k, v) + 2 * b * n * s * e, nbytes(dy, q, k, v, mask, y, lse, dq, dk, dv))
+
+
+def products_of(q, k, v):
+    """Multiplications of q k^T and of weights by v, those with keys that take no part counted too."""
+    return q.shape[0] * q.shape[1] * k.shape[1] * (q.shape[2] + v.shape[2])
+
+
 # Batch norm works on the columns of y and dy that its x has, and reads y only where the activation's gradient needs it.
 
 
@@ -151,6 +165,8 @@ FUNCTIONS = {
     "gemm.gemm": gemm,
     "gemm.gemm_add": gemm_add,
     "gemm.gemm_batched": gemm_batched,
+    "attention.attention_forward": attention_forward,
+    "attention.attention_backward": attention_backward,
     "conv.conv_forward": conv_forward,
     "conv.conv_backward_x": conv_backward_x,
     "conv.conv_backward_w": conv_backward_w,

@@ -305,6 +305,10 @@ def op_cases() -> dict[str, OpCase]:
         "norm: batch_norm by fixed statistics": (normalized, (x, g)),
         "layer_norm: layer_norm, rms_norm": (lambda a, b: mg.layer_norm(a, b, b) + mg.rms_norm(a * b, b), (x, g)),
         "layer_norm: group_norm": (lambda a: mg.group_norm(a, 3), (images,)),
+        "attention: scaled_dot_product_attention": (
+            lambda a, b: mg.scaled_dot_product_attention(a, a * 0.5, a @ b, is_causal=True),
+            (x, w),
+        ),
         "movement: embedding": (lambda a: mg.embedding([3, 0, 3, 6], a), (x,)),
         "conv: conv2d": (lambda a, b: mg.conv2d(a, b, padding=1), (images, windows)),
         "conv: conv2d, stride 2": (lambda a, b: mg.conv2d(a, b, stride=2), (images, windows)),

@@ -14,10 +14,11 @@ import numpy as np
 from numba import prange
 
 from minigrad.kernels import formulas
+from minigrad.kernels.bits import fma, select
 from minigrad.kernels.cpu.parts.panels import PARALLEL_WORK, pack_transposed, panel, panel_at, split, tiles_down
 from minigrad.kernels.cpu.tools.launch import SUMS, inlined, parallel_kernel, team_size
 from minigrad.kernels.cpu.tools.pointers import element_at
-from minigrad.kernels.cpu.vector.attention import ADDED, BOOLEAN, NO_MASK, gradient_rows, weigh_rows
+from minigrad.kernels.cpu.vector.attention import ADDED, BOOLEAN, LN2, NO_MASK, gradient_rows, weigh_rows
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.tiles import MAX_VECTORS
 
@@ -102,6 +103,17 @@ def mask_row(mask, matrix, i, j):
     return mask.ctypes.data + matrix * rows * s * item + i * step + j * item, step
 
 
+@inlined
+def finish(state, rows, lse):
+    """lse, and the inverse of the sums in the third row of the state; infinity and 0 for rows without a key."""
+    largest, sums, inverse = state[0], state[1], state[2]
+    real = state.dtype.type
+    for r in range(rows):
+        none = sums[r] == 0
+        inverse[r] = select(none, real(0), real(1) / sums[r])
+        lse[r] = select(none, real(np.inf), fma(largest[r], real(LN2), formulas.log(sums[r])))
+
+
 def work(q, k, v):
     """Multiply-adds of a forward."""
     return q.shape[0] * q.shape[1] * k.shape[1] * (q.shape[2] + v.shape[2])
@@ -109,14 +121,13 @@ def work(q, k, v):
 
 @parallel_kernel(is_large=lambda q, k, v, *rest: work(q, k, v) >= PARALLEL_WORK)
 def attention_forward(q, k, v, mask, each, scale, causal, y, lse):
-    b, l, e = q.shape
+    b, n = lse.shape
     s, d = v.shape[1], v.shape[2]
     dtype = q.dtype
-    real = dtype.type
     item = np.intp(q.itemsize)
     kind = kind_of(mask)
     panels, together, across = panels_of_block(s, dtype)
-    blocks = -(-l // ROWS)
+    blocks = -(-n // ROWS)
     # 1. A task is some blocks of queries of one matrix; how many does not change a bit.
     parts = min(blocks, -(-4 * team_size() // b))
     for task in prange(b * parts):
@@ -127,10 +138,10 @@ def attention_forward(q, k, v, mask, each, scale, causal, y, lse):
         scores = buffer.ctypes.data
         step = across * item
         state = np.empty((3, ROWS), dtype)
-        numbers = np.full(1, scale, dtype)
+        numbers = np.array([scale / LN2, scale]).astype(dtype)
         for block in range(part, blocks, parts):
             i0 = block * ROWS
-            rows = min(ROWS, l - i0)
+            rows = min(ROWS, n - i0)
             limit = min(s, i0 + rows) if causal else s  # of the keys that these queries see
             state[0, :] = -np.inf
             state[1, :] = 0
@@ -154,12 +165,11 @@ def attention_forward(q, k, v, mask, each, scale, causal, y, lse):
                             y_row[j] *= factor
                 combine(False, scores, step, rows, keys, v_i, j0, y_i, i0, 1 if j0 > 0 else 0)
             # 4. Divided by the sum of the weights.
+            finish(state, rows, lse_i[i0 : i0 + rows])
             for r in range(rows):
-                y_row, total = y_i[i0 + r], state[1, r]
-                inverse = real(1) / total if total != 0 else real(0)
+                y_row, factor = y_i[i0 + r], state[2, r]
                 for j in range(d):
-                    y_row[j] *= inverse
-                lse_i[i0 + r] = state[0, r] + formulas.log(total) if total != 0 else real(np.inf)
+                    y_row[j] *= factor
 
 
 @inlined(flags=SUMS)
@@ -173,13 +183,13 @@ def dot(a, b):
 
 @parallel_kernel(is_large=lambda dy, q, k, v, *rest: work(q, k, v) >= PARALLEL_WORK)
 def attention_backward(dy, q, k, v, mask, each, scale, causal, y, lse, dq, dk, dv):
-    b, l, e = q.shape
+    b, n, e = q.shape
     s, d = v.shape[1], v.shape[2]
     dtype = q.dtype
     item = np.intp(q.itemsize)
     kind = kind_of(mask)
     panels, together, across = panels_of_block(s, dtype)
-    blocks = -(-l // ROWS)
+    blocks = -(-n // ROWS)
     # 1. A task is a matrix, or some blocks of its queries; then it has sums of its own.
     parts = min(blocks, -(-LEAST_PARTS // b))
     k_sums = np.empty((parts if parts > 1 else 0, b, s, e), dtype)
@@ -196,10 +206,10 @@ def attention_backward(dy, q, k, v, mask, each, scale, causal, y, lse, dq, dk, d
         scores, slopes = buffer.ctypes.data, buffer.ctypes.data + ROWS * across * item
         step = across * item
         delta = np.empty(ROWS, dtype)
-        numbers = np.full(1, scale, dtype)
+        numbers = np.array([scale / LN2, scale]).astype(dtype)
         for block in range(part, blocks, parts):
             i0 = block * ROWS
-            rows = min(ROWS, l - i0)
+            rows = min(ROWS, n - i0)
             limit = min(s, i0 + rows) if causal else s
             for r in range(rows):
                 delta[r] = dot(dy_i[i0 + r], y_i[i0 + r])

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) of queries q (b, l, e) to keys k (b, s, e), values v (b, s, d).
+"""Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1): queries q (b, n, e), keys k (b, s, e), values v (b, s, d).
 
     attention_forward    t = scale q k^T + mask;  lse = log sum exp t;  p = exp(t - lse);  y = p v
     attention_backward   dv = p^T dy;  ds = scale p (dy v^T - sum dy y);  dq = ds k;  dk = ds^T q
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def _scores(q, k, mask, each, scale, causal):
-    """t (b, l, s) in float64."""
+    """t (b, n, s) in float64."""
     t = scale * (q.astype(np.float64) @ k.astype(np.float64).swapaxes(1, 2))
     if mask.size:
         mask = mask[np.arange(len(q)) // each % len(mask)]

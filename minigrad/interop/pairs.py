@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.interop.order import Orders, flattened_orders
-from minigrad.nn import BatchNorm, Conv2d, Dropout, Linear, Module
+from minigrad.nn import BatchNorm, Conv2d, Dropout, Linear, Module, MultiheadAttention
 from minigrad.tensor import Tensor
 
 Names = Mapping[str, str] | Callable[[str], str] | None
@@ -16,6 +16,7 @@ Axes = Mapping[str, Sequence[int]] | None
 # By layer: {ours: (PyTorch's, our axes as they lie in PyTorch's)}
 LAYERS: dict[type[Module], dict[str, tuple[str, tuple[int, ...]]]] = {
     Linear: {"weight": ("weight", (1, 0)), "bias": ("bias", (0,))},
+    MultiheadAttention: {"in_proj_weight": ("in_proj_weight", (1, 0)), "in_proj_bias": ("in_proj_bias", (0,))},
     Conv2d: {"weight": ("weight", (2, 3, 1, 0)), "bias": ("bias", (0,))},
     BatchNorm: {
         "gamma": ("weight", (0,)),

@@ -16,9 +16,9 @@ class MultiheadAttention(Module):
     """Attention by several heads, each over features / heads of the features (Vaswani et al. 2017, section 3.2.2).
 
     Batch first: query (N, L, features), key and value (N, S, features), result (N, L, features). Parameters `in_proj_weight`
-    (features, 3 features) and `in_proj_bias` (3 features,), for queries, keys and values one beside the other, and `out_proj`, a
-    Linear; no biases with bias=False. The numbers are those of PyTorch's layer of this name with batch_first=True; of its result
-    that is the first part, since there are no averaged weights to return.
+    (features, 3 features) and `in_proj_bias` (3 features,), for queries, keys and values one beside the other, and `out_proj`,
+    a Linear; no biases with bias=False. The numbers are those of PyTorch's layer of this name with batch_first=True; the result
+    is the first part of its own, since the weights that are the second are never there.
     """
 
     def __init__(self, features: int, heads: int, bias: bool = True) -> None:
@@ -48,7 +48,9 @@ class MultiheadAttention(Module):
         self.check(query=query, key=key, value=value)
         if key is None:
             if value is not None:
-                raise ValueError("MultiheadAttention: value without key; pass both, or neither to attend to query itself")
+                raise ValueError(
+                    "MultiheadAttention: value without key; pass both, or neither to attend to query itself"
+                )
             q, k, v = ops.unstack(self.split(self.projected(query, 0, 3), 3))
             key = query
         else:
@@ -57,7 +59,8 @@ class MultiheadAttention(Module):
                 for i, x in enumerate((query, key, key if value is None else value))
             )
         mask = combined(
-            self.mask_of("attn_mask", attn_mask, query, key), self.mask_of("key_padding_mask", key_padding_mask, query, key)
+            self.mask_of("attn_mask", attn_mask, query, key),
+            self.mask_of("key_padding_mask", key_padding_mask, query, key),
         )
         y = ops.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal)
         return self.out_proj(ops.transpose(y, (0, 2, 1, 3)).reshape(query.shape))
@@ -81,14 +84,16 @@ class MultiheadAttention(Module):
         if mask is None:
             return None
         (n, queries, _), keys = query.shape, key.shape[1]
-        allowed = {
-            "attn_mask": {(queries, keys): (queries, keys), (n * self.heads, queries, keys): (n, self.heads, queries, keys)},
-            "key_padding_mask": {(n, keys): (n, 1, 1, keys)},
-        }[name]
+        allowed: dict[tuple[int, ...], tuple[int, ...]] = {(n, keys): (n, 1, 1, keys)}
+        if name == "attn_mask":
+            every_head = n * self.heads, queries, keys
+            allowed = {(queries, keys): (queries, keys), every_head: (n, self.heads, queries, keys)}
         if not isinstance(mask, Tensor):
             raise TypeError(f"MultiheadAttention: {name} must be a Tensor or None, not {type(mask).__name__}")
         if mask.shape not in allowed:
-            raise ValueError(f"MultiheadAttention: {name} must have shape {' or '.join(map(str, allowed))}, not {mask.shape}")
+            raise ValueError(
+                f"MultiheadAttention: {name} must have shape {' or '.join(map(str, allowed))}, not {mask.shape}"
+            )
         mask = mask.reshape(allowed[mask.shape])
         return ops.logical_not(mask) if mask.dtype == np.bool_ else mask
 
@@ -99,18 +104,15 @@ class MultiheadAttention(Module):
             if not isinstance(t, Tensor):
                 raise TypeError(f"MultiheadAttention: {name} must be a Tensor, not {type(t).__name__}")
             if t.ndim != 3 or t.shape[2] != self.features or t.shape[0] != given["query"].shape[0]:
+                shapes = ", ".join(f"{name} {t.shape}" for name, t in given.items())
                 raise ValueError(
-                    f"MultiheadAttention({self.features}, {self.heads}) takes query, key and value (N, rows, {self.features}) of one "
-                    f"N, batch first, not {', '.join(f'{name} {t.shape}' for name, t in given.items())}"
+                    f"MultiheadAttention({self.features}, {self.heads}) takes query, key and value "
+                    f"(N, rows, {self.features}) of one N, batch first, not {shapes}"
                 )
         if len(given) == 3 and given["key"].shape != given["value"].shape:
             raise ValueError(
                 f"MultiheadAttention: key {given['key'].shape} and value {given['value'].shape} must have one shape"
             )
-
-    def settings(self) -> str:
-        """Features, heads and whether there are biases."""
-        return f"{self.features}, {self.heads}" + ("" if self.in_proj_bias is not None else ", bias=False")
 
 
 def combined(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -458,6 +458,7 @@ OTHERS = {
     "SyncBatchNorm": "it normalizes by the statistics of all ranks, in training; pass training=self.training",
     "NegativeLogLikelihood": "of the losses by labels only the mean of cross_entropy without weights is exported",
     "LabelWeights": "of the losses by labels only the mean of cross_entropy without weights is exported",
+    "Attention": "it would need version 23 of ONNX; mg.softmax(scale * q @ k.swapaxes(-1, -2) + mask) @ v has the same result",
     "BranchConcat": "it normalizes by the batch's own statistics, in training; use mg.concat",
     **dict.fromkeys(
         ("BroadcastTo", "CumSum", "Flip", "Pad", "Put", "Scatter", "TakeAlong"),

@@ -52,8 +52,9 @@ class Attention(Op):
             return (*[filled(self, shape, dy.dtype, 0.0) for shape in self.shapes], None)
         dq, dk, dv = (self.empty_like(x) for x in (q, k, v))
         self.kernels.attention.attention_backward(
-            *map(stacked, (dy, q, k, v)), mask, *self.settings, stacked(y), lse, *map(stacked, (dq, dk, dv))
-        )
+            stacked(dy), stacked(q), stacked(k), stacked(v), mask, *self.settings, stacked(y), lse,
+            stacked(dq), stacked(dk), stacked(dv),
+        )  # fmt: skip
         return dq, dk, dv, None
 
 
@@ -124,7 +125,7 @@ def checked_scale(scale: Any) -> float:
 
 
 def checked_mask(mask: "Tensor | np.ndarray", like: Tensor, shape: Shape) -> Tensor:
-    """The mask as a tensor; TypeError or ValueError unless it is of bool or of the dtype of `like`, and broadcasts to `shape`."""
+    """The mask as a tensor; TypeError or ValueError unless of bool or of the dtype of `like`, and broadcast to `shape`."""
     name = "scaled_dot_product_attention: attn_mask"
     if not isinstance(mask, Tensor):
         mask = Tensor(np.asarray(mask), device=like._device)

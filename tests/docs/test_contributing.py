@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `([^`]+)` \| (.+) \|$", re.MULTILINE)
 WORDS = {  # what names a family: itself, one of its ops, the layer
+    "attention": ("attention", "Attention", "scaled_dot_product_attention", "MultiheadAttention"),
     "conv": ("conv", "conv2d", "Conv2d"),
     "dropout": ("dropout", "Dropout"),
     "elementwise": ("elementwise", "sigmoid", "Sigmoid", "activations"),

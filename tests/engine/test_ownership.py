@@ -295,6 +295,7 @@ def every_op(x, w, images):
         mg.huber_loss(x, x * 2.0),
     )
     yield mg.dropout(x, 0.5, training=True, seed=3)
+    yield mg.scaled_dot_product_attention(x, x * 2.0, x * 3.0, mg.tensor(np.tri(4) > 0))
     yield mg.batch_norm(x, b, b, None, None, training=True)
     yield from (
         mg.layer_norm(x, b, b),

@@ -82,6 +82,7 @@ CASES = {  # a function, and the shapes of what it is given: a letter for each a
     "batch_norm in inference": (lambda *xs: inference(*xs), "nhc", "c", "c"),
     "layer_norm": (mg.layer_norm, "nhm", "m", "m"),
     "rms_norm": (mg.rms_norm, "nm", "m"),
+    "attention": (mg.scaled_dot_product_attention, "cnm", "ckm", "ckh"),
     "embedding": (lambda w: mg.embedding(np.zeros((2, 0), int), w), "nm"),
     "local_response_norm": (mg.local_response_norm, "nc"),
     "dropout": (lambda x: mg.dropout(x, 0.5, training=True, seed=3), "nm"),

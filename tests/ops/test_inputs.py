@@ -29,6 +29,7 @@ FAMILIES = {
     "avg_pool2d": lambda x: mg.avg_pool2d(x.reshape(1, 6, 10, 1), 2),
     "layer_norm": mg.layer_norm,
     "group_norm": lambda x: mg.group_norm(x, 5),
+    "attention": lambda x: mg.scaled_dot_product_attention(x, x[::-1], x, is_causal=True),
     "embedding": lambda x: mg.embedding([1, 0, 1], x),
     "local_response_norm": mg.local_response_norm,
     "nll_loss": lambda x: mg.nll_loss(x, np.zeros(x.shape[0], np.int64), ignore_index=1),

@@ -3,9 +3,14 @@
     weigh_rows      t = scale scores + mask; in place exp(t - the largest so far), and what that makes of the sums so far
     gradient_rows   p = exp(t - lse) in place of the scores, ds = scale p (dp - delta) in place of dp
 
+Powers are of 2, which takes less: t, its largest so far and lse are counted in units of ln 2, and `numbers` are the addresses
+of (scale / ln 2, scale).
+
 A row is a query's, of `keys` scores in whole registers of memory, `step` bytes from the next. It sees the first `visible` of
 them, the next row one more if `more` is 1; the rest become 0. `kind` says what the mask is; its rows are mask_step bytes apart.
 """
+
+import math
 
 from numba.core import types
 
@@ -15,6 +20,7 @@ from minigrad.kernels.formulas import FLOAT32, FLOAT64
 
 NO_MASK, BOOLEAN, ADDED = range(3)  # kinds of masks
 NOTHING = float("-inf")  # the score of a key that takes no part
+LN2 = math.log(2)
 
 
 def by_kind(code, call, kind):
@@ -23,29 +29,24 @@ def by_kind(code, call, kind):
         call(kind=number)
 
 
-def exp(code, x):
-    """e**x of a register, as kernels/formulas.py has it for results that are normal numbers; for smaller ones 0."""
+def powers_of_two(code, x):
+    """2**x of a register within 2 ulp; 0 where that is no normal number."""
     c, stored_bits, bias = (FLOAT32, 23, 127) if code.bytes == 4 else (FLOAT64, 52, 1023)
-
-    def everywhere(number):
-        return code.everywhere(float(number))
 
     def as_type(value, kind):
         return value.each(lambda register: code.builder.bitcast(register, kind))
 
-    # 1. x = n ln 2 + r. What is added to round n leaves it in the lowest bits of the sum.
-    rounded = fma(x, everywhere(c.log2_e), everywhere(c.whole))
-    n = rounded - float(c.whole)
-    r = fma(n, everywhere(-c.ln2_low), fma(n, everywhere(-c.ln2_high), x))
-    # 2. e**r by a polynomial, times 2**n.
-    *others, p = map(everywhere, c.exp_tail)
+    # 1. x = n + r. What is added to round n leaves it in the lowest bits of the sum.
+    rounded = x + float(c.whole)
+    r = x - (rounded - float(c.whole))
+    # 2. e**(r ln 2), by the polynomial of kernels/formulas.py in powers of r, times 2**n.
+    tail = [float(coefficient) * LN2 ** (2 + i) for i, coefficient in enumerate(c.exp_tail)]
+    *others, p = map(code.everywhere, (1.0, LN2, *tail))
     for coefficient in reversed(others):
         p = fma(p, r, coefficient)
-    p = fma(r * r, p, r) + 1.0
     exponent = as_type(rounded, code.integers) + bias
     power = exponent.each(lambda bits: code.builder.shl(bits, constant(code.integers, stored_bits)))
-    lowest = -87.3 if code.bytes == 4 else -708.3
-    return where(x < lowest, 0.0, p * as_type(power, code.vector))
+    return where(x < 1 - bias, 0.0, p * as_type(power, code.vector))
 
 
 def larger(a, b):
@@ -77,7 +78,7 @@ class Row:
         """t of the register of that number, whose scores are these and of which only `lanes` count."""
         code, first = self.code, number * self.code.lanes
         if self.kind == ADDED:
-            t = fma(score, self.scale, code.load(self.mask + first * code.bytes, lanes))
+            t = fma(score, self.scale, code.load(self.mask + first * code.bytes, lanes) * (1 / LN2))
         else:
             t = score * self.scale
         if self.kind == BOOLEAN:
@@ -112,7 +113,7 @@ def weigh_rows(
         # 2. The weights. Without a key there is no largest term to take away.
         shift = where(top == NOTHING, 0.0, top)
         for each in code.loop(part.seen, total=zero, at=row.scores):
-            weight = exp(code, code.load(each.at) - shift)
+            weight = powers_of_two(code, code.load(each.at) - shift)
             code.store(weight, each.at)
             each.total += weight
             each.at += code.width
@@ -120,7 +121,7 @@ def weigh_rows(
             code.store(zero, _.at)
             _.at += code.width
         # 3. What came before counts by the largest term of now.
-        factor = exp(code, before - shift)
+        factor = powers_of_two(code, before - shift)
         total = fma(code.broadcast(row.state + state_step), factor, across(code, each.total, lambda a, b: a + b))
         code.store(top, row.state, first_lane)
         code.store(total, row.state + state_step, first_lane)
@@ -135,29 +136,25 @@ def weigh_rows(
 def gradient_rows(
     code, scores, slopes, step, rows, keys, visible, more, numbers, mask, mask_step, lse, delta, *, kind
 ):  # fmt: skip
-    """See above. dp is in `slopes`; lse and delta have a number for each row."""
-    scale = code.broadcast(numbers)
+    """See above. dp is in `slopes`; lse, in natural units, and delta have a number for each row."""
+    scale, plain_scale = code.broadcast(numbers), code.broadcast(numbers + code.bytes)
     zero = code.everywhere(0.0)
     for row in code.loop(
         rows, at_least=1, scores=scores, slopes=slopes, visible=visible, mask=mask, lse=lse, delta=delta
     ):
         part = Row(code, scale, keys, row.visible, row.mask, kind)
-        shift, level = code.broadcast(row.lse), code.broadcast(row.delta)
-
-        def put(t, at, slope):
-            weight = exp(code, t - shift)
-            code.store(weight, at)
-            code.store(weight * (code.load(slope) - level) * scale, slope)
-
+        shift, level = code.broadcast(row.lse) * (1 / LN2), code.broadcast(row.delta)
         for each in code.loop(part.whole, at=row.scores, slope=row.slopes):
-            put(part.terms(code.load(each.at), each.number), each.at, each.slope)
+            weight = powers_of_two(code, part.terms(code.load(each.at), each.number) - shift)
+            code.store(weight, each.at)
+            code.store(weight * (code.load(each.slope) - level) * plain_scale, each.slope)
             each.at += code.width
             each.slope += code.width
         with code.only_if(part.rest > 0, at=each.at, slope=each.slope) as last:
             lanes = code.first_lanes(part.rest)
-            weight = exp(code, part.terms(code.load(last.at), part.whole, lanes) - shift)
+            weight = powers_of_two(code, part.terms(code.load(last.at), part.whole, lanes) - shift)
             code.store(weight, last.at)
-            slope = where(lanes, weight * (code.load(last.slope) - level) * scale, 0.0)
+            slope = where(lanes, weight * (code.load(last.slope) - level) * plain_scale, 0.0)
             code.store(slope, last.slope)
             last.at += code.width
             last.slope += code.width

@@ -1,0 +1,27 @@
+"""Scaled dot-product attention of a small transformer: 8 samples, 4 heads, 256 positions of 64 features."""
+
+from .measure import DEVICES, Benchmark, empty, normal
+
+
+class Attention(Benchmark):
+    """All keys, and those up to the query's own place."""
+
+    params = (["32x256x64", "8x1024x64"], [False, True], DEVICES)
+    param_names = ("heads x positions x features", "causal", "device")
+
+    def setup(self, shape, causal, device):
+        self.use(device)
+        b, n, e = map(int, shape.split("x"))
+        q, k, v, dy, y = (normal(b, n, e) for _ in range(5))
+        about = empty(0, 0, 0), 1, 0.125, causal
+        lse = abs(normal(b, n)) + 8
+        self.forward = self.kernel_call("attention", "attention_forward", q, k, v, *about, empty(b, n, e), empty(b, n))
+        self.backward = self.kernel_call(
+            "attention", "attention_backward", dy, q, k, v, *about, y, lse, *(empty(b, n, e) for _ in range(3))
+        )
+
+    def time_forward(self, shape, causal, device):
+        self.sample(self.forward)
+
+    def time_backward(self, shape, causal, device):
+        self.sample(self.backward)
