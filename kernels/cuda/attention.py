@@ -21,6 +21,9 @@ THREADS = SIDE * SIDE
 PITCH = TILE + 1  # numbers from one row of a tile in shared memory to the next
 COLUMNS = 64  # features of the result that a block computes
 WIDE = COLUMNS + 1
+SQUARE, OBLONG = TILE * PITCH, TILE * WIDE  # numbers of tiles in shared memory
+ACROSS = COLUMNS // SIDE  # columns of the result that a thread computes, in two rows
+SUMS = 2 * ACROSS
 NO_MASK, BOOLEAN, ADDED = range(3)
 BY_KEYS, SLOPES = False, True  # whether a block has keys, not queries; whether it is about the scores' gradients
 
@@ -86,10 +89,10 @@ def add_products(weights, values, sums):
     while k < uint32(TILE):
         upper, lower = weights[uint32(row + k)], weights[uint32(row + uint32(SIDE * PITCH) + k)]
         place = uint32(k * uint32(WIDE) + uint32(cuda.threadIdx.x))
-        for c in range(COLUMNS // SIDE):
+        for c in range(ACROSS):
             value = values[uint32(place + uint32(c * SIDE))]
             sums[c] += upper * value
-            sums[COLUMNS // SIDE + c] += lower * value
+            sums[ACROSS + c] += lower * value
         k = uint32(k + uint32(1))
 
 
@@ -97,12 +100,12 @@ def add_products(weights, values, sums):
 def store_rows(y, start, first, rows, column, columns, sums, upper, lower):
     """This thread's sums to the result, each of its two rows times a factor."""
     i = uint32(first + uint32(cuda.threadIdx.y))
-    for c in range(COLUMNS // SIDE):
+    for c in range(ACROSS):
         j = uint32(column + uint32(cuda.threadIdx.x) + uint32(c * SIDE))
         if i < rows and j < columns:
             y[uint32(start + i * columns + j)] = sums[c] * upper
         if uint32(i + uint32(SIDE)) < rows and j < columns:
-            y[uint32(start + uint32(i + uint32(SIDE)) * columns + j)] = sums[COLUMNS // SIDE + c] * lower
+            y[uint32(start + uint32(i + uint32(SIDE)) * columns + j)] = sums[ACROSS + c] * lower
 
 
 @kernel(threads=THREADS)
@@ -110,14 +113,14 @@ def forward(
     q: Reals, k: Reals, v: Reals, mask: Reals, allowed: Bytes, y: Reals, lse: Reals, n: UInt, s: UInt, e: UInt, d: UInt,
     masks: UInt, each: UInt, rows: UInt, kind: UInt, causal: UInt, tiles: UInt, scale: Real,
 ):  # fmt: skip
-    left, right = cuda.shared.array(TILE * PITCH, real, 16), cuda.shared.array(TILE * PITCH, real, 16)
-    weights = cuda.shared.array(TILE * PITCH, real, 16)
-    values = cuda.shared.array(TILE * WIDE, real, 16)
+    left, right = cuda.shared.array(SQUARE, real, 16), cuda.shared.array(SQUARE, real, 16)
+    weights = cuda.shared.array(SQUARE, real, 16)
+    values = cuda.shared.array(OBLONG, real, 16)
     top = cuda.shared.array(TILE, real, 16)
     total = cuda.shared.array(TILE, real, 16)
     factor = cuda.shared.array(TILE, real, 16)
-    sums = cuda.local.array(2 * COLUMNS // SIDE, real)
-    for c in range(2 * COLUMNS // SIDE):
+    sums = cuda.local.array(SUMS, real)
+    for c in range(SUMS):
         sums[c] = real(0)
     nothing = real(formulas.INFINITY) * real(-1)
     x, z = uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
@@ -179,9 +182,9 @@ def forward(
                 c = uint32(c + uint32(1))
             total[me] = total[me] * factor[me] + sum_
         # 4. The values, weighed.
-        for c in range(COLUMNS // SIDE):
+        for c in range(ACROSS):
             sums[c] *= factor[z]
-            sums[COLUMNS // SIDE + c] *= factor[uint32(z + uint32(SIDE))]
+            sums[ACROSS + c] *= factor[uint32(z + uint32(SIDE))]
         add_products(weights, values, sums)
         j0 = uint32(j0 + uint32(TILE))
     cuda.syncthreads()
@@ -234,11 +237,11 @@ def gradient(
     rows: UInt, kind: UInt, causal: UInt, tiles: UInt, scale: Real,
 ):  # fmt: skip
     """result = W values, W the weights, or ds, of scores a b^T, gradients c d^T; a and c have `mine` rows, b and d `others`."""
-    left, right = cuda.shared.array(TILE * PITCH, real, 16), cuda.shared.array(TILE * PITCH, real, 16)
-    weights = cuda.shared.array(TILE * PITCH, real, 16)
-    loaded = cuda.shared.array(TILE * WIDE, real, 16)
-    sums = cuda.local.array(2 * COLUMNS // SIDE, real)
-    for i in range(2 * COLUMNS // SIDE):
+    left, right = cuda.shared.array(SQUARE, real, 16), cuda.shared.array(SQUARE, real, 16)
+    weights = cuda.shared.array(SQUARE, real, 16)
+    loaded = cuda.shared.array(OBLONG, real, 16)
+    sums = cuda.local.array(SUMS, real)
+    for i in range(SUMS):
         sums[i] = real(0)
     x, z = uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
     matrix = uint32(uint32(cuda.blockIdx.x) // tiles)

@@ -92,7 +92,7 @@ def test_every_layer_is_in_a_model_here():
     layers = {name for name in mg.nn.__all__ if isinstance(getattr(nn, name), type)}
     used = {type(module).__name__ for model, _ in LAYERS.values() for _, module in model.modules()}
     holders = {"Embedding", "Module", "Parameter", "ParameterList", "ModuleDict", "ModuleList"}
-    assert layers - holders <= used
+    assert layers - holders - {"MultiheadAttention"} <= used  # whose op is in OTHERS
 
 
 def test_loss_is_exported(tmp_path, rng):
