@@ -262,8 +262,10 @@ class Scalar:
         self, function: Any, kinds: Any, given: tuple[Any, ...], options: dict[str, Any]
     ) -> "Scalar":
         """NumPy's `where` and `clip`."""
-        if function in (np.where, np.clip) and len(given) == 3 and not options:
-            return where(*given) if function is np.where else minimum(maximum(given[0], given[1]), given[2])
+        if function is np.where and len(given) == 3 and not options:
+            return where(*given)
+        if function is np.clip and {*options} <= {"a_min", "a_max", "min", "max"}:
+            return clip(*given, **{name.removeprefix("a_"): bound for name, bound in options.items()})
         raise TypeError(f"np.{function.__name__} cannot be traced to a formula; there are {KNOWN}")
 
     def __bool__(self) -> bool:
@@ -317,10 +319,10 @@ def raised(x: Scalar, exponent: Any) -> Scalar:
 # What the parts of a formula are called in Python
 
 
-def apply(name: str, *given: Any) -> Any:
+def apply(name: str, *given: Any, **named: Any) -> Any:
     """A function of a formula by its name."""
     if name in DERIVED:
-        return DERIVED[name](*given)
+        return DERIVED[name](*given, **named)
     graph = next((g.graph for g in given if isinstance(g, Scalar)), None)
     if graph is None:
         return FOLDED[name](*given)
@@ -340,6 +342,29 @@ def named(name: str) -> Callable[..., Any]:
 exp, log, sqrt, tanh, sigmoid, erf = map(named, ("exp", "log", "sqrt", "tanh", "sigmoid", "erf"))
 expm1, log1p, sin, cos, sign = map(named, ("expm1", "log1p", "sin", "cos", "sign"))
 minimum, maximum, where = map(named, ("minimum", "maximum", "where"))
+
+
+def clip(x: Any, min: Any = None, max: Any = None) -> Any:
+    """x, but `min` where it is less and `max` where it is more; between them, and at both, the derivative is 1."""
+    check_bounds(min, max)
+    if min is not None:
+        x = bounded(x, min, x < min)
+    return x if max is None else bounded(x, max, x > max)
+
+
+def bounded(x: Any, bound: Any, beyond: Any) -> Any:
+    """The bound where x is beyond it, and where it is NaN; elsewhere x."""
+    if isinstance(bound, Scalar):
+        return where(beyond | (bound != bound), bound, x)
+    return where(beyond, bound, x) if bound == bound else bound
+
+
+def check_bounds(min: Any, max: Any) -> None:
+    """Raise ValueError unless there are bounds, the upper one, of two numbers, not below the lower one."""
+    if min is None and max is None:
+        raise ValueError("clip needs min, max or both")
+    if isinstance(min, numbers.Real) and isinstance(max, numbers.Real) and min > max:
+        raise ValueError(f"clip: min is {min} and max is {max}, which is less")
 
 
 # Derivatives
@@ -469,7 +494,7 @@ DERIVED: dict[str, Callable[..., Any]] = {
     "relu": lambda x: where(x <= 0, 0.0, x),
     "square": lambda x: x * x,
     "reciprocal": lambda x: 1 / x,
-    "clip": lambda x, low, high: minimum(maximum(x, low), high),
+    "clip": clip,
     "positive": lambda x: x,
     "greater": lambda a, b: a > b,
     "greater_equal": lambda a, b: a >= b,

@@ -35,6 +35,15 @@ def number(name: str, value: float, below: float) -> float:
     return found
 
 
+def share(name: str, value: float) -> float:
+    """The value as a float from 0 to 1, both included; TypeError for what is no number, else ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be from 0 to 1, not {value!r}")
+    return float(value)
+
+
 def sign_of(monitor: str, mode: str | None) -> int:
     """1 if more of a metric is better, -1 if less is; by `mode` ("max" or "min"), or by its name: accuracies shall be large."""
     if mode is None:

@@ -12,13 +12,13 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from minigrad.checks import integer
+from minigrad.checks import integer, share
 from minigrad.devices import Device
 from minigrad.modes import at_work, begin, read, refuse
 from minigrad.ops.comparison import less
 from minigrad.ops.creation import dtype_of, finished, home_of
 from minigrad.ops.shape_functions import as_shape
-from minigrad.tensor import FLOATS, Tensor
+from minigrad.tensor import FLOATS, Tensor, as_float, is_number
 
 __all__ = ["bernoulli", "load_state_dict", "manual_seed", "normal", "permutation", "state_dict", "uniform"]
 
@@ -71,7 +71,7 @@ def counter_state() -> np.ndarray:
 def draws_of(home: Device) -> Tensor:
     """The key and the counter of a device's draws, which its kernels count up."""
     if home.name not in _draws:
-        _draws[home.name] = Tensor(first_draw(0), device=home)
+        _draws[home.name] = Tensor._wrap(home.from_host(first_draw(0)), home)  # which may be inside a captured step
     return _draws[home.name]
 
 
@@ -95,6 +95,9 @@ def drawn(
     wanted = dtype_of(dtype, FLOATS[0])
     if wanted not in FLOATS:
         raise TypeError(f"random numbers are float32 or float64, not {wanted}; draw them and convert")
+    widest = float(np.finfo(wanted).max)
+    if not max(abs(first), abs(second)) <= widest or (kernel == "uniform" and not second - first <= widest):
+        raise ValueError(f"{kernel}: {first} and {second} are more than {wanted} holds, which goes to {widest:.3g}")
     home = home_of(device)
     state = draws_of(home)
     read(state)
@@ -108,6 +111,14 @@ def drawn(
     return finished(y, home, requires_grad)
 
 
+def numbers(what: str, **given: float) -> list[float]:
+    """The arguments as floats; TypeError for one that is no number."""
+    for name, value in given.items():
+        if isinstance(value, bool | np.bool_) or not is_number(value):
+            raise TypeError(f"{what}: {name} must be a number, not {value!r}")
+    return [as_float(value) for value in given.values()]
+
+
 def normal(
     shape: Lengths,
     mean: float = 0.0,
@@ -119,10 +130,11 @@ def normal(
     """Numbers of a normal distribution, float32 if nothing else is said; none is further than 5.77 std from the mean.
 
     Each call draws others, the same after the same `manual_seed`; each device counts its own calls. Raises ValueError for a
-    negative std or length.
+    negative std or length, or numbers that the dtype does not hold.
     """
+    mean, std = numbers("normal", mean=mean, std=std)
     if not std >= 0:
-        raise ValueError(f"normal: std must be 0 or more, not {std}")
+        raise ValueError(f"normal: std must be 0 or more, not {std:g}")
     return drawn("normal", shape, mean, std, dtype, device, requires_grad)
 
 
@@ -136,17 +148,18 @@ def uniform(
 ) -> Tensor:
     """Numbers from `low` to below `high`, all equally likely (2^24 different ones), float32 if nothing else is said.
 
-    Each call draws others, as `normal`. Raises ValueError unless low is at most high.
+    Each call draws others, as `normal`. Where low equals high in the dtype, it is all that is drawn. Raises ValueError unless
+    low is at most high, and for numbers, or a distance between them, that the dtype does not hold.
     """
+    low, high = numbers("uniform", low=low, high=high)
     if not low <= high:
-        raise ValueError(f"uniform: low must be at most high, not {low} and {high}")
+        raise ValueError(f"uniform: low must be at most high, not {low:g} and {high:g}")
     return drawn("uniform", shape, low, high, dtype, device, requires_grad)
 
 
 def bernoulli(shape: Lengths, p: float = 0.5, device: Any = None) -> Tensor:
     """A bool tensor, each element True with probability p. Raises ValueError unless 0 <= p <= 1."""
-    if not 0 <= p <= 1:
-        raise ValueError(f"bernoulli: p must be from 0 to 1, not {p}")
+    share("bernoulli: p", p)
     return less(uniform(shape, device=device), p)
 
 

@@ -86,6 +86,15 @@ class Hangs(Pairs):
         return super().__getitem__(i)
 
 
+class Growing(Pairs):
+    """Each sample is larger than the one before, and takes a moment from number 1 on."""
+
+    def __getitem__(self, i):
+        if i:
+            time.sleep(0.3)
+        return np.full(20_000 * (i + 1), i, np.float32), i % 3
+
+
 class Global(Pairs):
     """Draws from NumPy's global generator."""
 

@@ -78,6 +78,12 @@ def test_distributions(device):
     assert p.tolist() != list(range(50))
 
 
+def test_uniform_numbers_stay_below_high(device):
+    x = mg.random.uniform(200, 1e8, 1e8 + 16, device=device).numpy()
+    assert sorted(set(x.tolist())) == [1e8, 1e8 + 8]
+    assert mg.random.uniform(10, -3e38, 3e38, dtype="float64", device=device).numpy().min() < 0
+
+
 def test_captured_steps_draw_what_eager_ones_would():
     def step(x):
         return x + mg.random.normal(x.shape) * mg.random.bernoulli(x.shape).to("float32")
@@ -91,6 +97,16 @@ def test_captured_steps_draw_what_eager_ones_would():
     np.testing.assert_array_equal(results, expected)
     mg.manual_seed(1)  # recordings go on with the same memory
     np.testing.assert_array_equal([captured(x).numpy().copy() for _ in range(5)], expected)
+
+
+def test_the_first_draw_of_a_device_may_be_inside_a_captured_step(device, monkeypatch):
+    monkeypatch.setattr(random, "_draws", {})
+    mg.manual_seed(1)
+    step = mg.capture(lambda x: x + mg.random.normal(x.shape), device=device)
+    results = [step(np.zeros(5, np.float32)).numpy().copy() for _ in range(4)]
+    mg.manual_seed(1)
+    expected = [mg.random.normal(5, device=device).numpy() for _ in range(4)]
+    np.testing.assert_array_equal(results, expected)
 
 
 def test_states_have_the_number_of_draws():
@@ -118,7 +134,18 @@ def test_states_have_the_number_of_draws():
     [
         (lambda: mg.random.normal(3, std=-1), ValueError, "std must be 0 or more, not -1"),
         (lambda: mg.random.uniform(3, 1, 0), ValueError, "low must be at most high, not 1 and 0"),
+        (
+            lambda: mg.random.uniform(3, -3e38, 3e38),
+            ValueError,
+            "uniform: -3e.38 and 3e.38 are more than float32 holds",
+        ),
+        (lambda: mg.random.uniform(3, 0, np.inf), ValueError, "uniform: 0.0 and inf are more than float32 holds"),
+        (lambda: mg.random.uniform(3, "a", "b"), TypeError, "uniform: low must be a number, not 'a'"),
+        (lambda: mg.random.normal(3, np.nan), ValueError, "normal: nan and 1.0 are more than float32 holds"),
+        (lambda: mg.random.normal(3, 0, 10**400), ValueError, "normal: 0.0 and inf are more than"),
+        (lambda: mg.random.normal(3, None), TypeError, "normal: mean must be a number, not None"),
         (lambda: mg.random.bernoulli(3, 1.5), ValueError, "p must be from 0 to 1, not 1.5"),
+        (lambda: mg.random.bernoulli(3, "x"), TypeError, "p must be a number, not 'x'"),
         (lambda: mg.random.normal((2, -1)), ValueError, "lengths of a shape are 0 or more"),
         (lambda: mg.random.normal(3, dtype="int64"), TypeError, "random numbers are float32 or float64, not int64"),
         (lambda: mg.capture(lambda x: mg.random.permutation(3))(np.ones(2)), mg.CaptureError, "permutation inside"),

@@ -48,13 +48,15 @@ def dropout(x, p, key, y):
 @parallel_kernel()
 def uniform(low, high, key, y):
     first, width, step = y.dtype.type(low), y.dtype.type(high - low), y.dtype.type(2.0**-24)
+    last = y.dtype.type(np.nextafter(y.dtype.type(high), first))
     for block in prange(-(-y.size // BLOCK)):
         start = block * BLOCK
         target = y[start : start + BLOCK]
         words = np.empty(-(-target.size // GROUP) * GROUP, np.uint32)
         fill_words(np.uint64(start // GROUP), key[0], key[1], words)
         for i in range(target.size):
-            target[i] = first + width * (y.dtype.type(words[i] >> np.uint32(8)) * step)
+            drawn = first + width * (y.dtype.type(words[i] >> np.uint32(8)) * step)
+            target[i] = drawn if drawn < last else last
 
 
 @parallel_kernel()

@@ -9,6 +9,8 @@ The key is read on the GPU, and `advance` counts there, so a graph of launches r
 
 import math
 
+import numpy as np
+
 from minigrad.kernels import philox
 from minigrad.kernels.bits import sqrt
 from minigrad.kernels.cuda import movement
@@ -99,20 +101,27 @@ def pair(first, second):
 
 
 @device_function
-def put_four(y, i, n, values, shift, scale):
+def placed(value, shift, scale, last):
+    """shift + scale value, `last` at most."""
+    y = shift + scale * value
+    return y if y < last else last
+
+
+@device_function
+def put_four(y, i, n, values, shift, scale, last):
     """Write those of four elements that there are."""
-    y[i] = shift + scale * values[0]
+    y[i] = placed(values[0], shift, scale, last)
     if i + uint32(1) < n:
-        y[i + uint32(1)] = shift + scale * values[1]
+        y[i + uint32(1)] = placed(values[1], shift, scale, last)
     if i + uint32(2) < n:
-        y[i + uint32(2)] = shift + scale * values[2]
+        y[i + uint32(2)] = placed(values[2], shift, scale, last)
     if i + uint32(3) < n:
-        y[i + uint32(3)] = shift + scale * values[3]
+        y[i + uint32(3)] = placed(values[3], shift, scale, last)
 
 
 @kernel(threads=THREADS)
-def draw(y: Reals, n: UInt, key: ULongs, is_normal: UInt, shift: Real, scale: Real):
-    """A group of four elements to a thread."""
+def draw(y: Reals, n: UInt, key: ULongs, is_normal: UInt, shift: Real, scale: Real, last: Real):
+    """A group of four elements to a thread, none larger than `last`."""
     group = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
     i = uint32(group * uint32(GROUP))
     if i < n:
@@ -120,9 +129,9 @@ def draw(y: Reals, n: UInt, key: ULongs, is_normal: UInt, shift: Real, scale: Re
         if is_normal:
             u, v = pair(a, b)
             w, z = pair(c, d)
-            put_four(y, i, n, (u, v, w, z), shift, scale)
+            put_four(y, i, n, (u, v, w, z), shift, scale, last)
         else:
-            put_four(y, i, n, (share(a), share(b), share(c), share(d)), shift, scale)
+            put_four(y, i, n, (share(a), share(b), share(c), share(d)), shift, scale, last)
 
 
 @kernel(threads=1)
@@ -145,12 +154,13 @@ def dropout(x, p, key, y):
 
 def uniform(low, high, key, y):
     if y.size:
-        draw[blocks_for(y.size, GROUP * THREADS), THREADS](y, y.size, key, 0, low, high - low)
+        last = np.nextafter(y.dtype.type(high), y.dtype.type(low))
+        draw[blocks_for(y.size, GROUP * THREADS), THREADS](y, y.size, key, 0, low, high - low, float(last))
 
 
 def normal(mean, std, key, y):
     if y.size:
-        draw[blocks_for(y.size, GROUP * THREADS), THREADS](y, y.size, key, 1, mean, std)
+        draw[blocks_for(y.size, GROUP * THREADS), THREADS](y, y.size, key, 1, mean, std, math.inf)
 
 
 def advance(state, key):

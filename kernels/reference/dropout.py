@@ -2,7 +2,8 @@
 
     dropout   y = x / (1 - p) where uniform(key, i) >= p, else 0 x (so that NaN stays NaN);
               applied to dy under the same key, it is the gradient
-    uniform   y = low + (high - low) u, u the upper 24 bits of the element's word by 2^24
+    uniform   y = low + (high - low) u, u the upper 24 bits of the element's word by 2^24; where rounding makes it high or more,
+              the last number below high
     normal    y = mean + std z, z = r cos(2 pi v) and r sin(2 pi v) of neighbouring words, where r = sqrt(-2 log u), u is the
               upper 23 bits of the first word and one half, by 2^23, and v the upper 24 bits of the second by 2^24
               (G. Box and M. Muller, "A Note on the Generation of Random Normal Deviates", 1958): |z| < 5.77
@@ -39,7 +40,9 @@ def dropout(x, p, key, y):
 
 
 def uniform(low, high, key, y):
-    y[:] = low + (high - low) * ((_words(key, y.size) >> np.uint64(8)) / 2**24)
+    drawn = low + (high - low) * ((_words(key, y.size) >> np.uint64(8)) / 2**24)
+    first, end = y.dtype.type(low), y.dtype.type(high)
+    y[:] = np.minimum(drawn.astype(y.dtype), np.nextafter(end, first))
 
 
 def normal(mean, std, key, y):

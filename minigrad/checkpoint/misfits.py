@@ -35,7 +35,8 @@ def misfits(
         prefixes.remove("optimizer.")
         own.update({f"optimizer.{name}": array for name, array in optimizer.state_dict().items()})
         described = of_today(described, optimizer)
-    problems = [f"missing: {name}" for name in own if name not in described]
+    newer = [] if optimizer is None else [f"optimizer.{name}" for name in optimizer.newer]
+    problems = [f"missing: {name}" for name in own if name not in described and name not in newer]
     problems += [f"unknown: {name}" for name in described if name not in own and not name.startswith(tuple(prefixes))]
     for name in (name for name in own if name in described):
         dtype, shape = described[name]

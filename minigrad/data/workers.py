@@ -12,6 +12,7 @@ import multiprocessing.connection
 import os
 import pickle
 import random
+import secrets
 import shutil
 import signal
 import sys
@@ -58,6 +59,8 @@ class Worker:
         self.leaving = False
         self.process: BaseProcess | None = None
         self.connection: Connection
+        self.name = f"mg_{secrets.token_hex(4)}"  # of its blocks of shared memory, which are numbered
+        self.blocks = 0  # how many of them came here
         self.block: SharedMemory | None = None
 
     def __call__(self, task: Task) -> Batch:
@@ -76,7 +79,8 @@ class Worker:
         """Start the process and wait until it is ready."""
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, self.most_threads), name="minigrad-worker", daemon=True)
+        given = theirs, self.most_threads, self.name
+        process = context.Process(target=serve, args=given, name="minigrad-worker", daemon=True)
         with theirs, deaf_to_interrupts():
             process.start()
         self.process = process
@@ -119,6 +123,7 @@ class Worker:
                 self.block.close()
             self.block = SharedMemory(name)
             self.block.unlink()  # its name, so that nothing is left whatever happens; the memory stays as long as it is used
+            self.blocks += 1
         parts, start = [], 0
         for size in sizes:
             part = np.empty(size, np.uint8)
@@ -145,6 +150,15 @@ class Worker:
                 process.join(GRACE)
         if self.block is not None:
             self.block.close()
+        with contextlib.suppress(OSError):  # one that was made for a batch that nobody waited for
+            last = SharedMemory(numbered(self.name, self.blocks))
+            last.close()
+            last.unlink()
+
+
+def numbered(name: str, count: int) -> str:
+    """The name of a worker's block of shared memory, after so many others."""
+    return f"{name}_{count}"
 
 
 STARTING = (
@@ -153,13 +167,13 @@ STARTING = (
 )
 
 
-def serve(connection: Connection, most_threads: int) -> None:
-    """What a worker process does, until the pipe is closed."""
+def serve(connection: Connection, most_threads: int, name: str) -> None:
+    """What a worker process does, until the pipe is closed; its blocks of shared memory have this name and a number."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which then ends its workers
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=end_with_parent, daemon=True).start()
-    packer = Packer()
+    packer = Packer(name)
     with contextlib.suppress(EOFError, OSError), threads.limited(most_threads):  # of the pipe: others are sent
         job = connection.recv_bytes()
         try:
@@ -201,7 +215,9 @@ def unpickled(job: bytes) -> Callable[[Task], Batch]:
 class Packer:
     """Makes of a batch what goes through the pipe, and puts the arrays into a block of shared memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.blocks = 0  # how many were made
         self.block: SharedMemory | None = None
 
     def packed(self, batch: Batch) -> tuple[bytes, list[int], str | None]:
@@ -232,7 +248,8 @@ class Packer:
         if Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free < size:
             return False
         with contextlib.suppress(OSError):
-            self.block = SharedMemory(create=True, size=size)
+            self.block = SharedMemory(numbered(self.name, self.blocks), create=True, size=size)
+            self.blocks += 1
         return self.block is not None
 
 

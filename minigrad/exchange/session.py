@@ -5,10 +5,12 @@ go with it, so that processes that have gone different ways find out at once. Al
 same order, from one thread.
 """
 
+import contextlib
 import json
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from minigrad.exchange.errors import RankFailed, RanksDiffer
 from minigrad.exchange.watch import Watch
 
 HEADER = 24  # bytes before what is gathered: the number of the exchange, a checksum of its label, the bytes to come
+SHARED_MEMORY = "/dev/shm/mpich_shm_"
 LISTED = 12  # differences that an error names
 
 _current: "Session | None" = None
@@ -61,6 +64,19 @@ def twin(communicator: Any) -> Any:
     return found
 
 
+def remove_names_of_shared_memory() -> None:
+    """Remove the names of the memory that MPICH shares among the processes on this machine, which all have open by now.
+
+    The memory stays as long as one of them lives. The name would stay for ever where the run fails or is killed: MPICH removes
+    it at a good end only. Names that this process has mapped belong to no other run.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            name = line.partition(SHARED_MEMORY)[2]
+            if name and "/" not in name:
+                Path(SHARED_MEMORY + name).unlink(missing_ok=True)
+
+
 class Session:
     """The processes of a run.
 
@@ -76,7 +92,10 @@ class Session:
         self.count = 0  # exchanges begun
         self.at: tuple[int, str, float] | None = None  # the exchange at work: its number, its label, since when
         self.packets: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
-        self.watch = Watch(self, twin(communicator)) if self.world > 1 else None
+        self.watch = None
+        if self.world > 1:
+            self.watch = Watch(self, twin(communicator))  # by which all have begun, and have the memory they share
+            remove_names_of_shared_memory()
 
     @property
     def leads(self) -> bool:

@@ -1,5 +1,6 @@
 """Layers: parameters and state; the math is in minigrad.ops."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import overload
@@ -7,7 +8,7 @@ from typing import overload
 import numpy as np
 
 from minigrad import ops
-from minigrad.checks import integer, number
+from minigrad.checks import integer, number, share
 from minigrad.exchange import current
 from minigrad.kernels.activations import NUMBERS
 from minigrad.modes import state, takes_part
@@ -55,10 +56,8 @@ class BatchNorm(Module):
         self, features: int, *, decay: float = 0.9, eps: float = 1e-5, gamma: bool = True, beta: bool = True
     ) -> None:
         self.features = integer("features", features)
-        if not 0 <= decay <= 1:
-            raise ValueError(f"decay, the kept share of the running averages, must be 0 to 1, not {decay}")
-        if not eps >= 0:
-            raise ValueError(f"eps must be at least 0, not {eps}")
+        share("decay, the kept share of the running averages,", decay)
+        number("eps", eps, math.inf)
         self.decay, self.eps = decay, eps
         self.gamma = Parameter(init.ones((features,))) if gamma else None
         self.beta = Parameter(init.zeros((features,))) if beta else None

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minigrad.checks import integer
+from minigrad.checks import integer, share
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse_constant
 from minigrad.ops.arithmetic import add, div, mul
 from minigrad.ops.checks import float_tensor, refuse_dtypes
 from minigrad.ops.movement import to, transpose
 from minigrad.ops.reduce import mean, sum
-from minigrad.ops.shapes import normal_axes
+from minigrad.ops.shapes import one_axis
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -134,7 +134,7 @@ class LabelWeights(Op):
 
 def over_axis(op: type[Op], x: Tensor, axis: int) -> Tensor:
     """The op along `axis`."""
-    (along,) = normal_axes(axis, x.ndim)
+    along = one_axis(axis, x.ndim)
     if along == x.ndim - 1:
         return op.apply(x)
     order = (*[i for i in range(x.ndim) if i != along], along)
@@ -199,7 +199,7 @@ def cross_entropy(
     if not isinstance(labels, Tensor):
         labels = Tensor(np.asarray(labels), device=logits._device)
         refuse_constant(labels.shape)
-    smoothing = share("cross_entropy", "label_smoothing", label_smoothing)
+    smoothing = share("cross_entropy: label_smoothing", label_smoothing)
     check_reduction("cross_entropy", reduction)
     if labels.dtype.kind == "f" and labels.shape == scores.shape and scores.ndim:
         return soft_cross_entropy(logits, labels, weight, ignore_index, smoothing, reduction)
@@ -332,12 +332,3 @@ def reduced(name: str, losses: Tensor, reduction: str) -> Tensor:
     if reduction == "mean" and not losses.size:
         raise ValueError(f"{name}: the mean of no elements is not defined (shape {losses.shape})")
     return sum(losses) if reduction == "sum" else mean(losses)
-
-
-def share(name: str, argument: str, value: float) -> float:
-    """The value as a float from 0 to 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name}: {argument} must be a number, not {value!r}")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}: {argument} must be from 0 to 1, not {value!r}")
-    return float(value)

@@ -12,7 +12,7 @@ from minigrad.kernels.axes import Shape, contiguous_strides
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse, refuse_arrays
 from minigrad.ops.launches import filled, read, write
-from minigrad.ops.shapes import normal_axes
+from minigrad.ops.shapes import normal_axes, one_axis
 from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor, check_dtype
 
@@ -181,7 +181,7 @@ def transpose(x: Tensor, axes: Sequence[SupportsIndex] | None = None) -> Tensor:
 def swapaxes(x: Tensor, axis1: SupportsIndex, axis2: SupportsIndex) -> Tensor:
     """Axes axis1 and axis2 exchanged. Raises ValueError for an axis that is not there."""
     order = list(range(x.ndim))
-    (i,), (j,) = normal_axes(axis1, x.ndim), normal_axes(axis2, x.ndim)
+    i, j = one_axis(axis1, x.ndim), one_axis(axis2, x.ndim)
     order[i], order[j] = j, i
     return Transpose.apply(x, axes=tuple(order))
 
@@ -242,7 +242,7 @@ def concat(tensors: Sequence[Tensor], axis: int = -1) -> Tensor:
     for t in tensors:
         if not isinstance(t, Tensor):
             raise TypeError(f"concat needs tensors, not {type(t).__name__}")
-    (along,) = normal_axes(axis, first.ndim)
+    along = one_axis(axis, first.ndim)
     for i, t in enumerate(tensors):
         if t.dtype != first.dtype:
             raise TypeError(f"concat: tensor {i} is {t.dtype}, tensor 0 is {first.dtype}")

@@ -1,9 +1,11 @@
 """Batch Normalization (Ioffe & Szegedy 2015, Algorithms 1 and 2) over the last axis of an array of any rank."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
+from minigrad.checks import number, share
 from minigrad.devices import is_array
 from minigrad.kernels.activations import IDENTITY, NUMBERS, RELU, SIGMOID
 from minigrad.kernels.contract import Array
@@ -192,8 +194,8 @@ def checked(x: Tensor, norm: Normalization) -> Running:
         check_parameter("beta", norm.beta, data)
     mean = running_array("running_mean", norm.running_mean, x)
     var = running_array("running_var", norm.running_var, x)
-    if not 0 <= norm.decay <= 1 or not norm.eps >= 0:
-        raise ValueError(f"batch_norm: decay must be 0 to 1 and eps at least 0, not {norm.decay} and {norm.eps}")
+    share("batch_norm: decay", norm.decay)
+    number("batch_norm: eps", norm.eps, math.inf)
     if (mean is None) != (var is None):
         raise ValueError("batch_norm: pass both running_mean and running_var, or neither")
     return None if mean is None or var is None else (mean, var)

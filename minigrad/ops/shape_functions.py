@@ -8,14 +8,16 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from minigrad.checks import integer
 from minigrad.kernels.axes import Shape, broadcast_shape, contiguous_strides
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse_arrays
 from minigrad.ops.arithmetic import as_operand
+from minigrad.ops.checks import float_tensor
 from minigrad.ops.comparison import equal
 from minigrad.ops.launches import binary, expand, filled, read, unbroadcast, write
-from minigrad.ops.movement import concat, getitem, is_basic, reshape, stand_in, to, transpose
-from minigrad.ops.shapes import Axis, normal_axes
+from minigrad.ops.movement import Take, concat, getitem, is_basic, reshape, stand_in, to, transpose
+from minigrad.ops.shapes import Axis, normal_axes, one_axis
 from minigrad.ops.table import where
 from minigrad.tape import Op
 from minigrad.tensor import Tensor, held_number, is_number
@@ -149,12 +151,6 @@ def tensor_of(name: str, x: object) -> Tensor:
     return x
 
 
-def one_axis(axis: SupportsIndex, ndim: int) -> int:
-    """An axis as a number from 0 on."""
-    (found,) = normal_axes(axis, ndim)
-    return found
-
-
 # Axes of length 1, and several axes as one
 
 
@@ -236,19 +232,20 @@ def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     return concat([expand_dims(t, place) for t in tensors], place)
 
 
-def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
+def split(x: Tensor, sections: SupportsIndex | Sequence[SupportsIndex], axis: int = 0) -> tuple[Tensor, ...]:
     """x cut along an axis into `sections` equal parts, or before each of these places, as NumPy has it.
 
     Raises ValueError where equal parts do not come out even.
     """
     along = one_axis(axis, tensor_of("split", x).ndim)
     n = x.shape[along]
-    if isinstance(sections, int):
-        if sections < 1 or n % sections:
+    if np.ndim(sections) == 0:  # type: ignore[arg-type]  # of whatever it is
+        sections = integer("split: sections", sections)
+        if n % sections:
             raise ValueError(f"split: axis {axis} of shape {x.shape} cannot be cut into {sections} equal parts")
-        places: Sequence[int] = range(n // sections, n, n // sections) if n else [0] * (sections - 1)
+        places = list(range(n // sections, n, n // sections)) if n else [0] * (sections - 1)
     else:
-        places = sections
+        places = [operator.index(place) for place in sections]  # type: ignore[union-attr]  # it has an axis
     return tuple([x[(*[slice(None)] * along, slice(a, b))] for a, b in itertools.pairwise([0, *places, n])])
 
 
@@ -319,10 +316,13 @@ def tile(x: Tensor, repetitions: int | Sequence[int]) -> Tensor:
     times = as_shape(repetitions)
     count = max(len(times), tensor_of("tile", x).ndim)
     times, lengths = (1,) * (count - len(times)) + times, (1,) * (count - x.ndim) + x.shape
-    pairs = [n for pair in zip((1,) * count, lengths, strict=True) for n in pair]
-    wanted = [n for pair in zip(times, lengths, strict=True) for n in pair]
-    repeated = broadcast_to(reshape(x, pairs), wanted)
-    return reshape(repeated, [t * n for t, n in zip(times, lengths, strict=True)])
+    y = reshape(x, lengths)
+    for a, t in enumerate(times):  # one by one: the kernels walk six axes at most
+        if t != 1:
+            before, after = math.prod(y.shape[:a]), math.prod(y.shape[a:])
+            repeated = broadcast_to(reshape(y, (before, 1, after)), (before, t, after))
+            y = reshape(repeated, (*y.shape[:a], t * lengths[a], *lengths[a + 1 :]))
+    return BroadcastTo.apply(y, shape=lengths) if all(t == 1 for t in times) else y  # a copy, however often
 
 
 def triangle(name: str, x: Tensor, k: int, lower: bool) -> Tensor:
@@ -412,10 +412,13 @@ def one_hot(labels: Any, classes: int, dtype: Any = np.float32, device: Any = No
     return to(equal(expand_dims(numbers, numbers.ndim), columns), dtype)
 
 
+NO_INDEX: Any = object()
+
+
 class At:
     """x.at[index], by which elements are set, or added to, in a copy: `x.at[1:].set(0.0)`, `x.at[rows].add(y)`."""
 
-    def __init__(self, x: Tensor, index: Any = None) -> None:
+    def __init__(self, x: Tensor, index: Any = NO_INDEX) -> None:
         self.x, self.index = x, index
 
     def __getitem__(self, index: Any) -> "At":
@@ -432,6 +435,10 @@ class At:
     def put(self, value: Any, added: bool) -> Tensor:
         """The copy."""
         x = self.x
+        if self.index is NO_INDEX:
+            raise TypeError("at needs an index: x.at[index].set(value), where x.at[...] is all of x")
+        if added:
+            float_tensor("at[...].add", x)
         if is_number(value):
             value = Tensor._wrap(x._device.from_host(held_number("at: the value", value, x.dtype)), x._device)
         value = as_operand("at", value, x)
@@ -443,17 +450,17 @@ class At:
                 raise ValueError(f"at: shape {value.shape} does not fit into {place}")
             return Put.apply(x, value, index=self.index, added=added)
         places = self.places()
-        rows = Tensor._wrap(x._device.from_host(places.reshape(-1)), x._device)
         value = reshape(broadcast_to(value, places.shape), (-1, 1))
-        put = reshape(Scatter.apply(value, rows, count=x.size), x.shape)
         if added:
-            return x + put
-        chosen = np.zeros(x.size, bool)
-        chosen[places] = True
-        if chosen.sum() != places.size:
+            rows = Tensor._wrap(x._device.from_host(places.reshape(-1)), x._device)
+            return x + reshape(Scatter.apply(value, rows, count=x.size), x.shape)
+        source = np.arange(x.size)
+        source[places.reshape(-1)] = np.arange(x.size, x.size + places.size)
+        if (source >= x.size).sum() != places.size:
             raise ValueError("at[...].set: a place is named twice, and which of the values stays is not said")
-        mask = Tensor._wrap(x._device.from_host(chosen.reshape(x.shape)), x._device)
-        return where(mask, put, x)
+        chosen = Tensor._wrap(x._device.from_host(source), x._device)
+        both = concat([reshape(x, (-1, 1)), value], 0)
+        return reshape(Take.apply(both, chosen, shape=(x.size, 1)), x.shape)
 
     def places(self) -> np.ndarray:
         """Where in the flat tensor the index leads, which has arrays."""

@@ -33,6 +33,15 @@ def normal_axes(axis: Axis, ndim: int) -> Shape:
     return tuple(sorted(result))
 
 
+def one_axis(axis: SupportsIndex, ndim: int) -> int:
+    """An axis as a number from 0 on; ValueError for one that is not there, TypeError for what is not one integer."""
+    try:
+        found = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis must be one integer here, not {axis!r}") from None
+    return normal_axes(found, ndim)[0]
+
+
 def as_matrix(x: np.ndarray) -> np.ndarray:
     """(..., columns) as (rows, columns)."""
     return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])

@@ -16,8 +16,8 @@ from minigrad.ops.elementwise import exp, log
 from minigrad.ops.movement import concat, reshape, to, transpose
 from minigrad.ops.pointwise import made
 from minigrad.ops.reduce import dropped, kept, max, mean, sum
-from minigrad.ops.shape_functions import one_axis, tensor_of
-from minigrad.ops.shapes import Axis, normal_axes
+from minigrad.ops.shape_functions import tensor_of
+from minigrad.ops.shapes import Axis, normal_axes, one_axis
 from minigrad.ops.table import abs, isinf, square, where
 from minigrad.tape import Op
 from minigrad.tensor import Tensor

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.kernels.expressions import Scalar, exp, sigmoid, tanh
+from minigrad.kernels.expressions import Scalar, check_bounds, exp, sigmoid, tanh
+from minigrad.kernels.expressions import clip as clipped
 from minigrad.kernels.expressions import cos as cosine
 from minigrad.kernels.expressions import erf as error_function
 from minigrad.kernels.expressions import expm1 as exp_less_1
@@ -22,7 +23,7 @@ from minigrad.kernels.expressions import sin as sine
 from minigrad.kernels.expressions import where as chosen
 from minigrad.ops.elementwise import power as power_of_number
 from minigrad.ops.pointwise import Elementwise, made
-from minigrad.tensor import Tensor, is_number
+from minigrad.tensor import Tensor
 
 Number = Any  # a symbol while the formula is traced, and in the op that comes of it a tensor
 op = made
@@ -154,20 +155,19 @@ def logical_not(a: bool) -> bool:
 @functools.partial(op, name="clip")
 def clip_both(x: Number, low: Number, high: Number) -> Number:
     """x, but low where it is less and high where it is more."""
-    inner = chosen((x < low) | (low != low), low, x)  # type: ignore[operator]
-    return chosen((inner > high) | (high != high), high, inner)  # type: ignore[operator]
+    return clipped(x, low, high)
 
 
 @functools.partial(op, name="clip")
 def clip_low(x: Number, low: Number) -> Number:
     """x, but low where it is less."""
-    return chosen((x < low) | (low != low), low, x)  # type: ignore[operator]
+    return clipped(x, low)
 
 
 @functools.partial(op, name="clip")
 def clip_high(x: Number, high: Number) -> Number:
     """x, but high where it is more."""
-    return chosen((x > high) | (high != high), high, x)  # type: ignore[operator]
+    return clipped(x, max=high)
 
 
 @functools.partial(op, name="pow")
@@ -229,8 +229,8 @@ def mish(x: Number) -> Number:
 
 @op
 def hard_sigmoid(x: Number) -> Number:
-    """x / 6 + 1 / 2, but at least 0 and at most 1, element by element."""
-    return smaller(larger(x / 6 + 0.5, 0), 1)
+    """x / 6 + 1 / 2, but at least 0 and at most 1, element by element; the gradient at -3 and at 3 is 0."""
+    return chosen(x <= -3, 0.0, chosen(x >= 3, 1.0, x / 6 + 0.5))
 
 
 TABLE: dict[str, Elementwise] = {
@@ -249,10 +249,7 @@ def clip(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     the bounds. The gradient goes to x from min to max, both included. Raises ValueError for numbers of which min is the larger
     one.
     """
-    if is_number(min) and is_number(max) and min > max:
-        raise ValueError(f"clip: min is {min} and max is {max}, which is less")
-    if min is None and max is None:
-        raise ValueError("clip needs min, max or both")
+    check_bounds(min, max)
     if min is None:
         return clip_high(x, max)
     return clip_low(x, min) if max is None else clip_both(x, min, max)

@@ -19,7 +19,8 @@ def clip_grad_norm(params: Iterable[Tensor] | Tensor, max_norm: float, norm_type
     """Scale the gradients so that the norm of all of them together is at most `max_norm` (Pascanu, Mikolov & Bengio 2013).
 
     Returns the norm before, one float64 number. As in PyTorch the gradients g become g min(1, max_norm / (norm + 1e-6)), in
-    place, and NaN in one of them makes all NaN. In a captured step `max_norm` is a constant.
+    place, and NaN in one of them makes all NaN. With max_norm=math.inf only the norm is found. In a captured step `max_norm` is
+    a constant.
 
     Args:
         params: those whose gradients count; the ones that have none are passed over.
@@ -28,7 +29,7 @@ def clip_grad_norm(params: Iterable[Tensor] | Tensor, max_norm: float, norm_type
     Raises:
         RuntimeError: no parameter has a gradient.
     """
-    limit = number("max_norm", max_norm, math.inf)
+    limit = bound("max_norm", max_norm)
     if norm_type not in ORDERS:
         raise ValueError(f"norm_type must be 1, 2 or math.inf, not {norm_type!r}")
     order = ORDERS[norm_type]
@@ -51,7 +52,7 @@ def clip_grad_value(params: Iterable[Tensor] | Tensor, clip_value: float) -> Non
 
     In a captured step `clip_value` is a constant. Raises RuntimeError if no parameter has a gradient.
     """
-    limit = number("clip_value", clip_value, math.inf)
+    limit = bound("clip_value", clip_value)
     given = with_gradients("clip_grad_value", params)
     device = at_work(given[0]._device)
     for dtype in FLOATS:
@@ -60,6 +61,11 @@ def clip_grad_value(params: Iterable[Tensor] | Tensor, clip_value: float) -> Non
             clipped = places_for(part, device)
             device.kernels.optim.clip_value([gradient_of(p) for p in part], limit, clipped)
             put(part, clipped)
+
+
+def bound(name: str, value: float) -> float:
+    """The value as a float of 0 or more, of which infinity is one."""
+    return math.inf if value == math.inf else number(name, value, math.inf)
 
 
 def with_gradients(name: str, params: Iterable[Tensor] | Tensor) -> list[Tensor]:

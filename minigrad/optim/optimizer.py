@@ -28,6 +28,7 @@ Entry = TypeVar("Entry")
 
 COUNTS = ("counts", "average_counts")  # slots of float64 (1,): how often each parameter was updated
 FLAGS = ("nesterov", "centered")  # hyperparameters that are True or False
+AT_HOST = ("hyper", "groups", "ema")  # of a state: what is never on the device
 BELOW_ONE = ("momentum", "alpha", "ema", "betas[0]", "betas[1]")
 
 
@@ -61,6 +62,8 @@ def checked(name: str, value: float) -> float:
         raise TypeError(f"{name} must be a number, not {value!r}") from None
     if not 0 <= number < (1 if below_one else math.inf):
         raise ValueError(f"{name} must be at least 0 and {'below 1' if below_one else 'finite'}, not {value!r}")
+    if name in FLAGS and number not in (0, 1):
+        raise ValueError(f"{name} must be True or False, not {value!r}")
     return number
 
 
@@ -130,6 +133,7 @@ class Optimizer(Watched):
 
     names: ClassVar[tuple[str, ...]]  # of the columns of `hyper`
     pairs: ClassVar[dict[str, tuple[str, ...]]] = {}  # names of several columns, as users know them
+    newer = ("ema",)  # of a state: what earlier versions did not write
     lr = hyperparameter("lr", "Learning rate.")
 
     def __init__(self, params: Params, *, ema: float | None = None, **settings: object) -> None:
@@ -236,6 +240,8 @@ class Optimizer(Watched):
             groups = [self.group_of[i] for i in chosen]
             self.update(device.kernels.optim, params, grads, own, groups, device.mirror(self.hyper))
             if self.ema is not None:
+                if "averages" not in self.slots:
+                    raise ValueError(f"ema was set on {type(self).__name__} made without; make it with ema={self.ema}")
                 device.kernels.optim.average(params, own["averages"], own["average_counts"], self.ema)
             for i in chosen:
                 self.params[i]._version[0] += 1
@@ -298,8 +304,8 @@ class Optimizer(Watched):
         return {name: np.array(self.on_host(name, array)) for name, array in self.arrays().items()}
 
     def on_host(self, name: str, array: Array) -> np.ndarray:
-        """A named array's values; hyperparameters and groups are at the host always."""
-        return array if name in ("hyper", "groups") else self.device.to_host(array)
+        """A named array's values."""
+        return array if name in AT_HOST else self.device.to_host(array)
 
     def __getstate__(self) -> dict[str, object]:
         """For copy.deepcopy and pickle: state arrays come from where they are to the host, as copies."""
@@ -321,8 +327,10 @@ class Optimizer(Watched):
         found = self.of_today(state_dict)
         np.copyto(self.hyper, np.asarray(found["hyper"]))
         self.note_used()
+        if "ema" in found:
+            self.ema = np.asarray(found["ema"]).item()
         for k, array in self.arrays().items():
-            if k not in ("hyper", "groups"):
+            if k not in AT_HOST:
                 self.device.write(array, np.asarray(found[k]))
 
     def arrays(self) -> dict[str, Array]:
@@ -330,6 +338,8 @@ class Optimizer(Watched):
         named = {"hyper": self.hyper[0]}
         if len(self.hyper) > 1:
             named = {"hyper": self.hyper, "groups": np.array(self.group_of, np.int64)}
+        if self.ema is not None:
+            named["ema"] = np.array([self.ema], np.float64)
         for name, values in self.state.items():
             named.update({f"{name}.{i}": array for i, array in enumerate(values)})
         return named
@@ -341,17 +351,27 @@ class Optimizer(Watched):
     def misfits(self, state_dict: "Mapping[str, ArrayLike]") -> list[str]:
         """Why `load_state_dict` would refuse this, or nothing."""
         own, found = self.arrays(), self.of_today(state_dict)
-        problems = [f"missing: {k}" for k in own if k not in found]
+        problems = [f"missing: {k}" for k in own if k not in found and k not in self.newer]
         problems += [f"unknown: {k}" for k in found if k not in own]
         for k in (k for k in own if k in found):
             have = np.asarray(found[k])
             if have.shape != own[k].shape or have.dtype != own[k].dtype:
                 problems.append(f"{k}: {have.dtype}{list(have.shape)}, expected {own[k].dtype}{list(own[k].shape)}")
             elif k == "hyper":
-                for row in np.atleast_2d(have).tolist():
-                    problems += [f"hyper: {why}" for why in map(out_of_range, self.names, row) if why]
+                problems += [f"hyper: {why}" for row in np.atleast_2d(have).tolist() for why in self.out_of_range(row)]
+            elif k == "ema":
+                problems += [why for why in [out_of_range("ema", have.item())] if why]
             elif k == "groups" and (have != own[k]).any():
                 problems.append("groups: the parameters are in other groups")
+        return problems
+
+    def out_of_range(self, row: Sequence[float]) -> list[str]:
+        """Why numbers are no hyperparameters of a group, in the order of `names`, or nothing."""
+        problems = [why for why in map(out_of_range, self.names, row) if why]
+        try:
+            self.check_group(dict(zip(self.names, row, strict=True)))
+        except ValueError as error:
+            problems.append(str(error))
         return problems
 
     def __repr__(self) -> str:

@@ -201,7 +201,6 @@ class OneCycleSchedule(Schedule):
         n = min(n, last)
         if n <= top:
             return self.between(begin, self.initial, n / top if top else 1.0)
-        top = max(top, 0.0)
         return self.between(
             self.initial, begin / self.final_div_factor, (n - top) / (last - top) if last > top else 1.0
         )

@@ -18,7 +18,7 @@ from minigrad.nn import Module
 from minigrad.optim import Optimizer, clip_grad_norm
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
-from minigrad.train.evaluation import Loss, pair
+from minigrad.train.evaluation import Loss, pair, share_of
 from minigrad.train.history import History
 
 COST = 0.01  # at most this share of the time goes to copies
@@ -90,8 +90,9 @@ class Rewind:
     def repeat(self, batches: list[tuple[np.ndarray, np.ndarray]]) -> str | None:
         """One step, watched; what went wrong in it, or None if it was done and all is finite."""
         self.optimizer.zero_grad()
+        rows = sum(len(inputs) for inputs, _ in batches)
         for inputs, targets in batches:
-            found = self.repeat_batch(inputs, targets, 1 / len(batches))
+            found = self.repeat_batch(inputs, targets, share_of(inputs, rows))
             if found:
                 return found
         names = {id(p): name for name, p in self.model.named_parameters()}

@@ -281,6 +281,11 @@ def measured(loss: Tensor, outputs: Value, targets: np.ndarray, metrics: Mapping
     return values
 
 
+def share_of(inputs: np.ndarray, rows: int) -> float:
+    """The share of a step's rows that a batch has."""
+    return len(inputs) / rows if rows else 1.0
+
+
 def together(found: list[tuple[dict[str, float], int]]) -> tuple[dict[str, float], int]:
     """Means over the rows of several batches, of their means and numbers of rows; and how many rows there are."""
     if len(found) == 1:

@@ -72,8 +72,9 @@ def fit(*given: Any, **named: Any) -> History:
         schedule: a learning-rate schedule of `mg.optim`, on this optimizer; or a function that gives the learning rate
             after so many epochs (or steps), see `mg.optim.FunctionSchedule`. A `PlateauSchedule` is told each epoch's row.
         schedule_by: "epoch" or "step": when `schedule.step()` is called.
-        accumulate: so many batches make one step, whose gradient is the mean of theirs; the last step of an epoch may have
-            fewer. `steps`, `log_every` and schedules count such steps.
+        accumulate: so many batches make one step, whose gradient is the mean of theirs, weighted by their numbers of samples:
+            that of one large batch, if no layer looks at the batch as a whole. The last step of an epoch may have fewer.
+            `steps`, `log_every` and schedules count such steps.
         clip_norm: scale the gradient of each step to at most this norm, see `mg.optim.clip_grad_norm`.
         callbacks: one or several, see `minigrad.train.callbacks`.
         checkpoint: a folder for last.safetensors and best.safetensors, or a `Checkpoints` with more settings.

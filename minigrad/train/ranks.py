@@ -40,6 +40,10 @@ class Ranks:
         else:
             task()
 
+    def everyone(self, value: Any, label: str) -> list[Any]:
+        """The values of all processes, by rank: numbers, strings, lists and dicts."""
+        return self.session.everyone(value, label) if self.several else [value]
+
     def hear(self, signals: Sequence[float]) -> None:
         """Note the signals that the processes have received, by rank."""
         self.signal = self.signal or int(max(signals))

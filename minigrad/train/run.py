@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from minigrad import checkpoint
+from minigrad import checkpoint, random
 from minigrad.checkpoint import Json, Stateful
 from minigrad.checkpoint.misfits import state_misfit
 from minigrad.checks import integer, number
@@ -20,7 +20,7 @@ from minigrad.nn.module import Value
 from minigrad.optim import PlateauSchedule, clip_grad_norm
 from minigrad.tensor import Tensor
 from minigrad.train.divergence import DivergedError, Rewind
-from minigrad.train.evaluation import Evaluator, Step, Tally, epoch_of, measured, pair, prepared, together
+from minigrad.train.evaluation import Evaluator, Step, Tally, epoch_of, measured, pair, prepared, share_of, together
 from minigrad.train.history import History, Row
 from minigrad.train.ranks import Ranks
 from minigrad.train.settings import Batches, Settings
@@ -40,7 +40,7 @@ class Part(NamedTuple):
 
     first: bool
     last: bool
-    batches: int
+    share: float  # of the step's rows
     rows: int | None  # of all of them, where gradients are averaged with those of other processes, by that
 
 
@@ -86,6 +86,7 @@ class Run:
             self.evaluator = Evaluator(model, loss, self.metrics, settings.capture, self.told)
         self.device = optimizer.params[0]._device
         self.parts: dict[Part, Step] = {}
+        self.drawing_before: Json = None  # the random numbers' state before a checkpoint was loaded
 
     def part(self, part: Part) -> Step:
         """What a step does for one of its batches, made when it is first needed."""
@@ -98,7 +99,7 @@ class Run:
                     optimizer.zero_grad()
                 outputs = model(inputs)
                 value = loss(outputs, targets)
-                (value if part.batches == 1 else value * (1 / part.batches)).backward()
+                (value if part.share == 1 else value * part.share).backward()
                 if part.last:
                     if part.rows is not None:
                         average_gradients(model, part.rows)
@@ -211,11 +212,12 @@ class Run:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a checkpoint that `fit(..., resume=path)` goes on from; of several processes rank 0 does, and all call this."""
+        drawn = self.ranks.everyone(random.state_dict(), "random numbers")  # each process has its own
 
         def write() -> None:
             checkpoint.save(
                 path, model=self.model, optimizer=self.optimizer, schedule=self.schedule, loader=self.loader,
-                configuration=self.configuration, extra={"run": self.state_dict()},
+                configuration=self.configuration, extra={"run": {**self.state_dict(), "random": drawn}},
             )  # fmt: skip
 
         self.ranks.first(write, f"writing {os.fspath(path)}")
@@ -223,6 +225,7 @@ class Run:
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a checkpoint."""
+        self.drawing_before = random.state_dict()
         found = checkpoint.load(
             path, model=self.model, optimizer=self.optimizer, schedule=self.schedule, loader=self.loader,
             configuration=self.configuration, random=True, check_extra=self.misfits,
@@ -255,6 +258,17 @@ class Run:
         for name, callback in self.named_callbacks():
             if name in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][name])
+        self.go_on_drawing(state.get("random", []))
+
+    def go_on_drawing(self, states: list[Json]) -> None:
+        """Take up the random numbers of this process from those of all that wrote a checkpoint.
+
+        There `mg.random` has the state of rank 0 by now. Where all had the same it is anybody's, whatever the number of
+        processes; where each had its own, those that were not there begin as their script has seeded them.
+        """
+        if any(state != states[0] for state in states):
+            own = states[self.ranks.rank] if self.ranks.rank < len(states) else self.drawing_before
+            random.load_state_dict(own)
 
     def misfits(self, extra: Json) -> list[str]:
         """Why a checkpoint's entry `extra` cannot be taken up, if it cannot; all is as before."""
@@ -271,6 +285,10 @@ class Run:
             if set(state["history"]) != set(vars(History())):
                 raise ValueError(f"a history has {sorted(vars(History()))}, not {state['history']!r}")
             History(**state["history"]).check()
+            for drawn in state.get("random", []):
+                problems = state_misfit("random", random, drawn)
+                if problems:
+                    return problems
             states = state["callbacks"]
             known = {name: callback for name, callback in self.named_callbacks() if name in states}
             return [why for name in known for why in state_misfit(f"callback {name}", known[name], states[name])]
@@ -340,10 +358,11 @@ class Run:
         if self.rewind is not None:
             self.rewind.note(self.step, position)
         found = []
-        own = sum(len(inputs) for inputs, _ in given) if self.ranks.several else None
+        own = sum(len(inputs) for inputs, _ in given)
         for i, (inputs, targets) in enumerate(given):
             last = i == count - 1
-            loss, outputs = self.part(Part(i == 0, last, count, own if last else None))(inputs, targets)
+            part = Part(i == 0, last, share_of(inputs, own), own if last and self.ranks.several else None)
+            loss, outputs = self.part(part)(inputs, targets)
             found.append((measured(loss, outputs, targets, self.metrics), len(inputs)))
         values, rows = together(found)
         if self.ranks.several:

@@ -125,6 +125,14 @@ def test_the_guard_passes_on_status_and_signals(tmp_path):
     process.stdout.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /dev/shm")
+def test_nothing_is_left_of_shared_memory_however_a_run_ends():
+    """Its name is gone once all have it open, so that neither an abort nor a kill leaves it behind."""
+    for mapped in ranks.run(2, "memory.py"):
+        assert mapped
+        assert all(name.endswith(" (deleted)") for name in mapped), mapped
+
+
 def test_tests_are_of_this_copy():
     assert os.fspath(ranks.ROOT) in os.fspath(launch.GUARD)
 

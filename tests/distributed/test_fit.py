@@ -94,6 +94,13 @@ def test_each_rank_drops_other_places_and_resumes_with_them(found):
     assert found[0][0]["dropout"]["bits"] == found[0][0]["dropout_resumed"]["bits"]
 
 
+def test_each_rank_draws_its_own_numbers_and_resumes_with_them(found):
+    first = found[0][0]
+    assert first["noise_resumed"]["bits"] == first["noise"]["bits"] != first["noise_of_one"]["bits"]
+    states = mg.checkpoint.load(found[1] / "noise" / "last.safetensors").extra["run"]["random"]
+    assert [state["seed"] for state in states] == [50 + rank for rank in range(len(found[0]))]
+
+
 def test_what_only_looks_is_called_in_one_process_and_the_rest_in_all(found):
     called = [rank["callbacks"]["more"][0] for rank in found[0]]
     assert called == [["looks", "acts"], *[["acts"]] * (len(called) - 1)]

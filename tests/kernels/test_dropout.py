@@ -104,6 +104,17 @@ def test_random_numbers_match_reference(check_kernel, dtype, n):
         assert np.isfinite(y).all()
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(1e8, 1e8 + 8), (-1.0, 1e-9), (3.0, 3.0), (-16777216.0, 16777216.0), (0.1, 0.1 + 1e-7)]
+)
+def test_uniform_numbers_stay_below_high(check_kernel, low, high):
+    """In float32, where between the two there are few numbers, and rounding leads to the upper one."""
+    y = np.full(40, np.nan, np.float32)
+    *_, y = check_kernel("dropout", "uniform", low, high, KEY, y)
+    first, end = np.float32(low), np.float32(high)
+    assert ((first <= y) & (y < end)).all() if first < end else (y == first).all()
+
+
 @pytest.mark.cpu
 @pytest.mark.parametrize("name", ["uniform", "normal"])
 def test_random_numbers_are_distributed_as_they_should(name):

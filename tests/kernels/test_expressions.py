@@ -84,6 +84,46 @@ def test_derivatives(f, d, x):
         assert found == pytest.approx(d(x), rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x.clip(0, 1),
+        lambda x: x.clip(min=0, max=1),
+        lambda x: mg.clip(x, 0, max=1),
+        lambda x: np.clip(x, 0, 1),
+        lambda x: np.clip(x, a_min=0, a_max=1),
+        lambda x: x.clip(min=0).clip(max=1),
+    ],
+)
+def test_clip_has_the_derivative_1_at_its_bounds(f):
+    formula = trace(f)
+    derivative = gradient(formula, (0,))
+    for x, y, dx in ((-0.5, 0, 0), (0.0, 0, 1), (0.5, 0.5, 1), (1.0, 1, 1), (1.5, 1, 0)):
+        assert (value(formula, x), value(derivative, 1.0, x)) == ([y], [dx]), x
+    assert math.isnan(value(formula, math.nan)[0])
+
+
+def test_bounds_of_clip_may_be_arguments():
+    formula = trace(lambda x, low, high: x.clip(low, high))
+    derivative = gradient(formula, (0, 1, 2))
+    assert value(derivative, 1.0, 0.5, 0.5, 2.0) == [1, 0, 0]
+    assert value(derivative, 1.0, 0.4, 0.5, 2.0) == [0, 1, 0]
+    assert value(derivative, 1.0, 2.1, 0.5, 2.0) == [0, 0, 1]
+    assert math.isnan(value(formula, 1.0, math.nan, 2.0)[0])
+
+
+@pytest.mark.parametrize(
+    ("f", "message"),
+    [
+        (lambda x: x.clip(), "clip needs min, max or both"),
+        (lambda x: x.clip(2, 1), "clip: min is 2 and max is 1, which is less"),
+    ],
+)
+def test_bounds_of_clip_that_make_no_sense_are_refused(f, message):
+    with pytest.raises(ValueError, match=message):
+        trace(f)
+
+
 def test_second_derivatives_are_formulas_too():
     first = gradient(trace(lambda x: x**4 + mg.sin(x)), (0,))
     second = gradient(first, (1,))

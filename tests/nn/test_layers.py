@@ -112,7 +112,9 @@ def test_batch_norm_with_statistics_does_not_warn(how, rng):
         ({"features": 0}, ValueError, "features must be at least 1, not 0"),
         ({"features": 2.5}, TypeError, "features must be an integer, not 2.5"),
         ({"features": 3, "decay": 1.1}, ValueError, "kept share .* not 1.1"),
-        ({"features": 3, "eps": -1.0}, ValueError, "eps must be at least 0, not -1.0"),
+        ({"features": 3, "decay": "x"}, TypeError, "kept share .* must be a number, not 'x'"),
+        ({"features": 3, "eps": -1.0}, ValueError, "eps must be from 0 .*, not -1.0"),
+        ({"features": 3, "eps": "x"}, TypeError, "eps must be a number, not 'x'"),
     ],
 )
 def test_batch_norm_with_settings_out_of_range_is_refused(arguments, error, message):

@@ -292,7 +292,7 @@ def test_activations_there_are_not_are_refused(name):
         (lambda norm: norm._replace(gamma=mg.tensor(np.ones(4))), ValueError, r"gamma must have shape \(2,\)"),
         (lambda norm: norm._replace(beta=mg.tensor(np.ones(2, F32))), TypeError, "beta is float32, x is float64"),
         (lambda norm: norm._replace(running_var=None), ValueError, "both running_mean and running_var, or neither"),
-        (lambda norm: norm._replace(decay=1.5), ValueError, "decay must be 0 to 1"),
+        (lambda norm: norm._replace(decay=1.5), ValueError, "decay must be from 0 to 1"),
     ],
 )
 def test_a_norm_that_does_not_match_is_refused_and_nothing_changed(change, error, message):

@@ -318,9 +318,19 @@ def test_inference_needs_statistics(device):
         evaluate(mg.tensor(np.ones((4, 5)), device=device), None, None, None, None)
 
 
-@pytest.mark.parametrize("options", [{"decay": 1.5}, {"decay": -0.1}, {"eps": -1e-5}, {"eps": np.nan}])
-def test_decay_and_eps_out_of_range_are_refused(options):
-    with pytest.raises(ValueError, match="decay must be 0 to 1 and eps at least 0"):
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"decay": 1.5}, ValueError, "decay must be from 0 to 1, not 1.5"),
+        ({"decay": -0.1}, ValueError, "decay must be from 0 to 1"),
+        ({"decay": "x"}, TypeError, "decay must be a number, not 'x'"),
+        ({"eps": -1e-5}, ValueError, "eps must be from 0"),
+        ({"eps": np.nan}, ValueError, "eps must be from 0"),
+        ({"eps": None}, TypeError, "eps must be a number, not None"),
+    ],
+)
+def test_decay_and_eps_out_of_range_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
         train(mg.tensor(np.ones((4, 5))), **options)
 
 

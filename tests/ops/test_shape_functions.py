@@ -39,6 +39,15 @@ CASES = {  # name: (ours, NumPy's, shapes)
     "repeat flat": (lambda x: x.repeat(2), lambda x: x.repeat(2), [(3, 4)]),
     "tile": (lambda x: mg.tile(x, (2, 3)), lambda x: np.tile(x, (2, 3)), [(3, 4)]),
     "tile further": (lambda x: mg.tile(x, (2, 1, 3)), lambda x: np.tile(x, (2, 1, 3)), [(3, 4)]),
+    "tile many axes": (
+        lambda x: mg.tile(x, (2, 1, 3, 2, 2)), lambda x: np.tile(x, (2, 1, 3, 2, 2)), [(1, 2, 1, 2, 2)],
+    ),
+    "split by a NumPy number": (
+        lambda x: mg.split(x, np.int64(2), 1)[1], lambda x: np.split(x, np.int64(2), 1)[1], [(3, 4)],
+    ),
+    "split at NumPy's places": (
+        lambda x: mg.split(x, np.array([1, 3]), 1)[1], lambda x: np.split(x, [1, 3], 1)[1], [(3, 4)],
+    ),
     "tril": (mg.tril, np.tril, [(3, 4)]),
     "triu": (lambda x: mg.triu(x, 1), lambda x: np.triu(x, 1), [(2, 4, 3)]),
     "take": (lambda x: mg.take(x, ROWS, 0), lambda x: np.take(x, ROWS, 0), [(3, 4)]),
@@ -212,6 +221,20 @@ def test_numpy_does_not_lose_the_gradient_of_a_stack():
         ),
         (lambda x: mg.pad(mg.tensor([1]), 1, value=0.5), TypeError, "pad: the value is 0.5, which int64 does not hold"),
         (lambda x: x.at[5].set(1.0), IndexError, "out of bounds"),
+        (lambda x: x.at.set(1.0), TypeError, r"at needs an index: x.at\[index\].set\(value\)"),
+        (lambda x: x.at.add(1.0), TypeError, "at needs an index"),
+        (
+            lambda x: mg.tensor([1, 2]).at[0].add(1),
+            TypeError,
+            r"at\[...\].add needs a float32 or float64 tensor, not int64",
+        ),
+        (lambda x: mg.tensor([1, 2]).at[[0, 0]].add(1), TypeError, "add needs a float32 or float64 tensor, not int64"),
+        (lambda x: mg.split(x, 0), ValueError, "sections must be at least 1, not 0"),
+        (lambda x: mg.split(x, 1.5), TypeError, "split: sections must be an integer, not 1.5"),
+        (lambda x: mg.split(x, 1, (0, 1)), TypeError, r"axis must be one integer here, not \(0, 1\)"),
+        (lambda x: mg.swapaxes(x, 0, (0, 1)), TypeError, "axis must be one integer here"),
+        (lambda x: mg.concat([x, x], (0, 1)), TypeError, "axis must be one integer here"),
+        (lambda x: mg.softmax(x, (0, 1)), TypeError, "axis must be one integer here"),
         (lambda x: mg.flip([1.0]), TypeError, "flip needs a Tensor, not list"),
     ],
 )

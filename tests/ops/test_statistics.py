@@ -149,6 +149,9 @@ def test_pytorch_has_the_same_numbers(rng):
         (lambda x: mg.cumsum(x, 2), ValueError, "axis 2 is out of range"),
         (lambda x: mg.argmax(mg.tensor([1])), TypeError, "argmax needs a float32 or float64 tensor, not int64"),
         (lambda x: mg.prod([1.0]), TypeError, "prod needs a Tensor, not list"),
+        (lambda x: mg.argmax(x, (0, 1)), TypeError, r"axis must be one integer here, not \(0, 1\)"),
+        (lambda x: x.argmin([1]), TypeError, "axis must be one integer here"),
+        (lambda x: mg.cumsum(x, (0, 1)), TypeError, "axis must be one integer here"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call, error, message):

@@ -85,7 +85,7 @@ PYTORCH = {  # name: its expression in torch (F is torch.nn.functional), of the 
     "selu": "F.selu(x)",
     "softplus": "F.softplus(x, threshold=1000)",
     "mish": "F.mish(x)",
-    "hard_sigmoid": "torch.clamp(x / 6 + 0.5, 0, 1)",
+    "hard_sigmoid": "torch.clamp(x / 6 + 0.5, 0, 1)",  # whose own has 1 / 6 in float32
 }
 SHAPES = [(), (1,), (17,), (5, 7), (4097,)]
 every_op = pytest.mark.parametrize("name", TABLE)
@@ -175,7 +175,7 @@ def test_nan_comes_out_as_nan_and_its_neighbours_do_not(name, device, rng):
         ("abs", [-3.0, 0.0, -np.inf], [3, 0, np.inf], [-1, 0, -1]),
         ("sign", [-3.0, 0.0, np.inf], [-1, 0, 1], [0, 0, 0]),
         ("reciprocal", [0.0, np.inf], [np.inf, 0], [-np.inf, 0]),
-        ("hard_sigmoid", [10.0, -10.0, 0.0], [1, 0, 0.5], [0, 0, 1 / 6]),
+        ("hard_sigmoid", [10.0, -10.0, 0.0, 3.0, -3.0], [1, 0, 0.5, 1, 0], [0, 0, 1 / 6, 0, 0]),
         ("mish", [1e4, -1e4, 0.0], [1e4, 0, 0], [1, 0, 0.6]),
         ("erf", [1e4, -1e4, 0.0], [1, -1, 0], [0, 0, 2 / math.sqrt(math.pi)]),
         ("expm1", [1000.0, -1000.0], [np.inf, -1], [np.inf, 0]),

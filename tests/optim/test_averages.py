@@ -144,6 +144,34 @@ def test_what_has_no_averages_says_so():
     assert repr(optim.AdaGrad(parameters(), ema=0.99)).endswith("weight_decay=0, ema=0.99)")
 
 
+def test_the_share_is_part_of_the_state(device):
+    straight = optim.SGD(parameters(device), lr=0.1, ema=0.9)
+    list(train(straight, 3))
+    state = straight.state_dict()
+    assert state["ema"].tolist() == [0.9]
+    other = optim.SGD(parameters(device), lr=0.5, ema=0.5)
+    other.load_state_dict(state)
+    assert (other.ema, other.lr) == (0.9, 0.1)
+    other.ema = 0.3
+    other.load_state_dict(
+        {name: array for name, array in state.items() if name != "ema"}
+    )  # as earlier versions wrote it
+    assert other.ema == 0.3
+    for bad in (1.0, -0.5, np.nan):
+        with pytest.raises(ValueError, match="ema must be at least 0 and below 1"):
+            other.load_state_dict({**state, "ema": np.array([bad])})
+    with pytest.raises(ValueError, match="unknown: ema"):
+        optim.SGD(parameters(device), lr=0.1).load_state_dict(state)
+    assert other.ema == 0.3
+
+
+def test_a_share_set_later_is_refused_by_the_next_step():
+    optimizer = optim.SGD(parameters(dtypes=["float64"]), lr=0.1)
+    optimizer.ema = 0.9
+    with pytest.raises(ValueError, match="ema was set on SGD made without; make it with ema=0.9"):
+        list(train(optimizer, 1))
+
+
 def test_averaged_is_refused_inside_a_captured_step():
     optimizer = optim.SGD(parameters(dtypes=["float64"]), lr=0.1, ema=0.9)
 

@@ -23,7 +23,7 @@ def gradients(params):
     return [p.grad.numpy().copy() for p in params]
 
 
-@pytest.mark.parametrize(("max_norm", "order"), [*itertools.product([0.0, 0.5, 1e3], [1, 2, 2.0, math.inf])])
+@pytest.mark.parametrize(("max_norm", "order"), [*itertools.product([0.0, 0.5, 1e3, math.inf], [1, 2, 2.0, math.inf])])
 def test_norm_of_all_gradients_is_at_most_that(max_norm, order, device):
     params = parameters(device)
     before = gradients(params)
@@ -36,7 +36,7 @@ def test_norm_of_all_gradients_is_at_most_that(max_norm, order, device):
         np.testing.assert_allclose(g, b * min(1, max_norm / (expected + 1e-6)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.3, 1e3])
+@pytest.mark.parametrize("value", [0.0, 0.3, 1e3, math.inf])
 def test_elements_are_brought_into_a_range(value, device):
     params = parameters(device)
     before = gradients(params)
@@ -50,7 +50,7 @@ def test_numbers_are_those_of_pytorch(order):
     torch = pytest.importorskip("torch")
     ours = parameters(dtypes=["float64"] * 4)[:3]
     theirs = [torch.nn.Parameter(torch.tensor(p.numpy())) for p in ours]
-    for max_norm in (100.0, 2.0, 0.1):
+    for max_norm in (math.inf, 100.0, 2.0, 0.1):
         for p, q in zip(ours, theirs, strict=True):
             q.grad = torch.tensor(p.grad.numpy())
         norm = torch.nn.utils.clip_grad_norm_(theirs, max_norm, order)

@@ -226,6 +226,24 @@ def test_a_state_that_does_not_fit_is_listed_whole_and_changes_nothing(rng):
         np.testing.assert_array_equal(after[name], before[name])
 
 
+@pytest.mark.parametrize(
+    ("make", "column", "number", "message"),
+    [
+        (lambda p: optim.SGD(p, 0.1, momentum=0.9), 2, 0.37, "hyper: nesterov must be True or False, not 0.37"),
+        (lambda p: optim.RMSprop(p), 5, 2.0, "hyper: centered must be True or False, not 2.0"),
+        (lambda p: optim.SGD(p, 0.1, momentum=0.9, nesterov=True), 1, 0.0, "hyper: nesterov needs a momentum above 0"),
+    ],
+)
+def test_flags_of_a_state_that_are_none_are_refused(make, column, number, message, rng):
+    optimizer = make(parameters(rng))
+    state = optimizer.state_dict()
+    before = state["hyper"].copy()
+    state["hyper"][column] = number
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state)
+    np.testing.assert_array_equal(optimizer.hyper[0], before)
+
+
 def test_hyperparameters_can_be_changed_between_steps(device):
     p = mg.tensor([1.0], dtype="float64", device=device, requires_grad=True)
     optimizer = optim.SGD([p], lr=0.5, momentum=0.5)
@@ -258,6 +276,11 @@ def test_hyperparameters_can_be_changed_between_steps(device):
         ),
         (lambda p: optim.SGD([p], lr=0.1, weight_decay=-1), ValueError, "weight_decay must be at least 0"),
         (lambda p: optim.SGD([p], lr=0.1, nesterov=True), ValueError, "nesterov needs a momentum above 0"),
+        (
+            lambda p: optim.SGD([{"params": p, "nesterov": 0.5, "momentum": 0.9}], lr=0.1),
+            ValueError,
+            "nesterov must be True or False, not 0.5",
+        ),
         (lambda p: optim.Adam([p], betas=(1.0, 0.9)), ValueError, r"betas\[0\] must be at least 0 and below 1"),
         (lambda p: optim.Adam([p], betas=(0.9, -0.1)), ValueError, r"betas\[1\] must be"),
         (lambda p: optim.AdaGrad([p], eps=-1e-9), ValueError, "eps must be at least 0"),

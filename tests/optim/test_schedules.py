@@ -71,6 +71,8 @@ ONE_CYCLE = [
     {"pct_start": 0.5, "div_factor": 10.0, "final_div_factor": 100.0},
     {"anneal_strategy": "linear"},
     {"pct_start": 0.9, "anneal_strategy": "linear"},
+    {"pct_start": 0.02},
+    {"pct_start": 0.0, "anneal_strategy": "linear"},
 ]
 
 

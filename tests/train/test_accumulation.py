@@ -9,6 +9,7 @@ import pytest
 import minigrad as mg
 from minigrad.checkpoint import CheckpointError
 from minigrad.train import Checkpoints, DivergedError, TrainingInterrupted, fit
+from minigrad.train.divergence import Rewind
 
 
 def untimed(rows):
@@ -20,10 +21,11 @@ def by_hand(p, epochs, size, device="reference", clip=None):
     for epoch in range(epochs):
         for first in range(0, 7, size):
             batches = [p.loader.batch(7 * epoch + i) for i in range(first, min(first + size, 7))]
+            rows = sum(len(images) for images, _ in batches)
             p.optimizer.zero_grad()
             for images, labels in batches:
                 loss = mg.cross_entropy(p.model(mg.tensor(images, device=device)), labels)
-                (loss * (1 / len(batches)) if len(batches) > 1 else loss).backward()
+                (loss * (len(images) / rows) if len(batches) > 1 else loss).backward()
             if clip is not None:
                 mg.optim.clip_grad_norm(p.optimizer.params, clip)
             p.optimizer.step()
@@ -52,14 +54,16 @@ def test_clipped_steps_equal_a_handwritten_loop_to_the_bit(parts, same_bits, dev
     assert not np.array_equal(without.model[0].weight.numpy(), ours.model[0].weight.numpy())
 
 
-def test_without_batch_norm_accumulated_batches_are_as_good_as_one(parts):
+@pytest.mark.parametrize(("batch_size", "size"), [(10, 5), (8, 7), (49, 2)])
+def test_without_batch_norm_accumulated_batches_are_as_good_as_one(parts, batch_size, size):
+    """Of whatever length: in steps of seven batches of 8 the last has 2 samples."""
     weights = []
-    for batch_size, size in ((10, 5), (50, 1)):
-        p = parts(batch_size=batch_size, dropout=0.0)
+    for length, count in ((batch_size, size), (50, 1)):
+        p = parts(batch_size=length, dropout=0.0)
         p.model = mg.nn.Sequential(p.model[0], p.model[2], p.model[4])
         p.optimizer = mg.optim.SGD(p.model.parameters(), lr=0.1)
         p.loader.shuffle = False
-        history = fit(p.model, p.optimizer, p.loader, epochs=3, accumulate=size)
+        history = fit(p.model, p.optimizer, p.loader, epochs=3, accumulate=count)
         weights.append((p.model[0].weight.numpy(), history.column("loss"), history.column("accuracy")))
     for small, large in zip(*weights, strict=True):
         np.testing.assert_allclose(small, large, rtol=1e-5)
@@ -143,6 +147,14 @@ def test_divergence_in_one_of_the_batches_is_traced(parts, capture):
         fit(p.model, p.optimizer, p.loader, epochs=2, accumulate=3, clip_norm=1.0, capture=capture)
     assert caught.value.step == 2
     assert np.isfinite(p.model[0].weight.numpy()).all()
+
+
+def test_a_step_that_is_repeated_in_search_of_a_divergence_has_the_bits_of_the_step(parts, same_bits):
+    ours, other = parts(), parts()
+    fit(ours.model, ours.optimizer, ours.loader, steps=1, accumulate=7)
+    rewind = Rewind(other.model, other.optimizer, mg.cross_entropy)
+    assert rewind.repeat([other.loader.batch(i) for i in range(7)]) is None
+    same_bits(ours, other)
 
 
 def test_clipping_is_repeated_when_a_divergence_is_searched(parts):

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 import minigrad as mg
 from minigrad.train import TrainingInterrupted, fit
+from minigrad.train.run import Run
 from minigrad.train.signals import Signals, interruption
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -84,6 +86,20 @@ def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     finish(folder)
     return outcome(folder)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "rank", "expected"),
+    [([7, 8], 0, 7), ([7, 8], 1, 8), ([7, 8], 2, 99), ([7, 7], 2, 5), ([], 2, 5), ([7], 1, 5)],
+)
+def test_random_numbers_of_a_run_in_another_number_of_processes(seeds, rank, expected):
+    """Those of the same rank; where there was none, those that the script has seeded; where all were alike, rank 0's (5)."""
+    before = mg.random.state_dict()
+    mg.manual_seed(5)  # rank 0's, which the checkpoint had
+    run = SimpleNamespace(ranks=SimpleNamespace(rank=rank), drawing_before={"seed": 99, "streams": 0})
+    Run.go_on_drawing(run, [{"seed": seed, "streams": 0} for seed in seeds])
+    assert mg.random.state_dict()["seed"] == expected
+    mg.random.load_state_dict(before)
 
 
 def test_killed_run_resumes_to_the_same_bits(tmp_path, uninterrupted):

@@ -32,10 +32,12 @@ def network(batch_norm, dropout=0.0):
 
 def train(
     folder=None, *, steps=None, epochs=None, batch_norm=mg.nn.SyncBatchNorm, dropout=0.0, resume=False, samples=SAMPLES,
-    batch=BATCH, log_every=None, validate=True, callbacks=(), seed=1, lr=0.1, ema=None, **options,
+    batch=BATCH, log_every=None, validate=True, callbacks=(), seed=1, lr=0.1, ema=None, numbers=None, **options,
 ):  # fmt: skip
-    """(history, model) of a run."""
+    """(history, model) of a run; `numbers` seeds what is drawn in it."""
     model = network(batch_norm, dropout)
+    if numbers is not None:
+        mg.manual_seed(numbers)
     optimizer = mg.optim.SGD(model.parameters(), lr, momentum=0.9, ema=ema)
     images, labels = data(samples)
     loader = mg.data.Loader(images, labels, batch_size=batch, seed=seed, prefetch=1)
@@ -124,6 +126,25 @@ def case_dropout(folder):
 def case_dropout_resumed(folder):
     until(4, folder / "dropout resumed", steps=9, dropout=0.3, batch_norm=None)
     return train(folder / "dropout resumed", steps=9, dropout=0.3, batch_norm=None, resume=True)
+
+
+def noisy(outputs, labels):
+    return mg.cross_entropy(outputs + mg.random.normal(outputs.shape), labels)
+
+
+def case_noise(folder):
+    """Each process draws numbers of its own in each step."""
+    return train(folder / "noise", steps=9, loss=noisy, numbers=50 + distributed.rank)
+
+
+def case_noise_resumed(folder):
+    until(4, folder / "noise resumed", steps=9, loss=noisy, numbers=50 + distributed.rank)
+    return train(folder / "noise resumed", steps=9, loss=noisy, numbers=50 + distributed.rank, resume=True)
+
+
+def case_noise_of_one(folder):
+    """All processes draw as rank 0 does: another noise, so that the test above can fail."""
+    return train(folder / "noise of one", steps=9, loss=noisy, numbers=50)
 
 
 def case_of_another_world(folder):
