@@ -320,6 +320,12 @@ def op_cases() -> dict[str, OpCase]:
             lambda a, b: mg.conv2d(mg.concat([a, a]), b[..., :4], padding=1, groups=2),
             (images, windows),
         ),
+        "conv: conv1d, conv_transpose2d": (
+            lambda a, b: mg.conv_transpose2d(
+                mg.conv1d(a[:, 0], b[0], padding=1)[:, :3, None], b.transpose(0, 1, 3, 2), stride=2
+            ),
+            (images, windows),
+        ),
         "pool: max_pool2d": (lambda a: mg.max_pool2d(a, 3, stride=2, padding=1), (apart,)),
         "pool: avg_pool2d, global_avg_pool": (lambda a: mg.global_avg_pool(mg.avg_pool2d(a, 2)), (images,)),
         "lrn: local_response_norm": (mg.local_response_norm, (images,)),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.interop.order import Orders, flattened_orders
-from minigrad.nn import BatchNorm, Conv2d, Dropout, Linear, Module, MultiheadAttention
+from minigrad.nn import BatchNorm, Conv1d, Conv2d, ConvTranspose2d, Dropout, Linear, Module, MultiheadAttention
 from minigrad.tensor import Tensor
 
 Names = Mapping[str, str] | Callable[[str], str] | None
@@ -17,7 +17,9 @@ Axes = Mapping[str, Sequence[int]] | None
 LAYERS: dict[type[Module], dict[str, tuple[str, tuple[int, ...]]]] = {
     Linear: {"weight": ("weight", (1, 0)), "bias": ("bias", (0,))},
     MultiheadAttention: {"in_proj_weight": ("in_proj_weight", (1, 0)), "in_proj_bias": ("in_proj_bias", (0,))},
+    Conv1d: {"weight": ("weight", (2, 1, 0)), "bias": ("bias", (0,))},
     Conv2d: {"weight": ("weight", (2, 3, 1, 0)), "bias": ("bias", (0,))},
+    ConvTranspose2d: {"weight": ("weight", (2, 3, 0, 1)), "bias": ("bias", (0,))},
     BatchNorm: {
         "gamma": ("weight", (0,)),
         "beta": ("bias", (0,)),

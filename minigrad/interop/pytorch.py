@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from minigrad.interop.pairs import Axes, Names, Pair, pairs_of, renamed
-from minigrad.nn import BatchNorm, Conv2d, Module
+from minigrad.nn import BatchNorm, Conv1d, Conv2d, ConvTranspose2d, Module
 from minigrad.nn.module import overwrite, prefixed
-from minigrad.ops.window import is_same, paddings, pair
+from minigrad.ops.window import integers, is_same, paddings, pair
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +27,10 @@ def from_torch(
 ) -> AnyModule:
     """Put PyTorch's weights into a model, in place, and return it.
 
-    Linear weights (out, in) become (in, out), convolutions (out, in / groups, kh, kw) become
-    (kh, kw, in / groups, out), a BatchNorm's `weight` and `bias` become `gamma` and `beta`; `num_batches_tracked` is passed
-    over. A Linear that reads flattened images gets its inputs in the order (H, W, C) from PyTorch's (C, H, W), and so does a
-    BatchNorm between the two.
+    Linear weights (out, in) become (in, out), convolutions (out, in / groups, kh, kw) become (kh, kw, in / groups, out), transposed
+    ones (in, out / groups, kh, kw) become (kh, kw, in, out / groups), a BatchNorm's `weight` and `bias` become `gamma` and
+    `beta`; `num_batches_tracked` is passed over. A Linear that reads flattened images gets its inputs in the order (H, W, C)
+    from PyTorch's (C, H, W), and so does a BatchNorm between the two.
 
     Args:
         model: its modules are named as PyTorch's, or as `names` says.
@@ -171,21 +171,29 @@ def settings_that_differ(model: Module, source: Any, names: Names) -> list[str]:
                 problems.append(
                     f"{path}: decay {module.decay} here, momentum {momentum} in PyTorch, a decay of {1 - momentum:g}"
                 )
-        if isinstance(module, Conv2d) and hasattr(other, "dilation"):
+        if isinstance(module, Conv1d | Conv2d | ConvTranspose2d) and hasattr(other, "dilation"):
             for name, ours, there in settings_of(module, other):
                 if ours != there:
                     problems.append(f"{path}: {name} {ours} here, {there} in PyTorch")
     return problems
 
 
-def settings_of(conv: Conv2d, other: Any) -> list[tuple[str, Any, Any]]:
+def settings_of(conv: Conv1d | Conv2d | ConvTranspose2d, other: Any) -> list[tuple[str, Any, Any]]:
     """(name, ours, PyTorch's) of the settings of a convolution that can be compared."""
+    name = type(conv).__name__
+    steps, gaps = (pair(name, which, getattr(conv, which)) for which in ("stride", "dilation"))
+    axes = slice(1) if isinstance(conv, Conv1d) else slice(2)
     settings: list[tuple[str, Any, Any]] = [
-        ("stride", pair("Conv2d", "stride", conv.stride), tuple(other.stride)),
-        ("dilation", pair("Conv2d", "dilation", conv.dilation), tuple(other.dilation)),
+        ("stride", steps[axes], tuple(other.stride)),
+        ("dilation", gaps[axes], tuple(other.dilation)),
         ("groups", conv.groups, other.groups),
         ("padding_mode", "zeros", other.padding_mode),
     ]
+    if isinstance(conv, ConvTranspose2d):
+        settings.append(
+            ("output_padding", integers(name, "output_padding", conv.output_padding), tuple(other.output_padding))
+        )
     if not is_same(conv.padding) and not isinstance(other.padding, str):
-        settings.append(("padding", paddings("Conv2d", conv.padding), tuple((int(n), int(n)) for n in other.padding)))
+        ours = (integers(name, "padding", conv.padding),) if axes.stop == 1 else paddings(name, conv.padding)
+        settings.append(("padding", ours, tuple((int(n), int(n)) for n in other.padding)))
     return settings

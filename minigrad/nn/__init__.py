@@ -3,7 +3,7 @@
 from minigrad.nn import init
 from minigrad.nn.attention import MultiheadAttention
 from minigrad.nn.containers import ModuleDict, ModuleList, ParameterList
-from minigrad.nn.conv import Conv2d
+from minigrad.nn.conv import Conv1d, Conv2d, ConvTranspose2d
 from minigrad.nn.layer_norm import Embedding, GroupNorm, LayerNorm, RMSNorm
 from minigrad.nn.layers import (
     BatchNorm,
@@ -26,7 +26,9 @@ __all__ = [
     "AvgPool2d",
     "BatchNorm",
     "Concat",
+    "Conv1d",
     "Conv2d",
+    "ConvTranspose2d",
     "Dropout",
     "Embedding",
     "Flatten",

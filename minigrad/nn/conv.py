@@ -1,4 +1,6 @@
-"""The convolutional layer."""
+"""The convolutional layers."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,11 +36,7 @@ class Conv2d(Module):
     ) -> None:
         self.size = pair("Conv2d", "size", size)
         self.stride, self.padding, self.dilation = stride, padding, dilation
-        self.groups = integer("groups", groups)
-        inputs, outputs = integer("in_channels", in_channels), integer("out_channels", out_channels)
-        for name, channels in (("in_channels", inputs), ("out_channels", outputs)):
-            if channels % self.groups:
-                raise ValueError(f"Conv2d: groups={groups} does not divide {name}={channels}; each group has as many")
+        self.groups, inputs, outputs = channels_of("Conv2d", in_channels, out_channels, groups)
         group = (*self.size, inputs // self.groups, outputs // self.groups)
         self.weight = Parameter(np.concatenate([weight_init(group) for _ in range(self.groups)], axis=3))
         self.bias = Parameter(init.zeros((outputs,))) if bias else None
@@ -58,8 +56,119 @@ class Conv2d(Module):
     def settings(self) -> str:
         """in, out, window and what differs from the defaults."""
         kh, kw, c, k = self.weight.shape
-        parts = [str(c * self.groups), str(k), str(kh) if kh == kw else str((kh, kw))]
-        for name, usual in (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1)):
-            if getattr(self, name) != usual:
-                parts.append(f"{name}={getattr(self, name)!r}")
-        return ", ".join(parts if self.bias is not None else [*parts, "bias=False"])
+        usual = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+        return settings_of(self, c * self.groups, k, str(kh) if kh == kw else str((kh, kw)), usual)
+
+
+class Conv1d(Module):
+    """Convolution of sequences (N, L, in_channels) to (N, OL, out_channels).
+
+    stride, padding, dilation and groups are those of `mg.conv1d`. Parameters `weight` (size, in / groups, out), by default
+    Glorot uniform, each group drawn as a convolution of its own, and `bias` (out,), zeros, unless bias=False.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        *,
+        stride: int = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        weight_init: Initializer = init.glorot_uniform,
+    ) -> None:
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.size = integer("size", size)
+        self.groups, inputs, outputs = channels_of("Conv1d", in_channels, out_channels, groups)
+        group = self.size, inputs // self.groups, outputs // self.groups
+        self.weight = Parameter(np.concatenate([weight_init(group) for _ in range(self.groups)], axis=2))
+        self.bias = Parameter(init.zeros((outputs,))) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution."""
+        return ops.conv1d(
+            x,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+    def settings(self) -> str:
+        """in, out, size and what differs from the defaults."""
+        size, c, k = self.weight.shape
+        usual = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+        return settings_of(self, c * self.groups, k, str(size), usual)
+
+
+class ConvTranspose2d(Module):
+    """Transposed convolution of images (N, H, W, in_channels) to (N, OH, OW, out_channels), as `mg.conv_transpose2d`.
+
+    Parameters `weight` (kh, kw, in, out / groups), by default Glorot uniform, each group drawn as a convolution of its own, and
+    `bias` (out,), zeros, unless bias=False.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: Size,
+        *,
+        stride: Size = 1,
+        padding: Padding = 0,
+        output_padding: Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        weight_init: Initializer = init.glorot_uniform,
+    ) -> None:
+        self.size = pair("ConvTranspose2d", "size", size)
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.output_padding = output_padding
+        self.groups, inputs, outputs = channels_of("ConvTranspose2d", in_channels, out_channels, groups)
+        group = (*self.size, inputs // self.groups, outputs // self.groups)
+        self.weight = Parameter(np.concatenate([weight_init(group) for _ in range(self.groups)], axis=2))
+        self.bias = Parameter(init.zeros((outputs,))) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The transposed convolution."""
+        return ops.conv_transpose2d(
+            x,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+    def settings(self) -> str:
+        """in, out, window and what differs from the defaults."""
+        kh, kw, c, k = self.weight.shape
+        usual = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
+        return settings_of(self, c, k * self.groups, str(kh) if kh == kw else str((kh, kw)), usual)
+
+
+def channels_of(name: str, in_channels: int, out_channels: int, groups: int) -> tuple[int, int, int]:
+    """(groups, in, out), all integers of at least 1; ValueError where the groups do not divide the others."""
+    parts, inputs, outputs = (
+        integer(argument, value)
+        for argument, value in (("groups", groups), ("in_channels", in_channels), ("out_channels", out_channels))
+    )
+    for argument, channels in (("in_channels", inputs), ("out_channels", outputs)):
+        if channels % parts:
+            raise ValueError(f"{name}: groups={parts} does not divide {argument}={channels}; each group has as many")
+    return parts, inputs, outputs
+
+
+def settings_of(layer: Conv2d | Conv1d | ConvTranspose2d, c: int, k: int, size: str, usual: dict[str, int]) -> str:
+    """in, out, window and what differs from what is usual."""
+    parts = [str(c), str(k), size]
+    parts += [f"{name}={getattr(layer, name)!r}" for name, value in usual.items() if getattr(layer, name) != value]
+    return ", ".join(parts if layer.bias is not None else [*parts, "bias=False"])

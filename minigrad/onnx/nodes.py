@@ -461,7 +461,17 @@ OTHERS = {
     "Attention": "it would need version 23 of ONNX; mg.softmax(scale * q @ k.swapaxes(-1, -2) + mask) @ v has the same result",
     "BranchConcat": "it normalizes by the batch's own statistics, in training; use mg.concat",
     **dict.fromkeys(
-        ("BroadcastTo", "CumSum", "Flip", "Pad", "Put", "Scatter", "TakeAlong"),
+        (
+            "BroadcastTo",
+            "ConvTranspose2d",
+            "CumSum",
+            "DepthwiseConvTranspose2d",
+            "Flip",
+            "Pad",
+            "Put",
+            "Scatter",
+            "TakeAlong",
+        ),
         "there is no rule for it here yet; arithmetic that broadcasts, slices, mg.concat and matrix products have one",
     ),
 }

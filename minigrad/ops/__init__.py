@@ -9,7 +9,8 @@ from minigrad.ops.contraction import (
     einsum,
     outer,
 )
-from minigrad.ops.conv import conv2d
+from minigrad.ops.conv import conv1d, conv2d
+from minigrad.ops.conv_transpose import conv_transpose2d
 from minigrad.ops.creation import (
     arange,
     eye,
@@ -118,7 +119,9 @@ __all__ = [
     "clip",
     "concat",
     "concat_branches",
+    "conv1d",
     "conv2d",
+    "conv_transpose2d",
     "copied",
     "cos",
     "cross_entropy",

@@ -1,16 +1,18 @@
-"""Convolution of images (N, H, W, C)."""
+"""Convolution of images (N, H, W, C), and of sequences (N, L, C)."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from minigrad.checks import integer
-from minigrad.kernels.axes import Shape
 from minigrad.kernels.contract import Array
 from minigrad.kernels.window import Window
 from minigrad.ops.checks import float_tensor, refuse_dtypes
 from minigrad.ops.depthwise import DepthwiseConv2d, GroupedConv2d
 from minigrad.ops.launches import expand, filled, no_bias, product
+from minigrad.ops.movement import reshape
 from minigrad.ops.shapes import pixels
-from minigrad.ops.window import Padding, Size, resolve
+from minigrad.ops.window import Padding, Size, integers, resolve
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -99,42 +101,72 @@ def conv2d(
     gradients of a pair of channels so. The gradient of x is a convolution of dy, and what is said of x holds for dy.
     C and K are those of a group; depthwise, what is not finite reaches the outputs that see it and no others.
     """
-    image, weight = float_tensor("conv2d", x)._data, float_tensor("conv2d", w)._data
-    groups = integer("conv2d: groups", groups)
-    if groups == 1:
-        if image.ndim != 4 or weight.ndim != 4 or image.shape[3] != weight.shape[2]:
-            raise ValueError(
-                f"conv2d: x (N, H, W, C) and w (kh, kw, C, K) expected, got {image.shape} and {weight.shape}"
-            )
-    else:
-        check_groups(image.shape, weight.shape, groups)
-    if b is not None and float_tensor("conv2d", b)._data.shape != weight.shape[3:]:
-        raise ValueError(f"conv2d: b must have shape ({weight.shape[3]},) to match w {weight.shape}, not {b.shape}")
-    if image.dtype != weight.dtype or (b is not None and b.dtype != image.dtype):
-        refuse_dtypes("conv2d", x=x, w=w, b=b)
-    window = resolve("conv2d", image.shape[1:3], weight.shape[:2], stride, padding, dilation)
+    groups = check_operands("conv2d", 4, x, w, b, groups)
+    window = resolve("conv2d", (x.shape[1], x.shape[2]), w.shape[:2], stride, padding, dilation)
+    return convolve(x, w, b, window, groups)
+
+
+def conv1d(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolution of sequences: x (N, L, C), w (size, C / groups, K), b (K,) or None, result (N, OL, K).
+
+    It is `conv2d` of images one pixel high, whose arguments and errors it has; padding is an int, a pair (before, after), or
+    "same". With padding=(dilation * (size - 1), 0) no output sees what comes after it.
+    """
+    groups = check_operands("conv1d", 3, x, w, b, groups)
+    steps, gaps = (integer(f"conv1d: {name}", n) for name, n in (("stride", stride), ("dilation", dilation)))
+    around: Padding = padding if isinstance(padding, str) else ((0, 0), integers("conv1d", "padding", padding))
+    (n, length, c), (size, *channels) = x.shape, w.shape
+    window = resolve("conv1d", (1, length), (1, size), (1, steps), around, (1, gaps))
+    y = convolve(reshape(x, (n, 1, length, c)), reshape(w, (1, size, *channels)), b, window, groups)
+    return reshape(y, (n, window.ow, w.shape[2]))
+
+
+def convolve(x: Tensor, w: Tensor, b: Tensor | None, window: Window, groups: int) -> Tensor:
+    """The convolution of images, whose operands have been checked."""
     if groups == 1:
         return Conv2d.apply(x, w, b, window=window)
-    if groups == image.shape[3]:
+    if groups == x.shape[3]:
         return DepthwiseConv2d.apply(x, w, b, window=window)
     return GroupedConv2d.apply(x, w, b, groups=groups, window=window)
 
 
-def check_groups(image: Shape, weight: Shape, groups: int) -> None:
-    """Raise ValueError unless x and w of these shapes have channels in so many groups."""
-    if len(image) != 4 or len(weight) != 4:
+LAYOUTS = {3: ("x (N, L, C)", "(size, {c}, K)"), 4: ("x (N, H, W, C)", "(kh, kw, {c}, K)")}
+
+
+def check_operands(name: str, ndim: int, x: Tensor, w: Tensor, b: Tensor | None, groups: int) -> int:
+    """groups as an int; ValueError unless x, w and b fit one another, TypeError unless they are floats of one dtype."""
+    images, weight = float_tensor(name, x).shape, float_tensor(name, w).shape
+    groups = integer(f"{name}: groups", groups)
+    theirs, ours = LAYOUTS[ndim]
+    if len(images) != ndim or len(weight) != ndim or (groups == 1 and images[-1] != weight[-2]):
+        per_group = "C" if groups == 1 else "C / groups"
         raise ValueError(
-            f"conv2d: x (N, H, W, C) and w (kh, kw, C / groups, K) expected, got {image} and {weight} with groups={groups}"
+            f"{name}: {theirs} and w {ours.format(c=per_group)} expected, got {images} and {weight}"
+            + (f" with groups={groups}" if groups > 1 else "")
         )
-    c, k = image[3], weight[3]
-    for channels, whose in ((c, f"x {image}"), (k, f"w {weight}")):
+    c, k = images[-1], weight[-1]
+    for channels, whose in ((c, f"x {images}"), (k, f"w {weight}")):
         if channels % groups:
             raise ValueError(
-                f"conv2d: groups={groups} does not divide the {channels} channels on the last axis of {whose}; "
+                f"{name}: groups={groups} does not divide the {channels} channels on the last axis of {whose}; "
                 "each group has as many of x and as many of the result as any other"
             )
-    if weight[2] != c // groups:
+    if weight[-2] != c // groups:
         raise ValueError(
-            f"conv2d: x {image} in {groups} groups has {c // groups} channels in each, so w must be "
-            f"(kh, kw, {c // groups}, K), but it is {weight}"
+            f"{name}: x {images} in {groups} groups has {c // groups} channels in each, so w must be "
+            f"{ours.format(c=c // groups)}, but it is {weight}"
         )
+    if b is not None and float_tensor(name, b).shape != (k,):
+        raise ValueError(f"{name}: b must have shape ({k},) to match w {weight}, not {b.shape}")
+    if x.dtype != w.dtype or (b is not None and b.dtype != x.dtype):
+        refuse_dtypes(name, x=x, w=w, b=b)
+    return groups

@@ -310,6 +310,8 @@ def every_op(x, w, images):
     yield from (mg.conv2d(images, kernel, b, padding=1), mg.conv2d(images, w.reshape(1, 1, 3, 3), b))
     yield mg.conv2d(images, kernel[:, :, :1], b, padding=1, groups=3)
     yield mg.conv2d(mg.concat([images] * 2), mg.concat([kernel[:, :, :2]] * 2), groups=3)
+    yield mg.conv_transpose2d(images, kernel, b, stride=2)
+    yield mg.conv_transpose2d(images, mg.transpose(kernel[:, :, :1], (0, 1, 3, 2)), groups=3)
     yield from (mg.max_pool2d(images, 2), mg.avg_pool2d(images, 2), mg.local_response_norm(images))
     with_norm = mg.nn.Sequential(mg.nn.Conv2d(3, 2, 1).to("float64"), mg.nn.BatchNorm(2).to("float64"), mg.nn.ReLU())
     yield mg.nn.Concat(with_norm, mg.nn.Sequential(mg.nn.Conv2d(3, 2, 1).to("float64"), mg.nn.ReLU()))(images)

@@ -202,6 +202,37 @@ def test_groups(inputs, outputs, groups, rng):
     np.testing.assert_allclose(our_logits(model, x), images_of(back, x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_transposed_convolution(groups, rng):
+    options = {"stride": 2, "padding": 1, "output_padding": 1, "groups": groups}
+    theirs = randomize(nn.Sequential(nn.ConvTranspose2d(4, 8, 3, **options)))
+    model = mg.nn.Sequential(mg.nn.ConvTranspose2d(4, 8, 3, **options)).to("reference")
+    x = images(rng, 2, 4, 5, 4)
+    mg.interop.from_torch(model, theirs)
+    np.testing.assert_allclose(our_logits(model, x), images_of(theirs, x), rtol=1e-5, atol=1e-5)
+    assert_round_trip(model, theirs)
+
+
+def test_convolution_of_sequences(rng):
+    theirs = randomize(nn.Sequential(nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2)))
+    model = mg.nn.Sequential(mg.nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2)).to("reference")
+    x = images(rng, 2, 9, 4)
+    mg.interop.from_torch(model, theirs)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(x).permute(0, 2, 1)).permute(0, 2, 1).numpy()
+    np.testing.assert_allclose(our_logits(model, x), expected, rtol=1e-5, atol=1e-5)
+    assert_round_trip(model, theirs)
+
+
+def test_other_settings_are_a_misfit():
+    theirs = nn.Sequential(nn.ConvTranspose2d(4, 8, 3, stride=2, output_padding=1), nn.Conv1d(8, 6, 3, padding=1))
+    model = mg.nn.Sequential(mg.nn.ConvTranspose2d(4, 8, 3, stride=2), mg.nn.Conv1d(8, 6, 3, padding=(2, 0)))
+    with pytest.raises(ValueError, match="nothing was changed") as raised:
+        mg.interop.from_torch(model, theirs)
+    assert "0: output_padding (0, 0) here, (1, 1) in PyTorch" in str(raised.value)
+    assert "1: padding ((2, 0),) here, ((1, 1),) in PyTorch" in str(raised.value)
+
+
 def test_other_groups_are_a_misfit():
     theirs = nn.Sequential(nn.Conv2d(4, 8, 1, groups=2))
     model = mg.nn.Sequential(mg.nn.Conv2d(2, 8, 1))  # a weight of the same shape
