@@ -650,6 +650,18 @@ class Reduce(Protocol):
         """y[o, i, j] = sum of x[o, k, j] over k <= i, or with `reverse` over k >= i, all (outer, n, inner)."""
 
 
+class Resample(Protocol):
+    """Images x (n, h, w, c) sampled anew, to y (n, oh, ow, c).
+
+    kernels/reference/resample.py, kernels/cpu/resample.py, kernels/cuda/resample.py
+    """
+
+    def resample(
+        self, x: Array, rows: Array, row_weights: Array, columns: Array, column_weights: Array, y: Array, /
+    ) -> None:
+        """y = weighted sums of neighbouring rows and columns; rows and columns hold (first, count, place of their weights)."""
+
+
 class Kernels(Protocol):
     """The kernels of a device, by family."""
 
@@ -669,6 +681,7 @@ class Kernels(Protocol):
     pointwise: Pointwise
     pool: Pool
     reduce: Reduce
+    resample: Resample
 
 
 FAMILIES = tuple(Kernels.__annotations__)

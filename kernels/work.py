@@ -137,6 +137,10 @@ def strided_write(x, shape, strides, offset, y):
     return Work(None, nbytes(x, x))
 
 
+def resample(x, rows, row_weights, columns, column_weights, y):
+    return Work(None, nbytes(x, y))
+
+
 # Optimizers read and write parameters and state.
 
 
@@ -186,6 +190,7 @@ FUNCTIONS = {
     "elementwise.activate_backward": activate_backward,
     "movement.strided_read": strided_read,
     "movement.strided_write": strided_write,
+    "resample.resample": resample,
     "optim.sgd": sgd,
     "optim.adagrad": adagrad,
     "optim.rmsprop": rmsprop,

@@ -20,6 +20,7 @@ from minigrad.kernels.cpu.tools.threads import get_num_threads, set_num_threads
 from minigrad.modes import CaptureError, detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from minigrad.ops import (
     abs,
+    adaptive_avg_pool2d,
     add,
     all,
     any,
@@ -60,6 +61,7 @@ from minigrad.ops import (
     group_norm,
     hard_sigmoid,
     huber_loss,
+    interpolate,
     isfinite,
     isinf,
     isnan,
@@ -181,6 +183,7 @@ __all__ = [
     "Tensor",
     "UnexpectedCompile",
     "abs",
+    "adaptive_avg_pool2d",
     "add",
     "all",
     "any",
@@ -234,6 +237,7 @@ __all__ = [
     "huber_loss",
     "inspect",
     "interop",
+    "interpolate",
     "is_grad_enabled",
     "isfinite",
     "isinf",

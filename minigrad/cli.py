@@ -328,6 +328,10 @@ def op_cases() -> dict[str, OpCase]:
         ),
         "pool: max_pool2d": (lambda a: mg.max_pool2d(a, 3, stride=2, padding=1), (apart,)),
         "pool: avg_pool2d, global_avg_pool": (lambda a: mg.global_avg_pool(mg.avg_pool2d(a, 2)), (images,)),
+        "resample: interpolate, adaptive_avg_pool2d": (
+            lambda a: mg.adaptive_avg_pool2d(mg.interpolate(a, size=(9, 5), mode="bilinear"), (4, 3)),
+            (images,),
+        ),
         "lrn: local_response_norm": (mg.local_response_norm, (images,)),
         "dropout": (lambda a: mg.dropout(a, 0.5, training=True, seed=3), (x,)),
     }

@@ -27,10 +27,10 @@ def from_torch(
 ) -> AnyModule:
     """Put PyTorch's weights into a model, in place, and return it.
 
-    Linear weights (out, in) become (in, out), convolutions (out, in / groups, kh, kw) become (kh, kw, in / groups, out), transposed
-    ones (in, out / groups, kh, kw) become (kh, kw, in, out / groups), a BatchNorm's `weight` and `bias` become `gamma` and
-    `beta`; `num_batches_tracked` is passed over. A Linear that reads flattened images gets its inputs in the order (H, W, C)
-    from PyTorch's (C, H, W), and so does a BatchNorm between the two.
+    Linear weights (out, in) become (in, out), convolutions (out, in / groups, kh, kw) become (kh, kw, in / groups, out),
+    transposed ones (in, out / groups, kh, kw) become (kh, kw, in, out / groups), a BatchNorm's `weight` and `bias` become
+    `gamma` and `beta`; `num_batches_tracked` is passed over. A Linear that reads flattened images gets its inputs in the order
+    (H, W, C) from PyTorch's (C, H, W), and so does a BatchNorm between the two.
 
     Args:
         model: its modules are named as PyTorch's, or as `names` says.

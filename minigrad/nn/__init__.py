@@ -20,9 +20,11 @@ from minigrad.nn.layers import (
 from minigrad.nn.lrn import LocalResponseNorm
 from minigrad.nn.module import Module, Parameter
 from minigrad.nn.pool import AvgPool2d, GlobalAvgPool, MaxPool2d
+from minigrad.nn.resample import AdaptiveAvgPool2d, Upsample
 from minigrad.nn.statistics import convert_sync_batch_norm, fold_batch_norm, recompute_statistics
 
 __all__ = [
+    "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BatchNorm",
     "Concat",
@@ -50,6 +52,7 @@ __all__ = [
     "Sigmoid",
     "SyncBatchNorm",
     "Tanh",
+    "Upsample",
     "convert_sync_batch_norm",
     "fold_batch_norm",
     "init",

@@ -469,6 +469,7 @@ OTHERS = {
             "Flip",
             "Pad",
             "Put",
+            "Resample",
             "Scatter",
             "TakeAlong",
         ),

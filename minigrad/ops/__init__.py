@@ -34,6 +34,7 @@ from minigrad.ops.norm import Normalization, batch_norm
 from minigrad.ops.pointwise_loss import binary_cross_entropy_with_logits, huber_loss, kl_div, l1_loss, mse_loss
 from minigrad.ops.pool import avg_pool2d, global_avg_pool, max_pool2d
 from minigrad.ops.reduce import max, mean, sum
+from minigrad.ops.resample import adaptive_avg_pool2d, interpolate
 from minigrad.ops.shape_functions import (
     broadcast_to,
     expand_dims,
@@ -105,6 +106,7 @@ __all__ = [
     "Branch",
     "Normalization",
     "abs",
+    "adaptive_avg_pool2d",
     "add",
     "all",
     "any",
@@ -149,6 +151,7 @@ __all__ = [
     "group_norm",
     "hard_sigmoid",
     "huber_loss",
+    "interpolate",
     "isfinite",
     "isinf",
     "isnan",

@@ -312,6 +312,7 @@ def every_op(x, w, images):
     yield mg.conv2d(mg.concat([images] * 2), mg.concat([kernel[:, :, :2]] * 2), groups=3)
     yield mg.conv_transpose2d(images, kernel, b, stride=2)
     yield mg.conv_transpose2d(images, mg.transpose(kernel[:, :, :1], (0, 1, 3, 2)), groups=3)
+    yield mg.interpolate(images, size=(5, 3), mode="bilinear")
     yield from (mg.max_pool2d(images, 2), mg.avg_pool2d(images, 2), mg.local_response_norm(images))
     with_norm = mg.nn.Sequential(mg.nn.Conv2d(3, 2, 1).to("float64"), mg.nn.BatchNorm(2).to("float64"), mg.nn.ReLU())
     yield mg.nn.Concat(with_norm, mg.nn.Sequential(mg.nn.Conv2d(3, 2, 1).to("float64"), mg.nn.ReLU()))(images)

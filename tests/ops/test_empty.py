@@ -77,6 +77,8 @@ CASES = {  # a function, and the shapes of what it is given: a letter for each a
     "conv_transpose2d, depthwise": (lambda x, w: mg.conv_transpose2d(x, w, groups=3), "nhwc", "pqc1"),
     "max_pool2d": (lambda x: mg.max_pool2d(x, 2, padding=1), "nhwc"),
     "avg_pool2d": (lambda x: mg.avg_pool2d(x, 2, stride=1), "nhwc"),
+    "interpolate": (lambda x: mg.interpolate(x, scale=1.5, mode="bilinear"), "nhwc"),
+    "adaptive_avg_pool2d": (lambda x: mg.adaptive_avg_pool2d(x, (2, 3)), "nhwc"),
     "global_avg_pool": (mg.global_avg_pool, "nhwc"),
     "batch_norm": (lambda *xs: mg.batch_norm(*xs, None, None, training=True), "nhc", "c", "c"),
     "batch_norm with relu": (

@@ -27,6 +27,7 @@ FAMILIES = {
     "conv2d in groups": lambda x: mg.conv2d(x.reshape(1, 3, 5, 4), x[:4, :6].reshape(2, 3, 2, 2), groups=2),
     "conv1d": lambda x: mg.conv1d(x.reshape(2, 10, 3), x[:2, :6].reshape(2, 3, 2)),
     "conv_transpose2d": lambda x: mg.conv_transpose2d(x.reshape(1, 3, 5, 4), x[:4, :6].reshape(2, 3, 4, 1), stride=2),
+    "interpolate": lambda x: mg.interpolate(x.reshape(1, 6, 10, 1), size=(4, 13), mode="bilinear"),
     "max_pool2d": lambda x: mg.max_pool2d(x.reshape(1, 6, 10, 1), 2),
     "avg_pool2d": lambda x: mg.avg_pool2d(x.reshape(1, 6, 10, 1), 2),
     "layer_norm": mg.layer_norm,
