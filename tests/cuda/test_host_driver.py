@@ -1,5 +1,9 @@
 """The device "cuda" on the host: the engine's own launches, from the PTX of its kernels."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -148,3 +152,13 @@ def test_memory_in_pieces_is_out_of_memory_all_the_same():
 def test_sums_are_the_reference_s(monkeypatch, rng):
     x = rng.standard_normal((2, 33, 5)).astype(np.float32)
     check(target_named("cuda, host", monkeypatch), "reduce", "sum_forward", x, np.empty((2, 5), np.float32))
+
+
+def test_process_ends_in_silence():
+    program = "import minigrad as mg; print(mg.relu(mg.tensor([-1.0, 2.0], device='cuda')).numpy())"
+    environment = {**os.environ, "MINIGRAD_CUDA": "host,checked"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "[0. 2.]\n"
+    assert "Traceback" not in result.stderr

@@ -99,11 +99,11 @@ def begin_launch(times):
 
 
 @inlined
-def begin_block(watch):
+def begin_block(watch, shared_bytes):
     """The block's memory is as new."""
     watch.times[NOW] += 1
     watch.times[MET] = watch.times[BLOCK_BEGAN] = watch.times[NOW]
-    watch.pending[:] = 0
+    watch.pending[:shared_bytes] = 0
     watch.copy_counts[:] = 0
     watch.groups[:] = 0
 

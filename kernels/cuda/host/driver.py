@@ -7,6 +7,7 @@ that names it, the thread, the address and the instruction.
 
 import bisect
 import struct
+import sys
 
 import numpy as np
 
@@ -183,7 +184,9 @@ class HostDriver(SimulatedDriver):
         return address
 
     def free(self, pointer):
-        """Give them back."""
+        """Give them back, unless Python ends: then the modules that this needs may be gone."""
+        if sys is None or sys.is_finalizing():
+            return
         self.finish_all()
         with self.lock:
             self.arena.free(pointer)

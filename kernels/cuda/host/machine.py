@@ -158,6 +158,6 @@ def run_grid(function, block, frames, states, ready, kinds, warps, lanes, shared
                 block[BLOCK_INDEX], block[BLOCK_INDEX + 1], block[BLOCK_INDEX + 2] = x, y, z
                 shared[:] = GARBAGE
                 if block[LOG_ROOM]:
-                    checks.begin_block(watch)
+                    checks.begin_block(watch, shared.size)
                 if not run_block(function, block, frames, states, ready, kinds, warps, lanes, watch):
                     return
