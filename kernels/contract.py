@@ -631,6 +631,67 @@ class Pool(Protocol):
         """dx = sum over the windows that cover the pixel of dy / number of their elements."""
 
 
+class Recurrent(Protocol):
+    """What recurrent layers make of all steps of a sequence, one after another, given the products of their inputs.
+
+    kernels/reference/recurrent.py, kernels/cpu/recurrent.py, kernels/cuda/recurrent.py
+
+    Steps come first: y (t, n, h) is of t steps and n sequences. h0 and c0 (n, h), or (0, h) for zeros, and likewise dh0 and
+    dc0, (0, h) where they are not asked for. w_hh is (h, h) for each gate side by side. With `reverse`, from the last step to
+    the first.
+    """
+
+    def rnn_forward(self, h0: Array, w_hh: Array, with_relu: bool, reverse: bool, y: Array, /) -> None:
+        """y[t] = f(y[t] + y[t - 1] w_hh), f tanh or relu: y holds the inputs' products beforehand, and is overwritten."""
+
+    def rnn_backward(
+        self, dy: Array, y: Array, w_hh: Array, with_relu: bool, reverse: bool, dgates: Array, dh0: Array, /
+    ) -> None:
+        """dgates (t, n, h), the gradient of what f was of."""
+
+    def lstm_forward(
+        self, h0: Array, c0: Array, w_hh: Array, reverse: bool, gates: Array, c: Array, y: Array, /
+    ) -> None:
+        """gates (t, n, 4h) hold the inputs' products and become i, f, g, o; c = f c[t - 1] + i g; y = o tanh(c)."""
+
+    def lstm_backward(
+        self,
+        dy: Array,
+        dc: Array,
+        gates: Array,
+        c0: Array,
+        c: Array,
+        w_hh: Array,
+        reverse: bool,
+        dgates: Array,
+        dh0: Array,
+        dc0: Array,
+        /,
+    ) -> None:
+        """dgates (t, n, 4h), the gradient of what the gates were functions of; dc (n, h) is that of the last c."""
+
+    def gru_forward(
+        self, h0: Array, w_hh: Array, b_hh: Array, reverse: bool, gates: Array, hidden: Array, y: Array, /
+    ) -> None:
+        """gates (t, n, 3h) hold the inputs' products and become r, z, n; hidden = y[t - 1] w_hn + b_hn; b_hh (3h,) or (0,)."""
+
+    def gru_backward(
+        self,
+        dy: Array,
+        gates: Array,
+        hidden: Array,
+        h0: Array,
+        y: Array,
+        w_hh: Array,
+        reverse: bool,
+        dgates: Array,
+        dhidden: Array,
+        dh0: Array,
+        /,
+    ) -> None:
+        """dgates and dhidden (t, n, 3h): gradients of the products of the inputs, and of those of the state."""
+
+
 class Reduce(Protocol):
     """Sums and maxima over the middle axis of x (outer, reduced, inner), to (outer, inner); running sums along it.
 
@@ -680,6 +741,7 @@ class Kernels(Protocol):
     optim: Optim
     pointwise: Pointwise
     pool: Pool
+    recurrent: Recurrent
     reduce: Reduce
     resample: Resample
 

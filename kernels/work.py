@@ -79,6 +79,33 @@ def products_of(q, k, v):
     return q.shape[0] * q.shape[1] * k.shape[1] * (q.shape[2] + v.shape[2])
 
 
+# Recurrent layers: the products of all steps; what is read and written again at every step is that of one sequence in memory.
+
+
+def rnn_forward(h0, w_hh, with_relu, reverse, y):
+    return Work(2 * y.size * w_hh.shape[1], nbytes(h0, w_hh, y, y))
+
+
+def rnn_backward(dy, y, w_hh, with_relu, reverse, dgates, dh0):
+    return Work(2 * y.size * w_hh.shape[1], nbytes(dy, y, w_hh, dgates, dh0))
+
+
+def lstm_forward(h0, c0, w_hh, reverse, gates, c, y):
+    return Work(2 * y.size * w_hh.shape[1], nbytes(h0, c0, w_hh, gates, gates, c, y))
+
+
+def lstm_backward(dy, dc, gates, c0, c, w_hh, reverse, dgates, dh0, dc0):
+    return Work(2 * c.size * w_hh.shape[1], nbytes(dy, dc, gates, c0, c, w_hh, dgates, dh0, dc0))
+
+
+def gru_forward(h0, w_hh, b_hh, reverse, gates, hidden, y):
+    return Work(2 * y.size * w_hh.shape[1], nbytes(h0, w_hh, b_hh, gates, gates, hidden, y))
+
+
+def gru_backward(dy, gates, hidden, h0, y, w_hh, reverse, dgates, dhidden, dh0):
+    return Work(2 * y.size * w_hh.shape[1], nbytes(dy, gates, hidden, h0, y, w_hh, dgates, dhidden, dh0))
+
+
 # Batch norm works on the columns of y and dy that its x has, and reads y only where the activation's gradient needs it.
 
 
@@ -177,6 +204,12 @@ FUNCTIONS = {
     "depthwise.depthwise_forward": depthwise_forward,
     "depthwise.depthwise_backward_x": depthwise_backward_x,
     "depthwise.depthwise_backward_w": depthwise_backward_w,
+    "recurrent.rnn_forward": rnn_forward,
+    "recurrent.rnn_backward": rnn_backward,
+    "recurrent.lstm_forward": lstm_forward,
+    "recurrent.lstm_backward": lstm_backward,
+    "recurrent.gru_forward": gru_forward,
+    "recurrent.gru_backward": gru_backward,
     "norm.batch_norm_forward": batch_norm_forward,
     "norm.batch_norm_backward": batch_norm_backward,
     "norm.batch_norm_gradient": batch_norm_gradient,

@@ -274,6 +274,12 @@ def op_cases() -> dict[str, OpCase]:
         mean, var = (t.to(a.dtype).to(a.device) for t in fixed)
         return mg.batch_norm(a, b, None, mean, var, training=False)
 
+    def recurrent(a: mg.Tensor, b: mg.Tensor) -> mg.Tensor:
+        a, c, parts = a.reshape(1, *a.shape), b[:5], []
+        for count, op in (1, mg.rnn), (4, functools.partial(mg.lstm, c0=None)), (3, mg.gru):
+            parts.append(op(a, None, w_ih=mg.concat([b] * count), w_hh=mg.concat([c] * count))[0])
+        return mg.concat(parts)
+
     return {
         "gemm: linear": (mg.linear, (x, w)),
         "gemm: matmul in batches": (lambda a: a @ a.transpose(0, 2, 1), (images[0],)),
@@ -309,6 +315,7 @@ def op_cases() -> dict[str, OpCase]:
             lambda a, b: mg.scaled_dot_product_attention(a, a * 0.5, a @ b, is_causal=True),
             (x, w),
         ),
+        "recurrent: rnn, lstm, gru": (recurrent, (x, w)),
         "movement: embedding": (lambda a: mg.embedding([3, 0, 3, 6], a), (x,)),
         "conv: conv2d": (lambda a, b: mg.conv2d(a, b, padding=1), (images, windows)),
         "conv: conv2d, stride 2": (lambda a, b: mg.conv2d(a, b, stride=2), (images, windows)),

@@ -8,6 +8,7 @@ import numpy as np
 
 from minigrad.interop.order import Orders, flattened_orders
 from minigrad.nn import BatchNorm, Conv1d, Conv2d, ConvTranspose2d, Dropout, Linear, Module, MultiheadAttention
+from minigrad.nn.recurrent import Recurrent
 from minigrad.tensor import Tensor
 
 Names = Mapping[str, str] | Callable[[str], str] | None
@@ -98,6 +99,8 @@ def pairs_of_module(module: Module, path: str, theirs: str, orders: Orders, axes
         their_name, order = known.get(name, (name, None))
         if own in axes:
             order = tuple(int(a) for a in axes.pop(own))
+        if order is None and t.ndim == 2 and isinstance(module, Recurrent):
+            order = (1, 0)
         if order is None and t.ndim < 2:
             order = tuple(range(t.ndim))
         if order is None or sorted(order) != list(range(t.ndim)):

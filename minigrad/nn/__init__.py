@@ -20,10 +20,14 @@ from minigrad.nn.layers import (
 from minigrad.nn.lrn import LocalResponseNorm
 from minigrad.nn.module import Module, Parameter
 from minigrad.nn.pool import AvgPool2d, GlobalAvgPool, MaxPool2d
+from minigrad.nn.recurrent import GRU, LSTM, RNN
 from minigrad.nn.resample import AdaptiveAvgPool2d, Upsample
 from minigrad.nn.statistics import convert_sync_batch_norm, fold_batch_norm, recompute_statistics
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BatchNorm",

@@ -18,6 +18,7 @@ __all__ = [
     "he_normal",
     "he_uniform",
     "ones",
+    "uniform",
     "zeros",
 ]
 
@@ -33,6 +34,11 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 def gaussian(shape: tuple[int, ...], std: float = 0.01) -> np.ndarray:
     """Normal with mean 0 and standard deviation `std`."""
     return (std * stream().standard_normal(shape)).astype(np.float32)
+
+
+def uniform(shape: tuple[int, ...], limit: float) -> np.ndarray:
+    """Uniform in +-limit."""
+    return stream().uniform(-limit, limit, shape).astype(np.float32)
 
 
 def glorot_uniform(shape: tuple[int, ...]) -> np.ndarray:

@@ -459,6 +459,10 @@ OTHERS = {
     "NegativeLogLikelihood": "of the losses by labels only the mean of cross_entropy without weights is exported",
     "LabelWeights": "of the losses by labels only the mean of cross_entropy without weights is exported",
     "Attention": "it would need version 23 of ONNX; mg.softmax(scale * q @ k.swapaxes(-1, -2) + mask) @ v has the same result",
+    **dict.fromkeys(
+        ("RNN", "LSTM", "GRU", "Rows"),
+        "recurrent layers have no rule here; ONNX has them in another order of gates",
+    ),
     "BranchConcat": "it normalizes by the batch's own statistics, in training; use mg.concat",
     **dict.fromkeys(
         (

@@ -33,6 +33,7 @@ from minigrad.ops.movement import concat, copied, getitem, reshape, swapaxes, to
 from minigrad.ops.norm import Normalization, batch_norm
 from minigrad.ops.pointwise_loss import binary_cross_entropy_with_logits, huber_loss, kl_div, l1_loss, mse_loss
 from minigrad.ops.pool import avg_pool2d, global_avg_pool, max_pool2d
+from minigrad.ops.recurrent import gru, lstm, rnn
 from minigrad.ops.reduce import max, mean, sum
 from minigrad.ops.resample import adaptive_avg_pool2d, interpolate
 from minigrad.ops.shape_functions import (
@@ -149,6 +150,7 @@ __all__ = [
     "greater",
     "greater_equal",
     "group_norm",
+    "gru",
     "hard_sigmoid",
     "huber_loss",
     "interpolate",
@@ -171,6 +173,7 @@ __all__ = [
     "logical_not",
     "logical_or",
     "logsumexp",
+    "lstm",
     "matmul",
     "max",
     "max_pool2d",
@@ -199,6 +202,7 @@ __all__ = [
     "repeat",
     "reshape",
     "rms_norm",
+    "rnn",
     "roll",
     "scaled_dot_product_attention",
     "selu",

@@ -21,6 +21,7 @@ WORDS = {  # what names a family: itself, one of its ops, the layer
     "norm": ("norm", "batch_norm", "BatchNorm"),
     "pointwise": ("pointwise", "gelu"),
     "pool": ("pool", "max_pool2d", "MaxPool2d"),
+    "recurrent": ("recurrent", "lstm", "LSTM"),
     "reduce": ("reduce", "mean", "reductions"),
 }
 LRN_HAS_NONE = {

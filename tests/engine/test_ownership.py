@@ -304,6 +304,7 @@ def every_op(x, w, images):
         mg.group_norm(x, 3),
         mg.embedding([0, 2], x),
     )
+    yield from recurrent(x, w, b)
     yield mg.batch_norm(x, b, b, np.zeros(3), np.ones(3), training=False)
     yield mg.batch_norm(x[:0], b, b, np.zeros(3), np.ones(3), training=False)
     kernel = mg.concat([w.reshape(1, 1, 3, 3)] * 2, axis=0)
@@ -316,6 +317,14 @@ def every_op(x, w, images):
     yield from (mg.max_pool2d(images, 2), mg.avg_pool2d(images, 2), mg.local_response_norm(images))
     with_norm = mg.nn.Sequential(mg.nn.Conv2d(3, 2, 1).to("float64"), mg.nn.BatchNorm(2).to("float64"), mg.nn.ReLU())
     yield mg.nn.Concat(with_norm, mg.nn.Sequential(mg.nn.Conv2d(3, 2, 1).to("float64"), mg.nn.ReLU()))(images)
+
+
+def recurrent(x, w, b):
+    """One layer of each kind, with all that it may be given."""
+    x, h = x.reshape(1, 4, 3), b.reshape(1, 3)
+    for op, gates, states in (mg.rnn, 1, [h]), (mg.lstm, 4, [h, h]), (mg.gru, 3, [h]):
+        weight, bias = mg.concat([w] * gates, axis=1), mg.concat([b] * gates, axis=0)
+        yield from op(x, *states, weight, weight, bias, bias)
 
 
 def all_ops(base=mg.Op):

@@ -88,6 +88,9 @@ CASES = {  # a function, and the shapes of what it is given: a letter for each a
     "layer_norm": (mg.layer_norm, "nhm", "m", "m"),
     "rms_norm": (mg.rms_norm, "nm", "m"),
     "attention": (mg.scaled_dot_product_attention, "cnm", "ckm", "ckh"),
+    "rnn": (lambda *xs: everything(mg.rnn(*xs)), "nhc", "nk", "ck", "kk", "k", "k"),
+    "lstm": (lambda x, h, w, u: everything(mg.lstm(x, h, h, four(w), four(u))), "nhc", "nk", "ck", "kk"),
+    "gru": (lambda x, h, w, u, b: everything(mg.gru(x, h, *map(three, (w, u, b, b)))), "nhc", "nk", "ck", "kk", "k"),
     "embedding": (lambda w: mg.embedding(np.zeros((2, 0), int), w), "nm"),
     "local_response_norm": (mg.local_response_norm, "nc"),
     "dropout": (lambda x: mg.dropout(x, 0.5, training=True, seed=3), "nm"),
@@ -104,6 +107,20 @@ CASES = {  # a function, and the shapes of what it is given: a letter for each a
     ),
     "kl_div": (lambda x, t: mg.kl_div(x, t * t, reduction="sum"), "nm", "nm"),
 }  # fmt: skip
+
+
+def everything(results):
+    """All that a recurrent layer gives."""
+    y, *states = results
+    return mg.concat([y, *[mg.expand_dims(s, 1) for s in states]], axis=1)
+
+
+def three(w):
+    return mg.concat([w, w, w])
+
+
+def four(w):
+    return mg.concat([w, w, w, w])
 
 
 def inference(x, gamma, beta):
