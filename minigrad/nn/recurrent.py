@@ -46,7 +46,10 @@ class Recurrent(Module):
         for layer in range(self.num_layers):
             rows = self.input_size if layer == 0 else self.hidden_size * len(self.directions())
             for ending in self.directions():
-                shapes = {"weight_ih": (rows, columns), "weight_hh": (self.hidden_size, columns)}
+                shapes: dict[str, tuple[int, ...]] = {
+                    "weight_ih": (rows, columns),
+                    "weight_hh": (self.hidden_size, columns),
+                }
                 shapes |= {"bias_ih": (columns,), "bias_hh": (columns,)} if self.bias else {}
                 for name, shape in shapes.items():
                     setattr(self, f"{name}_l{layer}{ending}", Parameter(init.uniform(shape, limit)))

@@ -194,8 +194,8 @@ class LSTM(Op):
         dx, dw_ih = input_gradients(self, x, w_ih, dgates, 0, 3)
         y = some_rows(result, 0, steps)
         dw_hh = state_gradient(self, h0, y, dgates, self.reverse) if self.needs[4] else None
-        dh, dc = None if h0 is None else dh0, None if c0 is None else dc0
-        return dx, dh, dc, dw_ih, dw_hh, *bias_gradients(self, dgates, 5)
+        starts = None if h0 is None else dh0, None if c0 is None else dc0
+        return dx, *starts, dw_ih, dw_hh, *bias_gradients(self, dgates, 5)
 
 
 class GRU(Op):
