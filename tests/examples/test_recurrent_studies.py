@@ -41,7 +41,7 @@ def test_recurrent_batchnorm(start, tmp_path):
 def test_the_normalized_lstm_is_its_formula(scripts, rng):
     study = importlib.import_module("recurrent_batchnorm")
     mg.manual_seed(0)
-    model = study.Normalized(3, 0.1).to("float64")
+    model = study.Normalized(3, 28, 0.1).to("float64")
     assert len(model.parameters()) == 9  # W_ih, W_hh, b, three gammas, beta of the cell, and the last layer's two
     x = rng.standard_normal((5, 28, 28))
     w_ih, w_hh, bias, out, out_bias = (
