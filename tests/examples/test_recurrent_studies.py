@@ -49,7 +49,7 @@ def test_the_normalized_lstm_is_its_formula(scripts, rng):
     )
 
     def norm(v):
-        return 0.1 * (v - v.mean(axis=0)) / np.sqrt(v.var(axis=0) + 1e-5)
+        return float(np.float32(0.1)) * (v - v.mean(axis=0)) / np.sqrt(v.var(axis=0) + 1e-5)
 
     def sigmoid(v):
         return 1 / (1 + np.exp(-v))
