@@ -46,23 +46,19 @@ class MultiheadAttention(Module):
         or (N heads, L, S). With `is_causal` query i sees the keys 0 to i.
         """
         self.check(query=query, key=key, value=value)
-        if key is None:
-            if value is not None:
-                raise ValueError(
-                    "MultiheadAttention: value without key; pass both, or neither to attend to query itself"
-                )
-            q, k, v = ops.unstack(self.split(self.projected(query, 0, 3), 3))
-            key = query
-        else:
-            q, k, v = (
-                self.split(self.projected(x, i, i + 1), 1)[0]
-                for i, x in enumerate((query, key, key if value is None else value))
-            )
+        if key is None and value is not None:
+            raise ValueError("MultiheadAttention: value without key; pass both, or neither to attend to query itself")
+        keys = query if key is None else key
         mask = combined(
-            self.mask_of("attn_mask", attn_mask, query, key),
-            self.mask_of("key_padding_mask", key_padding_mask, query, key),
+            self.mask_of("attn_mask", attn_mask, query, keys),
+            self.mask_of("key_padding_mask", key_padding_mask, query, keys),
         )
-        y = ops.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal)
+        if key is None:
+            y = ops.self_attention(self.split(self.projected(query, 0, 3), 3), mask, is_causal=is_causal)
+        else:
+            given = query, key, key if value is None else value
+            q, k, v = (self.split(self.projected(x, i, i + 1), 1)[0] for i, x in enumerate(given))
+            y = ops.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal)
         return self.out_proj(ops.transpose(y, (0, 2, 1, 3)).reshape(query.shape))
 
     def projected(self, x: Tensor, start: int, end: int) -> Tensor:

@@ -458,7 +458,10 @@ OTHERS = {
     "SyncBatchNorm": "it normalizes by the statistics of all ranks, in training; pass training=self.training",
     "NegativeLogLikelihood": "of the losses by labels only the mean of cross_entropy without weights is exported",
     "LabelWeights": "of the losses by labels only the mean of cross_entropy without weights is exported",
-    "Attention": "it would need version 23 of ONNX; mg.softmax(scale * q @ k.swapaxes(-1, -2) + mask) @ v has the same result",
+    **dict.fromkeys(
+        ("Attention", "SelfAttention"),
+        "it would need version 23 of ONNX; mg.softmax(scale * q @ k.swapaxes(-1, -2) + mask) @ v has the same result",
+    ),
     **dict.fromkeys(
         ("RNN", "LSTM", "GRU", "Rows"),
         "recurrent layers have no rule here; ONNX has them in another order of gates",

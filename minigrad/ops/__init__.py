@@ -2,7 +2,7 @@
 
 import minigrad.tensor  # noqa: F401 - first: it and the tape are whole before an op is made of them
 from minigrad.ops.arithmetic import add, assign, div, mul, sub
-from minigrad.ops.attention import scaled_dot_product_attention
+from minigrad.ops.attention import scaled_dot_product_attention, self_attention
 from minigrad.ops.branches import Branch, concat_branches
 from minigrad.ops.comparison import equal, greater, greater_equal, less, less_equal, not_equal
 from minigrad.ops.contraction import (
@@ -205,6 +205,7 @@ __all__ = [
     "rnn",
     "roll",
     "scaled_dot_product_attention",
+    "self_attention",
     "selu",
     "sigmoid",
     "sign",

@@ -9,7 +9,7 @@ from minigrad.kernels.axes import Shape, broadcast_shape
 from minigrad.kernels.contract import Array
 from minigrad.modes import refuse_constant
 from minigrad.ops.checks import float_tensor, refuse_dtypes
-from minigrad.ops.launches import expand, filled
+from minigrad.ops.launches import expand
 from minigrad.tape import Op
 from minigrad.tensor import Tensor, is_number
 
@@ -26,13 +26,16 @@ class Attention(Op):
     passes_on = False
 
     def forward(self, q: Array, k: Array, v: Array, mask: Array | None, *, scale: float, causal: bool) -> Array:
-        self.shapes = q.shape, k.shape, v.shape
+        return self.attend(q, k, v, mask, scale, causal)
+
+    def attend(self, q: Array, k: Array, v: Array, mask: Array | None, scale: float, causal: bool) -> Array:
+        """The result, with what backward needs kept."""
         batch, (queries, keys) = q.shape[:-2], (q.shape[-2], k.shape[-2])
         y = self.empty((*q.shape[:-1], v.shape[-1]), q.dtype)
         if not y.size or not k.size:
             if y.size:
                 self.kernels.movement.fill(0.0, y.reshape(-1))
-            self.save(None, None, None, None, None, None)
+            self.save(q, k, v, None, None, None)
             return y
         if mask is None:
             weighed, each = self.device.shared_constant(0.0, (0, 0, 0), q.dtype), 1
@@ -47,15 +50,43 @@ class Attention(Op):
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        q, k, v, mask, y, lse = self.saved  # type: ignore[misc]
-        if q is None:
-            return (*[filled(self, shape, dy.dtype, 0.0) for shape in self.shapes], None)
+        q, k, v = self.saved[:3]  # type: ignore[index]
         dq, dk, dv = (self.empty_like(x) for x in (q, k, v))
+        self.gradients(dy, dq, dk, dv)
+        return dq, dk, dv, None
+
+    def gradients(self, dy: Array, dq: Array, dk: Array, dv: Array) -> None:
+        """Fill the gradients."""
+        q, k, v, mask, y, lse = self.saved  # type: ignore[misc]
+        if y is None:
+            for empty in (dq, dk, dv):
+                if empty.size:
+                    self.kernels.movement.fill(0.0, empty.reshape(-1))
+            return
         self.kernels.attention.attention_backward(
             stacked(dy), stacked(q), stacked(k), stacked(v), mask, *self.settings, stacked(y), lse,
             stacked(dq), stacked(dk), stacked(dv),
         )  # fmt: skip
-        return dq, dk, dv, None
+
+
+class SelfAttention(Attention):
+    """Attention of what comes as one array (3, ..., rows, features): queries, keys and values of the same rows."""
+
+    def forward(self, x: Array, mask: Array | None, *, scale: float, causal: bool) -> Array:  # type: ignore[override]
+        return self.attend(*thirds(x), mask, scale, causal)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        dx = self.empty((3, *self.saved[0].shape), dy.dtype)  # type: ignore[index]
+        self.gradients(dy, *thirds(dx))
+        return dx, None
+
+
+def thirds(x: Array) -> tuple[Array, Array, Array]:
+    """x[0], x[1] and x[2], on the same memory."""
+    if isinstance(x, np.ndarray):
+        return x[0], x[1], x[2]
+    flat, shape, n = x.reshape(-1), x.shape[1:], math.prod(x.shape[1:])
+    return tuple([flat.part(i * n, (i + 1) * n).reshape(shape) for i in range(3)])
 
 
 def stacked(x: Array) -> Array:
@@ -113,6 +144,12 @@ def scaled_dot_product_attention(
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else checked_scale(scale)
     mask = None if attn_mask is None else checked_mask(attn_mask, q, (*q.shape[:-1], k.shape[-2]))
     return Attention.apply(q, k, v, mask, scale=factor, causal=bool(is_causal))
+
+
+def self_attention(x: Tensor, attn_mask: "Tensor | np.ndarray | None" = None, *, is_causal: bool = False) -> Tensor:
+    """scaled_dot_product_attention of x[0], x[1] and x[2], without copies of them: x (3, ..., L, E) to (..., L, E)."""
+    mask = None if attn_mask is None else checked_mask(attn_mask, x, (*x.shape[1:-1], x.shape[-2]))
+    return SelfAttention.apply(x, mask, scale=1 / math.sqrt(x.shape[-1]), causal=bool(is_causal))
 
 
 def checked_scale(scale: Any) -> float:

@@ -223,3 +223,23 @@ def test_weights_go_to_pytorch_and_causal_heads_see_no_later_place(rng):
 def test_what_heads_cannot_take_is_refused(use, error, message):
     with pytest.raises(error, match=message):
         use(mg.nn.MultiheadAttention(6, 2), mg.tensor(np.zeros((2, 3, 6), "f4")))
+
+
+def test_captured_heads_give_the_bits_of_eager(device, rng):
+    x = rng.standard_normal((2, 4, 6)).astype("f4")
+    results = []
+    for captured in (False, True):
+        mg.manual_seed(0)
+        model = mg.nn.MultiheadAttention(6, 2).to(device)
+
+        def step(x, model=model):
+            model.zero_grad()
+            loss = (model(x, is_causal=True) ** 2.0).sum()
+            loss.backward()
+            return loss
+
+        run = mg.capture(step) if captured else step
+        for scale in (1, 2, 3):
+            given = mg.tensor(np.float32(scale) * x, device=device)
+            results.append((captured, run(given).item(), *[p.grad.numpy().tobytes() for p in model.parameters()]))
+    assert [r[1:] for r in results if r[0]] == [r[1:] for r in results if not r[0]]
