@@ -26,6 +26,9 @@ class Depthwise(Benchmark):
         self.works = {
             "forward": self.checked_call("depthwise_forward", x, weights, empty(0), window, y),
             "backward_x": self.checked_call("depthwise_backward_x", dy, weights, window, empty(*x.shape)),
+            "backward": self.checked_call(
+                "depthwise_backward", x, dy, weights, window, empty(*x.shape), empty(3, 3, 1, c)
+            ),
             "backward_w": self.checked_call("depthwise_backward_w", x, dy, window, empty(3, 3, 1, c)),
         }
 
@@ -38,6 +41,9 @@ class Depthwise(Benchmark):
 
     def time_forward(self, images, stride, device):
         self.sample(self.works["forward"])
+
+    def time_backward(self, images, stride, device):
+        self.sample(self.works["backward"])
 
     def time_backward_x(self, images, stride, device):
         self.sample(self.works["backward_x"])

@@ -119,6 +119,9 @@ class Depthwise(Protocol):
     def depthwise_backward_w(self, x: Array, dy: Array, window: Window, dw: Array, /) -> None:
         """dw[tap] = sum over the pixels of x[pixel + tap] dy[pixel]."""
 
+    def depthwise_backward(self, x: Array, dy: Array, w: Array, window: Window, dx: Array, dw: Array, /) -> None:
+        """dx and dw together, to the same bits."""
+
 
 class Dropout(Protocol):
     """Dropout, and arrays of random numbers, by counter; key and state are uint64 (seed, counter).

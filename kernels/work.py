@@ -65,6 +65,10 @@ def depthwise_backward_w(x, dy, window, dw):
     return conv_backward_w(x, dy, window, dw)
 
 
+def depthwise_backward(x, dy, w, window, dx, dw):
+    return Work(4 * w.size * math.prod(dy.shape[:3]), nbytes(x, dy, w, dx, dw))
+
+
 def attention_forward(q, k, v, mask, each, scale, causal, y, lse):
     return Work(2 * products_of(q, k, v), nbytes(q, k, v, mask, y, lse))
 
@@ -204,6 +208,7 @@ FUNCTIONS = {
     "depthwise.depthwise_forward": depthwise_forward,
     "depthwise.depthwise_backward_x": depthwise_backward_x,
     "depthwise.depthwise_backward_w": depthwise_backward_w,
+    "depthwise.depthwise_backward": depthwise_backward,
     "recurrent.rnn_forward": rnn_forward,
     "recurrent.rnn_backward": rnn_backward,
     "recurrent.lstm_forward": lstm_forward,

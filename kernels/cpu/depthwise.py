@@ -5,6 +5,8 @@ the source, source times weight. A row of the target is cut into runs of pixels 
 distances: the inside, and what lies at the edges; with strides, each remainder. So nothing is tested within a run, and
 padding is never multiplied.
 
+Both gradients together go block by block of rows, so that dy comes from memory once.
+
 The gradient of the weights runs over the same rows and runs. Rows are summed up by TASKS threads' worth of work at most,
 each into sums of its own, which are added in order: the number of threads changes no bit.
 
@@ -80,6 +82,10 @@ def prepare_backward_w(x, dy, window, dw):
     return x, dy, dw, *plan(forward_axis, x.shape[1:3], window)
 
 
+def prepare_backward(x, dy, w, window, dx, dw):
+    return x, dy, w, dx, dw, *plan(forward_axis, x.shape[1:3], window), *plan(backward_axis, x.shape[1:3], window)
+
+
 @inlined
 def rows_met(rows, i0, i1):
     """(first, last + 1) of the rows of the source that rows i0:i1 of the target meet."""
@@ -92,13 +98,13 @@ def rows_met(rows, i0, i1):
 
 @inlined
 def repeat_channels(images, image, first, last, k):
-    """Rows of an image with each channel repeated, to k: (last - first, width, k)."""
+    """Rows of an image with each channel repeated, to k: (1, last - first, width, k)."""
     _, _, width, c = images.shape
     m = k // c
-    rows = np.empty((last - first, width, k), images.dtype)
+    rows = np.empty((1, last - first, width, k), images.dtype)
     for i in range(last - first):
         for j in range(width):
-            pixel, repeated = images[image, first + i, j], rows[i, j]
+            pixel, repeated = images[image, first + i, j], rows[0, i, j]
             for p in range(c):
                 for q in range(m):
                     repeated[p * m + q] = pixel[p]
@@ -109,10 +115,10 @@ def repeat_channels(images, image, first, last, k):
 def sum_channels(rows, images, image, first, count):
     """The other way: neighbouring channels summed up, into rows of an image."""
     _, _, width, c = images.shape
-    m = rows.shape[2] // c
+    m = rows.shape[3] // c
     for i in range(count):
         for j in range(width):
-            pixel, repeated = images[image, first + i, j], rows[i, j]
+            pixel, repeated = images[image, first + i, j], rows[0, i, j]
             for p in range(c):
                 total = repeated[p * m]
                 for q in range(1, m):
@@ -120,43 +126,53 @@ def sum_channels(rows, images, image, first, count):
                 pixel[p] = total
 
 
+@inlined
+def slide_over(seen, seen_row, w, start, made, made_row, i0, i1, rows, runs):
+    """Rows i0:i1, of which row 0 would be row made_row of all images of `made`; row 0 of the source is seen_row of `seen`.
+
+    Both are arguments, not addresses, so that they are there until all is done.
+    """
+    _, _, seen_width, k = seen.shape
+    width, kw = made.shape[2], w.shape[1]
+    size = k * np.intp(w.itemsize)  # of a pixel
+    for i in range(i0, i1):
+        _, _, _, row, _, a, a_step, a_count, down = rows[i]
+        for r in range(runs.shape[0]):
+            j, j_step, count, column, column_step, b, b_step, b_count, right = runs[r]
+            weighted_run(
+                w.dtype, seen.ctypes.data + ((seen_row + row) * seen_width + column) * size, column_step * size,
+                down * seen_width * size, a_count, right * size, b_count, w.ctypes.data + (a * kw + b) * size,
+                a_step * kw * size, b_step * size, start.ctypes.data,
+                made.ctypes.data + ((made_row + i) * width + j) * size, j_step * size, count, k,
+            )  # fmt: skip
+
+
+@inlined
+def slide_rows(source, w, start, target, image, i0, i1, rows, runs):
+    """target[pixel] = start + sum over the taps of source[pixel, tap] w[tap], for rows i0:i1 of an image."""
+    k = w.shape[3]
+    seen, seen_row = source, image * source.shape[1]
+    made, made_row = target, image * target.shape[1]
+    if source.shape[3] < k:
+        first, last = rows_met(rows, i0, i1)
+        seen, seen_row = repeat_channels(source, image, first, last, k), -first
+    if target.shape[3] < k:
+        made, made_row = np.empty((1, i1 - i0, target.shape[2], k), w.dtype), -i0
+    slide_over(seen, seen_row, w, start, made, made_row, i0, i1, rows, runs)
+    if target.shape[3] < k:
+        sum_channels(made, target, image, i0, i1 - i0)
+
+
 def slide(source, w, bias, target, rows, runs):
     """target[pixel] = bias + sum over the taps of source[pixel, tap] w[tap]."""
-    n, h, width, target_channels = target.shape
-    _, source_h, source_width, source_channels = source.shape
-    _, kw, _, k = w.shape
-    item = np.intp(w.itemsize)
-    size = k * item  # of a pixel
-    start = np.zeros(k, w.dtype)
+    n, h, _, _ = target.shape
+    start = np.zeros(w.shape[3], w.dtype)
     if bias.size:
         start[:] = bias
     blocks = -(-h // ROWS)
     for task in prange(n * blocks):
         image, i0 = task // blocks, task % blocks * ROWS
-        i1 = min(h, i0 + ROWS)
-        # 1. Where the source and the target begin, with as many channels as the weights.
-        seen = source.ctypes.data + image * source_h * source_width * size
-        made = target.ctypes.data + image * h * width * size
-        repeated = summed = np.empty((0, 0, 0), w.dtype)
-        if source_channels < k:
-            first, last = rows_met(rows, i0, i1)
-            repeated = repeat_channels(source, image, first, last, k)
-            seen = repeated.ctypes.data - first * source_width * size
-        if target_channels < k:
-            summed = np.empty((ROWS, width, k), w.dtype)
-            made = summed.ctypes.data - i0 * width * size
-        # 2. Row by row, run by run.
-        for i in range(i0, i1):
-            _, _, _, row, _, a, a_step, a_count, down = rows[i]
-            for r in range(runs.shape[0]):
-                j, j_step, count, column, column_step, b, b_step, b_count, right = runs[r]
-                weighted_run(
-                    w.dtype, seen + (row * source_width + column) * size, column_step * size, down * source_width * size,
-                    a_count, right * size, b_count, w.ctypes.data + (a * kw + b) * size, a_step * kw * size, b_step * size,
-                    start.ctypes.data, made + (i * width + j) * size, j_step * size, count, k,
-                )  # fmt: skip
-        if target_channels < k:
-            sum_channels(summed, target, image, i0, i1 - i0)
+        slide_rows(source, w, start, target, image, i0, min(h, i0 + ROWS), rows, runs)
 
 
 def is_large(source, w, bias, target, rows, runs):
@@ -168,42 +184,78 @@ depthwise_forward = CpuKernel(slide, FLAGS, is_large=is_large, prepare=prepare_f
 depthwise_backward_x = CpuKernel(slide, FLAGS, is_large=is_large, prepare=prepare_backward_x, shares=depthwise_forward)
 
 
+@inlined
+def correlate_over(seen, seen_row, dy, dy_row, sums, i0, i1, kw, rows, runs):
+    """Rows i0:i1, of which row 0 would be row dy_row of all images of dy; row 0 of x is row seen_row of `seen`."""
+    width, k = seen.shape[2], dy.shape[3]
+    ow = dy.shape[2]
+    size = k * np.intp(dy.itemsize)  # of a pixel
+    for i in range(i0, i1):
+        _, _, _, row, _, a, a_step, a_count, down = rows[i]
+        for r in range(runs.shape[0]):
+            j, j_step, count, column, column_step, b, b_step, b_count, right = runs[r]
+            correlated_run(
+                dy.dtype, seen.ctypes.data + ((seen_row + row) * width + column) * size, column_step * size,
+                down * width * size, a_count, right * size, b_count, dy.ctypes.data + ((dy_row + i) * ow + j) * size,
+                j_step * size, sums.ctypes.data + (a * kw + b) * size, a_step * kw * size, b_step * size, count, k,
+            )  # fmt: skip
+
+
+@inlined
+def correlate_rows(x, dy, sums, image, i0, i1, kw, rows, runs):
+    """sums[tap] += sum over the pixels of rows i0:i1 of an image of dy of x[pixel, tap] dy[pixel]."""
+    k = dy.shape[3]
+    seen, seen_row = x, image * x.shape[1]
+    if x.shape[3] < k:
+        first, last = rows_met(rows, i0, i1)
+        seen, seen_row = repeat_channels(x, image, first, last, k), -first
+    correlate_over(seen, seen_row, dy, image * dy.shape[1], sums, i0, i1, kw, rows, runs)
+
+
+@inlined
+def add_sums(sums, dw):
+    """dw = the sums of all tasks, in order."""
+    tasks, taps, k = sums.shape
+    flat = dw.reshape(taps, k)
+    for tap in range(taps):
+        flat[tap] = 0
+        for t in range(tasks):
+            for q in range(k):
+                flat[tap, q] += sums[t, tap, q]
+
+
 def correlate(x, dy, dw, rows, runs):
     """dw[tap] = sum over the pixels of x[pixel, tap] dy[pixel]."""
-    n, oh, ow, k = dy.shape
-    _, h, width, c = x.shape
+    n, oh, _, k = dy.shape
     kh, kw, _, _ = dw.shape
-    item = np.intp(dy.itemsize)
-    size = k * item  # of a pixel
     blocks = -(-oh // ROWS)
     units = n * blocks
     tasks = min(units, TASKS)
     sums = np.zeros((tasks, kh * kw, k), dy.dtype)
     for t in prange(tasks):
         for u in range(t * units // tasks, (t + 1) * units // tasks):
-            image, i0 = u // blocks, u % blocks * ROWS
-            i1 = min(oh, i0 + ROWS)
-            seen = x.ctypes.data + image * h * width * size
-            repeated = np.empty((0, 0, 0), dy.dtype)
-            if c < k:
-                first, last = rows_met(rows, i0, i1)
-                repeated = repeat_channels(x, image, first, last, k)
-                seen = repeated.ctypes.data - first * width * size
-            for i in range(i0, i1):
-                _, _, _, row, _, a, a_step, a_count, down = rows[i]
-                for r in range(runs.shape[0]):
-                    j, j_step, count, column, column_step, b, b_step, b_count, right = runs[r]
-                    correlated_run(
-                        dy.dtype, seen + (row * width + column) * size, column_step * size, down * width * size, a_count,
-                        right * size, b_count, dy.ctypes.data + ((image * oh + i) * ow + j) * size, j_step * size,
-                        sums.ctypes.data + ((t * kh + a) * kw + b) * size, a_step * kw * size, b_step * size, count, k,
-                    )  # fmt: skip
-    flat = dw.reshape(kh * kw, k)
-    for tap in prange(kh * kw):
-        flat[tap] = 0
-        for t in range(tasks):
-            for q in range(k):
-                flat[tap, q] += sums[t, tap, q]
+            i0 = u % blocks * ROWS
+            correlate_rows(x, dy, sums[t], u // blocks, i0, min(oh, i0 + ROWS), kw, rows, runs)
+    add_sums(sums, dw)
+
+
+def gradients(x, dy, w, dx, dw, rows, runs, rows_back, runs_back):
+    """dx and dw together, block by block of rows: what both read of dy comes from memory once."""
+    n, oh, _, k = dy.shape
+    h = dx.shape[1]
+    kh, kw, _, _ = w.shape
+    start = np.zeros(k, w.dtype)
+    blocks = -(-oh // ROWS)
+    units = n * blocks
+    tasks = min(units, TASKS)
+    sums = np.zeros((tasks, kh * kw, k), dy.dtype)
+    for t in prange(tasks):
+        for u in range(t * units // tasks, (t + 1) * units // tasks):
+            image, block = u // blocks, u % blocks
+            i0 = block * ROWS
+            correlate_rows(x, dy, sums[t], image, i0, min(oh, i0 + ROWS), kw, rows, runs)
+            slide_rows(dy, w, start, dx, image, block * h // blocks, (block + 1) * h // blocks, rows_back, runs_back)
+    add_sums(sums, dw)
 
 
 depthwise_backward_w = CpuKernel(
@@ -211,4 +263,12 @@ depthwise_backward_w = CpuKernel(
     FLAGS,
     is_large=lambda x, dy, dw, *rest: max(x.size, dy.size) * dw.shape[0] * dw.shape[1] >= PARALLEL_WORK,
     prepare=prepare_backward_w,
+)
+
+
+depthwise_backward = CpuKernel(
+    gradients,
+    FLAGS,
+    is_large=lambda x, dy, w, *rest: max(x.size, dy.size) * w.shape[0] * w.shape[1] >= PARALLEL_WORK,
+    prepare=prepare_backward,
 )

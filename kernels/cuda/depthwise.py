@@ -191,3 +191,8 @@ def depthwise_backward_w(x, dy, window, dw):
     BACKWARD_W[fours][(parts * taps, panels), block](x, dy, sums, n * oh * ow, h, width, c, k, k // c, window, chunk)
     if parts > 1:
         reduce.sum_forward(sums.reshape(1, parts, taps * k), dw.reshape(1, taps * k))
+
+
+def depthwise_backward(x, dy, w, window, dx, dw):
+    depthwise_backward_x(dy, w, window, dx)
+    depthwise_backward_w(x, dy, window, dw)

@@ -4,6 +4,7 @@
                                            x[n, i sh + a dil_h - top, j sw + b dil_w - left, q // m] w[a, b, 0, q]
     depthwise_backward_x   dx, and
     depthwise_backward_w   dw: the transposed maps
+    depthwise_backward     both
 
 Weights are w (kh, kw, 1, k). `window` is a kernels.window.Window; what lies outside the image counts as zero. bias (k,), or
 (0,) for none. For each channel of x it is the convolution of conv.py, of one channel by m.
@@ -34,3 +35,8 @@ def depthwise_backward_x(dy, w, window, dx):
 def depthwise_backward_w(x, dy, window, dw):
     for i, q in _channels(x, dy):
         conv_backward_w(x[..., i], dy[..., q], window, dw[..., q])
+
+
+def depthwise_backward(x, dy, w, window, dx, dw):
+    depthwise_backward_x(dy, w, window, dx)
+    depthwise_backward_w(x, dy, window, dw)

@@ -30,14 +30,17 @@ class DepthwiseConv2d(Op):
     def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         x, w = self.saved  # type: ignore[misc]
         dx = dw = db = None
-        if self.needs[0]:
+        if self.needs[0] and self.needs[1] and dy.size and x.size:
+            dx, dw = self.empty(self.x_shape, dy.dtype), self.empty(self.w_shape, dy.dtype)
+            self.kernels.depthwise.depthwise_backward(x, dy, w, self.window, dx, dw)
+        elif self.needs[0]:
             if dy.size:
                 dx = self.empty(self.x_shape, dy.dtype)
                 if dx.size:
                     self.kernels.depthwise.depthwise_backward_x(dy, w, self.window, dx)
             else:
                 dx = filled(self, self.x_shape, dy.dtype, 0.0)
-        if self.needs[1]:
+        if self.needs[1] and dw is None:
             if dy.size and x.size:
                 dw = self.empty(self.w_shape, dy.dtype)
                 self.kernels.depthwise.depthwise_backward_w(x, dy, self.window, dw)

@@ -60,6 +60,17 @@ def test_matches_reference(check_kernel, rng, dtype, kernel, name):
     check_kernel("depthwise", kernel, *given, parallel=name in LARGE, ulps=4 + terms**0.5)
 
 
+@pytest.mark.parametrize("name", [*CASES, *on_cpu(*LARGE)])
+def test_both_gradients_together_are_those_of_each_alone(target, rng, dtype, name):
+    x, dy, window, dw = arguments(PASSES[2], ALL[name], rng, dtype)
+    w, dx = rng.standard_normal(dw.shape).astype(dtype), np.full(x.shape, np.nan, dtype)
+    *_, both_dx, both_dw = target.run("depthwise", "depthwise_backward", x, dy, w, window, dx, dw)
+    *_, alone_dx = target.run("depthwise", PASSES[1], dy, w, window, dx)
+    *_, alone_dw = target.run("depthwise", PASSES[2], x, dy, window, dw)
+    np.testing.assert_array_equal(both_dx, alone_dx)
+    np.testing.assert_array_equal(both_dw, alone_dw)
+
+
 @each_pass
 @pytest.mark.parametrize("name", ["same 3x3, stride 2", *on_cpu("17 channels", "10 from each")])
 def test_nan_stays_in_its_channel_and_its_windows(check_kernel, rng, dtype, kernel, name):
