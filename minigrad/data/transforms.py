@@ -186,7 +186,8 @@ class ZCA(Transform):
             epsilon: added to the variances l, so that directions without any are not blown up.
 
         Raises:
-            TypeError, ValueError: they are no images, see `checked`, there are none, or epsilon isn't above 0.
+            TypeError, ValueError: they are no images, see `checked`, there are none, one holds a NaN or an infinity, or epsilon
+                isn't above 0.
         """
         images = checked(images)
         if len(images) == 0:
@@ -194,6 +195,10 @@ class ZCA(Transform):
         if not (np.isfinite(epsilon) and epsilon > 0):
             raise ValueError(f"epsilon is {epsilon}, where a finite number above 0 was expected")
         rows = images.reshape(len(images), -1)
+        if images.dtype != np.uint8 and not (finite := np.isfinite(rows).all(axis=1)).all():
+            raise ValueError(
+                f"image {int(finite.argmin())} holds a NaN or an infinity, where finite numbers were expected"
+            )
         unit = scale_of(images)
         mean = unit * rows.mean(axis=0, dtype=np.float64)
         covariance = np.zeros((mean.size, mean.size))

@@ -36,7 +36,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Any, dict[str, np.ndarray], int]
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST:
             raise ValueError(f"{path} has {size:,} bytes, and a file of ONNX can have {LARGEST:,}")
-        data = file.read(LARGEST + 1)
+        data = file.read(size)  # of LARGEST, as much memory would be taken at once
     try:
         model = onnx.ModelProto.FromString(data)
     except DecodeError as error:

@@ -227,3 +227,26 @@ def test_brightness_and_contrast_have_the_ranges_asked_for():
 def test_bad_arguments_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize("repeat", [False, True])
+def test_what_is_not_finite_moves_with_its_pixel_when_images_are_shifted(value, repeat):
+    images, marks = np.random.default_rng(0).random((12, 5, 6, 3)), np.zeros((12, 5, 6, 3))
+    images[3, 2, 2, 1], marks[3, 2, 2, 1] = value, 1
+    clean = np.where(marks == 1, 0.5, images)
+    y, expected, moved = (ShiftCrop(2, repeat=repeat).images(given, 1, 4) for given in (images, clean, marks))
+    assert moved.sum() >= 1
+    np.testing.assert_array_equal(y, np.where(moved == 1, value, expected))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
+def test_what_is_not_finite_reaches_no_other_image(value):
+    images = np.random.default_rng(0).random((6, 5, 6, 3)).astype(np.float32)
+    clean = images.copy()
+    images[3, 2, 2, 1] = value
+    for transform in (BrightnessContrast(), Kiefer()):
+        with np.errstate(invalid="ignore"):
+            y, expected = transform.images(images, 1, 4), transform.images(clean, 1, 4)
+        assert not np.isfinite(y[3]).all()
+        np.testing.assert_array_equal(np.delete(y, 3, axis=0), np.delete(expected, 3, axis=0))

@@ -191,3 +191,55 @@ def test_other_sizes_than_fitted_are_refused(images):
 def test_zca_of_unfitting_shapes_is_refused():
     with pytest.raises(ValueError, match=r"\(2, 2, 3\) and \(11, 11\)"):
         ZCA(np.zeros((2, 2, 3)), np.eye(11))
+
+
+# What is not finite
+
+
+NOT_FINITE = [np.nan, np.inf, -np.inf]
+
+
+def with_one(value, dtype="float32"):
+    """Images of which one value is not finite."""
+    images = np.random.default_rng(0).random((5, 6, 7, 3)).astype(dtype)
+    images[1, 2, 3, 1] = value
+    return images
+
+
+@pytest.mark.parametrize("value", NOT_FINITE, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_not_finite_stays_where_it_is_and_as_it_is(value, dtype):
+    images = with_one(value, dtype)
+    clean = with_one(0.5, dtype)
+    for transform in (Scale(), Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])):
+        y, expected = transform.apply(images.copy()), transform.apply(clean)
+        assert y[1, 2, 3, 1] == value or (np.isnan(value) and np.isnan(y[1, 2, 3, 1]))
+        y[1, 2, 3, 1] = expected[1, 2, 3, 1]
+        np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("value", NOT_FINITE, ids=str)
+def test_what_is_not_finite_reaches_all_of_its_image_and_no_other_when_it_is_whitened(value):
+    zca = ZCA.fit(with_one(0.5))
+    with np.errstate(invalid="ignore"):
+        y = zca.apply(with_one(value))
+    expected = zca.apply(with_one(0.5))
+    assert not np.isfinite(y[1]).any()
+    np.testing.assert_array_equal(np.delete(y, 1, axis=0), np.delete(expected, 1, axis=0))
+
+
+@pytest.mark.parametrize("value", NOT_FINITE, ids=str)
+def test_whitening_is_not_fitted_to_what_is_not_finite(value):
+    with pytest.raises(ValueError, match="image 1 holds a NaN or an infinity"):
+        ZCA.fit(with_one(value))
+
+
+@pytest.mark.parametrize("value", NOT_FINITE, ids=str)
+def test_statistics_tell_of_what_is_not_finite(value):
+    with np.errstate(invalid="ignore"):
+        mean, std = channel_statistics(with_one(value))
+    assert np.isfinite(mean[[0, 2]]).all()
+    assert not np.isfinite(mean[1])
+    assert np.isnan(std[1])
+    with pytest.raises(ValueError, match="finite numbers and std > 0 were expected"):
+        Normalize(mean, std)

@@ -502,7 +502,92 @@ class Tables:
         assert all(len(row) == 3 for row in rows)
 
 
+class Onnx:
+    """onnx.import_model and a run of what it gives, against ONNX's own evaluator where that takes the file."""
+
+    error = ValueError
+
+    def __init__(self, folder):
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+        from onnx.reference import ReferenceEvaluator
+
+        import minigrad as mg
+
+        self.mg, self.onnx, self.evaluator, self.path = mg, onnx, ReferenceEvaluator, folder / "a.onnx"
+        rng = np.random.default_rng(0)
+        self.x = rng.standard_normal((2, 3, 6, 6)).astype(np.float32)
+        nodes = [
+            helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], strides=[1, 1]),
+            helper.make_node("Relu", ["c"], ["r"]),
+            helper.make_node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+            helper.make_node("Flatten", ["p"], ["f"], axis=1),
+            helper.make_node("Gemm", ["f", "v", "b"], ["g"], alpha=0.5, transB=1),
+            helper.make_node("Softmax", ["g"], ["y"], axis=1),
+        ]
+        weights = {"w": (4, 3, 3, 3), "v": (5, 36), "b": (5,)}
+        made = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in weights.items()]
+        given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 6, 6])
+        result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5])
+        graph = helper.make_graph(nodes, "graph", [given], [result], made)
+        self.model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        self.check(self.model.SerializeToString())
+
+    def make(self, rng):
+        if rng.random() < 0.4:
+            return damaged(self.model.SerializeToString(), rng)
+        model = self.onnx.ModelProto()
+        model.CopyFrom(self.model)
+        for _ in range(rng.integers(1, 3)):
+            self.change(model.graph, rng)
+        return model.SerializeToString()
+
+    def change(self, graph, rng):
+        """Another value of something that a sound file has."""
+        node = graph.node[rng.integers(len(graph.node))]
+        number = int(rng.choice([-(1 << 63), -2, -1, 0, 1, 2, 3, 7, 1 << 20, 1 << 31, (1 << 63) - 1]))
+        match rng.integers(0, 6):
+            case 0:
+                node.op_type = str(
+                    rng.choice(["Relu", "Conv", "Gemm", "Softmax", "Add", "Reshape", "Loop", "Tanh", "x", ""])
+                )
+            case 1:
+                names = ["x", "c", "r", "p", "f", "g", "y", "w", "v", "b", "", "z"]
+                node.input[rng.integers(len(node.input))] = str(rng.choice(names))
+            case 2 | 3 if node.attribute:
+                attribute = node.attribute[rng.integers(len(node.attribute))]
+                if attribute.ints:
+                    attribute.ints[rng.integers(len(attribute.ints))] = number
+                else:
+                    attribute.i, attribute.f = number, float(rng.choice([0.0, 1.0, np.nan, np.inf]))
+            case 4:
+                tensor = graph.initializer[rng.integers(len(graph.initializer))]
+                tensor.dims[rng.integers(len(tensor.dims))] = number
+            case _:
+                tensor = graph.initializer[rng.integers(len(graph.initializer))]
+                tensor.raw_data = damaged(tensor.raw_data, rng)
+
+    def check(self, data):
+        self.path.write_bytes(data)
+        model = self.mg.onnx.import_model(self.path)
+        model = model.to("reference")
+        try:
+            found = model(self.x)
+        except (TypeError, IndexError, MemoryError) as error:  # of an op, which says which and what came
+            raise ValueError(str(error)) from error
+        try:
+            with np.errstate(all="ignore"):
+                expected = self.evaluator(self.onnx.load_from_string(data)).run(None, {"x": self.x})
+        except Exception:
+            return  # what it does not take
+        found = [t.numpy() for t in (found.values() if isinstance(found, dict) else [found])]
+        for ours, theirs in zip(found, expected, strict=True):
+            if np.isfinite(theirs).all():
+                assert np.allclose(ours, theirs, rtol=1e-3, atol=1e-4), "another result than ONNX's own"
+
+
 READERS = {
+    "onnx": Onnx,
     "idx": Idx,
     "cifar": Cifar,
     "archive": Archive,
