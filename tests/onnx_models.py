@@ -39,6 +39,11 @@ def attention(x, w):
     return (weights @ v).transpose(0, 2, 1, 3).reshape(n, length, width)
 
 
+def labels_of(x):
+    """Class numbers of rows, 0, 1 or 3, computed by ops."""
+    return to(mg.where(x[..., 0] > 0.5, 3.0, to(x[..., 0] > 0, "float32")), "int64")
+
+
 class Residual(nn.Module):
     """A convolution and what it read, added, as functions would have it."""
 
@@ -79,6 +84,7 @@ LAYERS = {
     ),
     "RMSNorm": (nn.Sequential(nn.Linear(4, 4), nn.RMSNorm(4)), SEQUENCE),
     "GroupNorm": (of_images(nn.GroupNorm(2, 4), nn.Conv2d(4, 2, 1)), IMAGE),
+    "MultiheadAttention": (nn.MultiheadAttention(4, 2), SEQUENCE),
     "Embedding": (Of(lambda x, w: embedding(to(x > 0, "int64"), w), w=random(2, 3)), ROWS),
     "ReLU": (nn.Sequential(nn.ReLU()), ROWS),
     "Sigmoid": (nn.Sequential(nn.Sigmoid()), ROWS),
@@ -95,11 +101,26 @@ LAYERS = {
     "Conv2d": (nn.Conv2d(3, 4, 3), IMAGE),
     "Conv2d, depthwise": (of_images(nn.Conv2d(4, 8, 3, groups=4, padding=1), nn.BatchNorm(8)), IMAGE),
     "Conv2d in groups": (of_images(nn.Conv2d(4, 6, (3, 2), groups=2), nn.ReLU()), IMAGE),
+    "Conv1d": (nn.Sequential(nn.Conv1d(4, 6, 2, stride=2, padding=1), nn.ReLU(), nn.Conv1d(6, 2, 1)), (2, 7, 4)),
     "Conv2d without bias": (nn.Conv2d(3, 4, (3, 2), bias=False), IMAGE),
     "Conv2d of stride and dilation": (nn.Conv2d(3, 4, 2, stride=(2, 1), dilation=(1, 2), padding=1), IMAGE),
     "Conv2d padded unevenly": (nn.Conv2d(3, 4, 3, padding=((0, 2), (1, 0))), IMAGE),
     "Conv2d, same": (nn.Conv2d(3, 4, (4, 3), stride=2, padding="same"), IMAGE),
     "Conv2d, same and dilated": (nn.Conv2d(3, 4, 3, dilation=2, padding="same"), IMAGE),
+    "ConvTranspose2d": (
+        of_images(
+            nn.ConvTranspose2d(
+                4, 3, (3, 2), stride=(2, 3), padding=((1, 0), (1, 1)), output_padding=1, dilation=(1, 2)
+            ),
+            nn.ReLU(),
+        ),
+        IMAGE,
+    ),
+    "ConvTranspose2d, depthwise": (of_images(nn.ConvTranspose2d(4, 4, 3, groups=4, stride=2, bias=False)), IMAGE),
+    "ConvTranspose2d in groups": (nn.Sequential(nn.Conv2d(3, 4, 1), nn.ConvTranspose2d(4, 6, 2, groups=2)), IMAGE),
+    "Upsample": (of_images(nn.Upsample(scale=2), nn.Upsample((7, 9), mode="bilinear"), nn.Conv2d(4, 2, 1)), IMAGE),
+    "Upsample by corners": (nn.Upsample(scale=(1.5, 2.0), mode="bilinear", align_corners=True), IMAGE),
+    "AdaptiveAvgPool2d": (of_images(nn.AdaptiveAvgPool2d((4, 2)), nn.Flatten(), nn.Linear(32, 2)), IMAGE),
     "MaxPool2d": (of_images(nn.MaxPool2d(2), nn.Conv2d(4, 2, 1)), IMAGE),
     "MaxPool2d, same": (nn.MaxPool2d(3, stride=2, padding="same"), IMAGE),
     "MaxPool2d padded unevenly": (nn.MaxPool2d(3, stride=2, padding=((0, 1), (2, 1))), IMAGE),
@@ -134,6 +155,17 @@ OPS = {
         IMAGE,
     ),
     "attention": (Of(attention, w=random(3, 4, 4)), SEQUENCE),
+    "attention by its op": (
+        Of(
+            lambda x, m: (
+                mg.scaled_dot_product_attention(x, x * 2, x[..., 1:], x[:, :, :3] > 0.5)
+                + mg.scaled_dot_product_attention(x, x, x[..., :3], m.detach(), is_causal=True, scale=0.3)
+                - mg.scaled_dot_product_attention(x[:, :2], x, x[..., :3], is_causal=True)[:, 1:]
+            ),
+            m=np.where(random(3, 3) > 1, -np.inf, random(3, 3)).astype("f4"),
+        ),
+        SEQUENCE,
+    ),
     "matmul": (Of(lambda x, w: x @ w, w=random(4, 2)), SEQUENCE),
     "matmul of stacks": (Of(lambda x: x @ x.transpose(0, 2, 1)), SEQUENCE),
     "matmul of vectors": (Of(lambda x, v: x @ v, v=random(4)), SEQUENCE),
@@ -195,6 +227,94 @@ OPS = {
             m=random(4),
         ),
         ROWS,
+    ),
+    "broadcast_to": (
+        Of(lambda x: mg.broadcast_to(x[:, None], (x.shape[0], 5, 4)) + mg.broadcast_to(x[0], x.shape)[:, None]),
+        ROWS,
+    ),
+    "broadcast_to of the batch": (
+        Of(lambda x, a: x + mg.broadcast_to(a, (x.shape[0], 3, 4)), a=random(3, 1)),
+        SEQUENCE,
+    ),
+    "broadcast_to of images": (
+        of_images(Of(lambda x: mg.broadcast_to(x[:, :1], x.shape) * x), nn.Conv2d(4, 2, 1)),
+        IMAGE,
+    ),
+    "roll, repeat, tile": (
+        Of(lambda x: mg.roll(x, (1, -1, 0), (0, 1, 2)) + mg.repeat(x, 3, 1)[:, ::3] - mg.tile(x, (1, 2, 1))[:, 3:]),
+        SEQUENCE,
+    ),
+    "cumsum": (Of(lambda x: mg.cumsum(x, 1) + mg.cumsum(x, 0) - mg.cumsum(x, -1)), SEQUENCE),
+    "cumsum of channels": (of_images(Of(lambda x: mg.cumsum(x, 3) + mg.cumsum(x, 1)), nn.Conv2d(4, 2, 1)), IMAGE),
+    "flip": (Of(lambda x: mg.flip(x) + mg.flip(x, 1) * 2 + mg.flip(x, ())), SEQUENCE),
+    "flip of images": (of_images(Of(lambda x: mg.flip(x, (2, 3))), nn.Conv2d(4, 2, 1)), IMAGE),
+    "pad": (
+        Of(lambda x: mg.pad(x, ((0, 0), (1, 2), (0, 3)), -0.5) + mg.pad(x[:, :, :1], ((0, 0), (3, 0), (2, 4)))),
+        SEQUENCE,
+    ),
+    "pad of the batch": (Of(lambda x: mg.pad(x, ((1, 2), (0, 0)))), ROWS),
+    "pad of images": (
+        of_images(Of(lambda x: mg.pad(x, ((0, 0), (1, 0), (0, 2), (0, 1)), 2.0)), nn.Conv2d(5, 2, 1)),
+        IMAGE,
+    ),
+    "take_along_axis": (
+        Of(lambda x: mg.take_along_axis(x, to(x > 0, "int64"), 1) + mg.take_along_axis(x, to(x > x, "int64"), 0)),
+        SEQUENCE,
+    ),
+    "elements set": (
+        Of(lambda x, a: x.at[:, 1].set(a[0]) + x.at[:, 1:, ::2].set(a[:, :2]) * x.at[..., :2].set(0.0), a=random(2, 4)),
+        SEQUENCE,
+    ),
+    "elements set, by steps back": (
+        Of(lambda x: x.at[:, ::-1, -1].set(x[:, :, 0]).at[:, ::-2, None].add(1.0)),
+        SEQUENCE,
+    ),
+    "elements added to": (Of(lambda x: x.at[:, -2:].add(x[:, :2]).at[:, 0, 3].add(2.0)), SEQUENCE),
+    "rows of the batch set": (
+        Of(
+            lambda x: (
+                x.at[1:].set(x[:-1])
+                + x.at[0].set(7.0)
+                - x.at[:-1, 1:2].add(1.0) * x.at[...].set(2.0)
+                + x.at[2:2].set(1.0)
+            )
+        ),
+        ROWS,
+    ),
+    "columns set by number": (
+        Of(lambda x: x.at[:, [2, 0]].set(0.5) * x.at[:, np.array([1, -1]), 1].set(x[:, 0, 1:3])),
+        SEQUENCE,
+    ),
+    "columns added to by number": (Of(lambda x: x.at[:, [2, 0, 2]].add(x[:, :3])), ROWS),
+    "rows of the batch added to by number": (Of(lambda x: x.at[np.array([0, 0])].add(x[:1])), ROWS),
+    "rows of a table added to by number": (
+        Of(lambda x, w: mg.linear(x, w.at[np.array([1, 0, 1])].add(2.0)), w=random(4, 2)),
+        ROWS,
+    ),
+    "zeros as long as the batch": (
+        Of(lambda x, w: mg.linear(mg.concat([x, mg.zeros((x.shape[0], 2), device=x.device)], 1), w), w=random(6, 2)),
+        ROWS,
+    ),
+    "nll_loss": (Of(lambda x: mg.nll_loss(mg.log_softmax(x), labels_of(x))), SEQUENCE),
+    "cross_entropy with weights": (
+        Of(
+            lambda x, w: (
+                mg.cross_entropy(x, labels_of(x), weight=w, ignore_index=1)
+                + mg.cross_entropy(x, labels_of(x), ignore_index=0)
+            ),
+            w=np.arange(1, 5, dtype="f4"),
+        ),
+        SEQUENCE,
+    ),
+    "cross_entropy, smoothed": (
+        Of(
+            lambda x, w: (
+                mg.cross_entropy(x, labels_of(x), label_smoothing=0.1, reduction="none")
+                + mg.cross_entropy(x, labels_of(x), weight=w, label_smoothing=0.3, ignore_index=1, reduction="sum")
+            ),
+            w=np.arange(1, 5, dtype="f4"),
+        ),
+        SEQUENCE,
     ),
     "mse_loss": (Of(lambda x: mg.mse_loss(x, mg.relu(x))), ROWS),
     "branches": (Of(lambda x: concat_branches([Branch(x, None, None), Branch(mg.relu(x), None, None)])), ROWS),

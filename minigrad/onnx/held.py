@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from minigrad.devices import Device
 from minigrad.onnx.layout import Axes, between, in_order, plain
 from minigrad.tensor import Tensor
 
@@ -38,6 +39,11 @@ class Held:
         return tuple(self.tensor.shape[self.axes.index(i)] for i in range(self.ndim))
 
     @property
+    def device(self) -> Device:
+        """Where it is."""
+        return self.tensor._device
+
+    @property
     def dtype(self) -> np.dtype:
         """Type of the elements."""
         return self.tensor.dtype
@@ -61,6 +67,11 @@ class Held:
     def reshaped(self, shape: Sequence[int]) -> "Held":
         """In another shape."""
         return Held(self.plain.reshape(tuple(int(n) for n in shape)))
+
+
+def constant(array: np.ndarray, device: Device) -> Tensor:
+    """Numbers as a tensor; a captured step may keep them, since they follow from the file and from shapes alone."""
+    return Tensor._wrap(device.from_host(np.ascontiguousarray(array)), device)
 
 
 def moves_nothing(have: Axes, want: Axes, shape: Sequence[int]) -> bool:

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.devices import get_device
 from minigrad.nn import Module
 from minigrad.nn.module import Parameter
-from minigrad.onnx.held import LAST, Held
+from minigrad.onnx.held import LAST, Held, constant
 from minigrad.onnx.layout import Axes, plain
 from minigrad.onnx.library import library
 from minigrad.onnx.reading import described, read
-from minigrad.onnx.runs import READERS, Run
-from minigrad.onnx.source import Source, Wishes, place_of
+from minigrad.onnx.runs import READERS
+from minigrad.onnx.source import Run, Source, Wishes, place_of
 from minigrad.tensor import FLOATS, Tensor
 
 
@@ -50,6 +51,7 @@ class Step:
     inputs: list[str]
     outputs: list[str]
     run: Run
+    of_numbers: bool  # whether `run` takes arrays of numbers as they are
     last: list[str]  # names that no later step needs
 
 
@@ -119,9 +121,13 @@ class ImportedModel(Module):
         for name, order in self.orders.items():
             values[name] = Held(vars(self.kept)[own_name(name)], order)
         values.update(self.checked(inputs))
+        home = next((x.device for x in values.values() if isinstance(x, Held)), get_device(None))
         for step in self.steps:
+            given = [values[name] for name in step.inputs]
+            if not step.of_numbers:
+                given = [Held(constant(x, home)) if isinstance(x, np.ndarray) else x for x in given]
             try:
-                results = step.run([values[name] for name in step.inputs], self.training)
+                results = step.run(given, self.training)
             except (ValueError, TypeError, IndexError) as error:
                 if step.place in str(error):
                     raise
@@ -184,4 +190,4 @@ def step_of(node: Any, number: int, opset: int, constants: dict[str, np.ndarray]
     source = Source(node, number, opset, constants, wishes)
     run = READERS[source.kind](source)
     source.finish()
-    return Step(source.kind, source.place, source.inputs, source.outputs, run, [])
+    return Step(source.kind, source.place, source.inputs, source.outputs, run, source.of_numbers, [])

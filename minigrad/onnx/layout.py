@@ -13,6 +13,7 @@ Axes = tuple[int, ...]  # an array laid out so is plain.transpose(axes), plain b
 
 IMAGES: Axes = (0, 3, 1, 2)  # (N, H, W, C) with the channels first
 WEIGHT: Axes = (3, 2, 0, 1)  # a convolution's (kh, kw, in, out) as (out, in, kh, kw)
+WEIGHT_TRANSPOSED: Axes = (2, 3, 0, 1)  # a transposed convolution's as (in, out, kh, kw)
 
 
 class Flattened(NamedTuple):

@@ -198,6 +198,7 @@ def merged(runs: list[Run]) -> Plan:
             raise ValueError(where_they_part(first, other))
     arrays = [of_all([run.arrays[i] for run in runs]) for i in range(len(first.arrays))]
     plan = Plan([arrays[i] for i in first.inputs])
+    made = set(first.made)
     for steps in zip(*[run.steps for run in runs], strict=True):
         step, inputs, result = steps[0]
         parameters = tuple(s.parameters for s, _, _ in steps)
@@ -205,18 +206,43 @@ def merged(runs: list[Run]) -> Plan:
         formula = step.op.traced if isinstance(step.op, Pointwise) else None
         node = Node(type(step.op).__name__, given, parameters, arrays[result], step.module, step.line, formula)
         for i, number in enumerate(inputs):
-            if number is not None and number not in first.made:
+            if number is not None and number not in made:
                 constants = [run.arrays[number] for run in runs]
-                if node.kind == "Take" and i == 1 and not alike(constants):
+                if alike(constants):
+                    continue
+                if node.kind in ("Take", "Scatter") and i == 1:
                     arrays[number].each = tuple(c.data for c in constants if c.data is not None)
+                elif (row := row_of(constants)) is not None:
+                    plan.nodes.append(repeated(row, arrays[number], node))
+                    made.add(number)
                 else:
                     check_constant(constants, f"{node.place}: input {i}")
         plan.nodes.append(node)
     for name, number in first.outputs.items():
-        if number not in first.made:
+        if number not in made:
             check_constant([run.arrays[number] for run in runs], f"the result {name!r} of the model")
         plan.outputs[name] = arrays[number]
     return plan
+
+
+def row_of(constants: Sequence[Array]) -> Array | None:
+    """The row that all rows of a constant are in all runs, of which only the number depends on the batch; None if none is."""
+    first = constants[0].data
+    if first is None or not first.ndim or not first.size or len({array.shape[1:] for array in constants}) > 1:
+        return None
+    row = first[:1]
+    whole = [np.broadcast_to(row, array.data.shape) for array in constants if array.data is not None]
+    if not alike(constants, whole):
+        return None
+    lengths = tuple((n,) * len(constants) for n in row.shape)
+    return Array(lengths, first.dtype, row)
+
+
+def repeated(row: Array, whole: Array, beside: Node) -> Node:
+    """What repeats a row as often as the batch needs it, for a node."""
+    whole.data = None
+    shapes = tuple({"shape": whole.shape_of(trace)} for trace in range(len(beside.parameters)))
+    return Node("BroadcastTo", [row], shapes, whole, beside.module, beside.line)
 
 
 def path(run: Run) -> list[Any]:
@@ -245,11 +271,14 @@ def of_all(arrays: Sequence[Array]) -> Array:
     return Array(lengths, first.dtype, first.data, first.name)
 
 
-def alike(arrays: Sequence[Array]) -> bool:
-    """Whether a constant is the same in all runs."""
-    first, *others = [array.data for array in arrays]
-    nan = first is not None and first.dtype.kind == "f"
-    return all(np.array_equal(first, other, equal_nan=nan) for other in others)  # type: ignore[arg-type]  # they have data
+def alike(arrays: Sequence[Array], wanted: Sequence[np.ndarray] | None = None) -> bool:
+    """Whether a constant is the same in all runs; or what is wanted of each."""
+    found = [array.data for array in arrays if array.data is not None]
+    nan = found[0].dtype.kind == "f"
+    return all(
+        np.array_equal(one, other, equal_nan=nan)
+        for one, other in zip(found, wanted or [found[0]] * len(found), strict=True)
+    )
 
 
 def check_constant(arrays: Sequence[Array], what: str) -> None:

@@ -1,6 +1,6 @@
 """A node of a file, read with every attribute accounted for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from minigrad.onnx.reading import array_of
 Wishes = dict[
     str, list[tuple[str, Axes | None]]
 ]  # of initializers: what each reader takes it for, and in which order of axes
+Run = Callable[
+    [list[Any], bool], Any
+]  # inputs (Held, numbers, or None) and whether in training, to the result or a list
 
 
 class Source:
@@ -23,6 +26,7 @@ class Source:
         self.opset, self.constants, self.wishes = opset, constants, wishes
         self.attributes = {attribute.name: value_of(attribute, self.place) for attribute in node.attribute}
         self.read: set[str] = set()
+        self.of_numbers = False  # whether what it gives takes arrays of numbers as they are, not as tensors
         if node.domain not in ("", "ai.onnx"):
             raise self.error(f"it is of the domain {node.domain!r}, of which minigrad has no ops")
 
@@ -94,3 +98,6 @@ def value_of(attribute: Any, place: str) -> Any:
         values: Sequence[Any] = attribute.ints if attribute.type == kinds.INTS else attribute.floats
         return list(values)
     raise ValueError(f"{place}: its attribute {attribute.name} is of a kind that is not supported")
+
+
+Reader = Callable[[Source], Run]

@@ -20,6 +20,7 @@ class Writer:
         self.inputs = list(inputs)
         self.decays = decays  # of BatchNorm layers, by the name of their running mean
         self.origins: dict[Array, Array] = {}  # what an array is a reshape of
+        self.parts: dict[Array, list[Array]] = {}  # what an array has one after the other on its first axis
         self.node: Node | None = None  # at work
 
     def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
@@ -104,11 +105,19 @@ class Writer:
             numbers[numbers.index(None)] = -1
         if None not in numbers:
             return self.add("Reshape", name, self.graph.integers(*[n for n in numbers if n is not None]))
+        return self.add("Reshape", name, self.lengths(want, numbers))
+
+    def lengths(self, want: Sequence[Length], numbers: Sequence[int | None] | None = None) -> str:
+        """A vector of lengths, or of `numbers` for them, None where a length is computed from the batch's."""
+        numbers = [same(length) for length in want] if numbers is None else numbers
+        known = [n for n in numbers if n is not None]
+        if len(known) == len(want):
+            return self.graph.integers(*known)
         parts = [
             self.length(length) if n is None else self.graph.integers(n)
             for n, length in zip(numbers, want, strict=True)
         ]
-        return self.add("Reshape", name, self.add("Concat", *parts, axis=0))
+        return self.add("Concat", *parts, axis=0)
 
     def length(self, length: Length) -> str:
         """A vector of one length, computed from the batch's: a n + b."""
