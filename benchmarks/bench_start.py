@@ -1,5 +1,7 @@
 """What a user waits for: the import, the first training step with compiled kernels on disk, and compiling them."""
 
+from minigrad.kernels.build.settings import install
+
 from .sections import start
 
 
@@ -40,7 +42,7 @@ class ColdCompile:
 
     def setup(self):
         if missing := start.missing_for_experiment():
-            raise NotImplementedError(f"the experiment needs {', '.join(missing)}; install minigrad[examples]")
+            raise NotImplementedError(f"the experiment needs {', '.join(missing)}: {install('examples')}")
 
     def track_experiment(self):
         seconds = start.cold_and_warm_experiment()

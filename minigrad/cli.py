@@ -19,6 +19,7 @@ import numpy as np
 import minigrad as mg
 from minigrad.capture import Captured
 from minigrad.devices import Device, get_device
+from minigrad.kernels.build.settings import install
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     except ImportError as error:
         if error.name not in ("typer", "rich"):
             raise
-        sys.exit("the minigrad command needs typer and rich: pip install 'minigrad[cli]'")
+        sys.exit(f"the minigrad command needs typer and rich: {install('cli')}")
 
 
 def application() -> Any:

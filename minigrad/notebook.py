@@ -3,12 +3,17 @@
 from collections.abc import Collection, Sequence
 from html import escape
 
+# Of text in columns: notebooks have a letter of their own for `pre` in what they show, and no bounds for how long it is.
+COLUMNS = (
+    "margin: 0; max-height: 32em; overflow: auto; "
+    "font-family: monospace; font-size: 13px; line-height: 1.35; white-space: pre"
+)
 MOST_ROWS = 200  # of a table; longer ones lose their middle
 
 
 def preformatted(title: str, text: str) -> str:
     """A title, and text as it is."""
-    return f'<div><b>{escape(title)}</b><pre style="margin: 0">{escape(text)}</pre></div>'
+    return f'<div><b>{escape(title)}</b><pre style="{COLUMNS}">{escape(text)}</pre></div>'
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from minigrad.distributed import launch
 
-pytest.importorskip("mpi4py", reason="needs mpi4py and mpich: pip install 'minigrad[mpi]'")
+pytest.importorskip("mpi4py", reason="needs mpi4py and mpich: pip install 'minigrad-bn[mpi]'")
 
 PROGRAMS = Path(__file__).parent / "distributed" / "programs"
 ROOT = Path(__file__).resolve().parents[1]

@@ -94,3 +94,10 @@ def test_cache_folder_follows_xdg(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert os.fspath(settings.cache_root()) == f"{tmp_path}/home/.cache/minigrad"
+
+
+def test_folder_is_that_of_platformdirs(monkeypatch):
+    platformdirs = pytest.importorskip("platformdirs")
+    monkeypatch.delenv("MINIGRAD_CACHE", raising=False)
+    theirs = platformdirs.user_cache_path("minigrad", appauthor=False)
+    assert settings.cache_root() == (theirs.parent if theirs.name == "Cache" else theirs)  # which Windows has below

@@ -44,6 +44,16 @@ def test_names_are_escaped():
     assert "<x & y>" not in html
 
 
+def test_columns_of_text_stay_columns_and_bounded():
+    """In what notebooks show `pre` has a letter of its own, and a model of hundreds of layers as many lines."""
+    for name in ("tensor", "module"):
+        html = SHOWN[name][0]()._repr_html_()
+        style = ET.fromstring(html).find("pre").get("style")
+        assert "font-family: monospace" in style
+        assert "white-space: pre" in style
+        assert "overflow: auto" in style
+
+
 def test_long_tables_lose_their_middle():
     html = table("title", ["n"], [[str(i)] for i in range(MOST_ROWS + 7)])
     assert "7 more" in html

@@ -209,10 +209,16 @@ def entries(file, pattern):
     return re.findall(pattern, (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
 
 
+def project_name():
+    """What pip calls the project, which is imported by another name."""
+    (name,) = entries("pyproject.toml", r'^name = "(.*?)"')
+    return name
+
+
 def bounds(requirements):
     """{package: what its version must be} of requirements; what comes by another extra of ours is left out."""
     found = (re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])? *([<>=!~][^;#]*?)? *(?:;.*)?", r) for r in requirements)
-    return {match[1]: match[2] for match in found if match[1] != "minigrad"}
+    return {match[1]: match[2] for match in found if match[1] != project_name()}
 
 
 def test_all_files_say_the_same_version(project):
@@ -223,9 +229,29 @@ def test_all_files_say_the_same_version(project):
 
 
 def test_all_files_say_the_same_licence_and_title(project):
-    for file, name, licence in (("CITATION.cff", "title", "license"), ("conda/recipe.yaml", "  name", "  license")):
-        assert entries(file, rf"^{name}: (\w+)$") == [project["name"]]
+    assert entries("CITATION.cff", r"^title: (.*)$") == ["minigrad"]
+    assert entries("conda/recipe.yaml", r"^  name: ([\w-]+)$") == [project["name"]]
+    for file, licence in (("CITATION.cff", "license"), ("conda/recipe.yaml", "  license")):
         assert entries(file, rf"^{licence}: (\w+)$") == [project["license"]]
+
+
+def test_the_name_that_pip_knows_stands_in_one_place(project):
+    """And is not the one that it is imported by, which on PyPI is another project's."""
+    assert entries("kernels/build/settings.py", r'^DISTRIBUTION = "(.*?)"') == [project["name"]] == ["minigrad-bn"]
+    assert entries("asv.conf.json", r"pip uninstall -y (\S+?)\"") == [project["name"]]
+    sources = [
+        *(ROOT / "minigrad").rglob("*.py"),
+        *(ROOT / "kernels").rglob("*.py"),
+        *(ROOT / "benchmarks").rglob("*.py"),
+    ]
+    assert [path for path in sources if re.search(r"minigrad(-bn)?\[\w+\]'", path.read_text(encoding="utf-8"))] == []
+    texts = [
+        ROOT / "README.md",
+        ROOT / "pyproject.toml",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "docs").rglob("*.ipynb"),
+    ]
+    assert [path for path in texts if "minigrad[" in path.read_text(encoding="utf-8")] == []
 
 
 def test_recipe_has_the_bounds_of_the_project(project):
@@ -300,7 +326,7 @@ def test_archive_and_wheel_pass_the_checks_of_the_index(tmp_path, project):
     code = "import setuptools.build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
     run(sys.executable, "-c", code, cwd=tmp_path)
     files = sorted((tmp_path / "dist").iterdir())
-    stem = f"minigrad-{project['version']}"
+    stem = f"{project['name'].replace('-', '_')}-{project['version']}"
     assert [file.name for file in files] == [f"{stem}-py3-none-any.whl", f"{stem}.tar.gz"]
     run(sys.executable, "-m", "twine", "check", "--strict", *files)
     with tarfile.open(files[1]) as archive:

@@ -44,7 +44,7 @@ def first_step(contender: str, threads: int, variables: dict[str, str]) -> dict:
 
 
 def missing_for_experiment() -> list[str]:
-    """What the MNIST experiment needs and is not installed; all of it comes with minigrad[examples]."""
+    """What the MNIST experiment needs and is not installed; all of it comes with the extra `examples`."""
     return [name for name in EXPERIMENT_NEEDS if importlib.util.find_spec(name) is None]
 
 

@@ -1,6 +1,7 @@
-"""The environment variables that minigrad looks at, and the folder they and the system's custom lead to.
+"""The environment variables that minigrad looks at, the folder they and the system's custom lead to, and what it installs as.
 
-This is the one list: `minigrad info` prints it, docs/configuration.md explains it, and a test finds every use in the sources.
+The list of variables is the only one: `minigrad info` prints it, docs/configuration.md explains it, and a test finds every use
+in the sources.
 """
 
 import os
@@ -27,6 +28,13 @@ VARIABLES = (
     Variable("OMP_WAIT_POLICY", "passive", "how threads of OpenMP wait"),
     Variable("KMP_BLOCKTIME", "not set", "how long threads of Intel's and LLVM's OpenMP spin"),
 )
+
+DISTRIBUTION = "minigrad-bn"  # what pip calls it: the name it is imported by belongs to another project on PyPI
+
+
+def install(extra: str) -> str:
+    """The command that installs what an extra brings."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 def cache_root() -> Path:

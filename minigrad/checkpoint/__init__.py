@@ -23,6 +23,7 @@ import minigrad.random as random_state
 from minigrad.checkpoint.contents import FORMAT, HEADER_LIMIT, JSON_ENTRIES, Json, checksum, read_front, read_tensors
 from minigrad.checkpoint.files import remove_leftovers, write_atomically
 from minigrad.checkpoint.misfits import Stateful, differences, misfits, state_misfit
+from minigrad.kernels.build.settings import install
 from minigrad.nn import Module
 from minigrad.optim import Optimizer
 from minigrad.version import __version__
@@ -217,7 +218,7 @@ def library() -> ModuleType:
     try:
         import safetensors.numpy
     except ImportError as error:
-        raise ImportError("checkpoints need safetensors: pip install 'minigrad[checkpoint]'") from error
+        raise ImportError(f"checkpoints need safetensors: {install('checkpoint')}") from error
     return safetensors
 
 

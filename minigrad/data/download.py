@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from minigrad.data.idx import CHUNK, gunzipped, is_gzip
 from minigrad.kernels.build.files import replace
+from minigrad.kernels.build.settings import install
 
 if sys.platform == "win32":
     import msvcrt
@@ -83,7 +84,7 @@ def _transfer(url: str, part: Path, size: int) -> str | None:
         import pooch
         import requests  # pooch's own dependency
     except ImportError as error:
-        raise DownloadError(f"downloading needs {error.name}: pip install 'minigrad[data]'") from error
+        raise DownloadError(f"downloading needs {error.name}: {install('data')}") from error
     print(f"minigrad: downloading {part.stem} from {url}", file=sys.stderr)
     # Without an accepted encoding the server sends the file as it is stored.
     headers = {"Accept-Encoding": "identity"}

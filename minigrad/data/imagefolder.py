@@ -1,4 +1,4 @@
-"""Your own pictures, one folder for each class. Needs Pillow: pip install 'minigrad[images]'."""
+"""Your own pictures, one folder for each class. Needs Pillow, the extra `images`."""
 
 import copy
 import os
@@ -12,6 +12,7 @@ import numpy as np
 
 from minigrad.checks import integer
 from minigrad.data.png import check_png
+from minigrad.kernels.build.settings import install
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -275,5 +276,5 @@ def _pillow() -> tuple[ModuleType, ModuleType]:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise ImportError("image folders need Pillow: pip install 'minigrad[images]'") from error
+        raise ImportError(f"image folders need Pillow: {install('images')}") from error
     return Image, ImageOps

@@ -12,6 +12,7 @@ import numpy as np
 
 from minigrad.checks import integer
 from minigrad.data.sources import permutation
+from minigrad.kernels.build.settings import install
 
 if TYPE_CHECKING:
     import pyarrow
@@ -316,5 +317,5 @@ def _pyarrow_parquet() -> ModuleType:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError("Parquet files need pyarrow: pip install 'minigrad[parquet]'") from error
+        raise ImportError(f"Parquet files need pyarrow: {install('parquet')}") from error
     return cast(ModuleType, pyarrow.parquet)

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from minigrad.kernels.build.settings import install
+
 GUARD = Path(__file__).with_name("guard.py")
 
 
@@ -19,5 +21,5 @@ def mpiexec() -> str:
     beside = Path(sys.executable).parent / "mpiexec"
     found = str(beside) if beside.exists() else shutil.which("mpiexec")
     if found is None:
-        raise FileNotFoundError("there is no mpiexec here; an MPI comes with: pip install 'minigrad[mpi]'")
+        raise FileNotFoundError(f"there is no mpiexec here; an MPI comes with: {install('mpi')}")
     return found

@@ -17,6 +17,7 @@ import numpy as np
 
 from minigrad.exchange.errors import RankFailed, RanksDiffer
 from minigrad.exchange.watch import Watch
+from minigrad.kernels.build.settings import install
 
 HEADER = 24  # bytes before what is gathered: the number of the exchange, a checksum of its label, the bytes to come
 SHARED_MEMORY = "/dev/shm/mpich_shm_"
@@ -44,13 +45,11 @@ def world_of_mpi() -> Any:
     try:
         from mpi4py import MPI
     except ImportError as error:
-        raise ImportError(
-            "working in several processes needs mpi4py and an MPI: pip install 'minigrad[mpi]'"
-        ) from error
+        raise ImportError(f"working in several processes needs mpi4py and an MPI: {install('mpi')}") from error
     if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
         raise RuntimeError(
             "this MPI cannot be called from several threads, which watching the other processes needs (MPI_THREAD_MULTIPLE); "
-            "that of `pip install 'minigrad[mpi]'` can"
+            f"that of `{install('mpi')}` can"
         )
     return MPI.COMM_WORLD
 

@@ -21,6 +21,14 @@ function goTo(step) {
   showPanel();
 }
 
+// Draws the graph anew, with what is at work, or chosen, in view.
+function drawAnew() {
+  draw();
+  fitReadably();
+  const at = data.steps[state.step - 1];
+  bringIntoView(document.getElementById(at ? standIn(at.node) : state.chosen));
+}
+
 // Scrolls the graph, not the page, which on a telephone would jump.
 function bringIntoView(drawn) {
   if (!drawn) return;
@@ -48,8 +56,8 @@ function beginning() {
     element("h2", {}, data.title),
     paragraph(data.about + (data.result ? `, result ${data.result}` : ""), "muted"),
     paragraph(words),
-    heading("Keys"),
-    element("table", {}, ...keys.map(([key, does]) => element("tr", {}, element("td", {}, element("code", {}, key)), element("td", {}, does)))),
+    element("h3", { class: "keys" }, "Keys"),
+    element("table", { class: "keys" }, ...keys.map(([key, does]) => element("tr", {}, element("td", {}, element("code", {}, key)), element("td", {}, does)))),
     data.recorded ? null : paragraph("Some ops were not computed inside mg.inspect.record(): their values, checks, modules and forward kernels are not known.", "muted small"),
     data.limits ? [heading("Limits"), paragraph(`${(data.limits.operations / 1e9).toFixed(0)} GFLOP/s in a large product, ${(data.limits.bytes / 1e9).toFixed(1)} GB/s in a large copy. A share of the limit is the time that a kernel's operations or bytes would take at these rates, over the time it took; on arrays that stay in caches it can be more than the whole.`, "small muted")] : null,
     slowest(),
@@ -138,11 +146,16 @@ function microseconds(time) {
   return time < 1000 ? `${time.toFixed(1)} µs` : `${(time / 1000).toFixed(2)} ms`;
 }
 
+// A dotted name that may be broken after a dot or an underscore, where there is little room.
+function breakable(name) {
+  return name.split(/(?<=[._])/).flatMap((part) => [part, element("wbr")]);
+}
+
 function kernels(node) {
   const calls = [["forward", node.forward || []], ["backward", node.backward || []]].flatMap(([part, list]) => list.map((call) => [part, call]));
   if (!calls.length) return null;
   const row = ([part, call]) => element("tr", {},
-    element("td", {}, part), element("td", {}, element("code", {}, call.kernel), element("div", { class: "small muted" }, call.shapes)),
+    element("td", {}, part), element("td", {}, element("code", {}, ...breakable(call.kernel)), element("div", { class: "small muted" }, call.shapes)),
     element("td", { class: "number" }, bytes(call.bytes)), element("td", { class: "number" }, call.microseconds === null ? "-" : microseconds(call.microseconds)),
     element("td", { class: "number" }, call.share === null ? "-" : `${(100 * call.share).toFixed(0)} %`));
   const head = element("tr", {}, ...["", "kernel", "bytes", "time", "of limit"].map((name, i) => element("th", { class: i > 1 ? "number" : "" }, name)));
@@ -219,8 +232,8 @@ function paint(canvas, cells, map) {
 const actions = {
   ArrowRight: () => goTo(state.step + 1), ArrowLeft: () => goTo(state.step - 1),
   Home: () => goTo(0), End: () => goTo(data.steps.length),
-  e: () => { state.closed.clear(); draw(); fit(); }, c: () => { for (const name of groups) state.closed.add(name); draw(); fit(); },
-  "+": () => { state.zoom *= 1.25; scale(); }, "-": () => { state.zoom /= 1.25; scale(); }, 0: fit,
+  e: () => { state.closed.clear(); drawAnew(); }, c: () => { for (const name of groups) state.closed.add(name); drawAnew(); },
+  "+": () => { state.zoom *= 1.25; scale(); }, "-": () => { state.zoom /= 1.25; scale(); }, 0: () => fit(),
 };
 actions["="] = actions["+"];
 
@@ -239,5 +252,5 @@ document.getElementById("about").textContent = data.about + (data.result ? `, re
 if (!groups.length) for (const id of ["open", "close"]) document.getElementById(id).hidden = true;
 if (nodes.length > 40) for (const name of groups) state.closed.add(name);
 draw();
-fit();
+fitReadably();
 goTo(0);

@@ -198,11 +198,14 @@ function scale() {
   picture.setAttribute("height", state.size[1] * state.zoom);
 }
 
-function fit() {
+function fit(least = 0.25) {
   const room = document.getElementById("graph").clientWidth - 26;
-  state.zoom = Math.max(0.25, Math.min(1.15, room / state.size[0]));
+  state.zoom = Math.max(least, Math.min(1.15, room / state.size[0]));
   scale();
 }
+
+// As wide as there is room, but not so small that nobody can read it.
+const fitReadably = () => fit(0.75);
 
 // Classes for the step at work, what it passes on, and what is chosen.
 function mark() {

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from minigrad.kernels.build.settings import install
+
 OPSET = 18  # written: the first in which all reductions take their axes alike
 IR = 8  # written: the version of the format that came with it
 OLDEST, NEWEST = 11, 25  # opsets that are read
@@ -13,7 +15,5 @@ def library() -> Any:
     try:
         import onnx
     except ImportError:
-        raise ImportError(
-            "minigrad.onnx needs the package onnx; install it with: pip install 'minigrad[onnx]'"
-        ) from None
+        raise ImportError(f"minigrad.onnx needs the package onnx; install it with: {install('onnx')}") from None
     return onnx

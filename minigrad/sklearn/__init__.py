@@ -5,6 +5,8 @@ Needs the extra `sklearn`, which is looked for when one of the two is asked for.
 
 from typing import TYPE_CHECKING
 
+from minigrad.kernels.build.settings import install
+
 if TYPE_CHECKING:
     from minigrad.sklearn.estimators import MinigradClassifier, MinigradRegressor
 else:
@@ -15,9 +17,7 @@ else:
         try:
             from minigrad.sklearn import estimators
         except ImportError as error:
-            raise ImportError(
-                f"{name} needs scikit-learn 1.6 or newer ({error}): pip install 'minigrad[sklearn]'"
-            ) from error
+            raise ImportError(f"{name} needs scikit-learn 1.6 or newer ({error}): {install('sklearn')}") from error
         return getattr(estimators, name)
 
 

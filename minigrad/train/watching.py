@@ -1,6 +1,6 @@
 """Looking at a run: TensorBoard, curves, which classes are taken for which, and the learning rate to begin with.
 
-The libraries are extras (`pip install 'minigrad[watch]'`), imported when used.
+The libraries are the extra `watch`, imported when used.
 """
 
 import os
@@ -14,6 +14,7 @@ import numpy as np
 import minigrad.random
 from minigrad.checks import integer
 from minigrad.data.loader import Loader
+from minigrad.kernels.build.settings import install
 from minigrad.nn import Module
 from minigrad.nn.module import modes_kept
 from minigrad.ops import cross_entropy
@@ -42,7 +43,7 @@ class TensorBoard:
         try:
             import tensorboardX
         except ImportError as error:
-            raise ImportError("TensorBoard needs tensorboardX: pip install 'minigrad[watch]'") from error
+            raise ImportError(f"TensorBoard needs tensorboardX: {install('watch')}") from error
         self.folder = os.fspath(folder)
         self.new_writer = tensorboardX.SummaryWriter
         self.writer: Any = None

@@ -86,6 +86,6 @@ def test_missing_file_is_file_not_found(tmp_path):
 
 def test_missing_library_says_how_to_get_it_and_reading_needs_none(trained, saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    with pytest.raises(ImportError, match=r"pip install 'minigrad\[checkpoint\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'minigrad-bn\[checkpoint\]'"):
         checkpoint.save(saved, **trained)
     checkpoint.load(saved, **trained)

@@ -313,7 +313,7 @@ def bindings(monkeypatch, **functions):
 
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    with pytest.raises(RuntimeError, match=r"pip install 'minigrad\[cuda\]'"):
+    with pytest.raises(RuntimeError, match=r"pip install 'minigrad-bn\[cuda\]'"):
         Driver()
 
 

@@ -252,7 +252,7 @@ def test_an_interrupt_removes_the_part(site, target, monkeypatch):
 
 def test_without_pooch_the_error_says_how_to_install_it(target, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
-    with pytest.raises(DownloadError, match=r"needs pooch: pip install 'minigrad\[data\]'"):
+    with pytest.raises(DownloadError, match=r"needs pooch: pip install 'minigrad-bn\[data\]'"):
         fetch(target, ["http://127.0.0.1:9/data"], **EXPECTED)
 
 

@@ -347,5 +347,5 @@ def test_bad_sizes_are_refused(colours, size, error):
 
 def test_without_pillow_the_error_says_how_to_install_it(colours, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r"pip install 'minigrad\[images\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'minigrad-bn\[images\]'"):
         ImageFolder(colours, size=4)

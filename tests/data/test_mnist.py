@@ -191,7 +191,7 @@ def test_no_data_and_no_network_lists_the_mirrors_too(mirror, cache):
 
 def test_no_data_and_no_pooch_says_how_to_install_it(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
-    with pytest.raises(FileNotFoundError, match=r"(?s)Looked in.*pip install 'minigrad\[data\]'.*load_binary_mnist"):
+    with pytest.raises(FileNotFoundError, match=r"(?s)Looked in.*pip install 'minigrad-bn\[data\]'.*load_binary_mnist"):
         load_mnist()
 
 

@@ -49,7 +49,7 @@ def test_auto_is_the_cpu_where_no_gpu_works(monkeypatch):
 @pytest.mark.skipif("cuda" in DEVICES or get_device("auto").name == "cuda", reason="there is a GPU")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0"])
 def test_cuda_says_what_to_do_where_it_does_not_work(name):
-    with pytest.raises(RuntimeError, match=r"(nvidia-smi|pip install 'minigrad\[cuda\]').*use device=\"cpu\""):
+    with pytest.raises(RuntimeError, match=r"(nvidia-smi|pip install 'minigrad-bn\[cuda\]').*use device=\"cpu\""):
         get_device(name)
 
 

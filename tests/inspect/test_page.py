@@ -283,6 +283,21 @@ def test_nothing_is_wider_than_a_telephone(opened):
     assert page.errors == []
 
 
+def test_opened_modules_can_be_read_and_what_is_at_work_is_seen(opened):
+    """On a telephone, where the graph of all ops is much wider than the screen."""
+    tab = opened(width=390).tab
+    tab.emulate_media(reduced_motion="reduce")  # so that it does not take its time to scroll
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    tab.click("#open")
+    picture = "document.querySelector('#graph svg')"
+    assert tab.evaluate(f"{picture}.getBoundingClientRect().width / {picture}.viewBox.baseVal.width") > 0.74
+    room, place = tab.locator("#graph").bounding_box(), tab.locator("[aria-current=step]").bounding_box()
+    assert room["y"] <= place["y"] <= room["y"] + room["height"] - place["height"]
+    assert room["x"] <= place["x"] <= room["x"] + room["width"]
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+
+
 def test_dark_where_the_reader_wants_it(opened):
     colour = "getComputedStyle(document.body).backgroundColor"
     assert opened().tab.evaluate(colour) == "rgb(255, 255, 255)"

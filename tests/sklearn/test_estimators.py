@@ -94,7 +94,7 @@ except ImportError as error:
     names, error = came.stdout.splitlines()
     assert names == "['MinigradClassifier', 'MinigradRegressor']"
     assert error.startswith("MinigradRegressor needs scikit-learn 1.6 or newer")
-    assert error.endswith("pip install 'minigrad[sklearn]'")
+    assert error.endswith("pip install 'minigrad-bn[sklearn]'")
 
 
 # What comes out

@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 
+from minigrad.kernels.build.settings import install
 from minigrad.kernels.cuda.tools.launch import OLDEST, ArgumentLayout, cached_ptx
 
 
@@ -249,9 +250,7 @@ def load_api():
 
         driver.cuDriverGetVersion()
     except ImportError as error:
-        raise RuntimeError(
-            "the Python packages for CUDA are not installed; run: pip install 'minigrad[cuda]'"
-        ) from error
+        raise RuntimeError(f"the Python packages for CUDA are not installed; run: {install('cuda')}") from error
     except Exception as error:  # what it raises for a missing library has changed from version to version
         raise RuntimeError(
             "no NVIDIA driver was found on this machine (libcuda.so.1); install the driver of the GPU and check it with "

@@ -26,6 +26,7 @@ from numba import types
 from numba.core.errors import TypingError
 from numba.extending import overload
 
+from minigrad.kernels.build.settings import install
 from minigrad.kernels.cuda.tools.context import context
 
 try:
@@ -34,7 +35,7 @@ try:
     from numba.cuda.extending import intrinsic
 except ImportError as error:  # also what importlib.metadata raises for a package that is not there
     raise ImportError(
-        "minigrad's CUDA kernels need numba-cuda, which is not installed; run: pip install 'minigrad[cuda]'"
+        f"minigrad's CUDA kernels need numba-cuda, which is not installed; run: {install('cuda')}"
     ) from error
 
 COMPILERS = "numba-cuda", "nvidia-nvvm", "nvidia-cuda-nvcc", "cuda-toolkit"
