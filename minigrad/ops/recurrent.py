@@ -100,11 +100,15 @@ def column_sums(op: Op, dgates: Array) -> Array:
 
 def bias_gradients(op: Op, dgates: Array, at: int) -> tuple[Array | None, ...]:
     """Those of b_ih and b_hh, inputs `at` and the next, which are the same numbers in arrays of their own."""
-    grads: list[Array | None] = [None, None]
-    for i in range(2):
-        if op.needs[at + i]:
-            grads[i] = column_sums(op, dgates)
-    return tuple(grads)
+    if not any(op.needs[at : at + 2]):
+        return None, None
+    db = column_sums(op, dgates)
+    if not all(op.needs[at : at + 2]):
+        return (db, None) if op.needs[at] else (None, db)
+    other = op.empty_like(db)
+    if db.size:
+        op.kernels.movement.copy(db, other)
+    return db, other
 
 
 class RNN(Op):
