@@ -347,16 +347,18 @@ def triu(x: Tensor, k: int = 0) -> Tensor:
 # By numbers
 
 
-def row_numbers(x: Tensor, index: Any, what: str) -> Tensor:
-    """Integers as an int64 tensor where x is; of lists and arrays, those below 0 count from the end of `what` elements."""
+def row_numbers(x: Tensor, index: Any, what: str, count: int) -> Tensor:
+    """Integers from 0 to below `count` as an int64 tensor where x is; others are refused before they are converted."""
     if isinstance(index, Tensor):
         if index.dtype.kind not in "iu":
             raise IndexError(f"{what}: indices must be integers, not {index.dtype}")
+        at_work(index._device).check(check_numbers, index._data, count)
         return to(index, "int64")
     refuse_arrays(index)
     array = np.asarray(index)
     if array.dtype.kind not in "iu":
         raise IndexError(f"{what}: indices must be integers, not {array.dtype}")
+    check_numbers(array, count)
     return Tensor(array.astype(np.int64), device=x._device)
 
 
@@ -387,12 +389,11 @@ def take_along_axis(x: Tensor, indices: Any, axis: int = -1) -> Tensor:
     The other lengths must be x's. Raises IndexError out of range, below 0 too.
     """
     along = one_axis(axis, tensor_of("take_along_axis", x).ndim)
-    index = row_numbers(x, indices, "take_along_axis")
+    index = row_numbers(x, indices, "take_along_axis", x.shape[along])
     if index.ndim != x.ndim or any(
         n != m for a, (n, m) in enumerate(zip(index.shape, x.shape, strict=True)) if a != along
     ):
         raise ValueError(f"take_along_axis on axis {axis}: indices have shape {index.shape}, x has {x.shape}")
-    at_work(x._device).check(check_numbers, index._data, x.shape[along])
     return TakeAlong.apply(x, index, axis=along)
 
 
@@ -406,8 +407,7 @@ def one_hot(labels: Any, classes: int, dtype: Any = np.float32, device: Any = No
     """A new last axis of `classes` elements: 1 at the label, 0 elsewhere. Raises IndexError for a label out of range."""
     if not isinstance(labels, Tensor):
         labels = Tensor(labels, device=device)
-    numbers = row_numbers(labels, labels, "one_hot")
-    at_work(numbers._device).check(check_numbers, numbers._data, classes)
+    numbers = row_numbers(labels, labels, "one_hot", classes)
     columns = Tensor._wrap(numbers._device.from_host(np.arange(classes, dtype=np.int64)), numbers._device)
     return to(equal(expand_dims(numbers, numbers.ndim), columns), dtype)
 
