@@ -1,6 +1,9 @@
 """What notebooks show: HTML that holds the values, whatever they are called."""
 
+import os
+import time
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,3 +61,79 @@ def test_long_tables_lose_their_middle():
     html = table("title", ["n"], [[str(i)] for i in range(MOST_ROWS + 7)])
     assert "7 more" in html
     assert html.count("<tr>") == 1 + MOST_ROWS + 1
+
+
+TRAINING = """
+import sys, threading
+import numpy as np
+import minigrad as mg
+
+x, labels = np.ones((40, 4), np.float32), np.arange(40) % 3
+model = mg.models.MLP(4, (5,), 3).to("reference")
+optimizer = mg.optim.SGD(model.parameters(), lr=0.1)
+
+def hangs(batch, epoch, step):
+    if step == 3:
+        print("hangs", flush=True)
+        threading.Event().wait()
+    return batch
+
+def train(prefetch, transform=None):
+    loader = mg.data.Loader(x, labels, batch_size=8, transform=transform, prefetch=prefetch)
+    return mg.train.fit(model, optimizer, loader, epochs=2, log_every=1, progress=False)
+"""
+TOLD = """
+error = sys.last_value
+print(isinstance(error, KeyboardInterrupt), error.step, len(error.history.steps), error.model is model)
+print(all(np.isfinite(p.numpy()).all() for p in model.parameters()))
+"""
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    """A function that runs a cell in a kernel, interrupted when it has printed a word: what it printed, and its error's name."""
+    pytest.importorskip("ipykernel", reason="needs ipykernel and jupyter_client: pip install 'minigrad[docs]'")
+    manager = pytest.importorskip("jupyter_client.manager")
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    kernel, client = manager.start_new_kernel(cwd=str(tmp_path_factory.mktemp("notebook")), env=environment)
+
+    def run(cell, interrupt_at=None):
+        printed, error = "", None
+        sent = client.execute(cell)
+        while True:
+            message = client.get_iopub_msg(timeout=60)
+            if message["parent_header"].get("msg_id") != sent:
+                continue
+            content = message["content"]
+            if message["msg_type"] == "stream" and content["name"] == "stdout":
+                printed += content["text"]
+                if interrupt_at is not None and interrupt_at in printed:
+                    kernel.interrupt_kernel()
+                    interrupt_at = None
+            elif message["msg_type"] == "error":
+                error = content["ename"]
+            elif message["msg_type"] == "status" and content["execution_state"] == "idle":
+                return printed, error
+
+    yield run
+    client.stop_channels()
+    kernel.shutdown_kernel(now=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_transform_that_hangs_in_a_notebook_is_interrupted_and_nothing_is_lost(notebook, prefetch):
+    assert notebook(TRAINING) == ("", None)
+    began = time.monotonic()
+    printed, error = notebook(f"train({prefetch}, hangs)", interrupt_at="hangs")
+    assert (printed, error) == ("hangs\n", "InterruptedAtPrompt")
+    assert time.monotonic() - began < 30  # on a busy machine
+    printed, error = notebook(TOLD)
+    assert error is None
+    interrupted, step, rows, same, finite = printed.split()
+    assert (interrupted, same, finite) == ("True", "True", "True")
+    assert step == rows
+    assert int(step) <= 3
+    assert notebook(f"print(train({prefetch}).epochs[-1]['step'])") == ("10\n", None)
