@@ -29,6 +29,7 @@ class Pool(Benchmark):
         }
         dy, dx = normal(*y.shape), empty(*x.shape)
         self.works["max_backward"] = self.checked_call("max_pool_backward", dy, winner, window, dx)
+        self.works["max_take"] = self.checked_call("max_pool_take", x, winner, window, y)
         self.works["avg_backward"] = self.checked_call("avg_pool_backward", dy, window, dx)
 
     def checked_call(self, name, *arguments):
@@ -43,6 +44,9 @@ class Pool(Benchmark):
 
     def time_max_backward(self, images, stride, device):
         self.sample(self.works["max_backward"])
+
+    def time_max_take(self, images, stride, device):
+        self.sample(self.works["max_take"])
 
     def time_avg(self, images, stride, device):
         self.sample(self.works["avg"])

@@ -627,6 +627,9 @@ class Pool(Protocol):
     def max_pool_backward(self, dy: Array, winner: Array, window: Window, dx: Array, /) -> None:
         """dx = sum of dy over the windows that the pixel won."""
 
+    def max_pool_take(self, x: Array, winner: Array, window: Window, y: Array, /) -> None:
+        """y = x where the window's winner is."""
+
     def avg_pool_forward(self, x: Array, window: Window, y: Array, /) -> None:
         """y = mean of the window's elements, without padding."""
 

@@ -13,6 +13,7 @@ import numba  # noqa: F401 - before ours: the garbage collector then runs at che
 from minigrad import models, nn, optim, random, testing
 from minigrad.anomaly import AnomalyError
 from minigrad.capture import capture
+from minigrad.derivatives import grad, hessian, hvp, jacobian, jvp
 from minigrad.devices.precision import matmul_precision
 from minigrad.dlpack import from_dlpack
 from minigrad.kernels.build.progress import UnexpectedCompile, no_compile
@@ -233,12 +234,15 @@ __all__ = [
     "gelu",
     "get_num_threads",
     "global_avg_pool",
+    "grad",
     "greater",
     "greater_equal",
     "group_norm",
     "gru",
     "hard_sigmoid",
+    "hessian",
     "huber_loss",
+    "hvp",
     "inspect",
     "interop",
     "interpolate",
@@ -246,6 +250,8 @@ __all__ = [
     "isfinite",
     "isinf",
     "isnan",
+    "jacobian",
+    "jvp",
     "kl_div",
     "l1_loss",
     "layer_norm",

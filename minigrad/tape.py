@@ -31,7 +31,8 @@ class Op:
     returns a new array; `backward(self, dy)` returns one gradient per input, in order, None for an input that needs none.
     `self.save(...)` keeps arrays for backward, `self.needs[i]` tells whether input i needs a gradient, `self.kernels` and
     `self.empty` belong to the device of the inputs. `backward` never writes into `dy` or into a saved array. For a captured
-    step (`mg.capture`, `mg.train.fit`) an op computes by `self.launch` and `self.kernels`, not by NumPy.
+    step (`mg.capture`, `mg.train.fit`) an op computes by `self.launch` and `self.kernels`, not by NumPy. An op that is to be
+    derived twice also has `backward_on_tape`.
 
         class Square(mg.Op):
             def forward(self, x):
@@ -74,6 +75,37 @@ class Op:
     def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
         """Gradients of the inputs from the gradient of the result; see the class."""
         raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    def backward_on_tape(self, dy: "tensors.Tensor") -> "tuple[tensors.Tensor | None, ...]":
+        """`backward` once more, by ops on tensors, so that the gradients can be derived: for `mg.grad(create_graph=True)`.
+
+        What was saved becomes tensors by `self.as_input` and `self.as_result`. Raises NotImplementedError in ops without it.
+        """
+        raise NotImplementedError(
+            f"mg.grad(..., create_graph=True) came to {self._title()} (result shape {self.shape}), whose gradient is computed "
+            "but cannot be derived again: it has no backward_on_tape, which second derivatives need. Compute that part by "
+            "other ops; give an op of your own a backward_on_tape(self, dy) that does by ops on tensors what its backward "
+            "does; or, for first derivatives, leave create_graph out"
+        )
+
+    def as_input(self, i: int, array: Any) -> "tensors.Tensor":
+        """In backward_on_tape: input i, of which `array` was saved, as the tensor it was, with what made it."""
+        source = self.sources[i]  # type: ignore[index]
+        if isinstance(source, tensors.Tensor):
+            return source
+        return self.on_tape(array, source, i)
+
+    def as_result(self, array: Any) -> "tensors.Tensor":
+        """In backward_on_tape: the result, of which `array` was saved, as a tensor that this op made."""
+        return self.on_tape(array, self, None)
+
+    def on_tape(self, array: Any, made_by: "Op | None", which: int | None) -> "tensors.Tensor":
+        """A tensor around a saved array, which an op made, if one is given; changes in place are counted with the first's."""
+        tensor = tensors.Tensor._wrap(array, self.device)
+        tensor._device = getattr(self.device, "device", self.device)  # of a recording the device that it records
+        tensor._op, tensor.requires_grad = made_by, made_by is not None
+        tensor._version = next((version for version, _, i in self.versions if i == which), tensor._version)
+        return tensor
 
     def save(self, *arrays: Any) -> None:
         """Keep arrays for backward; an input or the result that is changed in place before then is an error there."""

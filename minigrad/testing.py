@@ -1,10 +1,12 @@
 """Checks for ops, public so that users can check their own: gradients by finite differences, results by a reference."""
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minigrad.derivatives import grad
 from minigrad.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -24,14 +26,16 @@ def check_grads(
     directions: int = 3,
     full_size: int = 64,
     seed: int = 0,
+    order: int = 1,
 ) -> None:
     """Assert that `function`'s gradients are right, in float64, by central differences.
 
     Every float input becomes a float64 tensor that requires a gradient; other inputs are passed on. The result is weighted
     by a fixed random array v, so that one backward gives vᵀJ. Inputs of up to `full_size` elements are then checked
     element by element, larger ones along random directions (Gaussian projections, which miss a wrong gradient with
-    probability 0). Keep inputs off kinks by more than `eps`. Raises AssertionError that names the input and the element,
-    ValueError if no input is of floats, and TypeError if the result is no tensor.
+    probability 0). Keep inputs off kinks by more than `eps`. With order=2 the gradients are derived themselves, and their
+    gradients are checked in the same way, with order=3 those of these. Raises AssertionError that names the input and the
+    element, ValueError if no input is of floats, and TypeError if the result is no tensor.
     """
     rng = np.random.default_rng(seed)
     arrays = {i: np.array(x, np.float64) for i, x in enumerate(inputs) if is_float(x)}
@@ -72,6 +76,31 @@ def check_grads(
             assert abs(numeric - analytic) <= noise + rtol * scale, (
                 f"gradient of input {i}, {where}: backward gives {analytic:.10g}, finite differences {numeric:.10g}"
             )
+
+    if order > 1:
+        slopes = functools.partial(slope, function, seed)
+        check_grads(
+            slopes, *inputs, device=device, eps=eps, rtol=rtol, atol=atol, directions=directions, full_size=full_size,
+            seed=seed + 1, order=order - 1,
+        )  # fmt: skip
+
+
+def slope(function: Callable[..., Tensor], seed: int, *inputs: object) -> Tensor:
+    """The gradients of a function on the tape, weighted and added up to one number."""
+    rng = np.random.default_rng(seed)
+    given = list(inputs)
+    for i, x in enumerate(inputs):
+        if isinstance(x, Tensor) and x.dtype.kind == "f" and not x.requires_grad:
+            given[i] = leaf = x.detach()
+            leaf.requires_grad = True
+    xs = [x for x in given if isinstance(x, Tensor) and x.dtype.kind == "f"]
+    y = function(*given)
+    weights = Tensor(rng.standard_normal(y.shape), np.float64, y._device)
+    total = (xs[0] * 0.0).sum()  # a function of the inputs, where the gradients are none
+    for dx in grad(y, xs, weights, create_graph=True, allow_unused=True):
+        if dx is not None:
+            total = total + (dx * Tensor(rng.standard_normal(dx.shape), np.float64, y._device)).sum()
+    return total
 
 
 def check_forward(

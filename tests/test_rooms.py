@@ -22,8 +22,16 @@ GRAPH = tool.graph()
 # A tensor's operators are ops, and ops make tensors: the one circle of modules that is in the nature of things.
 TENSORS_AND_OPS = {
     *("gradients", "tape", "tensor"),
-    *("ops.arithmetic", "ops.checks", "ops.comparison", "ops.elementwise", "ops.gemm", "ops.movement", "ops.reduce"),
-    *("ops.numpy_functions", "ops.pointwise", "ops.shape_functions", "ops.statistics", "ops.table"),
+    *("ops.arithmetic", "ops.checks", "ops.comparison", "ops.elementwise", "ops.forms", "ops.gemm"),
+    *(
+        "ops.movement",
+        "ops.numpy_functions",
+        "ops.pointwise",
+        "ops.reduce",
+        "ops.shape_functions",
+        "ops.statistics",
+        "ops.table",
+    ),
 }
 
 # Circles that only the type checker goes round.

@@ -103,6 +103,20 @@ def max_pool_backward(dy, winner, window, dx):
             j += count
 
 
+@parallel_kernel()
+def max_pool_take(x, winner, window, y):
+    n, oh, ow, c = y.shape
+    for task in prange(n * oh):
+        image, i = task // oh, task % oh
+        top = i * window.sh - window.top
+        for j in range(ow):
+            left = j * window.sw - window.left
+            for k in range(c):
+                place = np.int64(winner[image, i, j, k])
+                row = place // window.kw
+                y[image, i, j, k] = x[image, top + row, left + place - row * window.kw, k]
+
+
 @parallel_kernel(sized_by=0)
 def avg_pool_forward(x, window, y):
     n, h, w, c = x.shape

@@ -219,6 +219,23 @@ def max_backward(
 
 
 @kernel(threads=THREADS, min_blocks=4)
+def max_take(
+    x: Reals, winner: Of("PLACES"), y: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, window: UIntWindow
+):  # fmt: skip
+    k, j, row = own_place(tiles)
+    if k < c and j < window.ow:
+        while row < rows:
+            image = uint32(row // window.oh)
+            at = uint32(uint32(row * window.ow + j) * c + k)
+            place = uint32(winner[at])
+            line = uint32(place // window.kw)
+            r = uint32(uint32(row - image * window.oh) * window.sh + line - window.top)
+            q = uint32(j * window.sw + uint32(place - line * window.kw) - window.left)
+            y[at] = x[uint32(uint32(uint32(image * h + r) * w + q) * c + k)]
+            row = uint32(row + row_step())
+
+
+@kernel(threads=THREADS, min_blocks=4)
 def mean_forward(
     x: Reals, y: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, window: UIntWindow
 ):  # fmt: skip
@@ -286,6 +303,8 @@ MAX_BACKWARD = {
     (4, 1, False): max_backward.variant(WIDTH=4, PLACES=uint32, types=(FLOAT32,)),
     (4, 1, True): max_backward.variant(WIDTH=4, PLACES=uint32, UNIT_STRIDE=True, types=(FLOAT32,)),
 }
+# {bytes of a place: kernel}
+MAX_TAKE = {1: max_take.variant(PLACES=uint8), 4: max_take.variant(PLACES=int32)}
 MEAN_FORWARD = {1: mean_forward.variant(WIDTH=1), 4: mean_forward.variant(WIDTH=4, types=(FLOAT32,))}
 MEAN_BACKWARD = {
     (1, False): mean_backward.variant(WIDTH=1),
@@ -335,6 +354,12 @@ def max_pool_backward(dy, winner, window, dx):
     width = width_for(dy, dx) if winner.itemsize == 1 and winner.pointer % 4 == 0 else 1
     kernel = MAX_BACKWARD[width, winner.itemsize, width == 4 and window.sh == window.sw == 1]
     launch_over(dx, kernel, width, (dy, winner, dx), dx, window)
+
+
+def max_pool_take(x, winner, window, y):
+    if y.size == 0:
+        return
+    launch_over(y, MAX_TAKE[winner.itemsize], 1, (x, winner, y), x, window)
 
 
 def avg_pool_forward(x, window, y):

@@ -5,6 +5,7 @@
     max_pool_forward     y = largest element of the window, winner = its place in the window, in row-major order (place
                          row * width + column, counted with the padding); the first of equals, or the first NaN
     max_pool_backward    dx = sum of dy over the windows that the pixel won
+    max_pool_take        y = x where the window's winner is
     avg_pool_forward     y = mean of the elements of the window, which padding has no part in
     avg_pool_backward    dx = sum over the windows that cover the pixel of dy / number of their elements
 
@@ -43,6 +44,14 @@ def max_pool_backward(dy, winner, window, dx):
                 won = winner[:, i, j] == (row - top) * window.kw + column - left
                 total[:, row, column] += np.where(won, dy[:, i, j], 0)
     dx[:] = total
+
+
+def max_pool_take(x, winner, window, y):
+    n, _, _, c = x.shape
+    image, channel = np.ogrid[:n, :c]
+    for i, j, _, _, top, left in _windows(*x.shape[1:3], window):
+        row, column = np.divmod(winner[:, i, j].astype(np.int64), window.kw)
+        y[:, i, j] = x[image, top + row, left + column, channel]
 
 
 @np.errstate(all="ignore")

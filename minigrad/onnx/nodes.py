@@ -54,6 +54,7 @@ OTHERS = {
         ("RNN", "LSTM", "GRU", "Rows"),
         "recurrent layers have no rule here; ONNX has them in another order of gates",
     ),
+    "Face": "it is a gradient on the tape; export the model's result, not its derivatives",
     "BranchConcat": "it normalizes by the batch's own statistics, in training; use mg.concat",
 }
 """Ops that are not exported, and why."""

@@ -7,6 +7,7 @@ import numpy as np
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse_constant
 from minigrad.ops.launches import binary, unbroadcast
+from minigrad.ops.reduce import summed_to
 from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor, is_number
 
@@ -30,6 +31,10 @@ class Add(Op):
             unbroadcast(self, dy, b) if self.needs[1] else None,
         )
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = self.shapes
+        return summed_to(dy, a) if self.needs[0] else None, summed_to(dy, b) if self.needs[1] else None
+
 
 class Sub(Op):
     """a - b."""
@@ -48,6 +53,10 @@ class Sub(Op):
             db = unbroadcast(self, dy, b)
             db = binary(self, self.kernels.elementwise.mul_forward, db, self.device.shared_constant(-1.0, (), db.dtype))
         return da, db
+
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = self.shapes
+        return summed_to(dy, a) if self.needs[0] else None, mul(summed_to(dy, b), -1.0) if self.needs[1] else None
 
 
 class Mul(Op):
@@ -69,6 +78,13 @@ class Mul(Op):
         if self.needs[1]:
             db = unbroadcast(self, binary(self, self.kernels.elementwise.mul_forward, dy, a), self.shapes[1])
         return da, db
+
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = self.saved  # type: ignore[misc]
+        return (
+            summed_to(mul(dy, self.as_input(1, b)), self.shapes[0]) if self.needs[0] else None,
+            summed_to(mul(dy, self.as_input(0, a)), self.shapes[1]) if self.needs[1] else None,
+        )
 
 
 class Div(Op):
@@ -92,6 +108,14 @@ class Div(Op):
             db = unbroadcast(self, binary(self, self.kernels.elementwise.mul_forward, quotient, y), self.shapes[1])
             db = binary(self, self.kernels.elementwise.mul_forward, db, self.device.shared_constant(-1.0, (), db.dtype))
         return da, db
+
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        b, y = self.saved  # type: ignore[misc]
+        quotient = div(dy, self.as_input(1, b))
+        da = summed_to(quotient, self.shapes[0]) if self.needs[0] else None
+        if not self.needs[1]:
+            return da, None
+        return da, mul(summed_to(mul(quotient, self.as_result(y)), self.shapes[1]), -1.0)
 
 
 def operands(name: str, a: Operand, b: Operand) -> tuple[Tensor, Tensor]:

@@ -5,20 +5,22 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from minigrad.kernels.activations import RELU, SIGMOID
+from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.contract import Array
 from minigrad.ops.checks import float_tensor
-from minigrad.ops.movement import concat
+from minigrad.ops.movement import Slice, concat
 from minigrad.ops.norm import (
     STATISTICS,
     Normalization,
     Running,
     activation_number,
+    batch_gradients,
     check_count,
     checked,
     mark_changed,
     scale_and_shift,
 )
+from minigrad.ops.norm_gradients import activation_gradient
 from minigrad.ops.shapes import as_matrix
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
@@ -98,6 +100,24 @@ class BranchConcat(Op):
             xs, *rest = map(list, zip(*normalized, strict=True))
             self.kernels.norm.batch_norms_backward(dy_matrix, xs, y_matrix, *rest)
         return tuple([dx if needed else None for dx, needed in zip(gradients, self.needs, strict=True)])
+
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        *arrays, y = self.saved  # type: ignore[misc]
+        result = None if y is None else self.as_result(y)
+        gradients: list[Tensor | None] = []
+        for i, (column, c, activation, eps) in enumerate(self.branches):
+            needs = self.needs[3 * i : 3 * i + 3]
+            own = (..., slice(column, column + c))
+            part = Slice.apply(dy, index=own)
+            done = Slice.apply(result, index=own) if result is not None and activation != IDENTITY else None
+            if eps is None:
+                dx = part if done is None else activation_gradient(part, part, None, None, done, activation)
+                gradients += [dx if needs[0] else None, None, None]
+                continue
+            affine = [None if arrays[k] is None else self.as_input(k, arrays[k]) for k in (3 * i + 1, 3 * i + 2)]
+            x = self.as_input(3 * i, arrays[3 * i])
+            gradients += batch_gradients(part, x, affine, done, eps, activation, needs)
+        return tuple(gradients)
 
 
 def concat_branches(branches: Sequence[Branch]) -> Tensor:

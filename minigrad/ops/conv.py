@@ -7,6 +7,7 @@ import numpy as np
 from minigrad.checks import integer
 from minigrad.kernels.contract import Array
 from minigrad.kernels.window import Window
+from minigrad.ops.biased import Biased
 from minigrad.ops.checks import float_tensor, refuse_dtypes
 from minigrad.ops.depthwise import DepthwiseConv2d, GroupedConv2d
 from minigrad.ops.launches import expand, filled, no_bias, product
@@ -17,7 +18,7 @@ from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 
-class Conv2d(Op):
+class Conv2d(Biased):
     """Each output pixel is the sum, over a window of the image, of pixel times weight."""
 
     formula = (
@@ -72,6 +73,9 @@ class Conv2d(Op):
             if db.size:
                 self.kernels.reduce.sum_forward(pixels(dy).reshape(1, -1, db.size), db.reshape(1, -1))
         return dx, dw, db
+
+    def again(self, x: Array, w: Array) -> Array:
+        return self.forward(x, w, None, window=self.window)
 
 
 def conv2d(

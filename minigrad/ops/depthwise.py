@@ -5,11 +5,11 @@ import numpy as np
 from minigrad.kernels.axes import Shape, contiguous_strides
 from minigrad.kernels.contract import Array
 from minigrad.kernels.window import Window
+from minigrad.ops.biased import Biased
 from minigrad.ops.launches import expand, filled, no_bias, read, sum_axes, write
-from minigrad.tape import Op
 
 
-class DepthwiseConv2d(Op):
+class DepthwiseConv2d(Biased):
     """Each output pixel is the sum, over a window of one channel of the image, of pixel times weight."""
 
     formula = (
@@ -50,8 +50,11 @@ class DepthwiseConv2d(Op):
             db = sum_axes(self, dy, (0, 1, 2)).reshape(-1)
         return dx, dw, db
 
+    def again(self, x: Array, w: Array) -> Array:
+        return self.forward(x, w, None, window=self.window)
 
-class GroupedConv2d(Op):
+
+class GroupedConv2d(Biased):
     """Channels in groups, each of which is convolved by itself, one after the other."""
 
     formula = (
@@ -94,6 +97,9 @@ class GroupedConv2d(Op):
         if self.needs[2]:
             db = sum_axes(self, dy, (0, 1, 2)).reshape(-1)
         return dx, dw, db
+
+    def again(self, x: Array, w: Array) -> Array:
+        return self.forward(x, w, None, groups=self.groups, window=self.window)
 
     def gradient(self, shape: Shape, *factors: np.ndarray) -> np.ndarray:
         """An array for a gradient that is to be put there group by group; zeros if a factor of it is empty."""

@@ -30,6 +30,10 @@ class Dropout(Op):
         self.kernels.dropout.dropout(dy.reshape(-1), self.p, key, dx.reshape(-1))
         return (dx,)
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        (key,) = self.saved  # type: ignore[misc]
+        return (Dropout.apply(dy, p=self.p, key=key),)
+
 
 def dropout(x: Tensor, p: float, *, training: bool, seed: int | np.integer | Array | Tensor) -> Tensor:
     """Zero each element with probability p and scale the others by 1 / (1 - p); x itself when not training or p = 0.

@@ -6,8 +6,10 @@ from typing import ClassVar
 import numpy as np
 
 from minigrad.kernels.contract import Array
-from minigrad.kernels.expressions import Scalar, apply
+from minigrad.kernels.expressions import Scalar, apply, where
+from minigrad.ops.arithmetic import mul
 from minigrad.ops.checks import float_tensor
+from minigrad.ops.pointwise import Elementwise, made
 from minigrad.tape import Op
 from minigrad.tensor import Tensor, as_float
 
@@ -16,6 +18,7 @@ class Unary(Op):
     """y = f(x), where backward needs the result or the input."""
 
     saves_input: ClassVar[bool] = False  # rather than the result
+    slope: ClassVar[Elementwise]  # the gradient of dy and of what was saved, by a formula, which has derivatives
     passes_on = False
 
     def computed(self, kernel: Callable[[Array, Array], None], x: Array) -> Array:
@@ -32,11 +35,16 @@ class Unary(Op):
         kernel(dy.reshape(-1), saved.reshape(-1), dx.reshape(-1))
         return (dx,)
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        (saved,) = self.saved  # type: ignore[misc]
+        return (self.slope.op.apply(dy, self.as_input(0, saved) if self.saves_input else self.as_result(saved)),)
+
 
 class Exp(Unary):
     """e^x."""
 
     formula = "y = exp(x);  dx = dy y"
+    slope = made(lambda dy, y: dy * y, name="exp_gradient")
 
     def forward(self, x: Array) -> Array:
         return self.computed(self.kernels.elementwise.exp_forward, x)
@@ -49,6 +57,7 @@ class Log(Unary):
     """Natural logarithm."""
 
     formula = "y = log(x);  dx = dy / x"
+    slope = made(lambda dy, x: dy / x, name="log_gradient")
     saves_input = True
 
     def forward(self, x: Array) -> Array:
@@ -62,6 +71,7 @@ class Sqrt(Unary):
     """Square root."""
 
     formula = "y = √x;  dx = dy / (2 y)"
+    slope = made(lambda dy, y: 0.5 * dy / y, name="sqrt_gradient")
 
     def forward(self, x: Array) -> Array:
         return self.computed(self.kernels.elementwise.sqrt_forward, x)
@@ -74,6 +84,7 @@ class Tanh(Unary):
     """Hyperbolic tangent."""
 
     formula = "y = tanh(x);  dx = dy (1 - y²)"
+    slope = made(lambda dy, y: dy * (1 - y) * (1 + y), name="tanh_gradient")
 
     def forward(self, x: Array) -> Array:
         return self.computed(self.kernels.elementwise.tanh_forward, x)
@@ -86,6 +97,7 @@ class Sigmoid(Unary):
     """1 / (1 + exp(-x))."""
 
     formula = "y = 1 / (1 + exp(-x));  dx = dy y (1 - y)"
+    slope = made(lambda dy, y: dy * y * (1 - y), name="sigmoid_gradient")
 
     def forward(self, x: Array) -> Array:
         return self.computed(self.kernels.elementwise.sigmoid_forward, x)
@@ -98,6 +110,7 @@ class ReLU(Unary):
     """max(x, 0)."""
 
     formula = "y = max(x, 0);  dx = dy where y > 0, else 0"
+    slope = made(lambda dy, y: where(y <= 0, 0.0, dy), name="relu_gradient")
 
     def forward(self, x: Array) -> Array:
         return self.computed(self.kernels.elementwise.relu_forward, x)
@@ -124,6 +137,12 @@ class Power(Op):
         dx = self.empty_like(dy)
         self.kernels.elementwise.power_backward(dy.reshape(-1), x.reshape(-1), self.exponent, dx.reshape(-1))
         return (dx,)
+
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, p = self.as_input(0, self.saved[0]), self.exponent  # type: ignore[index]
+        if p in (0, 1):
+            return (None if p == 0 else dy,)
+        return (mul(mul(dy, p), x if p == 2 else Power.apply(x, exponent=p - 1)),)
 
 
 def exp(x: Tensor) -> Tensor:

@@ -7,16 +7,16 @@ import numpy as np
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse_constant
 from minigrad.ops.checks import float_tensor
+from minigrad.ops.forms import Form
 from minigrad.ops.launches import filled
 from minigrad.ops.movement import to
-from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
-class Embedding(Op):
+class Embedding(Form):
     """weight[index]."""
 
     formula = "y = w[index];  dw[i] = Σ dy where index = i, in their order"
@@ -30,6 +30,9 @@ class Embedding(Op):
             self.kernels.movement.take_rows(weight, flat, y.reshape(flat.size, weight.shape[1]))
         self.save(flat)
         return y
+
+    def again(self, weight: Array) -> Array:
+        return self.forward(weight, *self.saved)  # type: ignore[misc]
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         (index,) = self.saved  # type: ignore[misc]

@@ -4,17 +4,18 @@ import math
 
 import numpy as np
 
-from minigrad.kernels.axes import broadcast_shape
+from minigrad.kernels.axes import broadcast_shape, contiguous_strides
 from minigrad.kernels.contract import Array
 from minigrad.ops.arithmetic import Operand, operands
+from minigrad.ops.biased import Biased
 from minigrad.ops.checks import float_tensor, refuse_dtypes
-from minigrad.ops.launches import expand, no_bias, product, unbroadcast
+from minigrad.ops.forms import Form
+from minigrad.ops.launches import expand, filled, no_bias, product, read, unbroadcast
 from minigrad.ops.shapes import as_matrix
-from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 
-class Linear(Op):
+class Linear(Biased):
     """x W + b."""
 
     formula = "y = x W + b;  dx = dy Wᵀ;  dW = xᵀ dy;  db = Σ dy over the rows"
@@ -44,12 +45,16 @@ class Linear(Op):
                 self.kernels.reduce.sum_forward(matrix.reshape(1, *matrix.shape), db.reshape(1, -1))
         return dx, dw, db
 
+    def again(self, x: Array, w: Array) -> Array:
+        return self.forward(x, w, None)
 
-class MatMul(Op):
+
+class MatMul(Form):
     """A B for matrices."""
 
     formula = "Y = A B;  dA = dY Bᵀ;  dB = Aᵀ dY"
     passes_on = False
+    factors = 2
 
     def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         self.save(a if self.needs[1] else None, b if self.needs[0] else None)
@@ -62,17 +67,21 @@ class MatMul(Op):
             product(self, a, dy, trans_a=True) if self.needs[1] else None,
         )
 
+    def again(self, a: Array, b: Array) -> Array:
+        return product(self, a, b)
+
 
 def matrices(x: np.ndarray) -> np.ndarray:
     """A stack of matrices with one leading axis."""
     return x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
 
 
-class BatchedMatMul(Op):
+class BatchedMatMul(Form):
     """A B for stacks of matrices, whose leading axes broadcast."""
 
     formula = "Y[i] = A[i] B[i];  dA[i] = dY[i] B[i]ᵀ;  dB[i] = A[i]ᵀ dY[i]"
     passes_on = False
+    factors = 2
 
     def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         self.shapes = a.shape, b.shape
@@ -106,6 +115,22 @@ class BatchedMatMul(Op):
                 self.kernels.gemm.gemm_batched(a, dy, matrices(db), True, False)
             db = unbroadcast(self, db, self.shapes[1])
         return da, db
+
+    def again(self, a: Array, b: Array) -> Array:
+        return self.forward(a, b)
+
+    def keep(self, *factors: Array | None) -> None:
+        self.saved = tuple([None if x is None else self.stacked(x) for x in factors])
+
+    def as_factor(self, i: int) -> Tensor:
+        shape, kept = self.shapes[i], self.saved[i]  # type: ignore[index]
+        if kept.size == math.prod(shape):
+            return self.as_input(i, kept.reshape(shape))
+        if not kept.size:  # repeated no times
+            return self.as_input(i, filled(self, shape, kept.dtype, 0.0))
+        steps = contiguous_strides((*self.stack, *shape[-2:]))[-len(shape) :]  # of what was repeated the first is read
+        first = read(self, kept, shape, tuple([s if n > 1 else 0 for n, s in zip(shape, steps, strict=True)]), 0)
+        return self.as_input(i, first)
 
 
 def matmul(a: Operand, b: Operand) -> Tensor:

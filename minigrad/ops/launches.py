@@ -107,6 +107,10 @@ def unbroadcast(op: "Op", dy: np.ndarray, shape: Shape) -> np.ndarray:
     """The gradient of an array of `shape` that was broadcast to dy's shape: the sum over what it was repeated along."""
     if dy.shape == shape:
         return dy
-    added = dy.ndim - len(shape)
-    repeated = tuple(i for i in range(dy.ndim) if i < added or (shape[i - added] == 1 and dy.shape[i] != 1))
-    return sum_axes(op, dy, repeated).reshape(shape)
+    return sum_axes(op, dy, repeated(dy.shape, shape)).reshape(shape)
+
+
+def repeated(together: Shape, shape: Shape) -> Shape:
+    """The axes of `together` along which an array of `shape`, broadcast to it, was repeated."""
+    added = len(together) - len(shape)
+    return tuple(i for i, n in enumerate(together) if i < added or (shape[i - added] == 1 and n != 1))

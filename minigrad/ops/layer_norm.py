@@ -9,6 +9,7 @@ from minigrad.kernels.contract import Array
 from minigrad.ops.arithmetic import add, mul
 from minigrad.ops.checks import float_tensor, refuse_dtypes
 from minigrad.ops.movement import transpose
+from minigrad.ops.norm_gradients import affine_gradients, input_gradient, normalized, scaled
 from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor
 
@@ -23,7 +24,7 @@ class RowNorm(Op):
         n = math.prod(x.shape[x.ndim - axes :])
         m = x.size // n if n else 0
         y, self.mean, self.scale = self.empty_like(x), self.empty((m,), FLOATS[1]), self.empty((m,), FLOATS[1])
-        self.matrix = m, n
+        self.matrix, self.axes, self.eps = (m, n), axes, eps
         scale, shift = gamma, beta
         if gamma is None and beta is None:
             scale = shift = self.device.shared_constant(1.0, (0,), x.dtype)
@@ -54,6 +55,15 @@ class RowNorm(Op):
                 self.kernels.movement.fill(0.0, empty)
         gamma, beta = self.parameters
         return dx, None if gamma is None else dgamma.reshape(gamma), None if beta is None else dbeta.reshape(beta)
+
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale = self.saved  # type: ignore[misc]
+        shape = self.parameters[0]
+        gamma = None if shape is None else self.as_input(1, scale.reshape(shape))
+        own = tuple(range(dy.ndim - self.axes, dy.ndim))
+        unit, root = normalized(self.as_input(0, x), own, self.eps, self.centered)
+        dx = input_gradient(scaled(dy, gamma), unit, root, own, self.centered) if self.needs[0] else None
+        return dx, *affine_gradients(dy, unit, tuple(range(dy.ndim - self.axes)), self.needs)
 
 
 class LayerNorm(RowNorm):

@@ -8,12 +8,15 @@ import numpy as np
 from minigrad.checks import integer, share
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse_constant
-from minigrad.ops.arithmetic import add, div, mul
+from minigrad.ops.arithmetic import add, div, mul, sub
 from minigrad.ops.checks import float_tensor, refuse_dtypes
+from minigrad.ops.elementwise import exp
+from minigrad.ops.forms import Form
 from minigrad.ops.movement import to, transpose
 from minigrad.ops.reduce import mean, sum
+from minigrad.ops.shape_functions import one_hot
 from minigrad.ops.shapes import one_axis
-from minigrad.tape import Op
+from minigrad.tape import Op, new_order
 from minigrad.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -58,6 +61,10 @@ class Softmax(OverLastAxis):
     def backward(self, dy: Array) -> tuple[Array]:
         return self.gradient(self.kernels.loss.softmax_backward, dy)
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        y = self.as_result(self.saved[0])  # type: ignore[index]
+        return (mul(y, sub(dy, sum(mul(dy, y), -1, keepdims=True))),)
+
 
 class LogSoftmax(OverLastAxis):
     """x - log Σ exp(x)."""
@@ -69,6 +76,10 @@ class LogSoftmax(OverLastAxis):
 
     def backward(self, dy: Array) -> tuple[Array]:
         return self.gradient(self.kernels.loss.log_softmax_backward, dy)
+
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        y = self.as_result(self.saved[0])  # type: ignore[index]
+        return (sub(dy, mul(exp(y), sum(dy, -1, keepdims=True))),)
 
 
 class CrossEntropy(Op):
@@ -90,8 +101,21 @@ class CrossEntropy(Op):
         self.kernels.loss.cross_entropy_backward(dy.reshape(1), probs, labels, dx)
         return dx, None
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        rows, classes = self.saved[0].shape  # type: ignore[index]
+        target = one_hot(self.as_input(1, self.saved[1]), classes, self.dtype)  # type: ignore[index]
+        return mul(sub(self.probabilities(), target), mul(dy, 1 / rows)), None
 
-class NegativeLogLikelihood(Op):
+    def probabilities(self) -> Tensor:
+        """Those saved, as if the logits' softmax had made them, which knows their derivative."""
+        op = Softmax()
+        op.device, op.kernels, op.needs = self.device, self.kernels, (True,)
+        op.saved, op.sources = self.saved[:1], self.sources[:1]  # type: ignore[index]
+        op.shape, op.dtype, op.order, op.line = self.saved[0].shape, self.dtype, new_order(), self.line  # type: ignore[index]
+        return op.as_result(op.saved[0])
+
+
+class NegativeLogLikelihood(Form):
     """-w[label] x[label] of each row, of log-probabilities x and weights w of the classes; a share of it over all classes."""
 
     formula = "y = -w[label] ((1 - s) x[label] + s / C Σ w x / w[label]);  dx = -dy w ((1 - s) onehot(label) + s / C)"
@@ -113,6 +137,9 @@ class NegativeLogLikelihood(Op):
         if dx.size:
             self.kernels.loss.nll_backward(dy, labels, weight, self.ignore, self.smoothing, dx)
         return dx, None, None
+
+    def again(self, x: Array) -> Array:
+        return self.forward(x, *self.saved, ignore=self.ignore, smoothing=self.smoothing)  # type: ignore[misc]
 
 
 class LabelWeights(Op):

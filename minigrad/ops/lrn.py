@@ -1,12 +1,17 @@
 """Local response normalization (Krizhevsky, Sutskever & Hinton 2012, section 3.3) over the last axis of an array."""
 
+import functools
 from typing import SupportsIndex, TypedDict
 
 import numpy as np
 
 from minigrad.checks import MOST, integer
 from minigrad.kernels.contract import Array
+from minigrad.ops.arithmetic import add, mul, sub
 from minigrad.ops.checks import float_tensor
+from minigrad.ops.elementwise import power
+from minigrad.ops.movement import Slice
+from minigrad.ops.shape_functions import Pad
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -42,6 +47,22 @@ class LocalResponseNorm(Op):
             dy, x, matrix = (a.reshape(-1, a.shape[-1]) for a in (dy, x, dx))
             self.kernels.lrn.local_response_norm_backward(dy, x, *self.constants, matrix)
         return (dx,)
+
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x = self.as_input(0, self.saved[0])  # type: ignore[index]
+        size, alpha, beta, k = self.constants
+        before, after = [min(n, x.shape[-1]) for n in (size // 2, (size - 1) // 2)]
+        s = add(mul(neighbours(mul(x, x), before, after), alpha), k)
+        shares = neighbours(mul(mul(dy, x), power(s, -beta - 1)), after, before)
+        return (sub(mul(dy, power(s, -beta)), mul(mul(x, shares), 2 * alpha * beta)),)
+
+
+def neighbours(x: Tensor, before: int, after: int) -> Tensor:
+    """The sum over so many channels before each, itself, and after it."""
+    c = x.shape[-1]
+    wide = Pad.apply(x, widths=(*[(0, 0)] * (x.ndim - 1), (before, after)), value=0.0)
+    parts = [Slice.apply(wide, index=(..., slice(i, i + c))) for i in range(before + after + 1)]
+    return functools.reduce(add, parts)
 
 
 def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> Tensor:

@@ -11,6 +11,7 @@ from minigrad.devices import NAMES, Device, get_device
 from minigrad.kernels.axes import Shape, contiguous_strides
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse, refuse_arrays
+from minigrad.ops.forms import Form
 from minigrad.ops.launches import filled, read, write
 from minigrad.ops.shapes import normal_axes, one_axis
 from minigrad.tape import Op
@@ -35,6 +36,9 @@ class Reshape(Op):
     def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         return (dy.reshape(self.x_shape),)
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return (reshape(dy, self.x_shape),)
+
 
 class Transpose(Op):
     """Axes in another order; a copy, since arrays stay contiguous."""
@@ -52,6 +56,9 @@ class Transpose(Op):
         strides = contiguous_strides(dy.shape)
         return (read(self, dy, tuple(dy.shape[a] for a in inverse), tuple(strides[a] for a in inverse), 0),)
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return (Transpose.apply(dy, axes=tuple(int(i) for i in np.argsort(self.axes))),)
+
 
 def stand_in(x: Array) -> np.ndarray:
     """A NumPy array laid out as x, to be indexed but not read: it has the memory of one element."""
@@ -59,7 +66,7 @@ def stand_in(x: Array) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(np.empty(1, x.dtype), x.shape, strides)
 
 
-class Slice(Op):
+class Slice(Form):
     """Basic indexing: integers, slices, None and the ellipsis."""
 
     formula = "y = x[...];  dx = 0, dx[...] = dy"
@@ -75,13 +82,16 @@ class Slice(Op):
         self.offset = start // x.itemsize if view.size else 0
         return read(self, x, view.shape, self.strides, self.offset)
 
+    def again(self, x: Array) -> Array:
+        return read(self, x, self.shape, self.strides, self.offset)
+
     def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         dx = filled(self, self.x_shape, dy.dtype, 0.0)
         write(self, dy, self.strides, self.offset, dx)
         return (dx,)
 
 
-class Take(Op):
+class Take(Form):
     """Rows of a matrix, by number."""
 
     formula = "y[i] = x[index[i]];  dx = 0, dx[index[i]] += dy[i]"
@@ -95,6 +105,9 @@ class Take(Op):
             self.kernels.movement.take_rows(x.reshape(self.rows, -1), index, y.reshape(index.size, -1))
         self.save(index)
         return y
+
+    def again(self, x: Array) -> Array:
+        return self.forward(x, *self.saved, shape=self.shape)  # type: ignore[misc]
 
     def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         (index,) = self.saved  # type: ignore[misc]
@@ -135,6 +148,14 @@ class Concat(Op):
             start += shape[self.axis]
         return tuple(gradients)
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        start, gradients = 0, []
+        for shape, needed in zip(self.shapes, self.needs, strict=True):
+            part = (*[slice(None)] * self.axis, slice(start, start + shape[self.axis]))
+            gradients.append(Slice.apply(dy, index=part) if needed else None)
+            start += shape[self.axis]
+        return tuple(gradients)
+
 
 class Convert(Op):
     """A copy of another dtype."""
@@ -152,6 +173,9 @@ class Convert(Op):
         dx = self.empty(dy.shape, self.x_dtype)
         self.kernels.movement.copy(dy.reshape(-1), dx.reshape(-1))
         return (dx,)
+
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return (Convert.apply(dy, dtype=self.x_dtype),)
 
 
 def reshape(x: Tensor, shape: SupportsIndex | Sequence[SupportsIndex]) -> Tensor:

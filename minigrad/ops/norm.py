@@ -1,6 +1,7 @@
 """Batch Normalization (Ioffe & Szegedy 2015, Algorithms 1 and 2) over the last axis of an array of any rank."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,10 @@ from minigrad.devices import is_array
 from minigrad.kernels.activations import IDENTITY, NUMBERS, RELU, SIGMOID
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, read, read_array
+from minigrad.ops.arithmetic import add, mul, sub
 from minigrad.ops.checks import float_tensor
+from minigrad.ops.elementwise import power
+from minigrad.ops.norm_gradients import activation_gradient, affine_gradients, input_gradient, normalized, scaled
 from minigrad.ops.shapes import as_matrix
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
@@ -63,6 +67,12 @@ class BatchNorm(Op):
         )
         return dx, dgamma if self.needs[1] else None, dbeta if self.needs[2] else None
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, gamma, beta, y = self.saved  # type: ignore[misc]
+        affine = [None if a is None else self.as_input(i, a) for i, a in ((1, gamma), (2, beta))]
+        result = None if y is None else self.as_result(y)
+        return batch_gradients(dy, self.as_input(0, x), affine, result, self.eps, self.activation, self.needs)
+
     def _title(self) -> str:
         return super()._title() + AND_THEN[self.activation]
 
@@ -109,8 +119,36 @@ class BatchNormInference(Op):
             self.kernels.movement.fill(0.0, dbeta)
         return dx, dgamma if self.needs[1] else None, dbeta if self.needs[2] else None, None, None
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, gamma, beta, mean, var, y = self.saved  # type: ignore[misc]
+        shift = None if beta is None else self.as_input(2, beta)
+        scale = None if gamma is None else self.as_input(1, gamma)
+        root = power(add(self.as_input(4, var), self.eps), -0.5)
+        unit = mul(sub(self.as_input(0, x), self.as_input(3, mean)), root)
+        dz = activation_gradient(dy, unit, scale, shift, None if y is None else self.as_result(y), self.activation)
+        dx = mul(dz, scaled(root, scale)) if self.needs[0] else None
+        return dx, *affine_gradients(dz, unit, tuple(range(dy.ndim - 1)), self.needs), None, None
+
     def _title(self) -> str:
         return super()._title() + AND_THEN[self.activation]
+
+
+def batch_gradients(
+    dy: Tensor,
+    x: Tensor,
+    affine: Sequence[Tensor | None],
+    y: Tensor | None,
+    eps: float,
+    activation: int,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Those to x, gamma and beta of batch normalization in training, on the tape; y where the activation needs it."""
+    gamma, beta = affine
+    rows = tuple(range(x.ndim - 1))
+    unit, root = normalized(x, rows, eps)
+    dz = activation_gradient(dy, unit, gamma, beta, y, activation)
+    dx = input_gradient(scaled(dz, gamma), unit, root, rows) if needs[0] else None
+    return dx, *affine_gradients(dz, unit, rows, needs)
 
 
 class Normalization(NamedTuple):

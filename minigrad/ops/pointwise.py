@@ -14,6 +14,7 @@ from minigrad.kernels.expressions import Formula, Scalar
 from minigrad.modes import refuse_constant
 from minigrad.ops.checks import float_tensor
 from minigrad.ops.launches import unbroadcast
+from minigrad.ops.reduce import summed_to
 from minigrad.tape import Op
 from minigrad.tensor import Tensor, held_number, is_number
 
@@ -47,6 +48,15 @@ class Pointwise(Op):
             [unbroadcast(self, next(gradients), s) if n else None for n, s in zip(self.needs, self.shapes, strict=True)]
         )
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        gradients: list[Tensor | None] = [None] * len(self.needs)
+        for i, shape in enumerate(self.shapes):
+            op, used = gradient_op(self.traced, self.partials, i)
+            if self.needs[i] and used:  # if not, it is 0
+                given = [self.as_input(n - 1, self.saved[n - 1]) if n else dy for n in used]  # type: ignore[index]
+                gradients[i] = summed_to(op.apply(*given), shape)
+        return tuple(gradients)
+
     def gradient(self) -> tuple[Formula, tuple[int, ...]]:
         """The formula of the gradients that are needed, and which of (dy, inputs) it takes."""
         return gradient_of(self.traced, self.partials, self.needs)
@@ -57,6 +67,14 @@ def gradient_of(formula: Formula, partials: Formula | None, needs: tuple[bool, .
     """A formula's gradient to the inputs that need one, without the inputs that it does not read: (it, which it reads)."""
     wanted = tuple([i for i, needed in enumerate(needs) if needed])
     return expressions.narrowed(expressions.gradient(formula, wanted, partials))
+
+
+@functools.lru_cache(maxsize=4096)
+def gradient_op(formula: Formula, partials: Formula | None, i: int) -> tuple[type[Op], tuple[int, ...]]:
+    """The gradient to one input as an op, whose gradient is derived in its turn; and which of (dy, inputs) it takes."""
+    traced, used = gradient_of(formula, partials, tuple([n == i for n in range(len(formula.kinds))]))
+    members = {"traced": traced, "partials": None, "formula": expressions.text(traced), "__module__": __name__}
+    return type("Gradient", (Pointwise,), members), used
 
 
 def evaluated(

@@ -5,16 +5,16 @@ import numpy as np
 from minigrad.kernels.contract import Array
 from minigrad.kernels.window import Window
 from minigrad.ops.checks import image_tensor
+from minigrad.ops.forms import Form
 from minigrad.ops.launches import filled
 from minigrad.ops.reduce import mean
 from minigrad.ops.window import Padding, Size, resolve, times
-from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 NARROW, WIDE = np.dtype(np.uint8), np.dtype(np.int32)  # for the place in a window of up to 256 pixels, and of more
 
 
-class MaxPool(Op):
+class MaxPool(Form):
     """The largest element of every window; what backward needs is where it was, a byte for each."""
 
     formula = "y = max of x over the window;  dx = Σ dy of the windows in which x is the (first) maximum"
@@ -38,8 +38,15 @@ class MaxPool(Op):
         self.kernels.pool.max_pool_backward(dy, winner, self.window, dx)
         return (dx,)
 
+    def again(self, x: Array) -> Array:
+        (winner,) = self.saved  # type: ignore[misc]
+        y = self.empty(winner.shape, x.dtype)
+        if y.size:
+            self.kernels.pool.max_pool_take(x, winner, self.window, y)
+        return y
 
-class AvgPool(Op):
+
+class AvgPool(Form):
     """The mean of every window's elements; padding is none."""
 
     formula = "y = Σ x / n over the n pixels of the window;  dx = Σ dy / n of the windows that x is in"
@@ -58,6 +65,9 @@ class AvgPool(Op):
         dx = self.empty(self.x_shape, dy.dtype)
         self.kernels.pool.avg_pool_backward(dy, self.window, dx)
         return (dx,)
+
+    def again(self, x: Array) -> Array:
+        return self.forward(x, window=self.window)
 
 
 def pooling_window(name: str, x: Tensor, size: Size, stride: Size | None, padding: Padding) -> Window:

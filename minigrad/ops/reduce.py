@@ -7,10 +7,10 @@ import numpy as np
 from minigrad.kernels.axes import Shape, reduction_layout
 from minigrad.kernels.contract import Array
 from minigrad.ops.checks import float_tensor
-from minigrad.ops.launches import binary, expand, sum_axes
-from minigrad.ops.movement import transpose
+from minigrad.ops.forms import Form
+from minigrad.ops.launches import binary, expand, repeated, sum_axes
+from minigrad.ops.movement import reshape, transpose
 from minigrad.ops.shapes import Axis, normal_axes
-from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 
@@ -24,7 +24,7 @@ def dropped(shape: Shape, axes: Shape) -> Shape:
     return tuple(n for i, n in enumerate(shape) if i not in axes)
 
 
-class Sum(Op):
+class Sum(Form):
     """Sum over some axes, times a factor (1, or 1/n for the mean)."""
 
     formula = "y = c Σ x;  dx = c dy, repeated"
@@ -32,9 +32,12 @@ class Sum(Op):
 
     def forward(self, x: np.ndarray, *, axes: Shape, keepdims: bool, factor: float) -> np.ndarray:
         self.x_shape, self.axes, self.factor = x.shape, axes, factor
-        y = sum_axes(self, x, axes) if axes else expand(self, x, x.shape)
-        y = y.reshape(y.shape if keepdims else dropped(x.shape, axes))
-        return y if factor == 1 else self.scaled(y)
+        y = self.again(x)
+        return y if keepdims else y.reshape(dropped(x.shape, axes))
+
+    def again(self, x: Array) -> Array:
+        y = sum_axes(self, x, self.axes) if self.axes else expand(self, x, x.shape)
+        return y if self.factor == 1 else self.scaled(y)
 
     def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         if self.factor != 1:
@@ -48,7 +51,7 @@ class Sum(Op):
         )
 
 
-class Max(Op):
+class Max(Form):
     """Maximum over neighbouring axes; the first of equals gets the gradient."""
 
     formula = "y = max x;  dx = dy at the (first) maximum, else 0"
@@ -64,6 +67,13 @@ class Max(Op):
         self.save(index)
         return y
 
+    def again(self, x: Array) -> Array:
+        (index,) = self.saved  # type: ignore[misc]
+        y = self.empty((index.shape[0], 1, index.shape[1]), x.dtype)
+        if y.size:
+            self.kernels.movement.take_along(x.reshape(self.layout), index.reshape(y.shape), y)
+        return y
+
     def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         (index,) = self.saved  # type: ignore[misc]
         dx = self.empty(self.x_shape, dy.dtype)
@@ -76,6 +86,14 @@ def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Sum over `axis` (an int, a tuple, or None for all), in a fixed order; float32 is added up in float64."""
     axes = normal_axes(axis, float_tensor("sum", x).ndim)
     return Sum.apply(x, axes=axes, keepdims=keepdims, factor=1.0)
+
+
+def summed_to(dy: Tensor, shape: Shape) -> Tensor:
+    """`unbroadcast` on the tape: dy, summed over what a tensor of `shape` was repeated along."""
+    if dy.shape == shape:
+        return dy
+    axes = repeated(dy.shape, shape)
+    return reshape(Sum.apply(dy, axes=axes, keepdims=True, factor=1.0), shape)
 
 
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:

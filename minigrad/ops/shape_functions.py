@@ -15,8 +15,10 @@ from minigrad.modes import at_work, refuse_arrays
 from minigrad.ops.arithmetic import as_operand
 from minigrad.ops.checks import float_tensor
 from minigrad.ops.comparison import equal
+from minigrad.ops.forms import Form
 from minigrad.ops.launches import binary, expand, filled, read, unbroadcast, write
-from minigrad.ops.movement import Take, concat, getitem, is_basic, reshape, stand_in, to, transpose
+from minigrad.ops.movement import Slice, Take, concat, getitem, is_basic, reshape, stand_in, to, transpose
+from minigrad.ops.reduce import summed_to
 from minigrad.ops.shapes import Axis, normal_axes, one_axis
 from minigrad.ops.table import where
 from minigrad.tape import Op
@@ -37,8 +39,11 @@ class BroadcastTo(Op):
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         return (unbroadcast(self, dy, self.x_shape),)
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return (summed_to(dy, self.x_shape),)
 
-class Pad(Op):
+
+class Pad(Form):
     """x amid a number."""
 
     formula = "y = a number, y[...] = x;  dx = dy[...]"
@@ -49,9 +54,16 @@ class Pad(Op):
         shape = tuple([n + before + after for n, (before, after) in zip(x.shape, widths, strict=True)])
         self.strides = contiguous_strides(shape)
         self.offset = sum(step * before for step, (before, _) in zip(self.strides, widths, strict=True))
+        return self.amid(x, shape, value)
+
+    def amid(self, x: Array, shape: Shape, value: float) -> Array:
+        """x where it stands among so many of a number."""
         y = filled(self, shape, x.dtype, value)
         write(self, x, self.strides, self.offset, y)
         return y
+
+    def again(self, x: Array) -> Array:
+        return self.amid(x, self.shape, 0.0)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         return (read(self, dy, self.x_shape, self.strides, self.offset),)
@@ -72,6 +84,9 @@ class Flip(Op):
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         return (self.forward(dy, axes=self.axes),)
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return (Flip.apply(dy, axes=self.axes),)
+
 
 class Put(Op):
     """A copy of x with other numbers, or with numbers added, where basic indexing leads."""
@@ -83,7 +98,7 @@ class Put(Op):
         parts = index if isinstance(index, tuple) else (index,)
         whole = x if isinstance(x, np.ndarray) else stand_in(x)
         view = whole[parts if Ellipsis in parts else (*parts, Ellipsis)]
-        self.added, self.v_shape, self.place = added, v.shape, view.shape
+        self.index, self.added, self.v_shape, self.place = index, added, v.shape, view.shape
         self.strides = tuple([s // x.itemsize for s in view.strides])
         start = view.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
         self.offset = start // x.itemsize if view.size else 0
@@ -108,8 +123,16 @@ class Put(Op):
             dv = unbroadcast(self, self.there(dy), self.v_shape)
         return dx, dv
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        dx = dy
+        if self.needs[0] and not self.added:
+            zero = Tensor._wrap(dy._device.from_host(np.zeros((), dy.dtype)), dy._device)
+            dx = Put.apply(dy, zero, index=self.index, added=False)
+        dv = summed_to(Slice.apply(dy, index=self.index), self.v_shape) if self.needs[1] else None
+        return dx if self.needs[0] else None, dv
 
-class TakeAlong(Op):
+
+class TakeAlong(Form):
     """Elements of x along an axis, by a number for each element of the result."""
 
     formula = "y[i, j] = x[i, index[i, j]];  dx = 0, dx[i, index[i, j]] += dy[i, j]"
@@ -122,6 +145,9 @@ class TakeAlong(Op):
             self.kernels.movement.take_along(*[split_at(a, axis) for a in (x, index, y)])
         self.save(index)
         return y
+
+    def again(self, x: Array) -> Array:
+        return self.forward(x, *self.saved, axis=self.axis)  # type: ignore[misc]
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         (index,) = self.saved  # type: ignore[misc]
@@ -470,7 +496,7 @@ class At:
         return np.ascontiguousarray(np.arange(self.x.size, dtype=np.int64).reshape(self.x.shape)[numbers])
 
 
-class Scatter(Op):
+class Scatter(Form):
     """Rows added up at places of a matrix of zeros."""
 
     formula = "y = 0, y[index[i]] += x[i];  dx[i] = dy[index[i]]"
@@ -482,6 +508,9 @@ class Scatter(Op):
             self.kernels.movement.take_rows_backward(x, index, y)
         self.save(index)
         return y
+
+    def again(self, x: Array) -> Array:
+        return self.forward(x, *self.saved, count=self.shape[0])  # type: ignore[misc]
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         (index,) = self.saved  # type: ignore[misc]

@@ -13,19 +13,19 @@ from minigrad.ops.arithmetic import add, mul
 from minigrad.ops.checks import float_tensor
 from minigrad.ops.comparison import equal, greater
 from minigrad.ops.elementwise import exp, log
+from minigrad.ops.forms import Form
 from minigrad.ops.movement import concat, reshape, to, transpose
 from minigrad.ops.pointwise import made
 from minigrad.ops.reduce import dropped, kept, max, mean, sum
 from minigrad.ops.shape_functions import tensor_of
 from minigrad.ops.shapes import Axis, normal_axes, one_axis
 from minigrad.ops.table import abs, isinf, square, where
-from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 INDEX = np.dtype(np.int64)
 
 
-class CumSum(Op):
+class CumSum(Form):
     """Running sums along an axis."""
 
     formula = "y[i] = x[0] + ... + x[i];  dx[i] = dy[i] + ... + dy[n - 1]"
@@ -37,6 +37,9 @@ class CumSum(Op):
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         return (self.along(dy, True),)
+
+    def again(self, x: Array) -> Array:
+        return self.along(x, False)
 
     def along(self, x: Array, reverse: bool) -> Array:
         """Running sums, from the end if `reverse`."""

@@ -17,6 +17,7 @@ from minigrad.ops.norm import (
     scale_and_shift,
 )
 from minigrad.ops.shapes import as_matrix
+from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 UNCHANGED = 1 << 62  # rows from so many of which the variance's unbiased estimate is the variance itself, in float64
@@ -79,6 +80,9 @@ class SyncBatchNorm(BatchNorm):
         self.kernels.norm.batch_norm_gradient(*given, merged[0], merged[1], matrix)
         dgamma, dbeta = own
         return dx, dgamma if self.needs[1] else None, dbeta if self.needs[2] else None
+
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return Op.backward_on_tape(self, dy)  # the processes would have to exchange sums of the tape's
 
 
 def sync_batch_norm(x: Tensor, norm: Normalization, session: Session, activation: str | None = None) -> Tensor:

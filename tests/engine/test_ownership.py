@@ -298,6 +298,7 @@ def every_op(x, w, images):
     yield mg.dropout(x, 0.5, training=True, seed=3)
     yield mg.scaled_dot_product_attention(x, x * 2.0, x * 3.0, mg.tensor(np.tri(4) > 0))
     yield self_attention(mg.concat([x.reshape(1, 4, 3)] * 3, axis=0))
+    yield mg.grad((x @ w).sum(), x, create_graph=True)[0]
     yield mg.batch_norm(x, b, b, None, None, training=True)
     yield from (
         mg.layer_norm(x, b, b),

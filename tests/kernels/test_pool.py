@@ -122,6 +122,15 @@ def test_max_backward_matches_reference(check_kernel, rng, dtype, name):
 
 
 @each_case
+def test_max_take_matches_reference(check_kernel, rng, dtype, name):
+    x_shape, y_shape, window = unpacked(ALL[name])
+    y, winner = max_pool(check_kernel, x := sample(rng, x_shape, dtype), ALL[name])
+    arguments = x, winner, window, np.full(y_shape, np.nan, dtype)
+    *_, taken = check_kernel("pool", "max_pool_take", *arguments, parallel=is_parallel(y), ulps=0)
+    np.testing.assert_array_equal(taken, y)
+
+
+@each_case
 def test_avg_matches_reference(check_kernel, rng, dtype, name):
     x_shape, y_shape, window = unpacked(ALL[name])
     x, y = sample(rng, x_shape, dtype), np.full(y_shape, np.nan, dtype)
@@ -203,6 +212,9 @@ def test_no_element_outside_the_arrays_is_used(rng, dtype, name):
     dx, dx_buffer = fenced(np.zeros(x_shape, dtype), 5)
     pool.max_pool_backward(dy, winner, window, dx)
     assert np.isfinite(dx).all()
+    pool.max_pool_take(x, winner, window, y)
+    assert np.isfinite(y).all()
+    assert_fence(y_buffer, 5)
     pool.avg_pool_backward(dy, window, dx)
     assert np.isfinite(dx).all()
     assert_fence(dx_buffer, 5)
