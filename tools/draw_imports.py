@@ -42,6 +42,7 @@ BOXES = {
     "optim": ("minigrad/optim/",),
     "nn": ("minigrad/nn/",),
     "random": ("minigrad/random.py",),
+    "derivatives": ("minigrad/derivatives.py",),
     "ops": ("minigrad/ops/",),
     "engine": (
         "minigrad/tensor.py",
