@@ -14,7 +14,6 @@ from minigrad.ops.launches import expand, filled, no_bias, product
 from minigrad.ops.movement import reshape
 from minigrad.ops.shapes import pixels
 from minigrad.ops.window import Padding, Size, integers, resolve
-from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 
