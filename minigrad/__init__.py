@@ -147,6 +147,7 @@ from minigrad.ops import (
 from minigrad.ops.pointwise import elementwise
 from minigrad.ops.statistics import norm
 from minigrad.random import manual_seed
+from minigrad.recompute import recompute
 from minigrad.tape import Op
 from minigrad.tensor import Tensor, tensor
 from minigrad.version import __version__ as __version__
@@ -303,6 +304,7 @@ __all__ = [
     "prod",
     "random",
     "reciprocal",
+    "recompute",
     "relu",
     "repeat",
     "reshape",

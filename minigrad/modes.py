@@ -58,6 +58,43 @@ class Recording(Protocol):
         """An op went backward."""
 
 
+class Draws:
+    """The keys of the random numbers that a function draws, noted in their order, to be drawn again."""
+
+    def __init__(self) -> None:
+        self.keys: list[Any] = []
+        self.around = state.draws  # of a function that this one is a part of
+
+    @property
+    def repeats(self) -> bool:
+        """Whether what goes on was done before, and must leave no second trace."""
+        return self.around is not None and self.around.repeats
+
+    def key(self, draw: Callable[[], Any]) -> Any:
+        """A new key."""
+        self.keys.append(draw() if self.around is None else self.around.key(draw))
+        return self.keys[-1]
+
+
+class DrawsAgain:
+    """The same keys in the same order."""
+
+    repeats = True
+
+    def __init__(self, draws: Draws) -> None:
+        self.keys = iter(draws.keys)
+
+    def key(self, draw: Callable[[], Any]) -> Any:
+        """The next key."""
+        try:
+            return next(self.keys)
+        except StopIteration:
+            raise RuntimeError(
+                "mg.recompute: the function draws more random numbers when it is run again than at first; what it does must "
+                "follow from its arguments"
+            ) from None
+
+
 class State(threading.local):
     """What one Python thread has switched on."""
 
@@ -67,6 +104,7 @@ class State(threading.local):
     observe: "Callable[[Op, tuple[Tensor | None, ...], dict[str, Any]], None] | None" = None
     """Set by mg.inspect, with trace: called with each op, its inputs and parameters before it runs."""
     recording: "Recording | None" = None
+    draws: "Draws | DrawsAgain | None" = None  # what notes or repeats random numbers
 
     def __init__(self) -> None:
         self.before: list[dict[str, Any]] = []  # what each `with` block that is open now has replaced
@@ -158,6 +196,16 @@ class UncapturedOp(CaptureError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.op, *self.args)
+
+
+def drawn_key(draw: Callable[[], Any]) -> Any:
+    """A key of random numbers: a new one, or in the second run of mg.recompute that of the first."""
+    return draw() if state.draws is None else state.draws.key(draw)
+
+
+def repeats() -> bool:
+    """Whether this is the second run of mg.recompute, after which running statistics must be as the first left them."""
+    return state.draws is not None and state.draws.repeats
 
 
 def at_work(device: "Device") -> "Device":

@@ -5,6 +5,7 @@ seed, and a counter of the draws, which lies where the numbers are made. So a ca
 replay, those that the eager step would have drawn.
 """
 
+import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ import numpy as np
 
 from minigrad.checks import integer, share
 from minigrad.devices import Device
-from minigrad.modes import at_work, begin, read, refuse
+from minigrad.modes import at_work, begin, drawn_key, read, refuse
 from minigrad.ops.comparison import less
 from minigrad.ops.creation import dtype_of, finished, home_of
+from minigrad.ops.dropout import advanced
 from minigrad.ops.shape_functions import as_shape
 from minigrad.tensor import FLOATS, Tensor, as_float, is_number
 
@@ -56,11 +58,16 @@ def seeded(n: int) -> Iterator[None]:
 
 def stream() -> np.random.Generator:
     """The next stream: NumPy's Philox keyed by (seed, number of the stream)."""
+    return np.random.Generator(np.random.Philox(key=drawn_key(next_stream)))
+
+
+def next_stream() -> np.ndarray:
+    """(seed, number of the next stream), which is counted."""
     global _streams
     key = np.array([_seed, _streams], np.uint64)
     _streams += 1
     _here.count = streams_drawn() + 1
-    return np.random.Generator(np.random.Philox(key=key))
+    return key
 
 
 def counter_state() -> np.ndarray:
@@ -103,8 +110,8 @@ def drawn(
     read(state)
     begin(kernel.capitalize())
     worker = at_work(home)
-    key, y = worker.empty((2,), np.dtype(np.uint64)), worker.empty(as_shape(shape), wanted)
-    worker.kernels.dropout.advance(state._data, key)
+    y = worker.empty(as_shape(shape), wanted)
+    key = drawn_key(functools.partial(advanced, worker, state._data))
     if y.size:
         draw = worker.kernels.dropout.normal if kernel == "normal" else worker.kernels.dropout.uniform
         draw(float(first), float(second), key, y.reshape(-1))

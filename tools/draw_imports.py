@@ -42,7 +42,7 @@ BOXES = {
     "optim": ("minigrad/optim/",),
     "nn": ("minigrad/nn/",),
     "random": ("minigrad/random.py",),
-    "derivatives": ("minigrad/derivatives.py",),
+    "derivatives": ("minigrad/derivatives.py", "minigrad/recompute.py"),
     "ops": ("minigrad/ops/",),
     "engine": (
         "minigrad/tensor.py",

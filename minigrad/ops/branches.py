@@ -7,6 +7,7 @@ import numpy as np
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.contract import Array
+from minigrad.modes import repeats
 from minigrad.ops.checks import float_tensor
 from minigrad.ops.movement import Slice, concat
 from minigrad.ops.norm import (
@@ -144,7 +145,7 @@ def concat_branches(branches: Sequence[Branch]) -> Tensor:
         else:
             running = checked(x, norm)
             check_count(x)
-            norms.append((running, float(norm.decay), float(norm.eps)))
+            norms.append((None if repeats() else running, float(norm.decay), float(norm.eps)))
             inputs += [x, norm.gamma, norm.beta]
     numbers = [activation_number("concat_branches", branch.activation) for branch in branches]
     y = BranchConcat.apply(*inputs, norms=norms, activations=numbers)

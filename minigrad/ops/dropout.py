@@ -1,11 +1,13 @@
 """Dropout by a counter-based generator: the mask is recomputed in backward, not stored."""
 
+import functools
+
 import numpy as np
 
 from minigrad.checks import number
-from minigrad.devices import is_array
+from minigrad.devices import Device, is_array
 from minigrad.kernels.contract import Array
-from minigrad.modes import at_work, begin, read, read_array
+from minigrad.modes import at_work, begin, drawn_key, read, read_array
 from minigrad.ops.checks import float_tensor
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
@@ -35,6 +37,13 @@ class Dropout(Op):
         return (Dropout.apply(dy, p=self.p, key=key),)
 
 
+def advanced(device: Device, state: Array) -> Array:
+    """The next key of a (seed, counter) array, which is counted up."""
+    key = device.empty((2,), np.dtype(np.uint64))
+    device.kernels.dropout.advance(state, key)
+    return key
+
+
 def dropout(x: Tensor, p: float, *, training: bool, seed: int | np.integer | Array | Tensor) -> Tensor:
     """Zero each element with probability p and scale the others by 1 / (1 - p); x itself when not training or p = 0.
 
@@ -59,8 +68,7 @@ def dropout(x: Tensor, p: float, *, training: bool, seed: int | np.integer | Arr
             raise RuntimeError(f"dropout: x is on {x.device!r}, its (seed, counter) is not; move it with .to(...)")
         if seed.dtype != np.uint64:
             raise TypeError(f"dropout: the (seed, counter) array must be uint64, not {seed.dtype}")
-        key = device.empty((2,), np.dtype(np.uint64))
-        device.kernels.dropout.advance(seed, key)
+        key = drawn_key(functools.partial(advanced, device, seed))
     else:
         raise TypeError(f"dropout: seed must be an int or a uint64 array (seed, counter), not {type(seed).__name__}")
     return Dropout.apply(x, p=p, key=key)

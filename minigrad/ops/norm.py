@@ -10,7 +10,7 @@ from minigrad.checks import number, share
 from minigrad.devices import is_array
 from minigrad.kernels.activations import IDENTITY, NUMBERS, RELU, SIGMOID
 from minigrad.kernels.contract import Array
-from minigrad.modes import at_work, read, read_array
+from minigrad.modes import at_work, read, read_array, repeats
 from minigrad.ops.arithmetic import add, mul, sub
 from minigrad.ops.checks import float_tensor
 from minigrad.ops.elementwise import power
@@ -209,6 +209,8 @@ def batch_norm(
         fixed = [r.detach() if isinstance(r, Tensor) else Tensor._wrap(copied(array), x._device) for r, array in given]
         return BatchNormInference.apply(x, gamma, beta, *fixed, eps=eps, activation=number)
     check_count(x)
+    if repeats():
+        running = None
     y = BatchNorm.apply(x, gamma, beta, running=running, decay=float(decay), eps=float(eps), activation=number)
     mark_changed(norm)
     return y
@@ -251,6 +253,8 @@ def check_count(x: Tensor) -> None:
 
 def mark_changed(norm: Normalization) -> None:
     """Note that the running statistics were changed in place."""
+    if repeats():
+        return
     for r in (norm.running_mean, norm.running_var):
         if isinstance(r, Tensor):
             r._version[0] += 1

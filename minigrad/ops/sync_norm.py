@@ -6,6 +6,7 @@ from minigrad.exchange import Session
 from minigrad.exchange.sums import Sum, average, merge_statistics, room_for
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.contract import Array
+from minigrad.modes import repeats
 from minigrad.ops.norm import (
     STATISTICS,
     BatchNorm,
@@ -97,6 +98,8 @@ def sync_batch_norm(x: Tensor, norm: Normalization, session: Session, activation
     if not x._data.size:
         raise ValueError(f"sync_batch_norm: each process needs at least one value per feature, x has shape {x.shape}")
     refuse_gpu(x)
+    if repeats():
+        running = None
     y = SyncBatchNorm.apply(
         x, norm.gamma, norm.beta,
         session=session, add=x._device.kernels.reduce.sum_forward, running=running, decay=float(norm.decay),
