@@ -40,6 +40,10 @@ def test_every_example_is_run(default_set):
     run_by_tests_of_their_own = {
         "mnist_batchnorm": "tests/test_mnist_example.py::test_batch_normalization_learns_faster",
         "see_the_tape": "tests/docs/test_pages.py::",
+        "char_transformer": "tests/examples/test_char_transformer.py::test_a_tiny_one_learns_and_writes",
+        "char_lstm": "tests/examples/test_char_lstm.py::test_a_small_one_learns_and_writes",
+        "recurrent_batchnorm": "tests/examples/test_recurrent_studies.py::test_recurrent_batchnorm",
+        "adabn": "tests/examples/test_recurrent_studies.py::test_adabn",
         "draw_models": "tests/inspect/test_model_drawing.py::",  # what it calls; the script itself draws large models, for minutes
     }
     for script in scripts:
