@@ -12,7 +12,7 @@ class Attention(Benchmark):
     def setup(self, shape, causal, device):
         self.use(device)
         b, n, e = map(int, shape.split("x"))
-        q, k, v, dy, y = (normal(b, n, e) for _ in range(5))
+        q, k, v, dy, y = normal(5, b, n, e)
         about = empty(0, 0, 0), 1, 0.125, causal
         lse = abs(normal(b, n)) + 8
         self.forward = self.kernel_call("attention", "attention_forward", q, k, v, *about, empty(b, n, e), empty(b, n))

@@ -14,7 +14,7 @@ CASES = {"bilinear, twice": ("bilinear", 2.0), "means over 7 x 7": ("mean", 1 / 
 class Resample(Benchmark):
     """The kernel, which serves interpolation, means and their gradients."""
 
-    params = (CASES, DEVICES)
+    params = ([*CASES], DEVICES)
     param_names = ("case", "device")
 
     def setup(self, case, device):

@@ -132,6 +132,7 @@ def host_driver():
     for address in list(driver.blocks):
         driver.free(address)
     driver.late.clear()  # its streams
+    driver.launches.clear()
     return driver
 
 

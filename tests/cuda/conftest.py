@@ -19,7 +19,7 @@ except ImportError as error:
         return SkippedModule.from_parent(parent, path=module_path)
 
 
-@pytest.fixture(params=TARGETS[1:])
+@pytest.fixture(params=TARGETS[1:3])
 def memory(request, monkeypatch):
     """A simulated GPU, its threads run in order and shuffled."""
     return target_named(request.param, monkeypatch)
