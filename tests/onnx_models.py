@@ -55,6 +55,20 @@ class Residual(nn.Module):
         return mg.relu(self.norm(self.conv(x)) + x)
 
 
+def flat(result):
+    """All that a recurrent layer gives, y and the last states, in one row for each sequence."""
+    y, states = result
+    states = [mg.transpose(s, (1, 0, 2)) for s in (states if isinstance(states, tuple) else [states])]
+    return mg.concat([part.reshape(y.shape[0], -1) for part in [y, *states]], 1)
+
+
+def begun(x, w, v, w_ih, w_hh, b):
+    """Long short-term memory from a state of its own for each row, with weights that are computed and one bias."""
+    start = mg.linear(x[:, 0], v)
+    y, h, c = mg.lstm(x, start, mg.tanh(start), w_ih * w, w_hh * w, None, b * w, reverse=True)
+    return mg.concat([y[:, 0], y[:, -1], h, c], 1)
+
+
 IMAGE, ROWS, SEQUENCE = (2, 6, 5, 3), (3, 4), (2, 3, 4)  # shapes of examples, the batch first
 
 
@@ -135,6 +149,18 @@ LAYERS = {
     "Concat": (of_images(nn.Concat(nn.Conv2d(4, 2, 1), nn.Sequential(nn.MaxPool2d(1), nn.ReLU())), nn.ReLU()), IMAGE),
     "Residual": (nn.Sequential(nn.Conv2d(3, 4, 1), Residual(4), Residual(4), nn.GlobalAvgPool()), IMAGE),
     "ModuleList": (nn.Sequential(*nn.ModuleList([nn.Linear(4, 4), nn.ReLU()])), ROWS),
+    "RNN": (nn.Sequential(nn.RNN(4, 3, nonlinearity="relu"), Of(flat)), SEQUENCE),
+    "RNN, bidirectional": (nn.Sequential(nn.RNN(4, 3, bidirectional=True, bias=False), Of(flat)), SEQUENCE),
+    "LSTM": (nn.Sequential(nn.LSTM(4, 3, bias=False), Of(flat)), SEQUENCE),
+    "LSTM, two layers, bidirectional": (
+        nn.Sequential(nn.LSTM(4, 3, num_layers=2, dropout=0.5, bidirectional=True), Of(flat)),
+        SEQUENCE,
+    ),
+    "LSTM of one step": (nn.Sequential(nn.LSTM(4, 3), Of(flat)), (2, 1, 4)),
+    "LSTM of a batch of one": (nn.Sequential(nn.LSTM(4, 3), Of(flat)), (1, 3, 4)),
+    "LSTM over the batch": (nn.Sequential(nn.LSTM(4, 3, batch_first=False), Of(lambda both: both[0])), SEQUENCE),
+    "GRU": (nn.Sequential(nn.GRU(4, 3, bias=False, bidirectional=True), Of(flat)), SEQUENCE),
+    "GRU, two layers": (nn.Sequential(nn.GRU(4, 3, num_layers=2), Of(flat)), SEQUENCE),
 }
 OPS = {
     "exp, log, sqrt, tanh, sigmoid, relu": (
@@ -321,6 +347,17 @@ OPS = {
     "the input itself": (Of(lambda x: x), ROWS),
     "arithmetic: add, sub, mul, div": (Of(lambda x: mg.div(mg.mul(mg.sub(mg.add(x, 1), x), x), 3)), ROWS),
     "dropout": (Of(lambda x: mg.dropout(x, 0.5, training=False, seed=1) + 1), ROWS),
+    "lstm": (
+        Of(begun, w=random(1), v=random(4, 3), w_ih=random(4, 12), w_hh=random(3, 12), b=random(12)),
+        SEQUENCE,
+    ),
+    "gru with one bias, rnn of the last step": (
+        Of(
+            lambda x, w, v, b: mg.rnn(mg.gru(x, None, w, v, b)[0], None, v[:, :3], v[:, 3:6])[1],
+            w=random(4, 9), v=random(3, 9), b=random(9),
+        ),
+        SEQUENCE,
+    ),
 }
 
 

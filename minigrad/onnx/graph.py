@@ -27,9 +27,14 @@ class Graph:
 
     def add(self, kind: str, inputs: list[str], place: str, **attributes: Any) -> str:
         """Add a node of one result, named by its place in the model; gives the result's name."""
+        return self.add_several(kind, 1, inputs, place, **attributes)[0]
+
+    def add_several(self, kind: str, count: int, inputs: list[str], place: str, **attributes: Any) -> list[str]:
+        """Add a node of so many results, the first of which has its name; gives their names."""
         name = self.new_name(f"{place}/{kind}" if place else kind)
-        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [name], name, **attributes))
-        return name
+        results = [name, *[self.new_name(f"{name}_{i}") for i in range(1, count)]]
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, results, name, **attributes))
+        return results
 
     def constant(self, array: np.ndarray) -> str:
         """The name of a constant that belongs to no state_dict; equal ones are one."""

@@ -16,6 +16,7 @@ from minigrad.onnx.layer_nodes import (
 from minigrad.onnx.movement_nodes import broadcast_to, concat, flip, pad, reshape, transpose
 from minigrad.onnx.operands import Rule, side_by_side
 from minigrad.onnx.plan import Node
+from minigrad.onnx.recurrent_nodes import recurrent, rows
 from minigrad.onnx.reduction_nodes import (
     along_last,
     cross_entropy,
@@ -50,10 +51,6 @@ OTHERS = {
     "Dropout": "in training it draws random numbers; a model is exported in evaluation mode, so pass training=self.training",
     "BatchNorm": "it normalizes by the batch's own statistics, in training; pass training=self.training",
     "SyncBatchNorm": "it normalizes by the statistics of all ranks, in training; pass training=self.training",
-    **dict.fromkeys(
-        ("RNN", "LSTM", "GRU", "Rows"),
-        "recurrent layers have no rule here; ONNX has them in another order of gates",
-    ),
     "Face": "it is a gradient on the tape; export the model's result, not its derivatives",
     "BranchConcat": "it normalizes by the batch's own statistics, in training; use mg.concat",
 }
@@ -74,6 +71,7 @@ RULES: dict[str, Rule] = {
     **{"MaxPool": pool("MaxPool"), "AvgPool": pool("AveragePool"), "BatchNormInference": batch_norm},
     **{"LayerNorm": layer_norm, "RMSNorm": rms_norm, "Embedding": embedding, "Attention": attention},
     **{"SelfAttention": self_attention},
+    **{"RNN": recurrent("RNN"), "LSTM": recurrent("LSTM"), "GRU": recurrent("GRU"), "Rows": rows},
     **{"LocalResponseNorm": local_response_norm, "Sum": summed, "Max": maximum},
     **{"Softmax": along_last("Softmax"), "LogSoftmax": along_last("LogSoftmax"), "CrossEntropy": cross_entropy},
     **{"NegativeLogLikelihood": negative_log_likelihood, "LabelWeights": label_weights, "CumSum": cumsum},

@@ -54,6 +54,7 @@ from minigrad.onnx.movement_runs import (
     unsqueeze,
 )
 from minigrad.onnx.number_runs import constant, constant_of_shape, counted, dropout, same, shape, size
+from minigrad.onnx.recurrent_runs import recurrent
 from minigrad.onnx.reduction_runs import along, cumsum, of_labels, place_of, reduction
 from minigrad.onnx.source import Reader
 from minigrad.onnx.window_runs import average_pool, conv, conv_transpose, max_pool, over_pixels, resize
@@ -132,6 +133,9 @@ READERS: dict[str, Reader] = {
     "MatMul": matmul,
     "Einsum": einsum,
     "Dropout": dropout,
+    "RNN": recurrent("RNN"),
+    "LSTM": recurrent("LSTM"),
+    "GRU": recurrent("GRU"),
     # over axes
     "Softmax": along(ops.softmax),
     "LogSoftmax": along(ops.log_softmax),

@@ -86,12 +86,14 @@ def place_of(node: Any, number: int) -> str:
 
 
 def value_of(attribute: Any, place: str) -> Any:
-    """An attribute as a number, a string, a list of numbers or an array."""
+    """An attribute as a number, a string, a list of either or an array."""
     kinds = library().AttributeProto
     if attribute.type == kinds.TENSOR:
         return array_of(attribute.t, f"{place}: {attribute.name}", None)
     if attribute.type == kinds.STRING:
         return attribute.s.decode("utf-8", "replace")
+    if attribute.type == kinds.STRINGS:
+        return [text.decode("utf-8", "replace") for text in attribute.strings]
     if attribute.type in (kinds.INT, kinds.FLOAT):
         return attribute.i if attribute.type == kinds.INT else attribute.f
     if attribute.type in (kinds.INTS, kinds.FLOATS):

@@ -27,6 +27,10 @@ class Writer:
         """Add a node of ONNX's; gives the name of its result."""
         return self.graph.add(kind, list(inputs), self.node.module if self.node else "", **attributes)
 
+    def add_several(self, kind: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Add a node of ONNX's that has several results; gives their names."""
+        return self.graph.add_several(kind, count, list(inputs), self.node.module if self.node else "", **attributes)
+
     def put(self, array: Array, name: str, layout: Layout | None = None) -> None:
         """An array is at hand under a name."""
         self.versions.setdefault(array, {})[plain(array.ndim) if layout is None else layout] = name

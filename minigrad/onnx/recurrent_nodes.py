@@ -1,0 +1,94 @@
+"""Recurrent layers in ONNX, which has a node for all steps of a layer too, with the gates in another order."""
+
+import numpy as np
+
+from minigrad.onnx.index_nodes import from_end
+from minigrad.onnx.operands import ENDS, Rule, only
+from minigrad.onnx.plan import Array, Length, Node
+from minigrad.onnx.writer import Writer
+
+GATES = {"RNN": (0,), "LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
+"""Which of our gates ONNX has at each place: i, o, f, c of our i, f, g, o; z, r, h of our r, z, n."""
+
+
+def recurrent(kind: str) -> Rule:
+    """A layer in one direction: a node of this kind, whose result has an axis more, that of directions."""
+    states = 2 if kind == "LSTM" else 1
+
+    def rule(writer: Writer, node: Node) -> None:
+        x, y = only(node, 0), node.result
+        w_ih, w_hh, *biases = node.inputs[1 + states :]
+        units = y.shape[2]
+        given = [writer.plain(x), *[in_order(writer, kind, w) for w in (w_ih, w_hh) if w is not None]]
+        given.append(both_biases(writer, kind, biases, units[0], x.dtype))
+        given.append("")  # the number of steps of each sequence: all of them
+        given += ["" if h is None else directed(writer, writer.plain(h)) for h in node.inputs[1 : 1 + states]]
+        while not given[-1]:
+            given.pop()
+        settings = {"hidden_size": units[0], "direction": "reverse" if node["reverse"] else "forward"}
+        if kind == "RNN":
+            settings["activations"] = ["Relu" if node["relu"] else "Tanh"]
+        if kind == "GRU":
+            settings["linear_before_reset"] = 1
+        all_steps, _, *cell = writer.add_several(kind, 1 + states, *given, **settings)
+        name = writer.add("Squeeze", all_steps, writer.graph.integers(1))
+        if cell:
+            name = with_last_cell(writer, node, name, cell[0])
+        writer.put(y, name)
+
+    return rule
+
+
+def with_last_cell(writer: Writer, node: Node, all_steps: str, cell: str) -> str:
+    """The h of all steps and then the last c, which `rows` takes apart again."""
+    y = node.result
+    steps: Length = tuple(n - 1 for n in y.shape[0])
+    h, c = Array((steps, *y.shape[1:]), y.dtype), Array(((1,) * len(steps), *y.shape[1:]), y.dtype)
+    writer.put(h, all_steps)
+    writer.put(c, cell)
+    writer.parts[y] = [h, c]
+    return writer.add("Concat", all_steps, cell, axis=0)
+
+
+def in_order(writer: Writer, kind: str, w: Array) -> str:
+    """A weight (in, gates * hidden) or a bias (gates * hidden,), its gates in ONNX's order: (1, gates * hidden, in)."""
+    order = GATES[kind]
+    if w.data is not None:
+        parts = np.split(w.data, len(order), axis=-1)
+        return writer.baked(w, np.concatenate([parts[i] for i in order], axis=-1).T[None], f"gates of {kind}")
+    name = writer.laid(w, (1, 0)) if w.ndim == 2 else writer.plain(w)
+    units = w.shape[-1][0] // len(order)
+    if len(order) > 1:
+        first, integers = writer.graph.integers(0), writer.graph.integers
+        parts = [writer.add("Slice", name, integers(i * units), integers((i + 1) * units), first) for i in order]
+        name = writer.add("Concat", *parts, axis=0)
+    return directed(writer, name)
+
+
+def both_biases(writer: Writer, kind: str, biases: list[Array | None], units: int, dtype: np.dtype) -> str:
+    """The biases of x and of h one after the other, zeros for one that is not there; "" for none at all."""
+    if all(b is None for b in biases):
+        return ""
+    none = np.zeros((1, len(GATES[kind]) * units), dtype)
+    names = [writer.graph.constant(none) if b is None else in_order(writer, kind, b) for b in biases]
+    return writer.add("Concat", *names, axis=1)
+
+
+def directed(writer: Writer, name: str) -> str:
+    """With a first axis, of the one direction."""
+    return writer.add("Unsqueeze", name, writer.graph.integers(0))
+
+
+def rows(writer: Writer, node: Node) -> None:
+    """Neighbouring rows: one of the parts that they were put together from, or a slice."""
+    x, starts, stops = only(node, 0), node.of_each("start"), node.of_each("stop")
+    begins = [0] * len(starts)
+    for part in writer.parts.get(x, []):
+        ends = [begin + length for begin, length in zip(begins, part.shape[0], strict=True)]
+        if (begins, ends) == (starts, stops):
+            writer.put(node.result, writer.plain(part))
+            return
+        begins = ends
+    integers = writer.graph.integers
+    start, stop = from_end(node, starts, x.shape[0]), from_end(node, stops, x.shape[0], ENDS[0])
+    writer.put(node.result, writer.add("Slice", writer.plain(x), integers(start), integers(stop), integers(0)))
