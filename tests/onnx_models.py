@@ -354,7 +354,9 @@ OPS = {
     "gru with one bias, rnn of the last step": (
         Of(
             lambda x, w, v, b: mg.rnn(mg.gru(x, None, w, v, b)[0], None, v[:, :3], v[:, 3:6])[1],
-            w=random(4, 9), v=random(3, 9), b=random(9),
+            w=random(4, 9),
+            v=random(3, 9),
+            b=random(9),
         ),
         SEQUENCE,
     ),

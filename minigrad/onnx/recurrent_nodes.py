@@ -1,5 +1,7 @@
 """Recurrent layers in ONNX, which has a node for all steps of a layer too, with the gates in another order."""
 
+from typing import Any
+
 import numpy as np
 
 from minigrad.onnx.index_nodes import from_end
@@ -25,7 +27,7 @@ def recurrent(kind: str) -> Rule:
         given += ["" if h is None else directed(writer, writer.plain(h)) for h in node.inputs[1 : 1 + states]]
         while not given[-1]:
             given.pop()
-        settings = {"hidden_size": units[0], "direction": "reverse" if node["reverse"] else "forward"}
+        settings: dict[str, Any] = {"hidden_size": units[0], "direction": "reverse" if node["reverse"] else "forward"}
         if kind == "RNN":
             settings["activations"] = ["Relu" if node["relu"] else "Tanh"]
         if kind == "GRU":
@@ -54,8 +56,8 @@ def in_order(writer: Writer, kind: str, w: Array) -> str:
     """A weight (in, gates * hidden) or a bias (gates * hidden,), its gates in ONNX's order: (1, gates * hidden, in)."""
     order = GATES[kind]
     if w.data is not None:
-        parts = np.split(w.data, len(order), axis=-1)
-        return writer.baked(w, np.concatenate([parts[i] for i in order], axis=-1).T[None], f"gates of {kind}")
+        gates = np.split(w.data, len(order), axis=-1)
+        return writer.baked(w, np.concatenate([gates[i] for i in order], axis=-1).T[None], f"gates of {kind}")
     name = writer.laid(w, (1, 0)) if w.ndim == 2 else writer.plain(w)
     units = w.shape[-1][0] // len(order)
     if len(order) > 1:

@@ -88,6 +88,7 @@ def check(
     """ValueError for arrays whose shapes do not belong together."""
     units, features, n = units or r.shape[-1], x.shape[-1], x.shape[1] if x.ndim == 3 else 0
     columns = len(GATES[kind]) * units
+    wanted: list[tuple[str, Held, tuple[int, ...]]]
     wanted = [("W", w, (directions, columns, features)), ("R", r, (directions, columns, units))]
     wanted += [("B", b, (directions, 2 * columns))] if b is not None else []
     named = zip(("initial_h", "initial_c"), states, strict=False)

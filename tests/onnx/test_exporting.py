@@ -173,6 +173,33 @@ def test_nodes_are_named_by_the_module_they_are_of(tmp_path):
     assert "3a.1.0/Conv" in {node.name for node in onnx.load(tmp_path / "model.onnx").graph.node}
 
 
+def test_recurrent_layer_is_one_node_with_the_weights_of_state_dict(tmp_path):
+    model, x = ready("LSTM, two layers, bidirectional")
+    mg.onnx.export(model, x, tmp_path / "model.onnx")
+    nodes = [node for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type == "LSTM"]
+    assert [onnx.helper.get_node_attr_value(node, "direction") for node in nodes] == [b"forward", b"reverse"] * 2
+    kept = {t.name: t for t in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    assert kept.keys() == {name for name, _ in model.named_parameters() if name.startswith("0.")}
+    i, f, g, o = np.split(model.state_dict()["0.weight_ih_l0"].numpy().T, 4)
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(kept["0.weight_ih_l0"]), [np.concatenate([i, o, f, g])])
+
+
+def test_states_are_inputs(tmp_path, rng):
+    def function(x, h):
+        y, last = model.layer(x, mg.transpose(h, (1, 0, 2)))
+        return y, mg.transpose(last, (1, 0, 2))
+
+    model = Of(function)
+    model.layer = nn.GRU(4, 3, num_layers=2)
+    model.to("reference")
+    x, h = rng.standard_normal((3, 5, 4)).astype("f4"), rng.standard_normal((3, 2, 3)).astype("f4")
+    mg.onnx.export(model, (x, h), tmp_path / "model.onnx")
+    for rows in (3, 1):
+        expected = model(mg.tensor(x[:rows], device="reference"), mg.tensor(h[:rows], device="reference"))
+        for came, wanted in zip(computed(session(tmp_path / "model.onnx"), x[:rows], h[:rows]), expected, strict=True):
+            np.testing.assert_allclose(came, wanted.numpy(), rtol=1e-5, atol=1e-5)
+
+
 def test_several_inputs_and_outputs(tmp_path, rng):
     model = Of(lambda x, y: {"sum": x + y, "first": x, "same": x + y}).to("reference")
     a, b = rng.standard_normal((2, 3, 4)).astype(np.float32)

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from onnx_models import ALL, MODELS, Of, batch, ready, result
+from onnx_models import ALL, MODELS, Of, batch, random, ready, result
 
 import minigrad as mg
 
@@ -64,6 +64,18 @@ def test_gradients_are_those_of_the_model(tmp_path, rng):
     for name, p in back.named_parameters():
         wanted = expected[name][order] if len(expected[name]) == 120 else expected[name]
         np.testing.assert_allclose(p.grad.numpy(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_of_recurrent_layers_are_those_of_the_model(tmp_path):
+    model, x = ready("LSTM, two layers, bidirectional")
+    back = round_trip(model, x, tmp_path)
+    for network in (model, back):
+        mg.sum(network(mg.tensor(x, device="reference")) ** 2).backward()
+    found = {name: p.grad.numpy() for name, p in back.named_parameters()}
+    for name, p in model[0].named_parameters():
+        i, f, g, o = np.split(p.grad.numpy(), 4, axis=-1)
+        wanted = np.concatenate([i, o, f, g], axis=-1)  # as ONNX has the gates
+        np.testing.assert_allclose(found[f"0.{name}"][0], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_imported_model_trains_and_keeps_up_its_statistics(tmp_path, rng):
@@ -147,10 +159,15 @@ def test_inputs_are_checked(tmp_path):
 # Graphs as other tools write them
 
 
+def listed(names):
+    """Names out of a line of them, "-" being for what is left out."""
+    return [name.strip("-") for name in names.split()]
+
+
 def graph_of(nodes, inputs, weights=(), outputs=("y",), opset=17, **options):
     """A file's bytes: (kind, inputs, output, attributes) of nodes, shapes of inputs, weights by name."""
     made = [
-        helper.make_node(kind, given.split(), out.split(), f"the {kind}" + " again" * i, **attributes)
+        helper.make_node(kind, listed(given), listed(out), f"the {kind}" + " again" * i, **attributes)
         for i, (kind, given, out, attributes) in enumerate(nodes)
     ]
     given = [
@@ -176,7 +193,7 @@ def ints(*numbers):
     return np.array(numbers, np.int64)
 
 
-PIXELS = ("f", "n", 3, 7, 6)
+PIXELS, STEPS = ("f", "n", 3, 7, 6), ("f", 3, "n", 4)
 OF_OTHERS = {
     "ceil_mode": ([("MaxPool", "x", "y", {"kernel_shape": [3, 2], "strides": [2, 3], "ceil_mode": 1})], PIXELS, {}),
     "ceil_mode, padded": (
@@ -357,6 +374,29 @@ OF_OTHERS = {
         ],
         PIXELS, {"w": (3, 3, 1, 1), "none": np.zeros(0, "f4"), "scales": np.array([1, 1, 2, 1.5], "f4"), "zero": ints(0), "two": ints(2), "lengths": ints(9, 5)},
     ),
+    "RNN": (
+        [
+            ("RNN", "x w r b", "a h", {"hidden_size": 2, "direction": "bidirectional", "activations": ["Relu", "Tanh"]}),
+            ("RNN", "x v s", "z", {"direction": "reverse", "hidden_size": 2}), ("Concat", "a z", "c", {"axis": 1}),
+            ("ReduceSum", "c zero", "d", {"keepdims": 0}), ("Concat", "d h", "y", {"axis": 0}),
+        ],
+        STEPS, {"w": random(2, 2, 4), "r": random(2, 2, 2), "b": random(2, 4), "v": random(1, 2, 4), "s": random(1, 2, 2), "zero": ints(0)},
+    ),
+    "LSTM": (
+        [
+            ("Slice", "x zero two zero", "i", {}), ("MatMul", "i p", "h", {}), ("Tanh", "h", "c", {}),
+            ("LSTM", "x w r b - h c", "- last cell", {"hidden_size": 2, "direction": "bidirectional"}),
+            ("Concat", "last cell", "y", {"axis": 0}),
+        ],
+        STEPS, {"w": random(2, 8, 4), "r": random(2, 8, 2), "b": random(2, 16), "p": random(4, 2), "zero": ints(0), "two": ints(2)},
+    ),
+    "GRU": (
+        [
+            ("GRU", "x w r", "a", {"hidden_size": 2, "linear_before_reset": 1}), ("Squeeze", "a one", "z", {}),
+            ("GRU", "z v r b", "- y", {"hidden_size": 2, "linear_before_reset": 1, "direction": "reverse"}),
+        ],
+        STEPS, {"w": random(1, 6, 4), "r": random(1, 6, 2), "v": random(1, 6, 2), "b": random(1, 12), "one": ints(1)},
+    ),
     "Concat of a weight": ([("Concat", "x w", "y", {"axis": 0})], ("f", "n", 4), {"w": (1, 4)}),
 }  # fmt: skip
 
@@ -417,11 +457,39 @@ def test_captured_graphs_of_other_tools_give_the_same_bits(name, tmp_path, rng):
         ([("Dropout", "x p t", "y", {})], {"p": np.float32(0.5), "t": np.bool_(True)}, {}, "drops elements, as in training"),
         ([("BatchNormalization", "x g g g g", "y a b", {"training_mode": 1})], {"g": (3,)}, {}, "training_mode=1 is not"),
         ([("Relu", "z", "y", {})], {}, {}, "no sound file of ONNX"),
+        ([("LSTM", "x w w - s", "y", {})], {"w": (1, 8, 2), "s": ints(3).astype("i4")}, {}, "sequence_lens, input 4, 's', is not"),
+        ([("LSTM", "x w w - - - - p", "y", {})], {"w": (1, 8, 2), "p": (1, 6)}, {}, "P, input 7, 'p', is not .*peepholes"),
+        ([("LSTM", "x w w", "y", {"clip": 1.0, "input_forget": 0})], {"w": (1, 8, 2)}, {}, "its attribute clip is not"),
+        ([("LSTM", "x w w", "y", {"input_forget": 1})], {"w": (1, 8, 2)}, {}, "input_forget=1 is not"),
+        ([("LSTM", "x w w", "y", {"layout": 1})], {"w": (1, 8, 2)}, {}, "layout=1 is not"),
+        ([("GRU", "x w w", "y", {})], {"w": (1, 6, 2)}, {}, "linear_before_reset=0, where r comes"),
+        ([("GRU", "x w w", "y", {"activations": ["Tanh", "Tanh"]})], {"w": (1, 6, 2)}, {}, "GRU': activations=.'Tanh', 'Tanh'. is not"),
+        ([("RNN", "x w w", "y", {"activations": ["Affine"]})], {"w": (1, 2, 2)}, {}, "only .'Tanh'. or .'Relu'. for each"),
+        ([("RNN", "x w w", "y", {"direction": "backward"})], {"w": (1, 2, 2)}, {}, "direction='backward' is not"),
     ],
 )  # fmt: skip
 def test_what_is_not_supported_is_named(nodes, weights, options, message, tmp_path, rng):
     with pytest.raises(ValueError, match=message):
         imported(graph_of(nodes, {"x": ("f", 1, 3, 4, 4)}, weights_of(weights, rng), **options), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "shapes", "message"),
+    [
+        ("x w r", {"w": (1, 8, 4), "r": (1, 4, 2)}, r"R must have shape \(1, 8, 2\), not \(1, 4, 2\)"),
+        ("x w r", {"w": (2, 8, 4), "r": (1, 8, 2)}, r"W must have shape \(1, 8, 4\), not \(2, 8, 4\)"),
+        ("x w r b", {"w": (1, 8, 4), "r": (1, 8, 2), "b": (1, 8)}, r"B must have shape \(1, 16\), not \(1, 8\)"),
+        (
+            "x w r - - h",
+            {"w": (1, 8, 4), "r": (1, 8, 2), "h": (1, 1, 2)},
+            r"initial_h must have shape \(1, 3, 2\), not",
+        ),
+    ],
+)
+def test_recurrent_layers_check_their_arrays(given, shapes, message, tmp_path, rng):
+    model = imported(graph_of([("LSTM", given, "y", {})], {"x": ("f", 5, "n", 4)}, weights_of(shapes, rng)), tmp_path)
+    with pytest.raises(ValueError, match=f"LSTM 'the LSTM': {message}"):
+        result(model, np.ones((5, 3, 4), np.float32))
 
 
 def test_op_of_another_domain_is_refused(tmp_path):

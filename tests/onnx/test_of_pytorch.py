@@ -45,6 +45,19 @@ class Excited(nn.Module):
         return torch.cat([left, right * 2, x[:, :1]], 1).flatten(1)
 
 
+class Recurrent(nn.Module):
+    """Sequences through recurrent layers, then what they give at the last step and their states."""
+
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.layer = kind(4, 3, batch_first=True, **options)
+
+    def forward(self, x):
+        y, states = self.layer(x)
+        states = states if isinstance(states, tuple) else (states,)
+        return torch.cat([y[:, -1], *[s.transpose(0, 1).flatten(1) for s in states]], 1)
+
+
 NETS = {
     "MLP": (
         lambda: nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(), nn.Linear(8, 3, bias=False)),
@@ -61,6 +74,9 @@ NETS = {
     "ResNet-18": (lambda: ResNet18(8, 10), (2, 3, 64, 64)),
     "attention": (Attention, (2, 5, 8)),
     "squeeze and excite": (Excited, (2, 3, 6, 6)),
+    "RNN": (lambda: Recurrent(nn.RNN, nonlinearity="relu", bidirectional=True), (2, 5, 4)),
+    "LSTM": (lambda: Recurrent(nn.LSTM, num_layers=2, bidirectional=True), (2, 5, 4)),
+    "GRU": (lambda: Recurrent(nn.GRU, bias=False, num_layers=2), (2, 5, 4)),
 }  # fmt: skip
 
 
