@@ -1,4 +1,4 @@
-"""Networks, batches and a training step for tests of the device "cuda": small, since the simulator runs every thread in Python."""
+"""Networks, batches and steps: of training, small, since the simulator runs every thread in Python; and captured beside eager ones."""
 
 import numpy as np
 
@@ -35,3 +35,19 @@ def step_of(model, optimizer):
         return loss
 
     return step
+
+
+def captured_is_eager(loss, x, w):
+    """Assert that a captured step gives the bits of the eager one, three times: the loss, and the gradient of w."""
+
+    def step(x):
+        w.zero_grad()
+        value = loss(x)
+        value.backward()
+        return value
+
+    eager = step(mg.tensor(x)).item(), w.grad.numpy().copy()
+    captured = mg.capture(step)
+    for _ in range(3):
+        assert captured(x).item() == eager[0]
+        np.testing.assert_array_equal(w.grad.numpy(), eager[1])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from small_steps import captured_is_eager
 
 import minigrad as mg
 from minigrad.testing import check_grads
@@ -100,15 +101,4 @@ def test_captured_equals_eager(kind, rng):
     c, k, groups = GROUPS[kind]
     x = rng.standard_normal((3, 5, 5, c)).astype(np.float32)
     w = mg.tensor(rng.standard_normal((3, 3, c, k // groups)).astype(np.float32), requires_grad=True)
-
-    def step(x):
-        w.zero_grad()
-        loss = mg.conv_transpose2d(x, w, stride=2, groups=groups).tanh().sum()
-        loss.backward()
-        return loss
-
-    eager = step(mg.tensor(x)).item(), w.grad.numpy().copy()
-    captured = mg.capture(step)
-    for _ in range(3):
-        assert captured(x).item() == eager[0]
-        np.testing.assert_array_equal(w.grad.numpy(), eager[1])
+    captured_is_eager(lambda x: mg.conv_transpose2d(x, w, stride=2, groups=groups).tanh().sum(), x, w)

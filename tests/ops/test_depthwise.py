@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from small_steps import captured_is_eager
 
 import minigrad as mg
 from minigrad.testing import check_grads
@@ -126,15 +127,8 @@ def test_captured_equals_eager(kind, rng):
     x = rng.standard_normal((3, 8, 8, c)).astype(np.float32)
     w = mg.tensor(rng.standard_normal((3, 3, c // groups, k)).astype(np.float32), requires_grad=True)
 
-    def step(x):
-        w.zero_grad()
+    def loss(x):
         x.requires_grad = True
-        loss = mg.conv2d(x, w, padding="same", groups=groups).tanh().sum()
-        loss.backward()
-        return loss
+        return mg.conv2d(x, w, padding="same", groups=groups).tanh().sum()
 
-    eager = step(mg.tensor(x)).item(), w.grad.numpy().copy()
-    captured = mg.capture(step)
-    for _ in range(3):
-        assert captured(x).item() == eager[0]
-        np.testing.assert_array_equal(w.grad.numpy(), eager[1])
+    captured_is_eager(loss, x, w)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from small_steps import captured_is_eager
 
 import minigrad as mg
 from minigrad.testing import check_grads
@@ -131,15 +132,6 @@ def test_layers(rng):
 def test_captured_equals_eager(rng):
     x = rng.standard_normal((3, 5, 6, 4)).astype(np.float32)
     w = mg.tensor(rng.standard_normal(4).astype(np.float32), requires_grad=True)
-
-    def step(x):
-        w.zero_grad()
-        loss = mg.adaptive_avg_pool2d(mg.interpolate(x * w, size=(9, 8), mode="bilinear"), (3, 5)).tanh().sum()
-        loss.backward()
-        return loss
-
-    eager = step(mg.tensor(x)).item(), w.grad.numpy().copy()
-    captured = mg.capture(step)
-    for _ in range(3):
-        assert captured(x).item() == eager[0]
-        np.testing.assert_array_equal(w.grad.numpy(), eager[1])
+    captured_is_eager(
+        lambda x: mg.adaptive_avg_pool2d(mg.interpolate(x * w, size=(9, 8), mode="bilinear"), (3, 5)).tanh().sum(), x, w
+    )
