@@ -40,6 +40,7 @@ class Watch:
         self.asked = 0.0  # when the others were asked where they are
         self.reason = ""
         self.failing = self.closing = False
+        self.told = threading.Event()  # what has failed here is on stderr
         self.main = threading.main_thread()
         self.before = sys.excepthook
         sys.excepthook = self.uncaught
@@ -74,6 +75,10 @@ class Watch:
             self.answers[rank] = text
         elif kind == FAILS:
             if not self.failing:
+                time.sleep(READ)  # what has failed there may be about to fail here too
+            if self.failing:
+                self.told.wait(ANSWER)
+            else:
                 self.say(f"ends, since rank {rank} failed: {text}")
             self.tell(HEARD, to=rank)
             if not self.failing:
@@ -153,6 +158,7 @@ class Watch:
         """For an exception that ends the script: the others learn of it, and end as well."""
         self.failing = True
         self.before(kind, error, trace)
+        self.told.set()
         line = str(error).strip().partition("\n")[0]
         self.tell(FAILS, f"{kind.__name__}: {line}" if line else kind.__name__)
         until = time.monotonic() + ANSWER
