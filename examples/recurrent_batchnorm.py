@@ -131,7 +131,8 @@ def draw(histories: dict[bool, list[dict]], path: Path) -> None:
         for row in errors:
             axes.plot(epochs, row, color=style["color"], alpha=0.3, linewidth=0.7)
         axes.plot(epochs, errors.mean(axis=0), **style, label=NAMES[batch_norm])
-    axes.set(yscale="log", xlabel="epochs", ylabel="test error in %")
+    axes.set(xlabel="epochs", ylabel="test error in %")
+    axes.set_ylim(bottom=0)
     axes.legend()
     save_figure(figure, path)
 
