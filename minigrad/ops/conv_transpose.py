@@ -33,14 +33,14 @@ class ConvTranspose2d(Op):
         x, w = self.saved  # type: ignore[misc]
         dx = dw = None
         if self.needs[0]:
-            if not dy.size:
+            if not dy.size or not w.size:
                 dx = filled(self, self.x_shape, dy.dtype, 0.0)
             else:
                 dx = self.empty(self.x_shape, dy.dtype)
                 if dx.size:
                     self.kernels.conv.conv_forward(dy, self.turned(w), no_bias(self, dy.dtype), self.window, dx)
         if self.needs[1]:
-            if not dy.size or not x.size:
+            if not dy.size or not x.size or 0 in self.w_shape:
                 dw = filled(self, self.w_shape, dy.dtype, 0.0)
             else:
                 kh, kw, c, k = self.w_shape

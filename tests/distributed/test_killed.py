@@ -9,9 +9,7 @@ from ranks import PROGRAMS, command, ended, start
 from minigrad import checkpoint
 from minigrad.distributed import launch
 
-BOUND = 25  # seconds, the start of Python and the import of minigrad on a busy machine among them
-
-pytestmark = pytest.mark.slow
+BOUND = 60  # seconds, the start of Python and the import of minigrad on a busy machine among them
 
 
 def fails(given, n):
@@ -23,7 +21,7 @@ def fails(given, n):
     return found.output, found.errors
 
 
-@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_launcher_names_the_rank_that_was_killed_and_no_other(tmp_path, n):
     _, errors = fails(launch.command(n, [str(PROGRAMS / "faults.py"), "kill", str(tmp_path)]), n)
     (line,) = re.findall(r"^minigrad: rank .*$", errors, re.MULTILINE)
@@ -31,6 +29,7 @@ def test_the_launcher_names_the_rank_that_was_killed_and_no_other(tmp_path, n):
     checkpoint.load(tmp_path / "last.safetensors")
 
 
+@pytest.mark.slow
 def test_without_the_launcher_the_survivors_blame_nobody(tmp_path):
     """mpiexec says that one was killed, of no rank, and ends the others before they find out that one does not come."""
     output, errors = fails(command(3, "faults.py", "kill", tmp_path), 3)
