@@ -521,6 +521,6 @@ def test_leftovers_are_removed_at_the_start(parts, tmp_path):
 def test_missing_safetensors_is_noticed_at_the_start(parts, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "safetensors.numpy", None)
     p = parts()
-    with pytest.raises(ImportError, match=r"minigrad\[checkpoint\]"):
+    with pytest.raises(ImportError, match=r"minigrad-bn\[checkpoint\]"):
         fit(p.model, p.optimizer, p.loader, steps=1, checkpoint=tmp_path)
     assert p.loader.position == 0
