@@ -92,7 +92,7 @@ print(all(np.isfinite(p.numpy()).all() for p in model.parameters()))
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory):
     """A function that runs a cell in a kernel, interrupted when it has printed a word: what it printed, and its error's name."""
-    pytest.importorskip("ipykernel", reason="needs ipykernel and jupyter_client: pip install 'minigrad[docs]'")
+    pytest.importorskip("ipykernel", reason="needs ipykernel and jupyter_client: pip install 'minigrad-bn[docs]'")
     manager = pytest.importorskip("jupyter_client.manager")
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
