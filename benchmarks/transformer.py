@@ -15,24 +15,29 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--threads", type=int, default=1)
-parser.add_argument("--rounds", type=int, default=15)
-parser.add_argument("--only", default="", help="the cases whose name has this in it")
-options = parser.parse_args()
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+import numpy as np
 
-import jax  # noqa: E402 - their threads follow the cores that there are
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import minigrad as mg
 
-import minigrad as mg  # noqa: E402
+if (
+    __name__ == "__main__"
+):  # asv imports this file too, to look for benchmarks: without these packages, and without options
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", default="", help="the cases whose name has this in it")
+    options = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
 
-mg.set_num_threads(options.threads)
-torch.set_num_threads(options.threads)
-F = torch.nn.functional
+    import jax  # their threads follow the cores that there are
+    import jax.numpy as jnp
+    import torch
+
+    F = torch.nn.functional
+    mg.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)
+
 Work = Callable[[], object]
 Case = tuple[str, dict[str, Work]]
 RNG = np.random.default_rng(0)
