@@ -24,8 +24,7 @@ def integer(name: str, value: object, low: int = 1, high: int | None = None) -> 
 
 def number(name: str, value: float, below: float) -> float:
     """The value as a float from 0 to below a bound; TypeError for what is no number, else ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number, not {value!r}")
+    refuse_other_than_numbers(name, value)
     try:
         found = float(value)
     except OverflowError:  # an integer larger than any float
@@ -37,11 +36,16 @@ def number(name: str, value: float, below: float) -> float:
 
 def share(name: str, value: float) -> float:
     """The value as a float from 0 to 1, both included; TypeError for what is no number, else ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number, not {value!r}")
+    refuse_other_than_numbers(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be from 0 to 1, not {value!r}")
     return float(value)
+
+
+def refuse_other_than_numbers(name: str, value: object) -> None:
+    """TypeError for what is no number, as a bool is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, not {value!r}")
 
 
 def sign_of(monitor: str, mode: str | None) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.gradients import added, run_hooks
+from minigrad.gradients import added, left_by, run_hooks
 from minigrad.modes import Switch, at_work, read
 from minigrad.ops import add, eye, ones_like, reshape, stack, zeros, zeros_like
 from minigrad.ops.movement import Reshape
@@ -155,7 +155,7 @@ def walk(
             else:
                 if not ours and not type(op).__module__.startswith("minigrad."):  # it may write into it all the same
                     dy = Tensor._wrap(device.copy(dy._data), home)
-                results = as_tensors(op, dy._data, observers)
+                results = as_tensors(op, dy._data, observers, home)
         finally:
             needs, op.needs = op.needs, whole
         if not retain_graph:
@@ -199,21 +199,12 @@ def hooked(hooks: dict[int, Any], dy: Tensor, on_tape: bool) -> Tensor:
     if not on_tape:
         return Tensor._wrap(run_hooks(hooks, dy._data, dy._device), dy._device)
     for hook in list(hooks.values()):
-        replaced = hook(dy)
-        if replaced is None:
-            continue
-        if not isinstance(replaced, Tensor):
-            raise TypeError(f"a hook returned a {type(replaced).__name__}; it must return a Tensor or None")
-        if replaced.shape != dy.shape or replaced.dtype != dy.dtype:
-            raise ValueError(
-                f"a hook returned a gradient {replaced.dtype}{list(replaced.shape)}, expected {dy.dtype}{list(dy.shape)}"
-            )
-        dy = replaced
+        dy = left_by(hook, dy)
     return dy
 
 
-def as_tensors(op: Op, dy: np.ndarray, observers: Sequence[Any]) -> list[Tensor | None]:
-    """What an op's backward gives, checked, as tensors off the tape."""
+def as_tensors(op: Op, dy: np.ndarray, observers: Sequence[Any], home: Any) -> list[Tensor | None]:
+    """What an op's backward gives, checked, as tensors off the tape, on the device of all."""
     for observer in observers:
         observer.before(op, dy)
     results = op.backward(dy)
@@ -227,7 +218,6 @@ def as_tensors(op: Op, dy: np.ndarray, observers: Sequence[Any]) -> list[Tensor 
             continue
         array = np.asarray(dx) if isinstance(dx, np.generic) else dx
         like: Any = source if isinstance(source, Op) else source._data  # type: ignore[union-attr]
-        home = op.device if not hasattr(op.device, "device") else op.device.device
         if type(array) is not home.array_type or array.shape != like.shape or array.dtype != like.dtype:
             raise wrong_gradient(type(op).__name__, i, source, array)  # type: ignore[arg-type]
         tensors.append(Tensor._wrap(array if array.flags.c_contiguous else np.ascontiguousarray(array), home))
@@ -287,7 +277,7 @@ def jvp(f: Callable[..., Tensor], xs: Tensors, vs: Tensors, create_graph: bool =
         along = None
         if pairs:
             (along,) = grad([r for r, _ in pairs], weights, [v for _, v in pairs], create_graph, True)
-    return finished(y, create_graph), zeros_like(y) if along is None else along
+    return value_of(y, create_graph), zeros_like(y) if along is None else along
 
 
 def hvp(f: Callable[..., Tensor], xs: Tensors, vs: Tensors, create_graph: bool = False) -> tuple[Tensor, Any]:
@@ -301,7 +291,7 @@ def hvp(f: Callable[..., Tensor], xs: Tensors, vs: Tensors, create_graph: bool =
     with Switch(grad_enabled=True):
         y, slopes = value_and_slopes("hvp", f, inputs)
         products = derived(slopes, inputs, directions, create_graph, retain_graph=create_graph)
-    return finished(y, create_graph), products[0] if isinstance(xs, Tensor) else tuple(products)
+    return value_of(y, create_graph), products[0] if isinstance(xs, Tensor) else tuple(products)
 
 
 def jacobian(f: Callable[..., Tensor], xs: Tensors, create_graph: bool = False, *, batched: bool = False) -> Any:
@@ -427,6 +417,6 @@ def sample_count(y: Tensor, inputs: Sequence[Tensor]) -> int:
     return lengths[0]  # type: ignore[return-value]
 
 
-def finished(y: Tensor, create_graph: bool) -> Tensor:
+def value_of(y: Tensor, create_graph: bool) -> Tensor:
     """A function's value as it is given back: off the tape if nothing is to be derived any more."""
     return y if create_graph else y.detach()

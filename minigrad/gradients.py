@@ -119,14 +119,19 @@ def run_hooks(hooks: dict[int, Hook], dy: np.ndarray, device: Device) -> np.ndar
     if hooks:
         dy = at_work(device).copy(dy)
     for hook in list(hooks.values()):
-        replaced: Any = hook(tensors.Tensor._wrap(dy, device))
-        if replaced is None:
-            continue
-        if not isinstance(replaced, tensors.Tensor):
-            raise TypeError(f"a hook returned a {type(replaced).__name__}; it must return a Tensor or None")
-        if replaced.shape != dy.shape or replaced.dtype != dy.dtype:
-            raise ValueError(
-                f"a hook returned a gradient {replaced.dtype}{list(replaced.shape)}, expected {dy.dtype}{list(dy.shape)}"
-            )
-        dy = replaced._data
+        dy = left_by(hook, tensors.Tensor._wrap(dy, device))._data
     return dy
+
+
+def left_by(hook: Hook, dy: "tensors.Tensor") -> "tensors.Tensor":
+    """A gradient after a hook of its tensor: what it returned, if anything."""
+    replaced: Any = hook(dy)
+    if replaced is None:
+        return dy
+    if not isinstance(replaced, tensors.Tensor):
+        raise TypeError(f"a hook returned a {type(replaced).__name__}; it must return a Tensor or None")
+    if replaced.shape != dy.shape or replaced.dtype != dy.dtype:
+        raise ValueError(
+            f"a hook returned a gradient {replaced.dtype}{list(replaced.shape)}, expected {dy.dtype}{list(dy.shape)}"
+        )
+    return replaced

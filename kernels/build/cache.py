@@ -165,14 +165,14 @@ class KernelCache(_Cache):
             self.claim = Claim(path)
             if self.claim.wait(PATIENCE):
                 result = self.load(path, sig, target_context)
-        try:
-            if result is None:
+            if result is not None:
+                self.leave()
+        if result is None:
+            try:
                 self.on_compile(self.name, sig)
-        except RuntimeError:  # it may not be compiled now
-            self.leave()
-            raise
-        if result is not None:
-            self.leave()
+            except RuntimeError:  # it may not be compiled now
+                self.leave()
+                raise
         return result
 
     def leave(self):

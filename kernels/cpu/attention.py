@@ -16,7 +16,8 @@ from numba import prange
 from minigrad.kernels import formulas
 from minigrad.kernels.bits import fma, select
 from minigrad.kernels.cpu.parts.panels import PARALLEL_WORK, pack_transposed, panel, panel_at, split, tiles_down
-from minigrad.kernels.cpu.tools.launch import SUMS, inlined, parallel_kernel, team_size
+from minigrad.kernels.cpu.parts.rows import dot
+from minigrad.kernels.cpu.tools.launch import inlined, parallel_kernel, team_size
 from minigrad.kernels.cpu.tools.pointers import element_at
 from minigrad.kernels.cpu.vector.attention import ADDED, BOOLEAN, LN2, NO_MASK, gradient_rows, weigh_rows
 from minigrad.kernels.cpu.vector.code import vector_lanes
@@ -170,15 +171,6 @@ def attention_forward(q, k, v, mask, each, scale, causal, y, lse):
                 y_row, factor = y_i[i0 + r], state[2, r]
                 for j in range(d):
                     y_row[j] *= factor
-
-
-@inlined(flags=SUMS)
-def dot(a, b):
-    """Sum of the products of two rows, in float64."""
-    result = 0.0
-    for i in range(a.size):
-        result += np.float64(a[i]) * np.float64(b[i])
-    return result
 
 
 @parallel_kernel(is_large=lambda dy, q, k, v, *rest: work(q, k, v) >= PARALLEL_WORK)

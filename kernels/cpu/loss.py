@@ -13,6 +13,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from minigrad.kernels import formulas
+from minigrad.kernels.cpu.parts.rows import dot
 from minigrad.kernels.cpu.tools.launch import GRAIN, SUMS, inlined, parallel_kernel
 
 BLOCK = 1 << 12  # elements
@@ -66,15 +67,6 @@ def total(x):
     result = 0.0
     for i in range(x.size):
         result += x[i]
-    return result
-
-
-@inlined(flags=SUMS)
-def dot(x, y):
-    """Sum of the products of two rows, in float64."""
-    result = 0.0
-    for i in range(x.size):
-        result += np.float64(x[i]) * np.float64(y[i])
     return result
 
 

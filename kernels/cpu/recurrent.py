@@ -52,17 +52,9 @@ def room_for_panels(w):
 
 @inlined
 def times(a, w, panels, bias, c, i0, i1, accumulate):
-    """Rows i0:i1 of C = A W + bias, or plus C."""
+    """Rows i0:i1 of C = A W + bias, or plus C; of A W^T where the panels are those of the transpose."""
     multiply_rows(
-        a, w, bias, c, False, True, panels, i0, i1, 0, w.shape[0], 0, split(w.shape[1], w.dtype)[1], accumulate
-    )
-
-
-@inlined
-def times_transposed(a, w, panels, bias, c, i0, i1, accumulate):
-    """Rows i0:i1 of C = A W^T, or plus C."""
-    multiply_rows(
-        a, w, bias, c, False, True, panels, i0, i1, 0, w.shape[1], 0, split(w.shape[0], w.dtype)[1], accumulate
+        a, w, bias, c, False, True, panels, i0, i1, 0, a.shape[1], 0, split(c.shape[1], w.dtype)[1], accumulate
     )
 
 
@@ -159,9 +151,9 @@ def rnn_backward(dy, y, w_hh, with_relu, reverse, dgates, dh0):
                 for j in range(count):
                     dgates_flat[p + j] = tanh_grad(dh_flat[q + j] + dy_flat[p + j], y_flat[p + j])
             if s > 0:
-                times_transposed(dgates[t], w_hh, panels, none, dh, i0, i1, 0)
+                times(dgates[t], w_hh, panels, none, dh, i0, i1, 0)
             elif dh0.size:
-                times_transposed(dgates[t], w_hh, panels, none, dh0, i0, i1, 0)
+                times(dgates[t], w_hh, panels, none, dh0, i0, i1, 0)
 
 
 @inlined
@@ -264,9 +256,9 @@ def lstm_backward(dy, dc, gates, c0, c, w_hh, reverse, dgates, dh0, dc0):
                         dgates_flat, dh_flat, dstate_flat, r, squashed, width,
                     )  # fmt: skip
             if s > 0:
-                times_transposed(dgates[t], w_hh, panels, none, dh, i0, i1, 0)
+                times(dgates[t], w_hh, panels, none, dh, i0, i1, 0)
             elif dh0.size:
-                times_transposed(dgates[t], w_hh, panels, none, dh0, i0, i1, 0)
+                times(dgates[t], w_hh, panels, none, dh0, i0, i1, 0)
         if dc0.size:
             dc0[i0:i1] = dstate[i0:i1]
 
@@ -386,6 +378,6 @@ def gru_backward(dy, gates, hidden, h0, y, w_hh, reverse, dgates, dhidden, dh0):
                         dgates_flat, dhidden_flat, dh_flat, r, width,
                     )  # fmt: skip
             if s > 0 or dh0.size:
-                times_transposed(dhidden[t], w_hh, panels, none, dh, i0, i1, 1)
+                times(dhidden[t], w_hh, panels, none, dh, i0, i1, 1)
         if dh0.size:
             dh0[i0:i1] = dh[i0:i1]

@@ -37,8 +37,7 @@ class Conv2d(Module):
         self.size = pair("Conv2d", "size", size)
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.groups, inputs, outputs = channels_of("Conv2d", in_channels, out_channels, groups)
-        group = (*self.size, inputs // self.groups, outputs // self.groups)
-        self.weight = Parameter(np.concatenate([weight_init(group) for _ in range(self.groups)], axis=3))
+        self.weight = weight_of(self.size, inputs, outputs, self.groups, weight_init)
         self.bias = Parameter(init.zeros((outputs,))) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,8 +82,7 @@ class Conv1d(Module):
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.size = integer("size", size)
         self.groups, inputs, outputs = channels_of("Conv1d", in_channels, out_channels, groups)
-        group = self.size, inputs // self.groups, outputs // self.groups
-        self.weight = Parameter(np.concatenate([weight_init(group) for _ in range(self.groups)], axis=2))
+        self.weight = weight_of((self.size,), inputs, outputs, self.groups, weight_init)
         self.bias = Parameter(init.zeros((outputs,))) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,8 +129,7 @@ class ConvTranspose2d(Module):
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.output_padding = output_padding
         self.groups, inputs, outputs = channels_of("ConvTranspose2d", in_channels, out_channels, groups)
-        group = (*self.size, inputs // self.groups, outputs // self.groups)
-        self.weight = Parameter(np.concatenate([weight_init(group) for _ in range(self.groups)], axis=2))
+        self.weight = weight_of(self.size, inputs, outputs, self.groups, weight_init, axis=-2)
         self.bias = Parameter(init.zeros((outputs,))) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -165,6 +162,14 @@ def channels_of(name: str, in_channels: int, out_channels: int, groups: int) -> 
         if channels % parts:
             raise ValueError(f"{name}: groups={parts} does not divide {argument}={channels}; each group has as many")
     return parts, inputs, outputs
+
+
+def weight_of(
+    window: tuple[int, ...], inputs: int, outputs: int, groups: int, weight_init: Initializer, axis: int = -1
+) -> Parameter:
+    """The weight of all groups, each drawn as that of a convolution of its own, side by side along an axis."""
+    group = (*window, inputs // groups, outputs // groups)
+    return Parameter(np.concatenate([weight_init(group) for _ in range(groups)], axis))
 
 
 def settings_of(layer: Conv2d | Conv1d | ConvTranspose2d, c: int, k: int, size: str, usual: dict[str, int]) -> str:

@@ -15,6 +15,9 @@ IMAGES: Axes = (0, 3, 1, 2)  # (N, H, W, C) with the channels first
 WEIGHT: Axes = (3, 2, 0, 1)  # a convolution's (kh, kw, in, out) as (out, in, kh, kw)
 WEIGHT_TRANSPOSED: Axes = (2, 3, 0, 1)  # a transposed convolution's as (in, out, kh, kw)
 
+GATES: dict[str, Axes] = {"RNN": (0,), "LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
+"""Which of our gates ONNX has at each place: i, o, f, c of our i, f, g, o; z, r, h of our r, z, n."""
+
 
 class Flattened(NamedTuple):
     """Features of images (H, W, C) that were flattened with the channels first."""

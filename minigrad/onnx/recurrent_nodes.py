@@ -5,12 +5,10 @@ from typing import Any
 import numpy as np
 
 from minigrad.onnx.index_nodes import from_end
+from minigrad.onnx.layout import GATES
 from minigrad.onnx.operands import ENDS, Rule, only
 from minigrad.onnx.plan import Array, Length, Node
 from minigrad.onnx.writer import Writer
-
-GATES = {"RNN": (0,), "LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
-"""Which of our gates ONNX has at each place: i, o, f, c of our i, f, g, o; z, r, h of our r, z, n."""
 
 
 def recurrent(kind: str) -> Rule:

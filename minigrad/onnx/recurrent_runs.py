@@ -5,11 +5,11 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.onnx.held import Held
+from minigrad.onnx.layout import GATES, inverse
 from minigrad.onnx.source import Reader, Run, Source
 from minigrad.tensor import Tensor
 
-GATES = {"RNN": (0,), "LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2)}
-"""At which of ONNX's places each of our gates is: i, f, g, o among i, o, f, c; r, z, n among z, r, h."""
+PLACES = {kind: inverse(gates) for kind, gates in GATES.items()}  # at which of ONNX's places each of our gates is
 USUAL = {"RNN": ["Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]}
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}  # whether the last step is first
 Layer = Callable[..., tuple[Tensor, ...]]  # all steps, last h, and last c of an LSTM
@@ -87,7 +87,7 @@ def check(
 ) -> None:
     """ValueError for arrays whose shapes do not belong together."""
     units, features, n = units or r.shape[-1], x.shape[-1], x.shape[1] if x.ndim == 3 else 0
-    columns = len(GATES[kind]) * units
+    columns = len(PLACES[kind]) * units
     wanted: list[tuple[str, Held, tuple[int, ...]]]
     wanted = [("W", w, (directions, columns, features)), ("R", r, (directions, columns, units))]
     wanted += [("B", b, (directions, 2 * columns))] if b is not None else []
@@ -107,7 +107,7 @@ def of_direction(x: Tensor, i: int) -> Tensor:
 
 def gates_of(kind: str, x: Tensor) -> Tensor:
     """Gates on the last axis in our order."""
-    order = GATES[kind]
+    order = PLACES[kind]
     units = x.shape[-1] // len(order)
     return ops.concat([x[..., i * units : (i + 1) * units] for i in order], axis=-1) if len(order) > 1 else x
 

@@ -10,6 +10,7 @@ from minigrad.kernels.contract import Array
 from minigrad.modes import refuse_constant
 from minigrad.ops.checks import float_tensor, refuse_dtypes
 from minigrad.ops.launches import expand
+from minigrad.ops.shapes import some_rows
 from minigrad.tape import Op
 from minigrad.tensor import Tensor, is_number
 
@@ -83,10 +84,8 @@ class SelfAttention(Attention):
 
 def thirds(x: Array) -> tuple[Array, Array, Array]:
     """x[0], x[1] and x[2], on the same memory."""
-    if isinstance(x, np.ndarray):
-        return x[0], x[1], x[2]
-    flat, shape, n = x.reshape(-1), x.shape[1:], math.prod(x.shape[1:])
-    return tuple([flat.part(i * n, (i + 1) * n).reshape(shape) for i in range(3)])
+    q, k, v = (some_rows(x, i, i + 1).reshape(x.shape[1:]) for i in range(3))
+    return q, k, v
 
 
 def stacked(x: Array) -> Array:

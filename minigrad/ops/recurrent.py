@@ -1,26 +1,14 @@
 """Recurrent layers: the products of the inputs in one for all steps, then the steps, one kernel for a whole sequence."""
 
-import math
-
-import numpy as np
-
 from minigrad.kernels.contract import Array
 from minigrad.ops.checks import float_tensor, refuse_dtypes
-from minigrad.ops.launches import binary, no_bias, product
+from minigrad.ops.launches import binary, no_bias, product, sum_axes
 from minigrad.ops.movement import reshape, transpose
-from minigrad.ops.shapes import as_matrix
+from minigrad.ops.shapes import as_matrix, some_rows
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 # A sequence is (steps, N, features) inside the ops, where the rows of one step lie together.
-
-
-def some_rows(x: Array, start: int, stop: int) -> Array:
-    """x[start:stop], sharing memory, on any device."""
-    if isinstance(x, np.ndarray):
-        return x[start:stop]
-    row = math.prod(x.shape[1:])
-    return x.reshape(-1).part(start * row, stop * row).reshape(stop - start, *x.shape[1:])
 
 
 class Rows(Op):
@@ -92,10 +80,7 @@ def state_gradient(op: Op, h0: Array | None, y: Array, dgates: Array, reverse: b
 
 def column_sums(op: Op, dgates: Array) -> Array:
     """The gradient of a bias."""
-    db = op.empty(dgates.shape[-1:], dgates.dtype)
-    if db.size:
-        op.kernels.reduce.sum_forward(as_matrix(dgates).reshape(1, -1, db.size), db.reshape(1, -1))
-    return db
+    return sum_axes(op, dgates, (0, 1)).reshape(-1)
 
 
 def bias_gradients(op: Op, dgates: Array, at: int) -> tuple[Array | None, ...]:

@@ -8,6 +8,7 @@ from typing import SupportsIndex
 import numpy as np
 
 from minigrad.kernels.axes import Shape
+from minigrad.kernels.contract import Array
 
 Axis = SupportsIndex | Iterable[SupportsIndex] | None  # one, several, or all
 
@@ -45,6 +46,14 @@ def one_axis(axis: SupportsIndex, ndim: int) -> int:
 def as_matrix(x: np.ndarray) -> np.ndarray:
     """(..., columns) as (rows, columns)."""
     return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def some_rows(x: Array, start: int, stop: int) -> Array:
+    """x[start:stop], sharing memory, on any device."""
+    if isinstance(x, np.ndarray):
+        return x[start:stop]
+    row = math.prod(x.shape[1:])
+    return x.reshape(-1).part(start * row, stop * row).reshape(stop - start, *x.shape[1:])
 
 
 def pixels(x: np.ndarray) -> np.ndarray:
