@@ -1,4 +1,4 @@
-"""Networks as torchvision writes them, and ours beside them, with random weights and statistics."""
+"""Networks as torchvision writes them, and ours beside them, with random weights and statistics; and convolutions beside theirs."""
 
 import numpy as np
 import torch
@@ -204,3 +204,20 @@ def our_logits(model, images):
     """What a model of ours makes of them, on the tape of nothing."""
     with mg.no_grad():
         return model.eval()(mg.tensor(images, device=model.parameters()[0].device)).numpy()
+
+
+def convolves_as_torch(ours, theirs, x, w, b, weight_axes, bound, rng):
+    """Assert that ours(x, w, b) and all its gradients are those of PyTorch, to `bound`.
+
+    There the channels of images come first, and the axes of the weight in the order `weight_axes`.
+    """
+    leaves = [mg.tensor(a, requires_grad=True) for a in (x, w, b)]
+    others = [torch.tensor(a, requires_grad=True) for a in (x, w, b)]
+    y = ours(*leaves)
+    expected = theirs(others[0].permute(0, 3, 1, 2), others[1].permute(weight_axes), others[2]).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), rtol=bound, atol=bound)
+    dy = rng.standard_normal(y.shape).astype(x.dtype)
+    y.backward(dy)
+    expected.backward(torch.tensor(dy))
+    for a, t in zip(leaves, others, strict=True):
+        np.testing.assert_allclose(a.grad.numpy(), t.grad.numpy(), rtol=bound, atol=bound * 10)

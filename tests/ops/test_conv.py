@@ -29,21 +29,17 @@ def test_gradients(options, window, device, rng):
 )
 @pytest.mark.parametrize("window", [1, 3, 5])
 def test_against_torch(window, stride, padding, dilation, dtype, rng):
-    torch = pytest.importorskip("torch")
+    functional = pytest.importorskip("torch").nn.functional
+    from torch_twins import convolves_as_torch
+
     x, w = rng.standard_normal((3, 13, 11, 6)).astype(dtype), rng.standard_normal((window, window, 6, 20)).astype(dtype)
     b = rng.standard_normal(20).astype(dtype)
-    ours = [mg.tensor(a, requires_grad=True) for a in (x, w, b)]
-    theirs = [torch.tensor(a, requires_grad=True) for a in (x, w, b)]
-    y = mg.conv2d(*ours, stride=stride, padding=padding, dilation=dilation)
-    image, weight = theirs[0].permute(0, 3, 1, 2), theirs[1].permute(3, 2, 0, 1)
-    expected = torch.nn.functional.conv2d(image, weight, theirs[2], stride, padding, dilation).permute(0, 2, 3, 1)
     bound = 2e-4 if dtype == np.float32 else 1e-11
-    np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), rtol=bound, atol=bound)
-    dy = rng.standard_normal(y.shape).astype(dtype)
-    y.backward(dy)
-    expected.backward(torch.tensor(dy))
-    for a, t in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a.grad.numpy(), t.grad.numpy(), rtol=bound, atol=bound * 10)
+    convolves_as_torch(
+        lambda x, w, b: mg.conv2d(x, w, b, stride=stride, padding=padding, dilation=dilation),
+        lambda x, w, b: functional.conv2d(x, w, b, stride, padding, dilation),
+        x, w, b, (3, 2, 0, 1), bound, rng,
+    )  # fmt: skip
 
 
 def test_first_layer_computes_no_gradient_of_its_input(rng, monkeypatch):

@@ -31,23 +31,18 @@ def test_gradients(options, kind, device, rng):
 @each_option
 @each_kind
 def test_against_torch(kind, options, dtype, rng):
-    torch = pytest.importorskip("torch")
+    functional = pytest.importorskip("torch").nn.functional
+    from torch_twins import convolves_as_torch
+
     c, k, groups = GROUPS[kind]
     x, b = rng.standard_normal((2, 5, 6, c)).astype(dtype), rng.standard_normal(k).astype(dtype)
     w = rng.standard_normal((4, 3, c, k // groups)).astype(dtype)
-    ours = [mg.tensor(a, requires_grad=True) for a in (x, w, b)]
-    theirs = [torch.tensor(a, requires_grad=True) for a in (x, w, b)]
-    y = mg.conv_transpose2d(*ours, groups=groups, **options)
-    image, weight = theirs[0].permute(0, 3, 1, 2), theirs[1].permute(2, 3, 0, 1)
-    expected = torch.nn.functional.conv_transpose2d(image, weight, theirs[2], groups=groups, **options)
-    expected = expected.permute(0, 2, 3, 1)
     bound = 2e-5 if dtype == np.float32 else 1e-12
-    np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), rtol=bound, atol=bound)
-    dy = rng.standard_normal(y.shape).astype(dtype)
-    y.backward(dy)
-    expected.backward(torch.tensor(dy))
-    for a, t in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a.grad.numpy(), t.grad.numpy(), rtol=bound, atol=bound * 10)
+    convolves_as_torch(
+        lambda x, w, b: mg.conv_transpose2d(x, w, b, groups=groups, **options),
+        lambda x, w, b: functional.conv_transpose2d(x, w, b, groups=groups, **options),
+        x, w, b, (2, 3, 0, 1), bound, rng,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("groups", [1, 4])

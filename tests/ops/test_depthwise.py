@@ -30,23 +30,18 @@ def test_gradients(options, kind, device, rng):
 )
 @each_kind
 def test_against_torch(kind, stride, padding, dilation, dtype, rng):
-    torch = pytest.importorskip("torch")
+    functional = pytest.importorskip("torch").nn.functional
+    from torch_twins import convolves_as_torch
+
     c, k, groups = (5 * n for n in GROUPS[kind])
     x, b = rng.standard_normal((3, 13, 11, c)).astype(dtype), rng.standard_normal(k).astype(dtype)
     w = rng.standard_normal((3, 3, c // groups, k)).astype(dtype)
-    ours = [mg.tensor(a, requires_grad=True) for a in (x, w, b)]
-    theirs = [torch.tensor(a, requires_grad=True) for a in (x, w, b)]
-    y = mg.conv2d(*ours, stride=stride, padding=padding, dilation=dilation, groups=groups)
-    image, weight = theirs[0].permute(0, 3, 1, 2), theirs[1].permute(3, 2, 0, 1)
-    expected = torch.nn.functional.conv2d(image, weight, theirs[2], stride, padding, dilation, groups)
-    expected = expected.permute(0, 2, 3, 1)
     bound = 5e-5 if dtype == np.float32 else 1e-12
-    np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), rtol=bound, atol=bound)
-    dy = rng.standard_normal(y.shape).astype(dtype)
-    y.backward(dy)
-    expected.backward(torch.tensor(dy))
-    for a, t in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a.grad.numpy(), t.grad.numpy(), rtol=bound, atol=bound * 10)
+    convolves_as_torch(
+        lambda x, w, b: mg.conv2d(x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups),
+        lambda x, w, b: functional.conv2d(x, w, b, stride, padding, dilation, groups),
+        x, w, b, (3, 2, 0, 1), bound, rng,
+    )  # fmt: skip
 
 
 @each_kind

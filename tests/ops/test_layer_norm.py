@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from small_steps import captured_is_eager
 
 import minigrad as mg
 from minigrad.testing import check_grads
@@ -89,22 +90,8 @@ def test_float32_within_a_few_roundings(name, device, rng):
 @each
 def test_captured_gives_the_bits_of_eager(name, rng):
     x, g, b = (a.astype(np.float32) for a in (rng.standard_normal((3, 6)), *parameters(rng, 6)))
-    results = []
-    for captured in (False, True):
-        given = [mg.tensor(a, requires_grad=True) for a in (g, b)]
-
-        def step(x, given=given):
-            for p in given:
-                p.grad = None
-            loss = (WAYS[name](x, *given) * x).sum()
-            loss.backward()
-            return loss
-
-        step = mg.capture(step) if captured else step
-        for scale in np.float32([1, 2, 0.5]):
-            loss = step(scale * x) if captured else step(mg.tensor(scale * x))
-            results.append((captured, loss.item(), *[p.grad.numpy().tobytes() for p in given]))
-    assert [r[1:] for r in results if r[0]] == [r[1:] for r in results if not r[0]]
+    given = [mg.tensor(a, requires_grad=True) for a in (g, b)]
+    captured_is_eager(lambda x: (WAYS[name](x, *given) * x).sum(), x, *given, scales=(1, 2, 0.5))
 
 
 def test_no_samples_have_zero_gradients(device):

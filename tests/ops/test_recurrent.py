@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from small_steps import captured_is_eager
 
 import minigrad as mg
 from minigrad.testing import check_grads
@@ -125,23 +126,13 @@ def test_float32_within_a_few_roundings(name, device, rng):
 @each
 def test_captured_gives_the_bits_of_eager(name, rng):
     x, *rest = [a.astype(np.float32) for a in arrays(rng, name)]
-    results = []
-    for captured in (False, True):
-        given = [mg.tensor(a, requires_grad=True) for a in rest]
+    given = [mg.tensor(a, requires_grad=True) for a in rest]
 
-        def step(x, given=given):
-            for p in given:
-                p.grad = None
-            y = stacked(name)(x, *given)
-            loss = (y * y).sum()
-            loss.backward()
-            return loss
+    def loss(x):
+        y = stacked(name)(x, *given)
+        return (y * y).sum()
 
-        step = mg.capture(step) if captured else step
-        for scale in np.float32([1, 2, 0.5]):
-            loss = step(scale * x) if captured else step(mg.tensor(scale * x))
-            results.append((captured, loss.item(), *[p.grad.numpy().tobytes() for p in given]))
-    assert [r[1:] for r in results if r[0]] == [r[1:] for r in results if not r[0]]
+    captured_is_eager(loss, x, *given, scales=(1, 2, 0.5))
 
 
 @each
