@@ -18,7 +18,7 @@ from minigrad.kernels.bits import fma, select
 from minigrad.kernels.cpu.parts.panels import PARALLEL_WORK, pack_transposed, panel, panel_at, split, tiles_down
 from minigrad.kernels.cpu.parts.rows import dot
 from minigrad.kernels.cpu.tools.launch import inlined, parallel_kernel, team_size
-from minigrad.kernels.cpu.tools.pointers import element_at
+from minigrad.kernels.cpu.tools.pointers import element_at, keep
 from minigrad.kernels.cpu.vector.attention import ADDED, BOOLEAN, LN2, NO_MASK, gradient_rows, weigh_rows
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.tiles import MAX_VECTORS
@@ -171,6 +171,7 @@ def attention_forward(q, k, v, mask, each, scale, causal, y, lse):
                 y_row, factor = y_i[i0 + r], state[2, r]
                 for j in range(d):
                     y_row[j] *= factor
+        keep(buffer)
 
 
 @parallel_kernel(is_large=lambda dy, q, k, v, *rest: work(q, k, v) >= PARALLEL_WORK)
@@ -223,6 +224,7 @@ def attention_backward(dy, q, k, v, mask, each, scale, causal, y, lse, dq, dk, d
                 combine(True, scores, step, keys, rows, dy_i, i0, dv_i, j0, 1)
                 combine(True, slopes, step, keys, rows, q_i, i0, dk_i, j0, 1)
                 combine(False, slopes, step, rows, keys, k_i, j0, dq_i, i0, 1 if j0 > 0 else 0)
+        keep(buffer)
     # 4. The parts in their order.
     if parts > 1:
         for i in prange(b):

@@ -18,7 +18,7 @@ from numba import prange
 
 from minigrad.kernels.cpu.parts.panels import NO_BIAS, pack_transposed, panel, panel_at, split, tiles_down
 from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_size
-from minigrad.kernels.cpu.tools.pointers import element_at, pixel_at, row_at
+from minigrad.kernels.cpu.tools.pointers import element_at, keep, pixel_at, row_at
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.copies import touch
 from minigrad.kernels.cpu.vector.winograd import (
@@ -121,6 +121,8 @@ def convolve(source, w, bias, target, top, left, transposed):
             find_places(row_at(w, 8 * rows + r), -rows * columns * item, sources)  # from the last tap to the first
             find_rows(plain, r, targets)
             transform_window(dtype, sources.ctypes.data, targets.ctypes.data, columns)
+            keep(sources)
+            keep(targets)
         for task in prange(PLACES * panels):
             pack_transposed(plain[task // panels], task % panels, packed[task // panels])
     else:
@@ -236,6 +238,8 @@ def reduce_tiles(x, dy, dw, top, left):
         find_rows(sums[0], r, sources)
         find_rows(dw.reshape((9, c, k)), r, targets)
         transform_weights(dtype, sources.ctypes.data, targets.ctypes.data, k)
+        keep(sources)
+        keep(targets)
 
 
 def prepare_backward_w(x, dy, window, dw):

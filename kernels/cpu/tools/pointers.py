@@ -50,6 +50,15 @@ def array_at(arrays, i, start, size, like):
     return carray(data_pointer(arrays[i], start, like), (size,))
 
 
+@intrinsic
+def keep(typingctx, array):
+    """Nothing, in a kernel that has made an array and goes on with its address: here, at last, the array may be freed.
+
+    Numba frees an array after the last statement that names it. tests/kernels/test_lifetimes.py finds those that are missing.
+    """
+    return types.void(array), lambda context, builder, signature, arguments: context.get_dummy_value()
+
+
 @inlined
 def element_at(matrix, i, j):
     """Address of an element of a matrix, whose rows may lie apart."""
