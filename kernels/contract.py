@@ -602,7 +602,7 @@ class Optim(Protocol):
 
 
 class Pointwise(Protocol):
-    """Formulas of single elements (kernels/expressions.py), each compiled as one kernel.
+    """Formulas of single elements (kernels/expressions/), each compiled as one kernel.
 
     kernels/reference/pointwise.py, kernels/cpu/pointwise.py, kernels/cuda/pointwise.py
 

@@ -1,6 +1,6 @@
 """Formulas of single elements: straight-line code over arrays, an operation of NumPy's for each step; float32 in float64.
 
-    evaluate    outputs = formula(inputs), inputs read through layouts (kernels/axes.py); kernels/expressions.py says what
+    evaluate    outputs = formula(inputs), inputs read through layouts (kernels/axes.py); kernels/expressions/ says what
                 formulas are made of
 
 Where IEEE arithmetic has an answer (1 / 0 is infinite, log -1 is NaN), that is the result. `minimum` and `maximum` are NaN

@@ -10,6 +10,7 @@ import minigrad as mg
 from minigrad.kernels import expressions
 from minigrad.kernels.axes import flat_layout
 from minigrad.kernels.expressions import gradient, narrowed, text, trace, trace_partials, where
+from minigrad.kernels.expressions.derivatives import TANGENTS
 from minigrad.kernels.reference import pointwise
 
 
@@ -122,6 +123,10 @@ def test_bounds_of_clip_may_be_arguments():
 def test_bounds_of_clip_that_make_no_sense_are_refused(f, message):
     with pytest.raises(ValueError, match=message):
         trace(f)
+
+
+def test_each_operation_has_a_rule_or_none_that_is_meant():
+    assert TANGENTS.keys() == expressions.OPERATIONS.keys()
 
 
 def test_second_derivatives_are_formulas_too():
