@@ -556,12 +556,12 @@ class Tensor:
 
     def take(self, indices: Any, axis: int | None = None) -> "Tensor":
         """Elements by their numbers along an axis, or in the flat tensor."""
-        return shape_functions.take(self, indices, axis)
+        return indexing.take(self, indices, axis)
 
     @property
     def at(self) -> Any:
         """`t.at[index].set(value)` and `.add(value)`: a copy with other elements there, on the tape."""
-        return shape_functions.At(self)
+        return indexing.At(self)
 
     def exp(self) -> "Tensor":
         """e to the power of every element."""
@@ -721,6 +721,7 @@ from minigrad.ops import (  # noqa: E402
     comparison,
     elementwise,
     gemm,
+    indexing,
     movement,
     numpy_functions,
     reduce,

@@ -22,7 +22,16 @@ GRAPH = tool.graph()
 # A tensor's operators are ops, and ops make tensors: the one circle of modules that is in the nature of things.
 TENSORS_AND_OPS = {
     *("gradients", "tape", "tensor"),
-    *("ops.arithmetic", "ops.biased", "ops.checks", "ops.comparison", "ops.elementwise", "ops.forms", "ops.gemm"),
+    *(
+        "ops.arithmetic",
+        "ops.biased",
+        "ops.checks",
+        "ops.comparison",
+        "ops.elementwise",
+        "ops.forms",
+        "ops.gemm",
+        "ops.indexing",
+    ),
     *(
         "ops.movement",
         "ops.numpy_functions",

@@ -26,6 +26,7 @@ from minigrad.ops.dropout import dropout
 from minigrad.ops.elementwise import exp, log, relu, sigmoid, sqrt, tanh
 from minigrad.ops.embedding import embedding
 from minigrad.ops.gemm import linear, matmul
+from minigrad.ops.indexing import one_hot, take, take_along_axis
 from minigrad.ops.layer_norm import group_norm, layer_norm, rms_norm
 from minigrad.ops.loss import cross_entropy, log_softmax, nll_loss, softmax
 from minigrad.ops.lrn import local_response_norm
@@ -42,7 +43,6 @@ from minigrad.ops.shape_functions import (
     flatten,
     flip,
     moveaxis,
-    one_hot,
     pad,
     permute_dims,
     repeat,
@@ -50,8 +50,6 @@ from minigrad.ops.shape_functions import (
     split,
     squeeze,
     stack,
-    take,
-    take_along_axis,
     tile,
     tril,
     triu,

@@ -12,9 +12,9 @@ from minigrad.ops.arithmetic import add, div, mul, sub
 from minigrad.ops.checks import float_tensor, refuse_dtypes
 from minigrad.ops.elementwise import exp
 from minigrad.ops.forms import Form
+from minigrad.ops.indexing import one_hot
 from minigrad.ops.movement import to, transpose
 from minigrad.ops.reduce import mean, sum
-from minigrad.ops.shape_functions import one_hot
 from minigrad.ops.shapes import one_axis
 from minigrad.tape import Op, new_order
 from minigrad.tensor import Tensor

@@ -2,7 +2,7 @@
 
 from minigrad.optim.adaptive import AdaGrad, Adam, AdamW, RMSprop
 from minigrad.optim.clipping import clip_grad_norm, clip_grad_value
-from minigrad.optim.optimizer import Optimizer, ParamGroup, checked
+from minigrad.optim.optimizer import Optimizer, ParamGroup
 from minigrad.optim.schedules import (
     CosineSchedule,
     ExponentialSchedule,
@@ -13,6 +13,7 @@ from minigrad.optim.schedules import (
     StepSchedule,
     WarmupSchedule,
 )
+from minigrad.optim.settings import checked
 from minigrad.optim.sgd import SGD
 
 __all__ = [

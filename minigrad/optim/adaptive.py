@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from minigrad.kernels.contract import Array, Optim
-from minigrad.optim.optimizer import Arrays, Entry, Optimizer, Params, hyperparameter
+from minigrad.optim.optimizer import Arrays, Entry, Optimizer, hyperparameter
+from minigrad.optim.settings import Params
 from minigrad.tensor import FLOATS
 
 WEIGHT_DECAY = "L2 penalty: this times the parameter is added to its gradient."

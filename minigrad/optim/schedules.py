@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from minigrad.checks import integer, number, sign_of
-from minigrad.optim.optimizer import Optimizer, checked
+from minigrad.optim.optimizer import Optimizer
+from minigrad.optim.settings import checked
 
 LEAST_CHANGE = 1e-8  # of a learning rate that PlateauSchedule lowers
 

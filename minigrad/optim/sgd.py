@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from minigrad.kernels.contract import Array, Optim
-from minigrad.optim.optimizer import Arrays, Optimizer, Params, hyperparameter
+from minigrad.optim.optimizer import Arrays, Optimizer, hyperparameter
+from minigrad.optim.settings import Params
 
 
 class SGD(Optimizer):
