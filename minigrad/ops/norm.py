@@ -281,7 +281,10 @@ def running_array(name: str, value: Array | Tensor | None, x: Tensor) -> np.ndar
     elif is_array(value):
         read_array(value)
     if is_array(value) and type(value) is not x._device.array_type:
-        raise RuntimeError(f"batch_norm: {name} is an array of another device than x, which is on {x.device!r}")
+        raise RuntimeError(
+            f"batch_norm: {name} is an array of another device than x, which is on {x.device!r}; it is updated in place, so "
+            f"pass a Tensor there: mg.tensor({name}, device={x.device!r})"
+        )
     if not is_array(value) or value.dtype != x._data.dtype:
         came = value.dtype if is_array(value) else type(value).__name__
         raise TypeError(f"batch_norm: {name} must be an array of {x.dtype}, not {came}")

@@ -52,6 +52,14 @@ def test_data_of_another_device_is_refused(gpu):
         t.data = mg.tensor([2.0])
 
 
+def test_running_statistics_must_be_on_the_gpu(gpu):
+    x, var = mg.tensor(np.ones((4, 3), np.float32), device="cuda"), mg.tensor(np.ones(3, np.float32), device="cuda")
+    said = r"running_mean is an array of another device than x, which is on 'cuda'; .* mg.tensor\(running_mean, device='cuda'\)"
+    for training in (True, False):
+        with pytest.raises(RuntimeError, match=said):
+            mg.batch_norm(x, None, None, np.zeros(3, np.float32), var, training=training)
+
+
 def test_array_interface_for_other_libraries(gpu):
     array = mg.tensor(np.ones((2, 3), np.float32), device="cuda").data
     interface = array.__cuda_array_interface__

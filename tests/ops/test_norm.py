@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from arrays_there import there
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,14 +97,15 @@ def test_inference_is_linear_with_the_given_statistics(has_gamma, has_beta, devi
     x, gamma, beta = inputs(rng, (4, 3, 5))
     mean, var = rng.standard_normal(5), rng.random(5) + 0.1
     tensors = [mg.tensor(array, device=device) for array in (x, gamma, beta)]
-    y = evaluate(tensors[0], tensors[1] if has_gamma else None, tensors[2] if has_beta else None, mean, var)
+    affine = tensors[1] if has_gamma else None, tensors[2] if has_beta else None
+    y = evaluate(tensors[0], *affine, *there(device, mean, var))
     expected = (gamma if has_gamma else 1) * (x - mean) / np.sqrt(var + EPS) + (beta if has_beta else 0)
     np.testing.assert_allclose(y.numpy(), expected, rtol=1e-13, atol=1e-13)
 
 
 def test_inference_gradients(device, rng):
     x, gamma, beta = inputs(rng, (7, 5))
-    mean, var = rng.standard_normal(5), rng.random(5) + 0.1
+    mean, var = there(device, rng.standard_normal(5), rng.random(5) + 0.1)
     check_grads(lambda x, g, b: evaluate(x, g, b, mean, var), x, gamma, beta, device=device)
     check_grads(lambda x: evaluate(x, None, None, mean, var), x, device=device)
 
@@ -144,7 +146,7 @@ def test_output_has_mean_beta_and_variance_gamma_squared(m, c, seed, device):
 def test_running_statistics_are_updated_in_place(kind, dtype, device, rng):
     mean, var = rng.standard_normal(5).astype(dtype), (rng.random(5) + 0.5).astype(dtype)
     expected_mean, expected_var = mean.astype(np.float64), var.astype(np.float64)
-    running = (mean, var) if kind == "arrays" else (mg.tensor(mean, device=device), mg.tensor(var, device=device))
+    running = there(device, mean, var) if kind == "arrays" else [mg.tensor(a, device=device) for a in (mean, var)]
     for _ in range(3):
         x = inputs(rng, (4, 2, 5), dtype)[0]
         train(mg.tensor(x, device=device), None, None, *running, decay=0.7)
@@ -159,16 +161,18 @@ def test_running_statistics_are_updated_in_place(kind, dtype, device, rng):
 
 @pytest.mark.parametrize(("decay", "share"), [(0.0, 1.0), (1.0, 0.0), (0.9, 0.1), (0.99, 0.01)])
 def test_decay_is_the_kept_share(decay, share, device):
-    mean, var = np.zeros(1), np.zeros(1)
+    running = there(device, np.zeros(1), np.zeros(1))
     x = mg.tensor(np.array([[1.0], [3.0]]), device=device)
-    train(x, None, None, mean, var, decay=decay)
-    np.testing.assert_allclose([mean[0], var[0]], [2 * share, 2 * share], rtol=1e-12)  # the unbiased variance is 2
+    train(x, None, None, *running, decay=decay)
+    for statistic in running:  # the unbiased variance is 2
+        np.testing.assert_allclose(np.asarray(statistic), [2 * share], rtol=1e-12)
 
 
 def test_decay_is_nine_tenths_and_eps_1e_5_by_default(device):
-    mean, var = np.zeros(1), np.zeros(1)
-    y = train(mg.tensor(np.array([[1.0], [3.0]]), device=device), None, None, mean, var)
-    np.testing.assert_allclose([mean[0], var[0]], [0.2, 0.2], rtol=1e-12)
+    running = there(device, np.zeros(1), np.zeros(1))
+    y = train(mg.tensor(np.array([[1.0], [3.0]]), device=device), None, None, *running)
+    for statistic in running:
+        np.testing.assert_allclose(np.asarray(statistic), [0.2], rtol=1e-12)
     np.testing.assert_allclose(y.numpy()[1, 0], 1 / np.sqrt(1 + 1e-5), rtol=1e-12)
 
 
@@ -177,20 +181,21 @@ def test_eps_is_added_to_the_variance(eps, device, rng):
     x, gamma, beta = inputs(rng, (6, 3))
     y = train(*(mg.tensor(a, device=device) for a in (x, gamma, beta)), eps=eps)
     np.testing.assert_allclose(y.numpy(), np_batch_norm(x, gamma, beta, eps), rtol=1e-12, atol=1e-12)
-    mean, var = statistics(x)
-    y = evaluate(*(mg.tensor(a, device=device) for a in (x, gamma, beta)), mean, var, eps=eps)
+    fixed = there(device, *statistics(x))
+    y = evaluate(*(mg.tensor(a, device=device) for a in (x, gamma, beta)), *fixed, eps=eps)
     np.testing.assert_allclose(y.numpy(), np_batch_norm(x, gamma, beta, eps), rtol=1e-12, atol=1e-12)
 
 
 def test_inference_leaves_the_running_statistics_alone(device, rng):
     mean, var = rng.standard_normal(5), rng.random(5)
-    before = mean.copy(), var.copy()
-    evaluate(mg.tensor(rng.standard_normal((4, 5)), device=device), None, None, mean, var)
-    np.testing.assert_array_equal((mean, var), before)
+    fixed = there(device, mean.copy(), var.copy())
+    evaluate(mg.tensor(rng.standard_normal((4, 5)), device=device), None, None, *fixed)
+    np.testing.assert_array_equal([np.asarray(a) for a in fixed], (mean, var))
 
 
 def test_inference_needs_no_second_value(device):
-    y = evaluate(mg.tensor(np.array([[3.0]]), device=device), None, None, np.array([1.0]), np.array([4.0]), eps=0)
+    fixed = there(device, np.array([1.0]), np.array([4.0]))
+    y = evaluate(mg.tensor(np.array([[3.0]]), device=device), None, None, *fixed, eps=0)
     assert y.numpy() == [[1.0]]
 
 
@@ -206,7 +211,7 @@ def test_running_statistics_that_change_before_backward_are_noticed(device, rng)
 @pytest.mark.parametrize("shape", [(60, 3), (1000, 3), (4097, 3), (6, 7, 8, 3)])
 def test_mean_1e4_with_deviation_a_tenth_in_float32(shape, device, rng):
     x = (1e4 + 0.1 * rng.standard_normal(shape)).astype(np.float32)
-    mean, var = np.zeros(3, np.float32), np.zeros(3, np.float32)
+    mean, var = there(device, np.zeros(3, np.float32), np.zeros(3, np.float32))
     t = mg.tensor(x, device=device, requires_grad=True)
     y = train(t, None, None, mean, var, decay=0.0)
     dy = rng.standard_normal(shape).astype(np.float32)
@@ -214,8 +219,8 @@ def test_mean_1e4_with_deviation_a_tenth_in_float32(shape, device, rng):
 
     m = x.size // 3
     exact_mean, exact_var = statistics(x)  # of what float32 holds of it
-    np.testing.assert_allclose(mean, exact_mean, rtol=1e-7)
-    np.testing.assert_allclose(var, exact_var * m / (m - 1), rtol=1e-3)
+    np.testing.assert_allclose(np.asarray(mean), exact_mean, rtol=1e-7)
+    np.testing.assert_allclose(np.asarray(var), exact_var * m / (m - 1), rtol=1e-3)
     np.testing.assert_allclose(y.numpy(), np_batch_norm(x), rtol=1e-3, atol=1e-3)
     dx = np_batch_norm_backward(dy, x)[0]
     np.testing.assert_allclose(t.grad.numpy(), dx, rtol=1e-3, atol=1e-3 * np.abs(dx).max())
@@ -228,11 +233,11 @@ def test_a_constant_channel_becomes_beta(value, dtype, m, device, rng):
     x = rng.standard_normal((m, 3)).astype(dtype)
     x[:, 1] = value
     gamma, beta = np.array([1, 2, 3], dtype), np.array([4, 5, 6], dtype)
-    mean, var = np.zeros(3, dtype), np.ones(3, dtype)
+    mean, var = there(device, np.zeros(3, dtype), np.ones(3, dtype))
     tensors = [mg.tensor(array, device=device, requires_grad=True) for array in (x, gamma, beta)]
     y = train(*tensors, mean, var, decay=0.0)
     y.backward(rng.standard_normal((m, 3)).astype(dtype))
-    assert 0 <= var[1] < 1e-20
+    assert 0 <= np.asarray(var)[1] < 1e-20
     np.testing.assert_allclose(y.numpy()[:, 1], 5, atol=1e-6)
     for t in tensors:
         assert np.isfinite(t.grad.numpy()).all()
@@ -249,18 +254,19 @@ def test_nan_spoils_its_own_feature_and_no_other(device, rng):
 def test_nan_in_inference_stays_one_element(device):
     x = np.zeros((3, 4), np.float32)
     x[1, 2] = np.nan
-    y = evaluate(mg.tensor(x, device=device), None, None, np.zeros(4, np.float32), np.ones(4, np.float32)).numpy()
+    fixed = there(device, np.zeros(4, np.float32), np.ones(4, np.float32))
+    y = evaluate(mg.tensor(x, device=device), None, None, *fixed).numpy()
     np.testing.assert_array_equal(np.isnan(y), np.isnan(x))
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (1, 1, 1, 3), (0, 5), (3, 0, 5), (4, 0)])
 def test_training_with_less_than_two_values_per_feature_is_refused(shape, device):
-    mean, var = np.zeros(shape[-1]), np.ones(shape[-1])
+    running = there(device, np.zeros(shape[-1]), np.ones(shape[-1]))
     with pytest.raises(
         ValueError, match=rf"at least 2 values .* {re.escape(str(shape))}; use a larger batch, or drop_last"
     ):
-        train(mg.tensor(np.ones(shape), device=device), None, None, mean, var)
-    np.testing.assert_array_equal((mean, var), (np.zeros(shape[-1]), np.ones(shape[-1])))
+        train(mg.tensor(np.ones(shape), device=device), None, None, *running)
+    np.testing.assert_array_equal([np.asarray(a) for a in running], (np.zeros(shape[-1]), np.ones(shape[-1])))
 
 
 def test_one_row_of_several_places_has_a_variance(device, rng):
@@ -272,7 +278,7 @@ def test_one_row_of_several_places_has_a_variance(device, rng):
 def test_inference_of_nothing_is_nothing(shape, device):
     c = shape[-1]
     tensors = [mg.tensor(np.ones(s), device=device, requires_grad=True) for s in (shape, (c,), (c,))]
-    y = evaluate(*tensors, np.zeros(c), np.ones(c))
+    y = evaluate(*tensors, *there(device, np.zeros(c), np.ones(c)))
     assert y.shape == shape
     y.sum().backward()
     for t in tensors:

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from arrays_there import there
 
 import minigrad as mg
 from minigrad.testing import check_grads
@@ -33,14 +34,14 @@ def inputs(rng, shape, dtype=np.float64):
 def everything(arrays, name, fused, training, dy, device, has_gamma=True, has_beta=True):
     """The result, all gradients and the statistics, after backward."""
     x, gamma, beta = (mg.tensor(a, device=device, requires_grad=True) for a in arrays[:3])
-    running = [a.copy() for a in arrays[3:]]
+    running = there(device, *[a.copy() for a in arrays[3:]])
     given = x, gamma if has_gamma else None, beta if has_beta else None, *running
     if fused:
         y = mg.batch_norm(*given, training=training, activation=name)
     else:
         y = getattr(mg, name)(mg.batch_norm(*given, training=training))
     y.backward(dy)
-    return [y.numpy(), *[t.grad.numpy() for t in given[:3] if t is not None], *running]
+    return [y.numpy(), *[t.grad.numpy() for t in given[:3] if t is not None], *map(np.asarray, running)]
 
 
 @every_shape
@@ -69,7 +70,8 @@ def normalize(arrays, tensors, has_gamma, has_beta, training, **options):
     """batch_norm of x and what there is of gamma and beta, without a change to the statistics in `arrays`."""
     x, *affine = tensors
     gamma, beta = affine.pop(0) if has_gamma else None, affine.pop(0) if has_beta else None
-    return mg.batch_norm(x, gamma, beta, *[a.copy() for a in arrays[3:]], training=training, **options)
+    running = there(x.device, *[a.copy() for a in arrays[3:]])
+    return mg.batch_norm(x, gamma, beta, *running, training=training, **options)
 
 
 def off_kinks(shape, has_gamma, has_beta, training):
@@ -122,7 +124,7 @@ def test_result_is_kept_for_sigmoid_and_the_input_for_relu(training, device, rng
     arrays = inputs(rng, (6, 3))
     for name in ("relu", "sigmoid"):
         x, gamma, beta = (mg.tensor(a, device=device, requires_grad=True) for a in arrays[:3])
-        y = mg.batch_norm(x, gamma, beta, *arrays[3:], training=training, activation=name)
+        y = mg.batch_norm(x, gamma, beta, *there(device, *arrays[3:]), training=training, activation=name)
         kept = [array for array in y._op.saved if array is not None]
         assert any(array is y._data for array in kept) == (name == "sigmoid")
         assert any(array is beta._data for array in kept) == (name == "relu")
@@ -132,7 +134,7 @@ def test_result_is_kept_for_sigmoid_and_the_input_for_relu(training, device, rng
 def test_a_result_of_sigmoid_that_changes_before_backward_is_noticed(training, device, rng):
     x, *_, mean, var = inputs(rng, (6, 3))
     x = mg.tensor(x, device=device, requires_grad=True)
-    y = mg.batch_norm(x, None, None, mean, var, training=training, activation="sigmoid")
+    y = mg.batch_norm(x, None, None, *there(device, mean, var), training=training, activation="sigmoid")
     with mg.no_grad():
         y += 1.0
     with pytest.raises(RuntimeError, match=r"BatchNorm(Inference)? saved its result"):
@@ -142,16 +144,17 @@ def test_a_result_of_sigmoid_that_changes_before_backward_is_noticed(training, d
 @pytest.mark.parametrize("name", ["tanh", "RELU", "", 1, ["relu"]], ids=str)
 @both_modes
 def test_activations_there_are_not_are_refused(name, training, device):
-    mean, var = np.zeros(3), np.ones(3)
+    running = there(device, np.zeros(3), np.ones(3))
     x = mg.tensor(np.arange(6.0).reshape(2, 3).astype(np.float64), device=device)
     message = re.escape(f"batch_norm: activation must be None, 'relu' or 'sigmoid', not {name!r}")
     with pytest.raises(ValueError, match=message):
-        mg.batch_norm(x, None, None, mean, var, training=training, activation=name)
-    np.testing.assert_array_equal((mean, var), (np.zeros(3), np.ones(3)))
+        mg.batch_norm(x, None, None, *running, training=training, activation=name)
+    np.testing.assert_array_equal([np.asarray(a) for a in running], (np.zeros(3), np.ones(3)))
 
 
 def test_inference_of_nothing_is_nothing(device):
     x = mg.tensor(np.ones((0, 5)), device=device, requires_grad=True)
-    y = mg.batch_norm(x, None, None, np.zeros(5), np.ones(5), training=False, activation="relu")
+    fixed = there(device, np.zeros(5), np.ones(5))
+    y = mg.batch_norm(x, None, None, *fixed, training=False, activation="relu")
     y.sum().backward()
     assert y.shape == x.grad.shape == (0, 5)
