@@ -97,40 +97,36 @@ def timed_steps(name: str, batch: int, sync: bool) -> dict[str, Any]:
     }
 
 
-def timed_averages(repeats: int, largest: int) -> dict[str, float]:
-    """The median time of an average of so many bytes, by itself."""
+def median_seconds(count: int, work: Callable[[], object]) -> float:
+    """How long a piece of work takes that all processes begin together."""
     session = current()
     assert session is not None
-    found = {}
-    for size in [size for size in SIZES if size <= largest]:
-        array = np.ones(max(1, size // 4), np.float32)
-        room = room_for(array.size, session.world, array.dtype, np.empty)
-        times = []
-        for _ in range(max(5, min(repeats, int(repeats * 100_000 / size)))):
-            session.communicator.Barrier()
-            start = time.perf_counter()
-            average(session, "timed", sum_forward, [array], 1.0, *room)
-            times.append(time.perf_counter() - start)
-        found[str(array.nbytes)] = float(np.median(times))
-    return found
+    times = []
+    for _ in range(count):
+        session.communicator.Barrier()
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
 
 
-def timed_sums(repeats: int, largest: int) -> dict[str, float]:
-    """The same of MPI's own sum in place, whose order is not fixed."""
+def timed_sums(repeats: int, largest: int) -> dict[str, dict[str, float]]:
+    """The median time of an average of so many bytes, by itself; and of MPI's own sum in place, whose order is not fixed."""
     from mpi4py import MPI
 
     session = current()
     assert session is not None
-    found = {}
+    found: dict[str, dict[str, float]] = {"averages": {}, "sums of MPI": {}}
     for size in [size for size in SIZES if size <= largest]:
         array = np.ones(max(1, size // 4), np.float32)
-        times = []
-        for _ in range(max(5, min(repeats, int(repeats * 100_000 / size)))):
-            session.communicator.Barrier()
-            start = time.perf_counter()
-            session.communicator.Allreduce(MPI.IN_PLACE, array)
-            times.append(time.perf_counter() - start)
-        found[str(array.nbytes)] = float(np.median(times))
+        room = room_for(array.size, session.world, array.dtype, np.empty)
+        works = {
+            "averages": lambda array=array, room=room: average(session, "timed", sum_forward, [array], 1.0, *room),
+            "sums of MPI": lambda array=array: session.communicator.Allreduce(MPI.IN_PLACE, array),
+        }
+        count = max(5, min(repeats, int(repeats * 100_000 / size)))
+        for name, work in works.items():
+            found[name][str(array.nbytes)] = median_seconds(count, work)
     return found
 
 
@@ -141,18 +137,16 @@ def link_between(repeats: int, size: int = 4_000_000) -> dict[str, float]:
     found = {}
     for nbytes, count in ((8, repeats), (size, 7)):
         message = np.zeros(nbytes, np.uint8)
-        times = []
-        for _ in range(count):
-            session.communicator.Barrier()
-            start = time.perf_counter()
+
+        def there_and_back(message: np.ndarray = message) -> None:
             if session.rank == 0:
                 session.communicator.Send(message, 1)
                 session.communicator.Recv(message, 1)
             elif session.rank == 1:
                 session.communicator.Recv(message, 0)
                 session.communicator.Send(message, 0)
-            times.append((time.perf_counter() - start) / 2)
-        found[str(nbytes)] = float(np.median(times))
+
+        found[str(nbytes)] = median_seconds(count, there_and_back) / 2
     latency = found["8"]
     return {"latency": latency, "bandwidth": size / (found[str(size)] - latency)}
 
@@ -169,8 +163,7 @@ def work(task: dict[str, Any]) -> None:
     else:
         repeats = task.get("repeats", 300)
         largest = task.get("largest", SIZES[-1])
-        found = {"link": link_between(repeats), "averages": timed_averages(repeats, largest)}
-        found["sums of MPI"] = timed_sums(repeats, largest)
+        found = {"link": link_between(repeats), **timed_sums(repeats, largest)}
     if distributed.rank == 0:
         sys.stdout.write(f"FOUND {json.dumps(found)}\n")
         sys.stdout.flush()

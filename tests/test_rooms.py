@@ -17,7 +17,6 @@ tool = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(tool)
 
 ROOMS = tool.rooms()
-GRAPH = tool.graph()
 
 # A tensor's operators are ops, and ops make tensors: the one circle of modules that is in the nature of things.
 TENSORS_AND_OPS = {
@@ -53,7 +52,10 @@ OF_TYPES = [
 
 
 def edges(*kinds):
-    return {name: {other for other, found in targets.items() if found & set(kinds)} for name, targets in GRAPH.items()}
+    return {
+        name: {other for other, found in targets.items() if found & set(kinds)}
+        for name, targets in tool.graph().items()
+    }
 
 
 def named(circles):

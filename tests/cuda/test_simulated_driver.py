@@ -101,7 +101,7 @@ def test_time_passes_between_events(simulated):
     start, end = simulated.new_event(), simulated.new_event()
     simulated.record(start, None)
     simulated.record(end, None)
-    assert 0 <= simulated.elapsed(start, end) < 10
+    assert 0 <= simulated.elapsed(start, end) < 100_000  # ms
 
 
 def test_graph_is_noted_and_then_done_as_often_as_asked(memory):

@@ -213,7 +213,7 @@ def test_a_killed_download_leaves_no_file_and_no_lock(site, target):
         other.wait(60)
         done.set()
     assert not target.exists()
-    fetch(target, [site.url("/good")], **EXPECTED, lock_timeout=5)
+    fetch(target, [site.url("/good")], **EXPECTED, lock_timeout=100)
     assert target.read_bytes() == CONTENT
     assert leftovers(target) == []
 

@@ -231,8 +231,9 @@ FORKED = """
 HANGS = """
     import os, signal, threading
     import numpy as np
-    from minigrad.data import Loader
+    from minigrad.data import Loader, loader
 
+    loader.PATIENCE = 1000.0  # seconds that a thread that hangs is waited for, if at all
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def transform(batch, epoch, step):
@@ -251,7 +252,7 @@ HANGS = """
 
 def run(program):
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=200, check=True
     )
 
 
@@ -264,9 +265,7 @@ def test_interpreter_exits_while_a_batch_is_prepared():
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_interrupted_program_does_not_wait_for_a_transform_that_hangs(prefetch):
-    began = time.monotonic()
     assert run(HANGS.replace("PREFETCH", str(prefetch))).stdout == "batch\ninterrupted\n"
-    assert time.monotonic() - began < 9  # a hanging thread is waited for 10 s, if at all
 
 
 def test_thread_that_hangs_is_left_behind_by_a_loop_that_ends(monkeypatch):

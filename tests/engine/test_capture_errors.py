@@ -334,12 +334,12 @@ def test_recording_belongs_to_one_thread():
 
     def step(x):
         inside.set()
-        go_on.wait(10)
+        go_on.wait(100)
         return x * 2.0
 
     thread = threading.Thread(target=lambda: results.append(mg.capture(step)(X)))
     thread.start()
-    assert inside.wait(10)
+    assert inside.wait(100)
     assert mg.tensor([3.0]).item() == 3  # would be refused in the thread that records
     go_on.set()
     thread.join()

@@ -117,10 +117,10 @@ def test_global_generator_used_by_another_thread_is_not_the_steps():
     go_on, drawn = threading.Event(), threading.Event()
 
     def other():
-        go_on.wait(10)
+        go_on.wait(100)
         np.random.normal()  # noqa: NPY002 - the global one is meant
         drawn.set()
-        done.wait(10)
+        done.wait(100)
 
     done = threading.Event()
     thread = threading.Thread(target=other)
@@ -128,7 +128,7 @@ def test_global_generator_used_by_another_thread_is_not_the_steps():
 
     def step(x):
         go_on.set()
-        drawn.wait(10)
+        drawn.wait(100)
         return x * 2.0
 
     try:

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from targets import on_cpu
+from targets import on_cpu, on_cuda
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cpu import norm
@@ -17,8 +17,8 @@ SHAPES = [
     (CHUNK, 3),
     (CHUNK + 1, 3),
     (3 * CHUNK + 2, 7),
-    *on_cpu((5, 4001), (17, 2048), (70, 1000), (5003, 17)),  # the first has the shortest chunks
-    (GRAIN + 1, 1),
+    *on_cpu((5, 4001), (17, 2048), (70, 1000), (5003, 17), (GRAIN + 1, 1)),  # the first has the shortest chunks
+    *on_cuda((1025, 1)),  # more rows than one launch takes
 ]
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 

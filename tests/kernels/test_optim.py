@@ -1,5 +1,4 @@
 import functools
-import gc
 import os
 import subprocess
 import sys
@@ -294,7 +293,6 @@ def test_packed_arrays_stay_alive():
     alive = weakref.ref(array)
     packed = pack([array])
     del array
-    gc.collect()
     assert alive() is not None
     del packed
     assert alive() is None
@@ -308,7 +306,6 @@ def test_scalar_among_arrays_is_refused():
 def test_recorded_launch_can_be_repeated_after_the_lists_are_gone(dtype):
     param = np.ones(5, dtype)
     function, arguments = optim.sgd.resolve([param], [np.ones(5, dtype)], [], [0], np.array([[0.25, 0, 0, 0]]))
-    gc.collect()
     function(*arguments)
     function(*arguments)
     np.testing.assert_array_equal(param, np.full(5, 0.5, dtype))

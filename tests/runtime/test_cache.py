@@ -343,7 +343,7 @@ def test_processes_that_fill_the_cache_at_once_compile_each_kernel_once(tmp_path
 @pytest.mark.skipif(files.fcntl is None, reason="no locks here: each process compiles")
 @pytest.mark.parametrize("ends", [True, False], ids=["which fails", "which hangs"])
 def test_a_kernel_that_another_process_compiles_is_waited_for(folder, monkeypatch, ends):
-    monkeypatch.setattr(cache, "PATIENCE", 30 if ends else 0.3)
+    monkeypatch.setattr(cache, "PATIENCE", 300 if ends else 0.3)
     fresh, arguments = kernel(double), (np.arange(3.0), np.empty(3))
     dispatcher = fresh.dispatcher_of(False)
     path = dispatcher._cache.path(tuple(map(kind_of, arguments)), dispatcher.targetctx.codegen())
@@ -355,7 +355,7 @@ def test_a_kernel_that_another_process_compiles_is_waited_for(folder, monkeypatc
         threading.Timer(0.3, other.release).start()
     fresh(*arguments)
     assert list(arguments[1]) == [0, 2, 4]
-    assert 0.3 <= time.monotonic() - began < 25
+    assert 0.3 <= time.monotonic() - began < 250
     assert len(progress.compiled) - before == 1
     other.release()
     assert [entry.suffix for entry in entries(folder)] == [".kernel"]

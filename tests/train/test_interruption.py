@@ -134,16 +134,14 @@ def test_signal_ends_the_step_saves_and_exits(tmp_path, uninterrupted, number, c
 
 
 def test_second_signal_exits_at_once(tmp_path):
-    process = start(tmp_path, pause=60)
+    process = start(tmp_path, pause=600)
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)  # the step is still at work
     process.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    process.communicate(timeout=50)
+    process.communicate(timeout=200)
     assert process.returncode == 130
-    assert time.monotonic() - began < 20
 
 
 class Sends:
@@ -301,8 +299,9 @@ from concurrent.futures import ThreadPoolExecutor
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 import minigrad as mg
-from minigrad.data import Loader
+from minigrad.data import Loader, loader as of_loader
 
+of_loader.PATIENCE = 1000.0  # seconds that a thread that hangs is waited for, if at all
 folder, where, prefetch, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 
 def transform(batch, epoch, step):
@@ -358,24 +357,20 @@ def hanging(tmp_path):
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_signal_saves_and_leaves_where_a_transform_hangs(hanging, tmp_path, where, position, prefetch):
     process = hanging(where, position, prefetch)
-    began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=50)
+    _, errors = process.communicate(timeout=200)
     assert process.returncode == 130, errors
-    assert time.monotonic() - began < 8  # a hanging thread is waited for 10 s, if at all
     assert mg.checkpoint.load(tmp_path / "last.safetensors").loader["position"] == position
 
 
 def test_second_signal_leaves_at_once_where_a_transform_hangs_and_a_step_lasts(hanging):
-    process = hanging("training", steps=1, prefetch=8, pause=60)
+    process = hanging("training", steps=1, prefetch=8, pause=600)
     process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
-    began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=50)
+    process.communicate(timeout=200)
     assert process.returncode == 130
-    assert time.monotonic() - began < 8  # a hanging thread is waited for 10 s, if at all
 
 
 def test_second_signal_ends_a_program_that_would_wait_for_threads_of_the_transform(hanging, tmp_path):
@@ -386,6 +381,6 @@ def test_second_signal_ends_a_program_that_would_wait_for_threads_of_the_transfo
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=50)
+    process.communicate(timeout=200)
     assert process.returncode == 130
     assert mg.checkpoint.load(tmp_path / "last.safetensors").loader["position"] == 5

@@ -11,7 +11,7 @@ import minigrad as mg
 from minigrad import distributed
 
 folder, steps = Path(sys.argv[1]), int(sys.argv[2])
-distributed.init(timeout=20)
+distributed.init(timeout=200)
 (folder / f"{distributed.rank}.pid").write_text(str(os.getpid()))
 model = training.network(mg.nn.SyncBatchNorm, dropout=0.1)
 images, labels = training.data()

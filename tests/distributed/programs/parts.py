@@ -6,7 +6,7 @@ from told import result
 import minigrad as mg
 from minigrad import distributed, nn
 
-distributed.init(timeout=30)
+distributed.init(timeout=200)
 rank = distributed.rank
 
 

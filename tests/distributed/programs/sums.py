@@ -8,7 +8,7 @@ from minigrad import distributed
 from minigrad.exchange.sums import SHORT, average, in_order, merge_statistics, room_for
 from minigrad.kernels.cpu.reduce import sum_forward
 
-session = distributed.init(timeout=30)
+session = distributed.init(timeout=200)
 rank, world = distributed.rank, distributed.world
 ROWS = 60
 

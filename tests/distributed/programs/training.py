@@ -63,7 +63,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--case", default="all")
     given = parser.parse_args()
-    distributed.init(timeout=30)
+    distributed.init(timeout=200)
     cases = {name: case for name, case in globals().items() if name.startswith("case_")}
     chosen = cases.values() if given.case == "all" else [cases[f"case_{given.case}"]]
     found = {}
