@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minigrad.kernels.expressions.formula import Formula
-from minigrad.kernels.expressions.symbols import Graph, Scalar, cos, exp, log, raised, sign, sin, where
+from minigrad.kernels.expressions.symbols import Draft, Scalar, cos, exp, log, raised, sign, sin, where
 
 
 @functools.lru_cache(maxsize=4096)
@@ -19,36 +19,36 @@ def gradient(formula: Formula, inputs: tuple[int, ...], partials: Formula | None
 
     `partials` has the derivatives to all inputs as its outputs, where they are known better.
     """
-    graph = Graph(("dy", *formula.names), ("float", *formula.kinds))
-    dy, *given = graph.inputs
+    draft = Draft(("dy", *formula.names), ("float", *formula.kinds))
+    dy, *given = draft.inputs
     derivatives: list[Any]
     if partials is not None:
-        known = graph.inlined(partials, given)
+        known = draft.inlined(partials, given)
         derivatives = [known[i] for i in inputs]
     else:
-        values = graph.values_of(formula, given)
-        derivatives = [tangent(graph, formula, values, i) for i in inputs]
-    return graph.formula([weighted(dy, d) for d in derivatives], [f"d{formula.names[i]}" for i in inputs])
+        values = draft.values_of(formula, given)
+        derivatives = [tangent(draft, formula, values, i) for i in inputs]
+    return draft.formula([weighted(dy, d) for d in derivatives], [f"d{formula.names[i]}" for i in inputs])
 
 
 def weighted(dy: Scalar, derivative: Any) -> Scalar:
     """dy times a derivative, None for zero. Where that is 0 or 1, dy is not multiplied, which may be infinite."""
-    graph = dy.graph
+    draft = dy.draft
     if derivative is None:
-        return graph.value(0.0)
-    derivative = graph.value(derivative)
-    if (number := graph.constant(derivative)) is not None:
-        return graph.value(0.0) if number == 0 else dy * number
+        return draft.value(0.0)
+    derivative = draft.value(derivative)
+    if (number := draft.constant(derivative)) is not None:
+        return draft.value(0.0) if number == 0 else dy * number
     operation, operands = (
-        graph.steps[derivative.number - len(graph.kinds)] if derivative.number >= len(graph.kinds) else ("", ())
+        draft.steps[derivative.number - len(draft.kinds)] if derivative.number >= len(draft.kinds) else ("", ())
     )
     if operation != "where":
         return dy * derivative
-    condition, a, b = [Scalar(graph, i, kind) for i, kind in zip(operands, ("bool", "float", "float"), strict=True)]
+    condition, a, b = [Scalar(draft, i, kind) for i, kind in zip(operands, ("bool", "float", "float"), strict=True)]
     return where(condition, weighted(dy, a), weighted(dy, b))
 
 
-def tangent(graph: Graph, formula: Formula, values: list[Scalar], to: int) -> Any:
+def tangent(draft: Draft, formula: Formula, values: list[Scalar], to: int) -> Any:
     """The derivative of a formula's one output to one input; None for zero."""
     tangents: list[Any] = [None] * len(values)
     tangents[to] = 1.0
@@ -107,11 +107,11 @@ def tangent_of_maximum(y: Any, operands: Any, tangents: Any) -> Any:
 def tangent_of_power(y: Any, operands: Any, tangents: Any) -> Any:
     """Of x^p: p x^(p - 1) dx + x^p log(x) dp, where 0^p stays 0 for all p above 0, and x^0 stays 1."""
     (x, p), (dx, dp) = operands, tangents
-    constants = [x.graph.constant(x), p.graph.constant(p)]
+    constants = [x.draft.constant(x), p.draft.constant(p)]
     if dx is not None and constants[1] is not None:
         dx = None if constants[1] == 0 else times(p * raised(x, constants[1] - 1), dx)
     elif dx is not None:
-        dx = chosen(p == 0, None, times(p * x.graph.step("power", x, p - 1), dx))
+        dx = chosen(p == 0, None, times(p * x.draft.step("power", x, p - 1), dx))
     if dp is not None:
         rising = times(y * log(x), dp)
         dp = rising if constants[0] else chosen((x == 0) & (p >= 0), None, rising)

@@ -11,7 +11,7 @@ from minigrad.kernels.expressions.formula import Formula, Step
 from minigrad.kernels.expressions.operations import FOLDED, OPERATIONS, operand_kinds
 
 
-class Graph:
+class Draft:
     """Steps on their way to a formula."""
 
     def __init__(self, names: Sequence[str], kinds: Sequence[str]) -> None:
@@ -21,9 +21,9 @@ class Graph:
         self.inputs = [Scalar(self, i, kind) for i, kind in enumerate(kinds)]
 
     def value(self, given: Any) -> "Scalar":
-        """A value of this graph, or a number as one."""
+        """A value of this draft, or a number as one."""
         if isinstance(given, Scalar):
-            if given.graph is not self:
+            if given.draft is not self:
                 raise TypeError(
                     "a formula uses a symbol of another one, which was traced before; pass it as an argument"
                 )
@@ -101,83 +101,83 @@ class Graph:
 class Scalar:
     """A number that is not known yet: what a function is given when it is traced. Arithmetic makes steps of a formula."""
 
-    __slots__ = ("graph", "kind", "number")
+    __slots__ = ("draft", "kind", "number")
     __hash__ = object.__hash__
 
-    def __init__(self, graph: Graph, number: int, kind: str) -> None:
-        self.graph, self.number, self.kind = graph, number, kind
+    def __init__(self, draft: Draft, number: int, kind: str) -> None:
+        self.draft, self.number, self.kind = draft, number, kind
 
     def __add__(self, other: Any) -> "Scalar":
-        return self.graph.step("add", self, other)
+        return self.draft.step("add", self, other)
 
     def __radd__(self, other: Any) -> "Scalar":
-        return self.graph.step("add", other, self)
+        return self.draft.step("add", other, self)
 
     def __sub__(self, other: Any) -> "Scalar":
-        return self.graph.step("sub", self, other)
+        return self.draft.step("sub", self, other)
 
     def __rsub__(self, other: Any) -> "Scalar":
-        return self.graph.step("sub", other, self)
+        return self.draft.step("sub", other, self)
 
     def __mul__(self, other: Any) -> "Scalar":
-        return self.graph.step("mul", self, other)
+        return self.draft.step("mul", self, other)
 
     def __rmul__(self, other: Any) -> "Scalar":
-        return self.graph.step("mul", other, self)
+        return self.draft.step("mul", other, self)
 
     def __truediv__(self, other: Any) -> "Scalar":
-        return self.graph.step("div", self, other)
+        return self.draft.step("div", self, other)
 
     def __rtruediv__(self, other: Any) -> "Scalar":
-        return self.graph.step("div", other, self)
+        return self.draft.step("div", other, self)
 
     def __neg__(self) -> "Scalar":
-        return self.graph.step("neg", self)
+        return self.draft.step("neg", self)
 
     def __pos__(self) -> "Scalar":
         return self
 
     def __abs__(self) -> "Scalar":
-        return self.graph.step("abs", self)
+        return self.draft.step("abs", self)
 
     def __pow__(self, exponent: Any) -> "Scalar":
         return raised(self, exponent)
 
     def __rpow__(self, base: Any) -> "Scalar":
-        return self.graph.step("power", base, self)
+        return self.draft.step("power", base, self)
 
     def __eq__(self, other: object) -> Any:
-        return self.graph.step("equal", self, other)
+        return self.draft.step("equal", self, other)
 
     def __ne__(self, other: object) -> Any:
-        return self.graph.step("not_equal", self, other)
+        return self.draft.step("not_equal", self, other)
 
     def __lt__(self, other: Any) -> "Scalar":
-        return self.graph.step("less", self, other)
+        return self.draft.step("less", self, other)
 
     def __le__(self, other: Any) -> "Scalar":
-        return self.graph.step("less_equal", self, other)
+        return self.draft.step("less_equal", self, other)
 
     def __gt__(self, other: Any) -> "Scalar":
-        return self.graph.step("less", other, self)
+        return self.draft.step("less", other, self)
 
     def __ge__(self, other: Any) -> "Scalar":
-        return self.graph.step("less_equal", other, self)
+        return self.draft.step("less_equal", other, self)
 
     def __and__(self, other: Any) -> "Scalar":
-        return self.graph.step("both", self, other)
+        return self.draft.step("both", self, other)
 
     def __rand__(self, other: Any) -> "Scalar":
-        return self.graph.step("both", other, self)
+        return self.draft.step("both", other, self)
 
     def __or__(self, other: Any) -> "Scalar":
-        return self.graph.step("either", self, other)
+        return self.draft.step("either", self, other)
 
     def __ror__(self, other: Any) -> "Scalar":
-        return self.graph.step("either", other, self)
+        return self.draft.step("either", other, self)
 
     def __invert__(self) -> "Scalar":
-        return self.graph.step("not", self)
+        return self.draft.step("not", self)
 
     def __getattr__(self, name: str) -> Any:
         """The methods of tensors: x.exp() is exp(x)."""
@@ -224,7 +224,7 @@ def as_kind(value: Scalar, kind: str) -> Scalar:
     if value.kind == kind or kind == "any":
         return value
     if kind == "float":
-        return value.graph.step("where", value, 1.0, 0.0)
+        return value.draft.step("where", value, 1.0, 0.0)
     raise TypeError(
         "a formula wants a condition, as x > 0 is one, where it was given a number; write x != 0 to make it one"
     )
@@ -233,13 +233,13 @@ def as_kind(value: Scalar, kind: str) -> Scalar:
 def raised(x: Scalar, exponent: Any) -> Scalar:
     """x to a power, by products where they do."""
     if isinstance(exponent, Scalar):
-        return x.graph.step("power", x, exponent)
+        return x.draft.step("power", x, exponent)
     if exponent == 0.5:
-        return x.graph.step("sqrt", x)
+        return x.draft.step("sqrt", x)
     if exponent in (1, 2, 3, 4):
         square = x * x
         return {1: x, 2: square, 3: square * x, 4: square * square}[exponent]
-    return 1 / x if exponent == -1 else x.graph.step("power", x, exponent)
+    return 1 / x if exponent == -1 else x.draft.step("power", x, exponent)
 
 
 # What the parts of a formula are called in Python
@@ -249,10 +249,10 @@ def apply(name: str, *given: Any, **named: Any) -> Any:
     """A function of a formula by its name."""
     if name in DERIVED:
         return DERIVED[name](*given, **named)
-    graph = next((g.graph for g in given if isinstance(g, Scalar)), None)
-    if graph is None:
+    draft = next((g.draft for g in given if isinstance(g, Scalar)), None)
+    if draft is None:
         return FOLDED[name](*given)
-    return graph.step(name, *given)
+    return draft.step(name, *given)
 
 
 def named(name: str) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minigrad.kernels.expressions.formula import Formula
-from minigrad.kernels.expressions.symbols import Graph, Scalar, as_kind
+from minigrad.kernels.expressions.symbols import Draft, Scalar, as_kind
 
 MOST_INPUTS = 8
 
@@ -22,30 +22,30 @@ def parameters(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
 
 def trace(function: Callable[..., Any]) -> Formula:
     """The formula of a function of scalars; TypeError, which names what stands in the way, if it cannot be told."""
-    graph = Graph(*parameters(function))
-    results = function(*graph.inputs)
+    draft = Draft(*parameters(function))
+    results = function(*draft.inputs)
     several = isinstance(results, tuple)
-    outputs = [graph.value(r) for r in (results if several else (results,))]
+    outputs = [draft.value(r) for r in (results if several else (results,))]
     if not any(isinstance(r, Scalar) for r in (results if several else (results,))):
         raise TypeError(f"a formula must be made of its arguments, and this one gives {results!r} whatever they are")
-    return graph.formula(outputs)
+    return draft.formula(outputs)
 
 
 def trace_partials(function: Callable[..., Any], formula: Formula) -> Formula:
     """The derivatives of a formula to each of its inputs, of which a function of the same arguments gives all."""
-    graph = Graph(formula.names, formula.kinds)
+    draft = Draft(formula.names, formula.kinds)
     count = len(formula.kinds)
     if len(parameters(function)[0]) != count:
         raise TypeError(
             f"the derivative takes other arguments than the formula, which takes {', '.join(formula.names)}"
         )
-    results = function(*graph.inputs)
+    results = function(*draft.inputs)
     results = results if isinstance(results, tuple) else (results,)
     if len(results) != count:
         raise TypeError(
             f"the derivative must be {count} results, one for each of {', '.join(formula.names)}, not {len(results)}"
         )
-    return graph.formula([as_kind(graph.value(0.0 if r is None else r), "float") for r in results])
+    return draft.formula([as_kind(draft.value(0.0 if r is None else r), "float") for r in results])
 
 
 def narrowed(formula: Formula) -> tuple[Formula, tuple[int, ...]]:
@@ -54,11 +54,11 @@ def narrowed(formula: Formula) -> tuple[Formula, tuple[int, ...]]:
         *formula.outputs
     }
     kept = tuple([i for i in range(len(formula.kinds)) if i in read])
-    graph = Graph([formula.names[i] for i in kept], [formula.kinds[i] for i in kept])
-    places = iter(graph.inputs)
+    draft = Draft([formula.names[i] for i in kept], [formula.kinds[i] for i in kept])
+    places = iter(draft.inputs)
     given = [next(places) if i in kept else 0.0 for i in range(len(formula.kinds))]
     given = [
-        g if k == "float" or isinstance(g, Scalar) else graph.value(0.0) != 0
+        g if k == "float" or isinstance(g, Scalar) else draft.value(0.0) != 0
         for g, k in zip(given, formula.kinds, strict=True)
     ]
-    return graph.formula(graph.inlined(formula, given), formula.results), kept
+    return draft.formula(draft.inlined(formula, given), formula.results), kept

@@ -11,7 +11,7 @@ from minigrad.kernels.cuda.tools.driver import OutOfMemory
 SMALL = 1 << 20  # bytes; integer arrays up to here are remembered on the host too, so that checks need not ask the GPU
 
 
-class Block:
+class MemoryBlock:
     """Memory of the GPU, and what is known of its contents.
 
     It has no finalizer of its own: where the garbage collector finds a lease and its block together, it would run both,
@@ -35,7 +35,7 @@ class Held(NamedTuple):
     """What an array without a lease has for its base: it keeps the pool, and so the block's memory."""
 
     pool: Pool
-    block: Block
+    block: MemoryBlock
 
 
 class CudaPool(Pool):
@@ -55,7 +55,7 @@ class CudaPool(Pool):
         self.closed = True
         self.release()
 
-    def give_back(self, block: Block) -> None:
+    def give_back(self, block: MemoryBlock) -> None:
         """Keep a block that no array uses, unless the pool itself is gone."""
         super().give_back(block)
         if self.closed:
@@ -78,20 +78,20 @@ class CudaPool(Pool):
         array.pointer, array.base = block.pointer, Lease(self, block)
         return array
 
-    def new_block(self, size: int) -> Block:
+    def new_block(self, size: int) -> MemoryBlock:
         """Fresh memory; what lies free on the device is given back to the GPU before giving up."""
         try:
-            block = Block(self.driver, size)
+            block = MemoryBlock(self.driver, size)
         except OutOfMemory:
             (self.main or self).release()
             block = self.last_try(size)
         self.allocated += size
         return block
 
-    def last_try(self, size: int) -> Block:
+    def last_try(self, size: int) -> MemoryBlock:
         """Fresh memory, or an error that says how much there is."""
         try:
-            return Block(self.driver, size)
+            return MemoryBlock(self.driver, size)
         except OutOfMemory as error:
             free, total = self.driver.free_memory(), self.driver.memory
             raise OutOfMemory(
@@ -100,7 +100,7 @@ class CudaPool(Pool):
             ) from error
 
 
-def block_of(array: CudaArray) -> Block:
+def block_of(array: CudaArray) -> MemoryBlock:
     """The block that an array's memory is in."""
     base = array.base
     while isinstance(base, CudaArray):
@@ -108,7 +108,7 @@ def block_of(array: CudaArray) -> Block:
     return base.block
 
 
-def is_ours(array: CudaArray, block: Block) -> bool:
+def is_ours(array: CudaArray, block: MemoryBlock) -> bool:
     """Whether what is put into an array may be noted as what its block is known to begin with."""
     return array.pointer == block.pointer and not block.lent
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minigrad.devices.cuda_memory import Block, remembered
+from minigrad.devices.cuda_memory import MemoryBlock, remembered
 from minigrad.devices.memory import Lease
 from minigrad.kernels.cuda.tools.array import CudaArray
 
@@ -56,7 +56,7 @@ class Place:
         driver = stager.driver
         self.stager, self.nbytes = stager, nbytes
         self.host = driver.allocate_pinned(max(1, nbytes))
-        self.block = Block(driver, max(1, nbytes))
+        self.block = MemoryBlock(driver, max(1, nbytes))
         self.sent, self.used = driver.new_event(), driver.new_event()
         self.was_used = False
         self.free = False

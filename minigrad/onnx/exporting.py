@@ -11,7 +11,7 @@ from minigrad.onnx.folding import folded
 from minigrad.onnx.layout import IMAGES, plain
 from minigrad.onnx.library import IR, LARGEST, OPSET, library
 from minigrad.onnx.nodes import write
-from minigrad.onnx.plan import Array, Plan, planned, same
+from minigrad.onnx.plan import Array, ModelPlan, planned, same
 from minigrad.onnx.writer import Writer
 from minigrad.version import __version__
 
@@ -67,7 +67,7 @@ def export(
     write_atomically(Path(path), proto.SerializeToString())
 
 
-def as_proto(plan: Plan, decays: dict[str, float], title: str, batch: str | None, layout: str) -> Any:
+def as_proto(plan: ModelPlan, decays: dict[str, float], title: str, batch: str | None, layout: str) -> Any:
     """The plan as a ModelProto."""
     onnx = library()
     writer = Writer(plan.inputs, decays)

@@ -2,10 +2,10 @@
 
 from minigrad.kernels.activations import RELU
 from minigrad.nn.statistics import folded_weight
-from minigrad.onnx.plan import Array, Node, Plan
+from minigrad.onnx.plan import Array, ModelPlan, Node
 
 
-def folded(plan: Plan) -> Plan:
+def folded(plan: ModelPlan) -> ModelPlan:
     """The plan with each BatchNorm that alone reads a Linear or convolution put into its weight and bias.
 
     Raises ValueError if there are some and none could be.
@@ -26,7 +26,7 @@ def folded(plan: Plan) -> Plan:
             "can be folded; export with fold=False"
         )
     nodes = [new for node in plan.nodes for new in replaced.get(node, [node])]
-    return Plan(plan.inputs, nodes, plan.outputs)
+    return ModelPlan(plan.inputs, nodes, plan.outputs)
 
 
 def can_fold(layer: Node, norm: Node) -> bool:

@@ -75,7 +75,7 @@ class Node:
 
 
 @dataclass(eq=False)
-class Plan:
+class ModelPlan:
     """The nodes of a model in their order, its inputs, and its outputs by name."""
 
     inputs: list[Array] = field(default_factory=list)
@@ -88,7 +88,7 @@ def same(length: Length) -> int | None:
     return length[0] if min(length) == max(length) else None
 
 
-def planned(model: Module, examples: tuple[Any, ...], batch: bool) -> Plan:
+def planned(model: Module, examples: tuple[Any, ...], batch: bool) -> ModelPlan:
     """The plan of `model(*examples)` in evaluation mode; with `batch`, axis 0 of every input may have any length.
 
     Raises ValueError for a model that computes something else for other values, or not at all on another batch.
@@ -97,11 +97,11 @@ def planned(model: Module, examples: tuple[Any, ...], batch: bool) -> Plan:
     sizes = lengths_of_batches(arrays) if batch else [None, None]
     names = {id(t._data): name for of in (model.named_buffers, model.named_parameters) for name, t in of()}
 
-    def run_of(i: int, size: int | None) -> Run:
+    def run_of(i: int, size: int | None) -> TracedRun:
         """The i-th run: number 0 is that on the example."""
         inputs = arrays if i == 0 else [other_values(x, size, i) for x in arrays]
         tensors = tuple(Tensor(x, device=device) for x in inputs)
-        return Run(run(model, tensors, size, sizes[0] if i else None), names, device or get_device(None))
+        return TracedRun(run(model, tensors, size, sizes[0] if i else None), names, device or get_device(None))
 
     runs = [run_of(i, size) for i, size in enumerate(sizes)]
     if sizes[0] == 1 and path(runs[0]) != path(runs[1]):  # a batch of one has a way of its own, without transpositions
@@ -150,7 +150,7 @@ def run(model: Module, inputs: tuple[Tensor, ...], size: int | None, example: in
         ) from error
 
 
-class Run:
+class TracedRun:
     """What one trace has, its arrays by number: inputs first, then results and constants as they come."""
 
     def __init__(self, trace: Trace, names: dict[int, str], device: Device) -> None:
@@ -195,14 +195,14 @@ def named_outputs(value: Any) -> list[tuple[str, Tensor]]:
     return items
 
 
-def merged(runs: list[Run]) -> Plan:
+def merged(runs: list[TracedRun]) -> ModelPlan:
     """The plan that the runs have in common; ValueError where they differ in more than lengths."""
     first = runs[0]
     for other in runs[1:]:
         if path(other) != path(first) or other.outputs.keys() != first.outputs.keys():
             raise ValueError(where_they_part(first, other))
     arrays = [of_all([run.arrays[i] for run in runs]) for i in range(len(first.arrays))]
-    plan = Plan([arrays[i] for i in first.inputs])
+    plan = ModelPlan([arrays[i] for i in first.inputs])
     made = set(first.made)
     for steps in zip(*[run.steps for run in runs], strict=True):
         step, inputs, result = steps[0]
@@ -250,12 +250,12 @@ def repeated(row: Array, whole: Array, beside: Node) -> Node:
     return Node("BroadcastTo", [row], shapes, whole, beside.module, beside.line)
 
 
-def path(run: Run) -> list[Any]:
+def path(run: TracedRun) -> list[Any]:
     """What must be the same in all runs: which op is given which arrays."""
     return [(type(step.op), inputs, result) for step, inputs, result in run.steps] + [*run.outputs.items()]
 
 
-def where_they_part(one: Run, other: Run) -> str:
+def where_they_part(one: TracedRun, other: TracedRun) -> str:
     """What to say of runs that take different ways."""
     for (step, *arrays), (step2, *arrays2) in zip(one.steps, other.steps, strict=False):
         if (type(step.op), arrays) != (type(step2.op), arrays2):

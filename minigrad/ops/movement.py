@@ -227,6 +227,8 @@ def is_int(value: object) -> bool:
 def getitem(x: Tensor, index: Index) -> Tensor:
     """x[index] as a copy: integers, slices, None, ellipsis; integer arrays or tensors, boolean masks, as in NumPy.
 
+    Arrays and masks cost an int64 array of x's size on the way, but for one integer tensor, which takes rows at once.
+
     Raises IndexError out of range (for an integer tensor also below 0), and for an index not made of integers or booleans.
     """
     if is_basic(index):

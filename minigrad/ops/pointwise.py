@@ -143,7 +143,7 @@ class Elementwise:
                         f"{self.__name__} has a derivative of its own, df, which a formula that uses it would not know; "
                         "compose the two as ops, outside of a formula, or write its formula out there"
                     )
-                return value.graph.inlined(self.traced, given)[0]
+                return value.draft.inlined(self.traced, given)[0]
         return self.op.apply(*self.operands(given))
 
     def bound(self, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
