@@ -5,10 +5,11 @@ The protocol is DLPack's, by way of the Python array API: an array has `__dlpack
 
 from typing import Any
 
+from minigrad.arrays import check_dtype
 from minigrad.devices import Device, get_device
 from minigrad.devices.dlpack import CUDA, HOST
 from minigrad.modes import refuse
-from minigrad.tensor import Tensor, check_dtype
+from minigrad.tensor import Tensor
 
 
 def from_dlpack(x: Any, /, *, device: str | Device | None = None, copy: bool | None = None) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import minigrad.tensor as tensors
 from minigrad.devices import Device
 from minigrad.kernels.axes import flat_layout
-from minigrad.modes import at_work, state
+from minigrad.modes import at_work, read_grad
 
 if TYPE_CHECKING:
     from minigrad.tape import Op
@@ -95,8 +95,7 @@ def add_arrays(device: Device, a: np.ndarray, b: np.ndarray, y: np.ndarray) -> N
 
 def give_to_leaf(leaf: "tensors.Tensor", dx: np.ndarray, device: Device, ours: bool) -> None:
     """leaf.grad += dx."""
-    if state.recording is not None:
-        state.recording.reads_grad(leaf)
+    read_grad(leaf)
     if leaf._grad is None:
         if not ours:
             kept = device.empty(dx.shape, dx.dtype)

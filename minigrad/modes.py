@@ -225,6 +225,12 @@ def read(tensor: "Tensor") -> None:
         state.recording.saw_leaf(tensor)
 
 
+def read_grad(tensor: "Tensor") -> None:
+    """The gradient of a tensor is looked at."""
+    if state.recording is not None:
+        state.recording.reads_grad(tensor)
+
+
 def read_array(array: Any) -> None:
     """A kernel works on an array that the caller gave as it is, not in a tensor."""
     if state.recording is not None:

@@ -13,6 +13,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from minigrad.arrays import as_float, is_number
 from minigrad.checks import integer, share
 from minigrad.devices import Device
 from minigrad.modes import at_work, begin, drawn_key, read, refuse
@@ -20,7 +21,7 @@ from minigrad.ops.comparison import less
 from minigrad.ops.creation import dtype_of, finished, home_of
 from minigrad.ops.dropout import advanced
 from minigrad.ops.shape_functions import as_shape
-from minigrad.tensor import FLOATS, Tensor, as_float, is_number
+from minigrad.tensor import FLOATS, Tensor
 
 __all__ = ["bernoulli", "load_state_dict", "manual_seed", "normal", "permutation", "state_dict", "uniform"]
 

@@ -1,7 +1,6 @@
 """Tensor: an array on a device, its gradient, and where it came from."""
 
 import itertools
-import numbers
 import operator
 import weakref
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.arrays import as_array, check_held, held_number, is_number, plain
 from minigrad.devices import Device, get_device
 from minigrad.kernels.axes import Shape
 from minigrad.modes import read, refuse, refuse_arrays, refuse_reading, state
@@ -49,7 +49,10 @@ class Tensor:
 
     def __init__(self, data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> None:
         self._device = get_device(device)
-        if not isinstance(data, Tensor):  # of which as_array tells
+        if isinstance(data, Tensor):
+            refuse_reading("mg.tensor(t)")
+            data = data._device.to_host(data._data)
+        else:
             refuse_arrays(data)
         self._data = self._device.from_host(as_array(data, dtype))
         self._grad = None
@@ -625,75 +628,6 @@ def rebuilt(
     return copied
 
 
-def plain(array: np.ndarray) -> np.ndarray:
-    """The array, or a copy of what is of another kind, such as np.memmap, or cannot be written."""
-    return array if type(array) is np.ndarray and array.flags.writeable else np.array(array)
-
-
-def as_array(data: Any, dtype: Any = None) -> np.ndarray:
-    """A C-contiguous, writable array in native byte order of a dtype minigrad works with.
-
-    Python floats become float32, Python ints int64, NumPy arrays keep their dtype unless `dtype` says otherwise.
-    Raises TypeError for dtypes that are neither float32, float64, integer nor bool.
-    """
-    if isinstance(data, Tensor):
-        refuse_reading("mg.tensor(t)")
-        data = data._device.to_host(data._data)
-    array = np.asarray(data)
-    if array.dtype.kind not in "fiub" or dtype is None:
-        check_dtype(array.dtype)
-    if dtype is not None:
-        check_dtype(np.dtype(dtype))
-        check_held(array, np.dtype(dtype))
-    elif array.dtype.kind == "f" and not isinstance(data, np.ndarray | np.generic) and not hasattr(data, "__array__"):
-        dtype = np.float32
-    return np.array(array, dtype=np.dtype(dtype or array.dtype).newbyteorder("="), order="C", copy=True)
-
-
-def check_held(array: np.ndarray, dtype: np.dtype) -> None:
-    """Raise TypeError for numbers beyond an integer dtype, and for NaN, which a cast would replace; not for fractions."""
-    if dtype.kind not in "iu" or not array.size or np.can_cast(array.dtype, dtype):
-        return
-    low, high, limits = array.min().item(), array.max().item(), np.iinfo(dtype)
-    if not (limits.min <= low and high <= limits.max):
-        raise TypeError(
-            f"{dtype} does not hold all of the numbers, which go from {low} to {high}; it is {limits.min} to {limits.max}"
-        )
-
-
-def held_number(what: str, value: Any, dtype: np.dtype) -> np.ndarray:
-    """A number as an array without axes, infinite in a float dtype that it is too large for.
-
-    Raises TypeError where an integer or bool dtype does not hold it.
-    """
-    if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return np.array(as_float(value), dtype)
-    try:
-        held = np.array(value, dtype)
-    except (OverflowError, ValueError):  # too large, or NaN
-        held = None
-    if held is None or held != value:
-        raise TypeError(f"{what} is {value!r}, which {dtype} does not hold; convert the tensor with .to(...)")
-    return held
-
-
-def as_float(number: Any) -> float:
-    """A number as a float, infinite if it is too large."""
-    try:
-        return float(number)
-    except OverflowError:
-        return np.inf if number > 0 else -np.inf
-
-
-def check_dtype(dtype: np.dtype) -> None:
-    """Raise TypeError unless tensors can have this dtype."""
-    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
-        raise TypeError(f"{dtype} is not supported; convert to float32 or float64 first")
-    if dtype.kind not in "fiub":
-        raise TypeError(f"cannot make a tensor of dtype {dtype}; float32, float64, integers and bool are supported")
-
-
 def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor holding a copy of `data`: numbers, nested lists, a NumPy array of any layout or byte order, a Tensor.
 
@@ -702,11 +636,6 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     supported, RuntimeError if the device does not work here.
     """
     return Tensor(data, dtype, device, requires_grad)
-
-
-def is_number(value: Any) -> bool:
-    """Whether `value` is a real Python or NumPy scalar, which can stand for a tensor."""
-    return isinstance(value, numbers.Real | np.bool_)
 
 
 def is_comparable(value: Any) -> bool:

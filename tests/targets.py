@@ -78,7 +78,7 @@ class Cuda:
 
     def __init__(self, monkeypatch, shuffled=False, on_host=False):
         from minigrad.kernels.cuda.tools import launch
-        from minigrad.kernels.cuda.tools.driver import SimulatedDriver
+        from minigrad.kernels.cuda.tools.simulated_driver import SimulatedDriver
 
         order = np.random.default_rng(1) if shuffled else None
         self.driver = host_driver() if on_host else SimulatedDriver(order=order)

@@ -54,7 +54,7 @@ BOXES = {
     ),
     "devices": ("minigrad/devices/",),
     "exchange": ("minigrad/exchange/",),
-    "basics": ("minigrad/checks.py", "minigrad/notebook.py", "minigrad/version.py"),
+    "basics": ("minigrad/arrays.py", "minigrad/checks.py", "minigrad/notebook.py", "minigrad/version.py"),
     "reference": ("kernels/reference/",),
     "cpu": ("kernels/cpu/",),
     "cpu/parts": ("kernels/cpu/parts/",),

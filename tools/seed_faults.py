@@ -74,7 +74,7 @@ FAULTS = [
     Fault("small batches count like large ones", "minigrad/train/evaluation.py", "+ value * rows", "+ value", "train/test_evaluation.py"),
     Fault("the model stays in evaluation mode", "minigrad/nn/module.py", "module.training = training", "pass", "train/test_evaluation.py"),
     Fault("predictions come in the order of a shuffle", "minigrad/train/prediction.py", "twin.shuffle = twin.drop_last", "twin.drop_last", "train/test_prediction.py"),
-    Fault("what nobody measures is watched", "minigrad/train/settings.py", "checked_monitors(self.watchers, self.row_names())", "pass", "train/test_fit.py"),
+    Fault("what nobody measures is watched", "minigrad/train/settings.py", "checked_monitors(self.watchers, self.row_names())", "pass", "train/test_fit_arguments.py"),
     Fault("averages of ranks, not of samples", "minigrad/exchange/sums.py", "flat.dtype.type(weight)", "flat.dtype.type(1)", "distributed/test_sums.py"),
     Fault("parts with other means have no variance between them", "minigrad/exchange/sums.py", "variances + np.square(means - origin - offset)", "variances", "distributed/test_sums.py"),
     Fault("the gradient takes the sums of its own part", "minigrad/ops/sync_norm.py", "merged[0], merged[1], matrix", "own[0], own[1], matrix", "distributed/test_sums.py"),

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.arrays import as_array
 from minigrad.capture.recorder import Recorder
 from minigrad.devices import Device, get_device, is_array
 from minigrad.modes import CaptureError
-from minigrad.tensor import Tensor, as_array
+from minigrad.tensor import Tensor
 
 
 def described(name: Any, value: Any, arrays: list[np.ndarray]) -> Any:

@@ -27,8 +27,9 @@ from minigrad.devices.memory import Lease
 from minigrad.kernels import cuda as kernels
 from minigrad.kernels.axes import contiguous_strides, merge
 from minigrad.kernels.cuda.tools.array import CudaArray
-from minigrad.kernels.cuda.tools.driver import Driver, SimulatedDriver
+from minigrad.kernels.cuda.tools.driver import Driver
 from minigrad.kernels.cuda.tools.launch import context
+from minigrad.kernels.cuda.tools.simulated_driver import SimulatedDriver
 
 
 def open_driver() -> Any:

@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.arrays import is_number
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse_constant
 from minigrad.ops.launches import binary, unbroadcast
 from minigrad.ops.reduce import summed_to
 from minigrad.tape import Op
-from minigrad.tensor import FLOATS, Tensor, is_number
+from minigrad.tensor import FLOATS, Tensor
 
 Operand = Tensor | np.ndarray | np.generic | float  # one side of an operator; the other must be a Tensor
 LARGEST = float(np.finfo(np.float32).max)

@@ -6,10 +6,11 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from minigrad.arrays import check_dtype
 from minigrad.devices import Device, get_device
 from minigrad.modes import at_work, begin, state
 from minigrad.ops.shape_functions import as_shape, tensor_of
-from minigrad.tensor import FLOATS, Tensor, check_dtype
+from minigrad.tensor import FLOATS, Tensor
 
 FLOAT32 = FLOATS[0]
 Lengths = SupportsIndex | Sequence[SupportsIndex]

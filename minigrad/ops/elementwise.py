@@ -5,13 +5,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from minigrad.arrays import as_float
 from minigrad.kernels.contract import Array
 from minigrad.kernels.expressions import Scalar, apply, where
 from minigrad.ops.arithmetic import mul
 from minigrad.ops.checks import float_tensor
 from minigrad.ops.pointwise import Elementwise, made
 from minigrad.tape import Op
-from minigrad.tensor import Tensor, as_float
+from minigrad.tensor import Tensor
 
 
 class Unary(Op):

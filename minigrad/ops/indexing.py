@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.arrays import held_number, is_number
 from minigrad.kernels.axes import broadcast_shape
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse_arrays
@@ -18,7 +19,7 @@ from minigrad.ops.reduce import summed_to
 from minigrad.ops.shape_functions import broadcast_to, expand_dims, moveaxis, tensor_of
 from minigrad.ops.shapes import one_axis
 from minigrad.tape import Op
-from minigrad.tensor import Tensor, held_number, is_number
+from minigrad.tensor import Tensor
 
 
 class Put(Op):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeGuard
 
 import numpy as np
 
+from minigrad.arrays import check_dtype
 from minigrad.devices import NAMES, Device, get_device
 from minigrad.kernels.axes import Shape, contiguous_strides
 from minigrad.kernels.contract import Array
@@ -15,7 +16,7 @@ from minigrad.ops.forms import Form
 from minigrad.ops.launches import filled, read, write
 from minigrad.ops.shapes import normal_axes, one_axis
 from minigrad.tape import Op
-from minigrad.tensor import FLOATS, Tensor, check_dtype
+from minigrad.tensor import FLOATS, Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike

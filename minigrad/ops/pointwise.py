@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from minigrad.arrays import held_number, is_number
 from minigrad.kernels import expressions
 from minigrad.kernels.axes import broadcast_layouts
 from minigrad.kernels.contract import Array
@@ -16,7 +17,7 @@ from minigrad.ops.checks import float_tensor
 from minigrad.ops.launches import unbroadcast
 from minigrad.ops.reduce import summed_to
 from minigrad.tape import Op
-from minigrad.tensor import Tensor, held_number, is_number
+from minigrad.tensor import Tensor
 
 BOOL = np.dtype(np.bool_)
 NOT_GIVEN = inspect.Parameter.empty

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minigrad.arrays import is_number
 from minigrad.kernels.expressions import exp, log, sigmoid
 from minigrad.kernels.expressions import where as chosen
 from minigrad.modes import refuse_constant
@@ -13,7 +14,7 @@ from minigrad.ops.loss import REDUCTIONS, check_reduction, reduced
 from minigrad.ops.pointwise import made
 from minigrad.ops.reduce import sum
 from minigrad.ops.table import softplus
-from minigrad.tensor import Tensor, is_number
+from minigrad.tensor import Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -8,6 +8,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from minigrad.arrays import held_number
 from minigrad.checks import integer
 from minigrad.kernels.axes import Shape, broadcast_shape, contiguous_strides
 from minigrad.kernels.contract import Array
@@ -18,7 +19,7 @@ from minigrad.ops.reduce import summed_to
 from minigrad.ops.shapes import Axis, normal_axes, one_axis
 from minigrad.ops.table import where
 from minigrad.tape import Op
-from minigrad.tensor import Tensor, held_number
+from minigrad.tensor import Tensor
 
 Widths = int | Sequence[int] | Sequence[Sequence[int]]
 

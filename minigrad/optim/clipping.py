@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from minigrad.checks import number
 from minigrad.kernels.contract import Array
-from minigrad.modes import at_work, begin, state
+from minigrad.modes import at_work, begin, read_grad
 from minigrad.tensor import FLOATS, Tensor
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def with_gradients(name: str, params: Iterable[Tensor] | Tensor) -> list[Tensor]
     for i, p in enumerate(given):
         if not isinstance(p, Tensor):
             raise TypeError(f"{name}: parameter {i} must be a Tensor, not {type(p).__name__}")
-        if state.recording is not None:
-            state.recording.reads_grad(p)
+        read_grad(p)
     found = [p for p in {id(p): p for p in given}.values() if p._grad is not None]
     if not found:
         raise RuntimeError(f"{name}: no parameter has a gradient; call loss.backward() before")

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
+from minigrad.arrays import plain
 from minigrad.changes import Watched
 from minigrad.kernels.contract import Array, Optim
-from minigrad.modes import at_work, begin, refuse, state, takes_part
+from minigrad.modes import at_work, begin, read, read_grad, refuse, state, takes_part
 from minigrad.optim.settings import FLAGS, Params, check_params, checked, groups_of, out_of_range, pair_of
-from minigrad.tensor import FLOATS, Tensor, plain
+from minigrad.tensor import FLOATS, Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -192,8 +193,8 @@ class Optimizer(Watched):
         takes_part(self)
         if state.recording is not None:
             for p in self.params:
-                state.recording.reads_grad(p)
-                state.recording.saw_leaf(p)
+                read_grad(p)
+                read(p)
         device = at_work(self.device)
         self.check_device()
         begin(type(self).__name__)

@@ -42,7 +42,7 @@ def simulated(monkeypatch):
     from minigrad.devices import registry
     from minigrad.kernels import cuda, reference
     from minigrad.kernels.cuda.tools import launch
-    from minigrad.kernels.cuda.tools.driver import SimulatedDriver
+    from minigrad.kernels.cuda.tools.simulated_driver import SimulatedDriver
 
     for name in ("driver", "stream", "empty", "tables", "matmul_precision"):
         monkeypatch.setattr(launch.context, name, getattr(launch.context, name))

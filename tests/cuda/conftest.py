@@ -36,7 +36,7 @@ def gpu(monkeypatch):
     """A simulated GPU as the device "cuda"."""
     from minigrad.devices.cuda import CudaDevice
     from minigrad.devices.registry import DEVICES
-    from minigrad.kernels.cuda.tools.driver import SimulatedDriver
+    from minigrad.kernels.cuda.tools.simulated_driver import SimulatedDriver
 
     for name in ("driver", "stream", "empty", "tables", "matmul_precision"):
         monkeypatch.setattr(launch.context, name, getattr(launch.context, name))

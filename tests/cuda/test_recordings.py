@@ -11,8 +11,9 @@ import minigrad as mg
 from minigrad.devices.cuda import CudaDevice
 from minigrad.devices.registry import DEVICES
 from minigrad.kernels.cuda.tools import launch
-from minigrad.kernels.cuda.tools.driver import OutOfMemory, SimulatedDriver
+from minigrad.kernels.cuda.tools.driver import OutOfMemory
 from minigrad.kernels.cuda.tools.language import cuda, uint32
+from minigrad.kernels.cuda.tools.simulated_driver import SimulatedDriver
 
 FLOAT32 = np.dtype(np.float32)
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from minigrad.kernels.cuda.host.driver import HostDriver
-from minigrad.kernels.cuda.tools.driver import Driver, OutOfMemory, SimulatedDriver
+from minigrad.kernels.cuda.tools.driver import Driver, OutOfMemory
 from minigrad.kernels.cuda.tools.launch import CudaKernel, Floats, Int
+from minigrad.kernels.cuda.tools.simulated_driver import SimulatedDriver
 
 
 def add(x: Floats, by: Int, y: Floats):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from minigrad.kernels.cuda.tools import launch, simulator
-from minigrad.kernels.cuda.tools.driver import MOST_SHARED
 from minigrad.kernels.cuda.tools.language import cuda, device_function, float32, uint32, uint64
 from minigrad.kernels.cuda.tools.launch import CudaKernel, Double, Floats, UInt, UInts, ULongs
+from minigrad.kernels.cuda.tools.simulated_driver import MOST_SHARED
 
 ALL = 0xFFFFFFFF
 N = 64

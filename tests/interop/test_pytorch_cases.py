@@ -150,8 +150,8 @@ def gpu(monkeypatch):
     pytest.importorskip("minigrad.kernels.cuda.tools.language", exc_type=ImportError)
     from minigrad.devices.cuda import CudaDevice
     from minigrad.devices.registry import DEVICES
-    from minigrad.kernels.cuda.tools.driver import SimulatedDriver
     from minigrad.kernels.cuda.tools.launch import context
+    from minigrad.kernels.cuda.tools.simulated_driver import SimulatedDriver
 
     for name in ("driver", "stream", "empty", "tables", "matmul_precision"):
         monkeypatch.setattr(context, name, getattr(context, name))

@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 from targets import on_cpu
 
-SHAPES = [(3, 2, 5), *on_cpu((1, 1, 1), (4, 9, 17), (2, 70, 33), (28, 40, 64))]  # steps, sequences, units
-each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+SHAPES = [(3, 2, 5), *on_cpu((1, 1, 1), (4, 9, 17), (2, 70, 33))]  # steps, sequences, units
+LARGE = (28, 40, 64)  # for several threads, which is compiled anew
+each_shape = pytest.mark.parametrize("shape", [*SHAPES, *on_cpu(LARGE)], ids=str)
+each_shape_of_some = pytest.mark.parametrize(
+    "shape", [*SHAPES, pytest.param(LARGE, marks=[pytest.mark.cpu, pytest.mark.slow])], ids=str
+)
 each_way = pytest.mark.parametrize(
     ("reverse", "started", "other"), [(False, False, True), (True, True, False), (False, True, True)], ids=str
 )
@@ -23,7 +27,7 @@ def check(check_kernel, name, shape, gates, *arguments):
     return check_kernel("recurrent", name, *arguments, parallel=is_large(shape, gates), ulps=32, scale=4.0)
 
 
-@each_shape
+@each_shape_of_some
 @each_way
 def test_rnn(check_kernel, rng, dtype, shape, reverse, started, other):
     _, n, units = shape
@@ -46,7 +50,7 @@ def test_lstm(check_kernel, rng, dtype, shape, reverse, started, other):
     check(check_kernel, "lstm_backward", shape, 4, dy, dc, gates, c0, c, w, reverse, *out)
 
 
-@each_shape
+@each_shape_of_some
 @each_way
 def test_gru(check_kernel, rng, dtype, shape, reverse, started, other):
     steps, n, units = shape

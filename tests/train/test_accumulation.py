@@ -5,15 +5,12 @@ import signal
 
 import numpy as np
 import pytest
+from rows import untimed
 
 import minigrad as mg
 from minigrad.checkpoint import CheckpointError
 from minigrad.train import Checkpoints, DivergedError, TrainingInterrupted, fit
 from minigrad.train.divergence import Rewind
-
-
-def untimed(rows):
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
 
 
 def by_hand(p, epochs, size, device="reference", clip=None):

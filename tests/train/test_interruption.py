@@ -11,6 +11,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from rows import untimed
 
 import minigrad as mg
 from minigrad.train import TrainingInterrupted, fit
@@ -66,9 +67,6 @@ def finish(folder, **options):
 
 def outcome(folder):
     """All that a run leaves, without times: tensors, positions, history, and the rows of the history file."""
-
-    def untimed(rows):
-        return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
 
     found = [mg.checkpoint.load(folder / f"{name}.safetensors") for name in ("last", "best")]
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]

@@ -14,8 +14,9 @@ import numpy as np
 from minigrad.kernels.cuda.host import checks, faults, layout
 from minigrad.kernels.cuda.host.compiled import HostKernel
 from minigrad.kernels.cuda.host.machine import GARBAGE, LANES, run_grid
-from minigrad.kernels.cuda.tools.driver import OutOfMemory, SimulatedDriver, checked_launch
+from minigrad.kernels.cuda.tools.driver import OutOfMemory
 from minigrad.kernels.cuda.tools.launch import ArgumentLayout, cached_ptx
+from minigrad.kernels.cuda.tools.simulated_driver import SimulatedDriver, checked_launch
 
 PAGE = 1 << layout.PAGE_BITS
 GAP = PAGE  # between two allocations: there an access is found that goes too far
