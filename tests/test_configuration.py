@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ BY_LISTS = {
     "minigrad/distributed/guard.py",
     "minigrad/distributed/processes.py",
 }  # which go through USERS_WORDS, through the list itself, and through what mpiexec tells the processes it starts
+BY_LIBRARIES = {"XDG_CACHE_HOME"}  # platformdirs
 
 if not (ROOT / "docs").exists():
     pytest.skip("not run from the sources", allow_module_level=True)
@@ -61,7 +63,7 @@ def test_every_variable_that_is_read_is_listed():
         read |= names
         by_lists |= {name} if other else set()
     assert by_lists == BY_LISTS
-    assert read | set(threads.USERS_WORDS) == NAMES
+    assert read | set(threads.USERS_WORDS) | BY_LIBRARIES == NAMES
 
 
 def test_uses_are_found():
@@ -75,29 +77,29 @@ def test_page_lists_the_same():
     assert rows == [tuple(variable) for variable in settings.VARIABLES]
 
 
-@pytest.mark.parametrize(
-    ("platform", "expected"), [("linux", ".cache"), ("darwin", "Library/Caches"), ("win32", "AppData/Local")]
-)
-def test_folder_follows_the_system(monkeypatch, tmp_path, platform, expected):
-    for name in ("MINIGRAD_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(sys, "platform", platform)
-    assert settings.cache_root() == tmp_path / expected / "minigrad"
-
-
-@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the XDG folders are Linux's")
+@pytest.mark.skipif(sys.platform == "win32", reason="the XDG folders are not those of Windows")
 def test_cache_folder_follows_xdg(monkeypatch, tmp_path):
     monkeypatch.delenv("MINIGRAD_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert settings.cache_root() == tmp_path / "minigrad"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert os.fspath(settings.cache_root()) == f"{tmp_path}/home/.cache/minigrad"
+    custom = "Library/Caches" if sys.platform == "darwin" else ".cache"
+    assert settings.cache_root() == tmp_path / "home" / custom / "minigrad"
 
 
-def test_folder_is_that_of_platformdirs(monkeypatch):
-    platformdirs = pytest.importorskip("platformdirs")
+def test_platformdirs_is_asked_for_the_folder_of_minigrad_alone(monkeypatch):
+    """On Windows a vendor's folder would lie above it, and one called Cache within."""
+    from platformdirs.windows import Windows
+
     monkeypatch.delenv("MINIGRAD_CACHE", raising=False)
-    theirs = platformdirs.user_cache_path("minigrad", appauthor=False)
-    assert settings.cache_root() == (theirs.parent if theirs.name == "Cache" else theirs)  # which Windows has below
+    monkeypatch.setattr("platformdirs.PlatformDirs", Windows)
+    monkeypatch.setattr("platformdirs.windows.get_win_folder", lambda name: f"/home/{name}")
+    assert settings.cache_root() == Path("/home/CSIDL_LOCAL_APPDATA/minigrad")
+
+
+def test_folders_of_a_user_need_no_library_where_the_environment_names_one(tmp_path):
+    code = "import sys; from minigrad.kernels.build.settings import cache_root; print(cache_root(), 'platformdirs' in sys.modules)"
+    environment = {**os.environ, "MINIGRAD_CACHE": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == [str(tmp_path), "False"]

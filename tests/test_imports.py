@@ -12,7 +12,7 @@ import minigrad
 import minigrad.kernels
 
 TASKS = Path("/proc/self/task")
-EXTRAS = [
+NOT_IMPORTED = [
     "torch",
     "jax",
     "rich",
@@ -29,6 +29,8 @@ EXTRAS = [
     "numba.cuda",
     "cuda",
     "greenlet",
+    "filelock",  # needed, but not before something is compiled or written
+    "platformdirs",
 ]
 
 
@@ -39,8 +41,8 @@ def run(code):
     return result.stdout.split()
 
 
-def test_import_brings_in_no_extras():
-    assert run(f"import sys, minigrad; print(*[m for m in {EXTRAS} if m in sys.modules])") == []
+def test_import_brings_in_nothing_that_may_wait():
+    assert run(f"import sys, minigrad; print(*[m for m in {NOT_IMPORTED} if m in sys.modules])") == []
 
 
 def test_import_compiles_nothing():

@@ -274,7 +274,7 @@ def test_an_upper_bound_has_its_reason(project):
     assert upper == {"numba-cuda", "cuda-toolkit", "nvidia-nvjitlink", "numpy"}
     assert "numba-cuda" in page
     assert "NumPy below 2.5" in page
-    assert bounds(project["dependencies"]) == {"numpy": ">=2.0", "numba": ">=0.63"}
+    assert not any(re.search("<|==|~=", bound) for bound in bounds(project["dependencies"]).values())
 
 
 def test_page_on_stability_has_the_lower_bounds(project):

@@ -1,12 +1,8 @@
 """A file put in the place of another, on Windows too, where readers are in the way; and whose turn it is to make one."""
 
+import contextlib
 import os
 import time
-
-try:
-    import fcntl
-except ImportError:  # on Windows each makes its own
-    fcntl = None
 
 WINDOWS = os.name == "nt"
 PATIENCE = 10.0  # seconds
@@ -29,45 +25,36 @@ def replace(part, path):
 class Claim:
     """That this process makes a file, and others wait for it; it ends with `release`, or with the process.
 
-    A lock on a file beside it. Where there are no locks, or none that other machines see, each makes the file, as all may.
+    A lock of filelock on a file beside it. Where there are no locks, or none that other machines see, each makes the file, as
+    all may: filelock's marks in their place would outlive a process that is killed.
     """
 
     def __init__(self, path):
-        self.path = path.with_name(path.name + ".claim")
-        self.file = None
+        from filelock import FileLock  # which only a process needs that makes something
 
-    def take(self):
-        """Whether nobody else has it."""
-        if fcntl is None:
-            return True
+        self.path = path.with_name(path.name + ".claim")
+        self.lock = FileLock(self.path, mode=0o600, thread_local=False, poll_interval=LOOK, fallback_to_soft=False)
+
+    def take(self, patience=0):
+        """Whether nobody else has it, or none any more after `patience` seconds."""
         try:
-            self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self.file)
-            self.file = None
+            self.lock.acquire(timeout=patience)
+        except TimeoutError:
             return False
         except OSError:  # no locks here
-            if self.file is not None:
-                os.close(self.file)
-                self.file = None
+            pass
         return True
 
     def wait(self, patience):
         """Take it as soon as nobody else has it, or do without after `patience` seconds; whether there was somebody."""
         if self.take():
             return False
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            time.sleep(LOOK)
-            if self.take():
-                break
+        self.take(patience)
         return True
 
     def release(self):
-        """Let another have it. Who has opened the file in this moment may make it once more, which does no harm."""
-        if self.file is not None:
-            self.path.unlink(missing_ok=True)
-            fcntl.flock(self.file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file too
-            os.close(self.file)
-            self.file = None
+        """Let another have it. Who waits for the file that is removed here looks for a new one."""
+        if self.lock.is_locked:
+            with contextlib.suppress(OSError):  # on Windows an open file stays, until filelock has closed it
+                self.path.unlink()
+            self.lock.release()

@@ -5,7 +5,6 @@ in the sources.
 """
 
 import os
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +21,7 @@ VARIABLES = (
     Variable("MINIGRAD_CACHE", "by the system's custom", "the folder of compiled kernels and of downloaded data"),
     Variable("MINIGRAD_DATA", "not set", "the folder of data sets: the only place they are looked for, if it is set"),
     Variable("MINIGRAD_CUDA", "the GPU", '"host": device="cuda" without a GPU; "simulator": in Python'),
-    Variable("XDG_CACHE_HOME", "~/.cache", "on Linux, where folders of caches are, if it is an absolute path"),
-    Variable("LOCALAPPDATA", "~/AppData/Local", "on Windows, the same"),
+    Variable("XDG_CACHE_HOME", "by the system's custom", "where folders of caches are, if absolute; not on Windows"),
     Variable("GOMP_SPINCOUNT", "set by minigrad", "how long threads of GNU's OpenMP spin while they wait"),
     Variable("OMP_WAIT_POLICY", "passive", "how threads of OpenMP wait"),
     Variable("KMP_BLOCKTIME", "not set", "how long threads of Intel's and LLVM's OpenMP spin"),
@@ -40,16 +38,11 @@ def install(extra: str) -> str:
 def cache_root() -> Path:
     """The folder for what can be made or downloaded again; it may not exist yet.
 
-    `$MINIGRAD_CACHE`, or by the custom of the system `minigrad` in `%LOCALAPPDATA%` on Windows, `~/Library/Caches` on macOS,
-    and elsewhere `$XDG_CACHE_HOME`, or `~/.cache`.
+    `$MINIGRAD_CACHE`, or what platformdirs says: `minigrad` in `$XDG_CACHE_HOME`, or by the custom of the system in
+    `%LOCALAPPDATA%` on Windows, in `~/Library/Caches` on macOS, and elsewhere in `~/.cache`.
     """
     if os.environ.get("MINIGRAD_CACHE"):
         return Path(os.environ["MINIGRAD_CACHE"]).absolute()
-    if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        root = "~/Library/Caches"
-    else:
-        root = os.environ.get("XDG_CACHE_HOME", "")
-        root = root if os.path.isabs(root) else "~/.cache"  # the XDG specification: relative paths are ignored
-    return Path(root).expanduser() / "minigrad"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("minigrad", appauthor=False, opinion=False)

@@ -4,14 +4,10 @@ import contextlib
 import os
 import re
 import secrets
-import sys
 from pathlib import Path
 from typing import BinaryIO
 
 from minigrad.kernels.build.files import replace
-
-if sys.platform != "win32":
-    import fcntl
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -94,11 +90,11 @@ def removed(path: Path) -> bool:
 
 def lock(file: BinaryIO) -> bool:
     """Lock an open file until it is closed, where the system can; False if another one holds it."""
-    if sys.platform != "win32":
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:  # a file system without locks
-            pass
-    return True
+    from filelock import lock_descriptor  # not before something is written
+
+    if os.name == "nt":  # where an open file cannot be removed anyway
+        return True
+    try:
+        return lock_descriptor(file.fileno(), blocking=False)
+    except OSError:  # a file system without locks
+        return True

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +11,6 @@ from typing import BinaryIO
 from minigrad.data.idx import CHUNK, gunzipped, is_gzip
 from minigrad.kernels.build.files import replace
 from minigrad.kernels.build.settings import install
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
 
 TIMEOUT = 30.0  # seconds a mirror may stay silent
 LOCK_TIMEOUT = 1800.0  # seconds to wait for another process's download
@@ -144,28 +138,17 @@ def _mismatch(path: Path, sha256: str, size: int, gunzip: bool) -> str | None:
 
 @contextmanager
 def _locked(path: Path, timeout: float) -> Iterator[None]:
-    """Hold the lock file; the system lets go of it when the process dies, however it dies.
+    """Hold the lock file; the system lets go of it when the process dies, however it dies."""
+    from filelock import FileLock  # not before something is fetched
 
-    The file itself stays: removing it would let a third process lock a new file of that name beside a waiting second.
-    """
-    deadline = time.monotonic() + timeout
-    with open(path, "ab") as file:
-        while not _try_lock(file):
-            if time.monotonic() >= deadline:
-                raise DownloadError(
-                    f"another process has held {path} for {timeout:g} s; end it, or wait, and try again"
-                )
-            time.sleep(0.05)
-        yield
-
-
-def _try_lock(file: BinaryIO) -> bool:
-    """Lock the open file until it is closed; False if another one holds it."""
+    lock = FileLock(path)
     try:
-        if sys.platform == "win32":
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
+        lock.acquire(timeout=timeout)
+    except TimeoutError:
+        raise DownloadError(
+            f"another process has held {path} for {timeout:g} s; end it, or wait, and try again"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -234,7 +234,7 @@ assert list(y) == [0, 1, 2, 3, 4]
     )
     if home == "missing":
         place = "/proc/none/user" if sys.platform.startswith("linux") else tmp_path / "a file" / "none"
-    result = run_script(script, MINIGRAD_CACHE="", XDG_CACHE_HOME="", LOCALAPPDATA="", HOME=str(place))
+    result = run_script(script, MINIGRAD_CACHE="", XDG_CACHE_HOME="", HOME=str(place))
     assert result.stderr.count("minigrad: compiled kernels are not kept") == 1
     assert "set MINIGRAD_CACHE to a folder you can write" in result.stderr
 
@@ -288,6 +288,20 @@ def test_read_only_folder_costs_one_warning(use, tmp_path):
     assert (compiled, len(warnings)) == (KERNELS, 1)
 
 
+WITHOUT_LOCKS = """
+import errno, fcntl
+def flock(file, operation):
+    raise OSError(errno.ENOSYS, "Function not implemented")
+fcntl.flock = flock
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="takes the place of a function of Unix")
+def test_folder_without_locks_is_filled_all_the_same(use):
+    assert use(script=WITHOUT_LOCKS + SCRIPT) == (KERNELS, [])
+    assert use() == (0, [])
+
+
 def test_full_disk_costs_one_warning_and_leaves_nothing(folder, monkeypatch):
     def full(*paths):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -332,7 +346,7 @@ def test_processes_that_fill_the_cache_at_once_compile_each_kernel_once(tmp_path
         assert process.returncode == 0, errors
         (number,) = output.splitlines()  # and no warnings
         compiled += int(number)
-    assert compiled == KERNELS or files.fcntl is None
+    assert compiled == KERNELS
     assert [path.suffix for path in entries(tmp_path / "cache")] == [".kernel"] * KERNELS
     assert use() == (0, [])
 
@@ -340,7 +354,6 @@ def test_processes_that_fill_the_cache_at_once_compile_each_kernel_once(tmp_path
 # The folder
 
 
-@pytest.mark.skipif(files.fcntl is None, reason="no locks here: each process compiles")
 @pytest.mark.parametrize("ends", [True, False], ids=["which fails", "which hangs"])
 def test_a_kernel_that_another_process_compiles_is_waited_for(folder, monkeypatch, ends):
     monkeypatch.setattr(cache, "PATIENCE", 300 if ends else 0.3)
