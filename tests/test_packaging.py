@@ -148,10 +148,10 @@ def test_wheel_has_nothing_else(names):
 
 
 @pytest.mark.slow
-def test_core_needs_numpy_and_numba_only(installed):
+def test_core_needs_four_libraries_only(installed):
     (metadata,) = installed.glob("*.dist-info")
     required = [r for r in PathDistribution(metadata).requires if "extra ==" not in r]
-    assert sorted(r.split(">")[0] for r in required) == ["numba", "numpy"]
+    assert sorted(r.split(">")[0] for r in required) == ["filelock", "numba", "numpy", "platformdirs"]
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ class History:
         names = list(dict.fromkeys(name for row in rows for name in row))
         cells = [[shown(row.get(name)) for name in names] for row in rows]
         title = repr(self).strip("<>")
-        return table(title, names, cells, right=range(len(names))) if rows else preformatted(title, "")
+        return table(title, headed(names), cells, right=range(len(names))) if rows else preformatted(title, "")
 
     def column(self, name: str, rows: str = "epochs") -> list[Any]:
         """One entry of all rows that have it; `rows` is "epochs" or "steps"."""
@@ -90,7 +90,9 @@ def counted(rows: list[Row], what: str) -> str:
 
 def shown(value: Any) -> str:
     """A number in a few digits."""
-    return "-" if value is None else str(value) if isinstance(value, int | str) else f"{value:.4g}"
+    if value is None or isinstance(value, int | str):
+        return "-" if value is None else str(value)
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def described(row: Row) -> str:
@@ -102,10 +104,15 @@ def described(row: Row) -> str:
 def as_table(rows: list[Row]) -> str:
     """Rows in columns under the names of their entries."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [[name.replace("images_per_second", "images/s") for name in names]]
+    lines = [headed(names)]
     lines += [[shown(row.get(name)) for name in names] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
+
+
+def headed(names: list[str]) -> list[str]:
+    """The heads of the columns."""
+    return [name.replace("images_per_second", "images/s") for name in names]
 
 
 def available(rows: list[Row]) -> str:

@@ -187,7 +187,7 @@ class NotebookBar:
         text = f"{done:,}/{self.total:,}  {text}".rstrip()
         bar = f'<progress value="{done}" max="{self.total}" style="vertical-align: middle"></progress>'
         return {
-            "text/html": f'{bar} <code style="white-space: pre-wrap">{html.escape(text)}</code>',
+            "text/html": f'{bar} <code style="white-space: pre-wrap; font-size: 13px">{html.escape(text)}</code>',
             "text/plain": text,
         }
 

@@ -21,13 +21,13 @@ def test_shown_as_one_line(history, expected):
 
 
 def test_printed_as_tables():
-    validated = {**ROW, "epoch": 2, "step": 80, "validation_loss": 0.25}
+    validated = {**ROW, "epoch": 2, "step": 80, "validation_loss": 0.25, "images_per_second": 30591.4}
     text = str(History([ROW, validated], [ROW], "enough"))
     assert text.split("\n") == [
         "epochs",
         "epoch  step    loss  accuracy   lr  images/s  seconds  validation_loss",
         "    1    40  0.1235       0.5  0.1         -        2                -",
-        "    2    80  0.1235       0.5  0.1         -        2             0.25",
+        "    2    80  0.1235       0.5  0.1    30,591        2             0.25",
         "",
         "steps",
         "epoch  step    loss  accuracy   lr  images/s  seconds",
