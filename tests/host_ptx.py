@@ -42,7 +42,7 @@ def source(body, pointers=1, shared="", threads=128):
 def run(driver, text, *arrays, grid=1, block=32, shared_bytes=0):
     """What a kernel leaves in copies of arrays; those of `unwritten` are only allocated."""
     kernel = types.SimpleNamespace(name="tried", parameters=[ULong] * len(arrays), threads=1024)
-    handle = LoadedKernel(kernel, np.dtype(np.float32), HostKernel(text, "tried", driver.checks))
+    handle = LoadedKernel(kernel, np.dtype(np.float32), HostKernel(text, "tried", driver.checks, driver.is_counting))
     addresses = []
     for array in arrays:
         addresses.append(driver.allocate(array.nbytes))

@@ -4,7 +4,8 @@ Everything runs on one stream, in the order in which Python asked for it, and Py
 (`.item()`, `.numpy()`) waits for it. So memory that an array has left may be used again at once, by what comes later on
 the stream. `Stager` brings batches to the GPU on a second stream while the step before is at work.
 
-    MINIGRAD_CUDA=host          runs the kernels' PTX on this machine, without a GPU; host,checked looks for races too
+    MINIGRAD_CUDA=host          runs the kernels' PTX on this machine, without a GPU; host,checked looks for races too,
+                                host,counted counts what a GPU would be asked for
     MINIGRAD_CUDA=simulator     runs all of it in Python, without a GPU: for tests and for study, on very small arrays
 """
 
@@ -35,13 +36,13 @@ from minigrad.kernels.cuda.tools.simulated_driver import SimulatedDriver
 def open_driver() -> Any:
     """The GPU, or what MINIGRAD_CUDA asks for instead."""
     chosen = os.environ.get("MINIGRAD_CUDA", "")
-    if chosen in ("host", "host,checked"):
+    if chosen in ("host", "host,checked", "host,counted"):
         from minigrad.kernels.cuda.host.driver import HostDriver  # imported here, since few need it
 
-        return HostDriver(checks=chosen == "host,checked")
+        return HostDriver(checks=chosen == "host,checked", counts=chosen == "host,counted")
     if chosen not in ("", "simulator"):
         raise RuntimeError(
-            f"MINIGRAD_CUDA is {chosen!r}; it may be 'host', 'host,checked' or 'simulator', or not be set"
+            f"MINIGRAD_CUDA is {chosen!r}; it may be 'host', 'host,checked', 'host,counted' or 'simulator', or not be set"
         )
     return SimulatedDriver() if chosen else Driver()
 

@@ -48,7 +48,9 @@ def test_the_environment_chooses(host):
 
 def test_another_word_in_the_environment_is_refused(host, monkeypatch):
     monkeypatch.setenv("MINIGRAD_CUDA", "toast")
-    with pytest.raises(RuntimeError, match="MINIGRAD_CUDA is 'toast'; it may be 'host', 'host,checked' or 'simulator'"):
+    with pytest.raises(
+        RuntimeError, match="MINIGRAD_CUDA is 'toast'; it may be 'host', 'host,checked', 'host,counted' or 'simulator'"
+    ):
         CudaDevice()
 
 

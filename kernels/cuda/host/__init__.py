@@ -8,5 +8,6 @@ layout       where a translated kernel and what runs it find each other's number
 machine      how blocks and threads are run, and brought together where they wait; what warps do together in warps
 checks       what was wrong although it went well: races, reads of what nobody wrote, copies that were not waited for
 faults       what was wrong, in words
+counts       what a kernel asks of a GPU: sectors of memory, bank conflicts, instructions
 driver       a GPU made of all that, under the methods of the real driver
 """

@@ -15,6 +15,7 @@ import numpy as np
 
 from minigrad.kernels.cpu.tools.launch import inlined
 from minigrad.kernels.cuda.host.layout import (
+    BASIC_BLOCK,
     COMMIT,
     COPIES,
     COPY,
@@ -169,7 +170,7 @@ def read_log(block, watch, t):
             finish_copies(watch, t, place)
         elif kind in (GLOBAL_READ, GLOBAL_WRITE, GLOBAL_SAME):
             wrong, who = use_global(watch, kind, place - block[MEMORY], size, t)
-        elif kind != NOTHING:
+        elif kind not in (NOTHING, BASIC_BLOCK):
             wrong, who = use_shared(watch, kind, place, size, t)
         if wrong:
             block[FAULT], block[FAULT_ADDRESS], block[FAULT_BYTES], block[FAULT_LINE] = wrong, place, size, line

@@ -45,14 +45,14 @@ def machine_code(text, machine):
 class HostKernel:
     """A kernel that the host runs; its address is good as long as this is kept."""
 
-    def __init__(self, text, name, checked):
+    def __init__(self, text, name, checked, counted=False):
         self.name, self.ptx = name, text
         machine = target_machine()
-        path = path_of(text, checked)
+        path = path_of(text, checked, counted)
         found = None if path is None else kept(path)
         if found is None:
             progress.begin(f"host.{name}", ())
-            self.translation = translate(ptx.parse(text), checked)
+            self.translation = translate(ptx.parse(text), checked, counted)
             code = machine_code(self.translation.text, machine)
             progress.end(f"host.{name}")
             if path is not None:
@@ -65,13 +65,13 @@ class HostKernel:
         self.address = self.engine.get_function_address(self.translation.name)
 
 
-def path_of(text, checked):
+def path_of(text, checked, counted=False):
     """The file of a kernel; None where nothing is kept."""
     folder = cache_folder(HOST)
     if folder is None:
         return None
     processor = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-    digest = hashlib.sha256(repr((text, checked, processor)).encode()).hexdigest()[:20]
+    digest = hashlib.sha256(repr((text, checked, counted, processor)).encode()).hexdigest()[:20]
     return folder / f"{digest}.host"
 
 

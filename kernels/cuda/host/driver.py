@@ -2,10 +2,11 @@
 
 It has the methods of the real driver. Every access of a kernel is held to what was allocated, to the byte, and with `checks`
 looked at for races, reads of what nobody wrote, and copies that were not waited for. What a kernel does wrong is a RuntimeError
-that names it, the thread, the address and the instruction.
+that names it, the thread, the address and the instruction. With `counts` it is counted, too, what each kernel asks of a GPU.
 """
 
 import bisect
+import math
 import struct
 import sys
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from minigrad.kernels.cuda.host import checks, faults, layout
 from minigrad.kernels.cuda.host.compiled import HostKernel
+from minigrad.kernels.cuda.host.counts import Counter
 from minigrad.kernels.cuda.host.machine import GARBAGE, LANES, run_grid
 from minigrad.kernels.cuda.tools.driver import OutOfMemory
 from minigrad.kernels.cuda.tools.launch import ArgumentLayout, cached_ptx
@@ -21,6 +23,7 @@ from minigrad.kernels.cuda.tools.simulated_driver import SimulatedDriver, checke
 PAGE = 1 << layout.PAGE_BITS
 GAP = PAGE  # between two allocations: there an access is found that goes too far
 LOG_ROOM = 1 << 22  # accesses of one thread until it waits
+TRACE_ROOM = 1 << 24  # of all threads of a block
 
 
 class Arena:
@@ -81,15 +84,20 @@ class Arena:
 
 
 class HostDriver(SimulatedDriver):
-    """The GPU; `order` (a NumPy Generator) shuffles warps and threads, `checks` looks at what each thread accesses."""
+    """The GPU; `order` (a NumPy Generator) shuffles warps and threads, `checks` looks at what each thread accesses.
+
+    `counts` does that too, and counts it.
+    """
 
     name = "host"
 
-    def __init__(self, memory=1 << 30, order=None, checks=False):
+    def __init__(self, memory=1 << 30, order=None, checks=False, counts=False):
         super().__init__(memory, order)
         self.arena = Arena(memory)
         self.blocks = self.arena.allocations
-        self.checks = checks
+        self.checks, self.is_counting = checks or counts, counts
+        self.counters = {}  # {kernel and type: Counter}
+        self.trace = np.zeros((TRACE_ROOM if counts else 0, layout.TRACE), np.int64)
         self.block = np.zeros(layout.FIELDS, np.int64)
         self.shared = np.zeros(0, np.uint8)
         self.set_up()
@@ -106,7 +114,7 @@ class HostDriver(SimulatedDriver):
     def prepare(self, kernel, real):
         """The kernel as machine code of this processor."""
         text, _ = cached_ptx(kernel, real)
-        return LoadedKernel(kernel, real, HostKernel(text, kernel.name, self.checks))
+        return LoadedKernel(kernel, real, HostKernel(text, kernel.name, self.checks, self.is_counting))
 
     def launch(self, handle, grid, block, shared_bytes, stream, values):
         """Run a prepared kernel."""
@@ -132,20 +140,32 @@ class HostDriver(SimulatedDriver):
             if self.checks:
                 self.watch = checks.reaching(self.watch, self.arena.highest)
             warps, lanes = self.orders(len(states))
-            run_grid(
-                handle.code.address,
-                block,
-                frames,
-                states,
-                ready,
-                handle.kinds,
-                warps,
-                lanes,
-                self.shared[:whole],
-                self.watch,
-            )
-            if block[layout.FAULT]:
-                raise RuntimeError(self.fault(handle, states))
+            watched = frames, states, ready, handle.kinds, warps, lanes, self.shared[:whole], self.watch, self.trace
+            blocks = math.prod(grid)
+            counter = self.counter_of(handle, blocks, len(states)) if self.is_counting else None
+            each = 1 if self.is_counting else blocks
+            for first in range(0, blocks, each):
+                block[layout.TRACE_COUNT] = 0
+                run_grid(handle.code.address, block, *watched, first, first + each)
+                if block[layout.FAULT]:
+                    raise RuntimeError(self.fault(handle, states))
+                if counter:
+                    counter.add(self.trace[: block[layout.TRACE_COUNT]])
+            if counter:
+                counter.end()
+
+    def counter_of(self, handle, blocks, threads):
+        """The Counter of a kernel, of which a launch begins."""
+        name = f"{handle.kernel.name}:{handle.real.name}"
+        if name not in self.counters:
+            self.counters[name] = Counter(handle.code.ptx)
+        self.counters[name].begin(blocks, threads)
+        return self.counters[name]
+
+    @property
+    def counts(self):
+        """{kernel and type: Counts} of all launches."""
+        return {name: counter.total for name, counter in self.counters.items()}
 
     def fault(self, handle, states):
         """What was wrong, in words."""
@@ -217,7 +237,7 @@ class LoadedKernel:
     """A kernel ready to be launched, and the frames of its threads."""
 
     def __init__(self, kernel, real, code):
-        self.kernel, self.code = kernel, code
+        self.kernel, self.real, self.code = kernel, real, code
         self.layout = ArgumentLayout(kernel, real)
         self.kinds = np.array([0, *(point.kind for point in code.translation.points)])
         self.frames = {}

@@ -19,6 +19,7 @@ ACCESSES = {
     layout.NOT_WAITED: "touches {bytes} at {place} that a copy (cp.async) by {other} is to write, which was not waited for",
     layout.COPIES: "has begun more copies (cp.async) than are followed here without waiting for any",
     layout.NO_ROOM: "has made {address:,} accesses without waiting for others, and more cannot be checked; take a smaller case",
+    layout.NO_TRACE: "has made with its block {address:,} accesses, and more cannot be counted; take a smaller case",
 }
 
 
@@ -30,7 +31,9 @@ def message(kernel, block, allocations):
     if kind == layout.OUTSIDE:
         did = outside(block, address, size, instruction, allocations)
     elif kind in ACCESSES:
-        shared = kind not in (layout.COPIES, layout.NO_ROOM) and 0 <= address < int(block[layout.SHARED_BYTES])
+        shared = kind not in (layout.COPIES, layout.NO_ROOM, layout.NO_TRACE) and 0 <= address < int(
+            block[layout.SHARED_BYTES]
+        )
         place = f"byte {address} of shared memory" if shared else f"{address:#x} of the GPU's memory"
         whom = "several warps" if other == MANY else f"warp {other - WARP}" if other >= WARP else named(other, block)
         did = ACCESSES[kind].format(bytes=f"{size} bytes", place=place, other=whom, address=address)

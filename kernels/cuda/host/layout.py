@@ -15,7 +15,8 @@ MEMORY, MEMORY_BYTES, ENDS = 13, 14, 15  # all that can be allocated, and for ea
 FAULT, FAULT_ADDRESS, FAULT_BYTES, FAULT_LINE = 16, 17, 18, 19  # what a thread did wrong, one of the numbers below
 FAULT_THREAD, FAULT_OTHER = 20, 21  # who, and with whom
 LOG, LOG_ROOM, LOG_COUNT = 22, 23, 24  # accesses: the address of the entries, how many fit, how many there are
-FIELDS = 25
+TURN, TRACE_COUNT = 25, 26  # how often a warp has run until it waited, and how many entries of the trace there are
+FIELDS = 27
 PAGE_BITS = 8  # an allocation begins at a multiple of 256 bytes
 
 # A thread's frame
@@ -27,11 +28,16 @@ OWN = 20  # here local memory begins, and behind it registers
 OUTSIDE, NO_ROOM = 1, 2  # found by the translated kernel
 APART, UNNAMED, NO_LANE, MISSING, FOREIGN = 3, 4, 5, 6, 7  # found where threads meet
 UNWRITTEN, READ_RACE, WRITE_RACE, NOT_WAITED, COPIES = 8, 9, 10, 11, 12  # found in the log
+NO_TRACE = 13  # found where logs are kept
 
 # An entry of the log: the address (in shared memory: from its beginning), and KIND | bytes << 8 | line << 16.
 ENTRY = 2
 NOTHING, GLOBAL_READ, GLOBAL_WRITE, SHARED_READ, SHARED_WRITE, COPY, COMMIT, WAIT = 0, 1, 2, 3, 4, 5, 6, 7
 GLOBAL_SAME, SHARED_SAME = 8, 9  # writes of what was there already
+BASIC_BLOCK = 10  # not an access: instructions that are entered at the first only, which is in this line
+
+# A row of the trace, in which the logs of a block's threads are kept: TURN, the thread, and the entry.
+TRACE = 4
 
 # What a thread waits for
 BLOCK_ALL, BLOCK_OR, BLOCK_AND, BLOCK_COUNT = 1, 2, 3, 4

@@ -22,6 +22,7 @@ from minigrad.kernels.cuda.host.layout import (
     BLOCK_INDEX,
     BLOCK_OR,
     FAULT,
+    FAULT_ADDRESS,
     FAULT_OTHER,
     FAULT_THREAD,
     FAULTED,
@@ -30,7 +31,10 @@ from minigrad.kernels.cuda.host.layout import (
     LOG_COUNT,
     LOG_ROOM,
     MISSING,
+    NO_TRACE,
     RECEIVED,
+    TRACE_COUNT,
+    TURN,
     WARP_ALL,
 )
 from minigrad.kernels.cuda.host.warps import LANES, exchange
@@ -60,13 +64,15 @@ def call(typing_context, function, block, frame, state):
 
 
 @inlined
-def step(function, block, frames, states, t, watch):
+def step(function, block, frames, states, t, watch, trace):
     """Let a thread go on until it ends or waits; whether that went well."""
     frame = frames.ctypes.data + t * frames.strides[0]
     states[t] = call(function, block.ctypes.data, frame, states[t])
     if block[LOG_ROOM]:
         if checks.read_log(block, watch, t):
             return False
+        if len(trace) and not keep_log(block, watch.log, trace, t):
+            return fault(block, NO_TRACE, t, 0)
         block[LOG_COUNT] = 0
     if states[t] == FAULTED:
         block[FAULT_THREAD] = t
@@ -75,15 +81,30 @@ def step(function, block, frames, states, t, watch):
 
 
 @inlined
-def run_warp(function, block, frames, states, ready, kinds, lanes, first, last, watch):
+def keep_log(block, log, trace, t):
+    """Put the log of what thread t has just done behind those of others; whether there is room."""
+    count, begin = block[LOG_COUNT], block[TRACE_COUNT]
+    if begin + count > len(trace):
+        block[FAULT_ADDRESS] = begin
+        return False
+    for i in range(count):
+        trace[begin + i, 0], trace[begin + i, 1] = block[TURN], t
+        trace[begin + i, 2], trace[begin + i, 3] = log[i, 0], log[i, 1]
+    block[TRACE_COUNT] = begin + count
+    return True
+
+
+@inlined
+def run_warp(function, block, frames, states, ready, kinds, lanes, first, last, watch, trace):
     """Run a warp until all that live wait for the block; whether that went well."""
     while True:
         for lane in lanes:
             t = first + lane
             if t < last and ready[t]:
                 ready[t] = False
-                if not step(function, block, frames, states, t, watch):
+                if not step(function, block, frames, states, t, watch, trace):
                     return False
+        block[TURN] += 1
         point = 0
         for t in range(first, last):
             if kinds[states[t]] >= WARP_ALL:
@@ -131,7 +152,7 @@ def meet(block, frames, states, ready, kinds):
 
 
 @inlined
-def run_block(function, block, frames, states, ready, kinds, warps, lanes, watch):
+def run_block(function, block, frames, states, ready, kinds, warps, lanes, watch, trace):
     """Run a block; whether that went well."""
     states[:] = 0
     ready[:] = True
@@ -139,7 +160,7 @@ def run_block(function, block, frames, states, ready, kinds, warps, lanes, watch
         for warp in warps:
             first = warp * LANES
             last = min(first + LANES, states.size)
-            if not run_warp(function, block, frames, states, ready, kinds, lanes, first, last, watch):
+            if not run_warp(function, block, frames, states, ready, kinds, lanes, first, last, watch, trace):
                 return False
         if not states.any():
             return True
@@ -149,15 +170,20 @@ def run_block(function, block, frames, states, ready, kinds, warps, lanes, watch
 
 
 @runner
-def run_grid(function, block, frames, states, ready, kinds, warps, lanes, shared, watch):
-    """Run all blocks. `kinds` says what is waited for at each point; `warps` and `lanes` are the order in which they run."""
-    checks.begin_launch(watch.times)
-    for z in range(block[GRID_SIZE + 2]):
-        for y in range(block[GRID_SIZE + 1]):
-            for x in range(block[GRID_SIZE]):
-                block[BLOCK_INDEX], block[BLOCK_INDEX + 1], block[BLOCK_INDEX + 2] = x, y, z
-                shared[:] = GARBAGE
-                if block[LOG_ROOM]:
-                    checks.begin_block(watch, shared.size)
-                if not run_block(function, block, frames, states, ready, kinds, warps, lanes, watch):
-                    return
+def run_grid(function, block, frames, states, ready, kinds, warps, lanes, shared, watch, trace, first, last):
+    """Run the blocks from number `first` to before `last`; the first begins the launch.
+
+    `kinds` says what is waited for at each point; `warps` and `lanes` are the order in which they run. Where `trace` has room
+    the logs of all threads are kept in it.
+    """
+    if first == 0:
+        checks.begin_launch(watch.times)
+    across, down = block[GRID_SIZE], block[GRID_SIZE + 1]
+    for number in range(first, last):
+        block[BLOCK_INDEX], block[BLOCK_INDEX + 1] = number % across, number // across % down
+        block[BLOCK_INDEX + 2] = number // (across * down)
+        shared[:] = GARBAGE
+        if block[LOG_ROOM]:
+            checks.begin_block(watch, shared.size)
+        if not run_block(function, block, frames, states, ready, kinds, warps, lanes, watch, trace):
+            return

@@ -74,6 +74,13 @@ class Function:
         self.sizes[space] = offset + size
 
 
+def basic_blocks(function):
+    """{index of the first: the instructions} of each stretch that is entered at the first only."""
+    behind = [i + 1 for i, each in enumerate(function.instructions) if each.opcode.partition(".")[0] == "bra"]
+    starts = sorted({0, *function.labels.values(), *behind} - {len(function.instructions)})
+    return {i: function.instructions[i:end] for i, end in zip(starts, [*starts[1:], None], strict=True)}
+
+
 class Module:
     """The functions of a text, and the memory that a block of threads shares."""
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from minigrad.kernels.cuda.host import arithmetic, choices, flow, layout, memory, waiting
+from minigrad.kernels.cuda.host import arithmetic, choices, flow, layout, memory, ptx, waiting
 from minigrad.kernels.cuda.host.ptx import BYTES, PtxError
 
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -85,8 +85,9 @@ class Op:
 class Code:
     """A function of PTX on its way to LLVM."""
 
-    def __init__(self, module, function, target, checked):
-        self.module, self.function, self.target, self.checked = module, function, target, checked
+    def __init__(self, module, function, target, checked, counted):
+        self.module, self.function, self.target = module, function, target
+        self.checked, self.counted = checked, counted
         self.points = []
         count = len(function.parameters) + len(function.results)
         given = [I64] if function.is_entry else [POINTER] * count
@@ -112,11 +113,14 @@ class Code:
         labels = {}
         for label, index in self.function.labels.items():
             labels.setdefault(index, []).append(label)
+        begins = ptx.basic_blocks(self.function) if self.counted else ()
         for i, instruction in enumerate([*self.function.instructions, None]):
             for label in labels.get(i, ()):
                 if not self.builder.block.is_terminated:
                     self.builder.branch(self.blocks[label])
                 self.builder.position_at_end(self.blocks[label])
+            if i in begins and not self.builder.block.is_terminated:
+                memory.enter(self, layout.BASIC_BLOCK, 0, 0, instruction.line)
             if instruction is not None:
                 self.take(instruction)
         if not self.builder.block.is_terminated:
@@ -344,11 +348,11 @@ class Code:
 TABLES = arithmetic.TABLE, choices.TABLE, memory.TABLE, waiting.TABLE
 
 
-def translate(module, checked=False):
-    """The Translation of a module's kernel; `checked` if it is to note what it accesses."""
+def translate(module, checked=False, counted=False):
+    """The Translation of a module's kernel; `checked` if it is to note what it accesses, `counted` which way it goes, too."""
     target = ir.Module("host")
     ordered = sorted(module.functions.values(), key=lambda function: function.is_entry)
-    code = [Code(module, function, target, checked) for function in ordered]
+    code = [Code(module, function, target, checked or counted, counted) for function in ordered]
     for each in code:
         each.translate()
     entry = code[-1]
