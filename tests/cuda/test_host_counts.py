@@ -8,8 +8,10 @@ pytest.importorskip("minigrad.kernels.cuda.tools.language", exc_type=ImportError
 import host_ptx
 from targets import Cuda
 
+from minigrad.kernels.cuda import gemm
 from minigrad.kernels.cuda.host.counts import H100, Card, bound, table, times
 from minigrad.kernels.cuda.host.driver import HostDriver
+from minigrad.kernels.cuda.parts import plans
 from minigrad.kernels.cuda.tools import launch
 
 X = np.arange(1024, dtype=np.float32)
@@ -181,21 +183,38 @@ def test_a_card_of_given_limits_needs_the_longest_of_its_times(driver):
     assert (alone["memory"], alone["issue"]) == (8.0, 112.0)  # the other multiprocessor has nothing to do
 
 
-@pytest.mark.parametrize("precision", ["float32", "tf32"])
-def test_a_product_has_the_operations_that_it_must_have(monkeypatch, rng, precision):
-    from minigrad.kernels.cuda import gemm
-
+@pytest.fixture
+def memory(monkeypatch, driver):
+    """The host as a GPU that counts, for the engine's own kernels."""
     memory = Cuda(monkeypatch, on_host=True)
-    memory.driver = HostDriver(1 << 22, counts=True)
+    memory.driver, memory.stream = driver, driver.new_stream()
     monkeypatch.setattr(launch.context, "driver", memory.driver)
-    monkeypatch.setattr(launch.context, "stream", memory.driver.new_stream())
-    monkeypatch.setattr(launch.context, "matmul_precision", precision)
-    a, b = (memory.put(rng.standard_normal((128, 128)).astype(np.float32)) for _ in range(2))
-    gemm.gemm(a, b, None, memory.empty((128, 128), np.float32), False, False)
+    monkeypatch.setattr(launch.context, "stream", memory.stream)
+    return memory
+
+
+@pytest.mark.parametrize("tile", [plans.LARGE, plans.TALL, plans.NARROW, plans.SMALL])
+def test_a_tile_of_a_product(memory, rng, tile):
+    m, n, k = tile.rows, tile.columns, tile.depth
+    a, b = (memory.put(rng.integers(-4, 5, shape).astype(np.float32)) for shape in ((m, k), (k, n)))
+    c = memory.empty((m, n), np.float32)
+    gemm.launcher(a, b, m, n, k, False, False, plans.tiling_by(tile, m, n, k, 1))(c, c, 0)
+    np.testing.assert_array_equal(memory.get(c), memory.get(a) @ memory.get(b))
+    (found,) = memory.driver.counts.values()
+    assert found.operations == 2 * m * n * k
+    assert (found.touched_read, found.touched_written) == ((m + n) * k // 8, m * n // 8)
+    warps, groups = tile.threads // 32, m * k // 4 // tile.threads
+    assert found.conflicts == warps * groups * 4 * (k // 8 - 1)  # where A is turned
+
+
+def test_a_product_on_tensor_cores(memory, rng):
+    m, n, k = plans.TF32_LARGE[:3]
+    a, b = (memory.put(rng.integers(-4, 5, shape).astype(np.float32)) for shape in ((m, k), (k, n)))
+    c = memory.empty((m, n), np.float32)
+    gemm.launcher(a, b, m, n, k, False, False, plans.tiling_by(plans.TF32_LARGE, m, n, k, 1))(c, c, 0)
+    np.testing.assert_array_equal(memory.get(c), memory.get(a) @ memory.get(b))
     ((name, found),) = memory.driver.counts.items()
-    assert 2 * 128**3 <= found.operations < 1.02 * 2 * 128**3
-    assert found.products == (2 * 128**3 if precision == "tf32" else 0)
-    assert (found.touched_read, found.touched_written) == (2 * 128 * 128 // 8, 128 * 128 // 8)
+    assert found.products == found.operations == 2 * m * n * k
     head, line = table(memory.driver.counts, H100).splitlines()
     assert head.split()[0] == "kernel"
     assert line.split()[:2] == [name, "1"]

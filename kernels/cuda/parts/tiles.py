@@ -6,7 +6,8 @@ next on their way into registers, and write them to a second buffer: one barrier
 WIDTH numbers, 16 bytes at a time, and does HEIGHT * WIDTH multiply-adds: 64 for 4 reads in the largest tile, which keeps the
 arithmetic and not the shared memory busy (reckoned, not measured). The 32 threads of a warp are 4 x 8: the reads of a
 warp then touch 64 and 128 neighbouring bytes, without bank conflicts. Rows of shared memory are 4 numbers longer than the
-tile, so that the writes of a tile that is turned while it is stored spread over the banks.
+tile, so that the writes of a tile that is turned while it is stored spread over the banks: all at once where it is 8 deep, in
+two turns where it is 16 deep, in four where 32.
 """
 
 from minigrad.kernels.cuda.parts.factors import READ4, WRITE4, fetch, number, own_group, own_lines, put
