@@ -117,14 +117,13 @@ def bound(counts, card):
 
 def table(counts, card):
     """The counts of kernels as text, a line each."""
-    head = ("kernel", "launches", "asked", "sectors", "touched", "wavefronts", "conflicts", "float32", "instructions")
+    head = ("kernel", "launches", "asked", "sectors", "touched", "wavefronts", "conflicts", "instructions")
     rows = [(*head, f"{card.name} at least")]
     for name, c in counts.items():
         what, seconds = bound(c, card)
         numbers = (
             *(c.launches, c.bytes_read + c.bytes_written, c.sectors_read + c.sectors_written),
-            *(c.touched_read + c.touched_written, c.wavefronts, c.conflicts),
-            *(c.instructions["float32"], sum(c.instructions.values())),
+            *(c.touched_read + c.touched_written, c.wavefronts, c.conflicts, sum(c.instructions.values())),
         )
         rows.append((name, *(f"{number:,}" for number in numbers), f"{1e6 * seconds:.3g} us ({what})"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
