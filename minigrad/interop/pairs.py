@@ -29,7 +29,7 @@ LAYERS: dict[type[Module], dict[str, tuple[str, tuple[int, ...]]]] = {
     },
 }
 SINGLE = np.dtype(np.float32)
-OURS_ALONE = {(Dropout, "counter")}  # the place in the random numbers
+OURS_ALONE = {(Dropout, "counter"), (MultiheadAttention, "counter")}  # the place in the random numbers
 
 
 @dataclass

@@ -1,14 +1,16 @@
 """Attention with several heads: parameters; the math is in minigrad.ops."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 from minigrad import ops
-from minigrad.checks import integer
+from minigrad.checks import integer, number
 from minigrad.nn import init
 from minigrad.nn.layers import Linear
 from minigrad.nn.module import Module, Parameter
+from minigrad.random import counter_state
 from minigrad.tensor import Tensor
 
 
@@ -19,15 +21,20 @@ class MultiheadAttention(Module):
     (features, 3 features) and `in_proj_bias` (3 features,), for queries, keys and values one beside the other, and `out_proj`,
     a Linear; no biases with bias=False. The numbers are those of PyTorch's layer of this name with batch_first=True; the result
     is the first part of its own, since the weights that are the second are never there.
+
+    In training each weight of the average is dropped with the probability `dropout`, by a seed drawn at construction and a
+    counter of the uses, both in the buffer `counter`, as in `mg.nn.Dropout`. The matrix of weights is then written.
     """
 
-    def __init__(self, features: int, heads: int, bias: bool = True) -> None:
+    def __init__(self, features: int, heads: int, bias: bool = True, *, dropout: float = 0.0) -> None:
         self.features, self.heads = integer("features", features), integer("heads", heads)
         if self.features % self.heads:
             raise ValueError(f"MultiheadAttention: {features} features cannot be divided among {heads} heads")
         self.in_proj_weight = Parameter(init.glorot_uniform((self.features, 3 * self.features)))
         self.in_proj_bias = Parameter(init.zeros((3 * self.features,))) if bias else None
         self.out_proj = Linear(self.features, self.features, bias)
+        self.dropout = number("dropout", dropout, 1)
+        self.counter = Tensor(counter_state()) if self.dropout else None
 
     def forward(
         self,
@@ -53,12 +60,13 @@ class MultiheadAttention(Module):
             self.mask_of("attn_mask", attn_mask, query, keys),
             self.mask_of("key_padding_mask", key_padding_mask, query, keys),
         )
+        dropped: dict[str, Any] = {"dropout_p": self.dropout, "seed": self.counter} if self.training else {}
         if key is None:
-            y = ops.self_attention(self.split(self.projected(query, 0, 3), 3), mask, is_causal=is_causal)
+            y = ops.self_attention(self.split(self.projected(query, 0, 3), 3), mask, is_causal=is_causal, **dropped)
         else:
             given = query, key, key if value is None else value
             q, k, v = (self.split(self.projected(x, i, i + 1), 1)[0] for i, x in enumerate(given))
-            y = ops.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal)
+            y = ops.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, **dropped)
         return self.out_proj(ops.transpose(y, (0, 2, 1, 3)).reshape(query.shape))
 
     def projected(self, x: Tensor, start: int, end: int) -> Tensor:

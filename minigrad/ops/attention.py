@@ -5,12 +5,23 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.checks import number
 from minigrad.kernels.axes import Shape, broadcast_shape
 from minigrad.kernels.contract import Array
 from minigrad.modes import refuse_constant
+from minigrad.ops.arithmetic import add, mul, sub
 from minigrad.ops.checks import float_tensor, refuse_dtypes
+from minigrad.ops.comparison import greater
+from minigrad.ops.creation import zeros_like
+from minigrad.ops.dropout import dropout
+from minigrad.ops.gemm import matmul
 from minigrad.ops.launches import expand
+from minigrad.ops.loss import softmax
+from minigrad.ops.movement import reshape, swapaxes
+from minigrad.ops.reduce import sum
+from minigrad.ops.shape_functions import stack
 from minigrad.ops.shapes import some_rows
+from minigrad.ops.table import TABLE, where
 from minigrad.tape import Op
 from minigrad.tensor import Tensor, is_number
 
@@ -27,16 +38,18 @@ class Attention(Op):
     passes_on = False
 
     def forward(self, q: Array, k: Array, v: Array, mask: Array | None, *, scale: float, causal: bool) -> Array:
-        return self.attend(q, k, v, mask, scale, causal)
+        return self.attend(q, k, v, mask, scale, causal, (q, k, v))
 
-    def attend(self, q: Array, k: Array, v: Array, mask: Array | None, scale: float, causal: bool) -> Array:
-        """The result, with what backward needs kept."""
+    def attend(
+        self, q: Array, k: Array, v: Array, mask: Array | None, scale: float, causal: bool, inputs: tuple[Array, ...]
+    ) -> Array:
+        """The result, with what backward needs kept; q, k and v are the inputs or parts of them."""
         batch, (queries, keys) = q.shape[:-2], (q.shape[-2], k.shape[-2])
         y = self.empty((*q.shape[:-1], v.shape[-1]), q.dtype)
         if not y.size or not k.size:
             if y.size:
                 self.kernels.movement.fill(0.0, y.reshape(-1))
-            self.save(q, k, v, None, None, None)
+            self.save(None, None, None, *inputs)
             return y
         if mask is None:
             weighed, each = self.device.shared_constant(0.0, (0, 0, 0), q.dtype), 1
@@ -47,18 +60,23 @@ class Attention(Op):
         self.kernels.attention.attention_forward(
             stacked(q), stacked(k), stacked(v), weighed, *self.settings, stacked(y), lse
         )
-        self.save(q, k, v, weighed, y, lse)
+        self.save(weighed, y, lse, *inputs)
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        q, k, v = self.saved[:3]  # type: ignore[index]
+        q, k, v = self.saved[3:]  # type: ignore[index]
         dq, dk, dv = (self.empty_like(x) for x in (q, k, v))
-        self.gradients(dy, dq, dk, dv)
+        self.gradients(dy, (q, k, v), dq, dk, dv)
         return dq, dk, dv, None
 
-    def gradients(self, dy: Array, dq: Array, dk: Array, dv: Array) -> None:
-        """Fill the gradients."""
-        q, k, v, mask, y, lse = self.saved  # type: ignore[misc]
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v = (self.as_input(i, array) for i, array in enumerate(self.saved[3:]))  # type: ignore[index]
+        found = self.gradients_on_tape(dy, q, k, v)
+        return (*[g if need else None for g, need in zip(found, self.needs, strict=False)], None)
+
+    def gradients(self, dy: Array, given: tuple[Array, ...], dq: Array, dk: Array, dv: Array) -> None:
+        """Fill the gradients of what was given."""
+        (q, k, v), (mask, y, lse) = given, self.saved[:3]  # type: ignore[index]
         if y is None:
             for empty in (dq, dk, dv):
                 if empty.size:
@@ -69,23 +87,66 @@ class Attention(Op):
             stacked(dq), stacked(dk), stacked(dv),
         )  # fmt: skip
 
+    def gradients_on_tape(self, dy: Tensor, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+        """The gradients by ops on tensors, from the matrix of weights."""
+        mask, y = self.saved[:2]  # type: ignore[index]
+        if y is None:
+            return [zeros_like(x) for x in (q, k, v)]
+        each, scale, causal = self.settings
+        masks = len(mask) or 1  # matrix i has mask i // each % masks: each an axis
+
+        def apart(x: Tensor) -> Tensor:
+            lead = math.prod(x.shape[:-2])
+            return reshape(x, (lead // (masks * each), masks, each, *x.shape[-2:]))
+
+        chosen = None
+        if mask.size:
+            chosen = reshape(Tensor._wrap(mask, q._device), (masks, 1, *mask.shape[1:]))
+        given, queries, keys, values = map(apart, (dy, q, k, v))
+        p = weights(queries, keys, chosen, scale, causal)
+        dp = matmul(given, swapaxes(values, -1, -2))
+        ds = mul(mul(p, sub(dp, sum(mul(p, dp), -1, keepdims=True))), scale)
+        found = matmul(ds, keys), matmul(swapaxes(ds, -1, -2), queries), matmul(swapaxes(p, -1, -2), given)
+        return [reshape(gradient, x.shape) for gradient, x in zip(found, (q, k, v), strict=True)]
+
 
 class SelfAttention(Attention):
     """Attention of what comes as one array (3, ..., rows, features): queries, keys and values of the same rows."""
 
     def forward(self, x: Array, mask: Array | None, *, scale: float, causal: bool) -> Array:  # type: ignore[override]
-        return self.attend(*thirds(x), mask, scale, causal)
+        return self.attend(*thirds(x), mask, scale, causal, (x,))
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        dx = self.empty((3, *self.saved[0].shape), dy.dtype)  # type: ignore[index]
-        self.gradients(dy, *thirds(dx))
+        x = self.saved[3]  # type: ignore[index]
+        dx = self.empty_like(x)
+        self.gradients(dy, thirds(x), *thirds(dx))
         return dx, None
+
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x = self.as_input(0, self.saved[3])  # type: ignore[index]
+        return stack(self.gradients_on_tape(dy, x[0], x[1], x[2])), None
 
 
 def thirds(x: Array) -> tuple[Array, Array, Array]:
     """x[0], x[1] and x[2], on the same memory."""
     q, k, v = (some_rows(x, i, i + 1).reshape(x.shape[1:]) for i in range(3))
     return q, k, v
+
+
+def weights(q: Tensor, k: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Tensor:
+    """softmax(scale q k^T + mask), the matrix itself, by ops on tensors; a query that no key takes part in has zeros."""
+    scores, seen = mul(matmul(q, swapaxes(k, -1, -2)), scale), None
+    if mask is not None:
+        seen = mask if mask.dtype == BOOL else greater(mask, -math.inf)
+        if mask.dtype != BOOL:
+            scores = add(scores, where(seen, mask, 0.0))
+    if causal:
+        before = Tensor._wrap(q._device.from_host(np.tri(*scores.shape[-2:], dtype=np.bool_)), q._device)
+        seen = before if seen is None else TABLE["logical_and"](seen, before)
+    if seen is None:
+        return softmax(scores)
+    lowest = float(np.finfo(q.dtype).min) / 2  # of which the exponential is 0, and less than which none is
+    return where(seen, softmax(where(seen, scores, lowest)), 0.0)
 
 
 def stacked(x: Array) -> Array:
@@ -115,15 +176,21 @@ def scaled_dot_product_attention(
     value: Tensor,
     attn_mask: "Tensor | np.ndarray | None" = None,
     *,
+    dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
+    seed: Any = None,
 ) -> Tensor:
     """softmax(scale Q K^T + mask) V (Vaswani et al. 2017), without writing the matrix Q K^T (Dao et al. 2022).
 
     query (..., L, E), key (..., S, E), value (..., S, D), the leading axes alike; result (..., L, D). `scale` is 1 / sqrt(E) if
     not given. `attn_mask` broadcasts to (..., L, S): of bool, a key takes part where it is True; of query's dtype, it is added
     to the scores. With `is_causal`, query i sees the keys 0 to i, of those that the mask leaves. A query that no key takes part
-    in has the result 0. No gradient goes to the mask. Raises ValueError, TypeError.
+    in has the result 0. No gradient goes to the mask.
+
+    With `dropout_p` each weight is dropped with this probability and the others are scaled by 1 / (1 - dropout_p): in training,
+    so pass 0 otherwise. Which ones follows from `seed`, an int or (seed, counter) as `mg.dropout` takes it. The matrix is then
+    written, by ops on tensors. Raises ValueError, TypeError.
     """
     q, k, v = (float_tensor("scaled_dot_product_attention", t) for t in (query, key, value))
     if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
@@ -142,11 +209,30 @@ def scaled_dot_product_attention(
         refuse_dtypes("scaled_dot_product_attention", query=q, key=k, value=v)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else checked_scale(scale)
     mask = None if attn_mask is None else checked_mask(attn_mask, q, (*q.shape[:-1], k.shape[-2]))
+    if number("scaled_dot_product_attention: dropout_p", dropout_p, 1):
+        if seed is None:
+            raise TypeError(
+                "scaled_dot_product_attention: dropout_p needs seed, an int, or the (seed, counter) of an mg.nn.Dropout: "
+                "its buffer `counter`; mg.nn.MultiheadAttention(dropout=...) has one"
+            )
+        p = weights(q, k, mask, factor, bool(is_causal))
+        return matmul(dropout(p, dropout_p, training=True, seed=seed), v)
     return Attention.apply(q, k, v, mask, scale=factor, causal=bool(is_causal))
 
 
-def self_attention(x: Tensor, attn_mask: "Tensor | np.ndarray | None" = None, *, is_causal: bool = False) -> Tensor:
+def self_attention(
+    x: Tensor,
+    attn_mask: "Tensor | np.ndarray | None" = None,
+    *,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    seed: Any = None,
+) -> Tensor:
     """scaled_dot_product_attention of x[0], x[1] and x[2], without copies of them: x (3, ..., L, E) to (..., L, E)."""
+    if dropout_p:
+        return scaled_dot_product_attention(
+            x[0], x[1], x[2], attn_mask, dropout_p=dropout_p, is_causal=is_causal, seed=seed
+        )
     mask = None if attn_mask is None else checked_mask(attn_mask, x, (*x.shape[1:-1], x.shape[-2]))
     return SelfAttention.apply(x, mask, scale=1 / math.sqrt(x.shape[-1]), causal=bool(is_causal))
 

@@ -6,17 +6,18 @@ from minigrad.checks import integer
 from minigrad.kernels.contract import Array
 from minigrad.kernels.window import Window
 from minigrad.ops.checks import float_tensor, refuse_dtypes
+from minigrad.ops.forms import Form
 from minigrad.ops.launches import filled, no_bias, read
 from minigrad.ops.movement import concat
 from minigrad.ops.window import Padding, Size, check_sizes, integers, paddings, pair
-from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 
-class ConvTranspose2d(Op):
+class ConvTranspose2d(Form):
     """Each pixel of the image is spread, times the weights, over a window of the result, where all is added up."""
 
     formula = "y[p + t] = Σ x[p] W[t] over the pixels p and the taps t;  dx[p] = Σ dy[p + t] W[t]ᵀ;  dW[t] = Σ x[p]ᵀ dy[p + t]"
+    factors = 2
     passes_on = False
 
     def forward(self, x: np.ndarray, w: np.ndarray, *, window: Window, image: tuple[int, int]) -> np.ndarray:
@@ -49,19 +50,23 @@ class ConvTranspose2d(Op):
                 dw = self.turned(turned)
         return dx, dw
 
+    def again(self, x: Array, w: Array) -> Array:
+        return self.forward(x, w, window=self.window, image=self.shape[1:3])
+
     def turned(self, w: np.ndarray) -> np.ndarray:
         """Weights from the channels of the one to those of the other, the other way round: a new array."""
         kh, kw, c, k = w.shape
         return read(self, w, (kh, kw, k, c), (kw * c * k, c * k, 1, k), 0)
 
 
-class DepthwiseConvTranspose2d(Op):
+class DepthwiseConvTranspose2d(Form):
     """The same of each channel by itself."""
 
     formula = (
         "y[p + t] = Σ x[p] W[t] over the pixels p and the taps t, in each channel;  dx[p] = Σ dy[p + t] W[t];  "
         "dW[t] = Σ x[p] dy[p + t]"
     )
+    factors = 2
     passes_on = False
 
     def forward(self, x: np.ndarray, w: np.ndarray, *, window: Window, image: tuple[int, int]) -> np.ndarray:
@@ -90,6 +95,9 @@ class DepthwiseConvTranspose2d(Op):
             else:
                 dw = filled(self, self.w_shape, dy.dtype, 0.0)
         return dx, dw
+
+    def again(self, x: Array, w: Array) -> Array:
+        return self.forward(x, w, window=self.window, image=self.shape[1:3])
 
 
 def conv_transpose2d(

@@ -11,8 +11,8 @@ from minigrad.checks import MOST
 from minigrad.devices import Device
 from minigrad.kernels.contract import Array
 from minigrad.ops.checks import image_tensor
+from minigrad.ops.forms import Form
 from minigrad.ops.window import Pair, Size, pair, times
-from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 Scale = float | Sequence[float]  # a number, or a pair (vertical, horizontal)
@@ -28,7 +28,7 @@ class Axis(NamedTuple):
     ratio: float  # pixels of the image to one of the result
 
 
-class Resample(Op):
+class Resample(Form):
     """Each pixel is a weighted sum of neighbouring pixels of the image: so much of each row, so much of each column."""
 
     formula = "y[i, j] = Σ a[i, p] b[j, q] x[p, q];  dx[p, q] = Σ a[i, p] b[j, q] dy[i, j]"
@@ -46,6 +46,9 @@ class Resample(Op):
         if dx.size:
             self.run(dy, True, dx)
         return (dx,)
+
+    def again(self, x: Array) -> Array:
+        return self.forward(x, down=self.down, across=self.across)
 
     def run(self, source: np.ndarray, backward: bool, result: np.ndarray) -> None:
         """The kernel, by the tables of both axes."""

@@ -137,6 +137,8 @@ def test_no_keys_give_zeros_and_no_batch_gives_nothing(device):
         (lambda q: attention(q, q, q, np.ones((4, 3), bool)), ValueError, r"broadcast to \(2, 3, 3\)"),
         (lambda q: attention(q, q, q, np.ones((3, 2, 3, 3), bool)), ValueError, r"has shape \(3, 2, 3, 3\)"),
         (lambda q: attention(q, q, q, mg.tensor(np.ones((3, 3)), requires_grad=True)), ValueError, "requires a gradient"),
+        (lambda q: attention(q, q, q, dropout_p=0.1), TypeError, "dropout_p needs seed"),
+        (lambda q: attention(q, q, q, dropout_p=1.0, seed=0), ValueError, "dropout_p must be from 0 to below 1"),
         (lambda q: attention(q, q, q, scale=math.inf), ValueError, "scale must be finite"),
         (lambda q: attention(q, q, q, scale="half"), TypeError, "scale must be a number"),
     ],
@@ -144,6 +146,54 @@ def test_no_keys_give_zeros_and_no_batch_gives_nothing(device):
 def test_what_does_not_fit_is_refused(use, error, message):
     with pytest.raises(error, match=message):
         use(mg.tensor(np.ones((2, 3, 4))))
+
+
+@pytest.mark.parametrize("mask", ["none", "queries", "added"])
+def test_dropout_drops_weights_of_the_formula(mask, device, rng):
+    """Of the result only the weights are changed, so that identity values show them."""
+    q, k, _ = arrays(rng, ((2,), 5, 6, 4, 3))
+    chosen = MASKS[mask](rng, (2,), 5, 6)
+    given = None if chosen is None else mg.tensor(chosen, device=device)
+    eye = np.broadcast_to(np.eye(6), (2, 6, 6))
+    p = attention(*(mg.tensor(a, device=device) for a in (q, k, eye)), given, dropout_p=0.3, seed=5).numpy()
+    whole = by_numpy(q, k, eye, chosen)
+    kept = p != 0
+    np.testing.assert_allclose(p[kept], whole[kept] / 0.7, rtol=1e-11)
+    dropped = (~kept & (whole > 0)).sum() / (whole > 0).sum()
+    assert 0.1 < dropped < 0.5
+    again = attention(*(mg.tensor(a, device=device) for a in (q, k, eye)), given, dropout_p=0.3, seed=5).numpy()
+    np.testing.assert_array_equal(p, again)
+
+
+def test_gradients_with_dropout(device, rng):
+    inputs = arrays(rng, ((2,), 3, 4, 2, 3))
+    check_grads(lambda *t: attention(*t, is_causal=True, dropout_p=0.4, seed=1), *inputs, device=device)
+
+
+def test_dropout_of_heads_is_drawn_anew_in_training_and_captured_as_eager(rng):
+    x = rng.standard_normal((2, 4, 6)).astype("f4")
+    results = []
+    for captured in (False, True):
+        mg.manual_seed(0)
+        model = mg.nn.MultiheadAttention(6, 2, dropout=0.5)
+
+        def step(x, model=model):
+            model.zero_grad()
+            loss = (model(x, is_causal=True) ** 2.0).sum()
+            loss.backward()
+            return loss
+
+        run = mg.capture(step) if captured else step
+        losses = [run(mg.tensor(x)).item() for _ in range(4)]
+        results.append((losses, [p.grad.numpy().tobytes() for p in model.parameters()]))
+        assert len(set(losses)) == 4
+    assert results[0] == results[1]
+    model.eval()
+    plain = mg.nn.MultiheadAttention(6, 2)
+    plain.load_state_dict({name: value for name, value in model.state_dict().items() if name != "counter"})
+    np.testing.assert_array_equal(model(mg.tensor(x)).numpy(), plain(mg.tensor(x)).numpy())
+    theirs = torch.nn.MultiheadAttention(6, 2, dropout=0.5, batch_first=True)
+    mg.interop.from_torch(model, theirs.state_dict(), example=x)
 
 
 def pair(features=6, heads=2, bias=True):

@@ -36,6 +36,8 @@ def branches(x, gamma, beta):
 
 
 IMAGES = (2, 5, 4, 2)
+SEEN = np.array([[[True, False, True], [False, False, False]], [[True, True, True], [False, True, True]]])  # by head
+ADDED = np.array([[[0.5, -1.0, -np.inf]], [[-np.inf, 0.0, 2.0]]])
 CASES = {  # a function of tensors, and their shapes
     "add": (lambda a, b: (a + b) * a, (3, 4), (4,)),
     "sub": (lambda a, b: (a - b) * b, (3, 1), (4,)),
@@ -79,6 +81,7 @@ CASES = {  # a function of tensors, and their shapes
     "matmul": (mg.matmul, (3, 4), (4, 2)),
     "matmul, stacks": (mg.matmul, (2, 3, 4), (2, 4, 2)),
     "matmul, broadcast": (mg.matmul, (3, 1, 2, 3), (2, 3, 2)),
+    "einsum of diagonals": (lambda a: mg.einsum("...ii->...i", a) ** 2, (2, 3, 3)),
     "einsum": (lambda a, b: mg.einsum("bi,bij->j", a, b), (2, 3), (2, 3, 2)),
     "conv2d": (lambda *a: mg.conv2d(*a, padding=1), IMAGES, (3, 3, 2, 3), (3,)),
     "conv2d, stride 2": (lambda x, w: mg.conv2d(x, w, stride=2, padding=((0, 1), (1, 0))), IMAGES, (2, 3, 2, 3)),
@@ -86,6 +89,43 @@ CASES = {  # a function of tensors, and their shapes
     "conv2d, 1 x 1": (mg.conv2d, IMAGES, (1, 1, 2, 3), (3,)),
     "conv2d, depthwise": (lambda *a: mg.conv2d(*a, padding=1, groups=2), IMAGES, (3, 3, 1, 4), (4,)),
     "conv2d, groups": (lambda *a: mg.conv2d(*a, groups=2), (2, 4, 3, 4), (2, 2, 2, 4), (4,)),
+    "conv_transpose2d": (lambda *a: mg.conv_transpose2d(*a, padding=1), IMAGES, (3, 3, 2, 3), (3,)),
+    "conv_transpose2d, stride 2": (
+        lambda x, w: mg.conv_transpose2d(x, w, stride=2, padding=((0, 1), (1, 0)), output_padding=1),
+        IMAGES,
+        (2, 3, 2, 1),
+    ),
+    "conv_transpose2d, depthwise": (lambda x, w: mg.conv_transpose2d(x, w, groups=2), IMAGES, (3, 2, 2, 1)),
+    "conv_transpose2d, groups": (lambda x, w: mg.conv_transpose2d(x, w, groups=2), (1, 3, 2, 4), (2, 2, 4, 1)),
+    "interpolate": (lambda x: mg.interpolate(x, size=(7, 3)) ** 2, IMAGES),
+    "interpolate, bilinear": (lambda x: mg.interpolate(x, scale=1.7, mode="bilinear") ** 2, IMAGES),
+    "adaptive_avg_pool2d": (lambda x: mg.adaptive_avg_pool2d(x, (3, 2)) ** 2, IMAGES),
+    "attention": (mg.scaled_dot_product_attention, (2, 3, 2), (2, 4, 2), (2, 4, 3)),
+    "attention, causal": (
+        lambda q, k, v: mg.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3),
+        (2, 2, 3, 2),
+        (2, 2, 3, 2),
+        (2, 2, 3, 1),
+    ),
+    "attention, masked": (
+        lambda q, k, v: mg.scaled_dot_product_attention(q, k, v, SEEN),
+        (3, 2, 2, 2),
+        (3, 2, 3, 2),
+        (3, 2, 3, 1),
+    ),
+    "attention, a mask by head that is added": (
+        lambda q, k, v: mg.scaled_dot_product_attention(q, k, v, ADDED, is_causal=True),
+        (2, 2, 3, 2),
+        (2, 2, 3, 2),
+        (2, 2, 3, 1),
+    ),
+    "attention with dropout": (
+        lambda q, k, v: mg.scaled_dot_product_attention(q, k, v, dropout_p=0.4, seed=3),
+        (2, 3, 2),
+        (2, 4, 2),
+        (2, 4, 3),
+    ),
+    "self-attention": (lambda x: mg.ops.self_attention(x, is_causal=True), (3, 2, 3, 2)),
     "max_pool2d": (lambda x: mg.max_pool2d(x, 2) ** 2, IMAGES),
     "max_pool2d, overlapping": (lambda x: mg.max_pool2d(x, 3, stride=1, padding=1) ** 2, IMAGES),
     "avg_pool2d": (lambda x: mg.avg_pool2d(x, 3, stride=2, padding=1) ** 2, IMAGES),
@@ -122,7 +162,15 @@ CASES = {  # a function of tensors, and their shapes
     "embedding": (lambda w: mg.embedding([[0, 2], [2, 2]], w) ** 2, (3, 2)),
     "dropout": (lambda x: mg.dropout(x, 0.5, training=True, seed=3) ** 2, (3, 4)),
 }
-ACROSS = ("conv2d", "max_pool2d", "batch_norm, sigmoid", "matmul, broadcast")
+ACROSS = (
+    "conv2d",
+    "conv_transpose2d",
+    "interpolate, bilinear",
+    "attention, masked",
+    "max_pool2d",
+    "batch_norm, sigmoid",
+    "matmul, broadcast",
+)
 
 
 def values(rng, shapes):
