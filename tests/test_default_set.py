@@ -43,6 +43,8 @@ def test_every_example_is_run(default_set):
         "char_transformer": "tests/examples/test_char_transformer.py::test_a_tiny_one_learns_and_writes",
         "char_lstm": "tests/examples/test_char_lstm.py::test_a_small_one_learns_and_writes",
         "recurrent_batchnorm": "tests/examples/test_recurrent_studies.py::test_recurrent_batchnorm",
+        "cifar10_resnet": "tests/examples/test_image_networks.py::test_both_networks_of_the_resnet_begin_alike_and_are_trained",
+        "mnist_autoencoder": "tests/examples/test_image_networks.py::test_both_autoencoders_are_trained",
         "adabn": "tests/examples/test_recurrent_studies.py::test_adabn",
         "draw_models": "tests/inspect/test_model_drawing.py::",  # what it calls; the script itself draws large models, for minutes
     }

@@ -1,6 +1,7 @@
 """The CIFAR-10 scripts, run in this process on a few small images whose colour tells their class."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -62,5 +63,22 @@ def start(cifar10, scripts, small):
         arguments = ["--data", str(cifar10), "--output", str(output), *small, *map(str, options)]
         result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1"}, catch_exceptions=False)
         return result.exit_code, result.output
+
+    return run
+
+
+@pytest.fixture
+def results_of(scripts, tmp_path):
+    """A function that runs a script in this process, into the folder `out`; gives what it printed and its results.json."""
+    import typer
+    from typer.testing import CliRunner
+
+    def run(script, *options):
+        app = typer.Typer()
+        app.command()(importlib.import_module(script).main)
+        arguments = ["--output", str(tmp_path / "out"), *map(str, options)]
+        result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1"}, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output, json.loads((tmp_path / "out" / "results.json").read_text())
 
     return run

@@ -1,34 +1,15 @@
 """The studies of recurrent Batch Normalization and of AdaBN, tiny: what they write, and that it is what they say."""
 
 import importlib
-import json
 
 import numpy as np
-import pytest
 
 import minigrad as mg
 
 
-@pytest.fixture
-def start(scripts, tmp_path):
-    """A function that runs a script in this process; gives what it printed and its results.json."""
-    import typer
-    from typer.testing import CliRunner
-
-    def run(script, *options):
-        app = typer.Typer()
-        app.command()(importlib.import_module(script).main)
-        arguments = ["--output", str(tmp_path / "out"), *map(str, options)]
-        result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1"}, catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-        return result.output, json.loads((tmp_path / "out" / "results.json").read_text())
-
-    return run
-
-
-def test_recurrent_batchnorm(start, tmp_path):
+def test_recurrent_batchnorm(results_of, tmp_path):
     tiny = ["--epochs", 1, "--images", 16, "--test-images", 20, "--units", 4, "--batch", 8]
-    printed, record = start("recurrent_batchnorm", *tiny)
+    printed, record = results_of("recurrent_batchnorm", *tiny)
     assert list(record["networks"]) == ["LSTM", "BN-LSTM"]
     for (run,) in record["networks"].values():
         assert len(run["test_accuracy"]) == len(run["loss"]) == 1
@@ -64,9 +45,9 @@ def test_the_normalized_lstm_is_its_formula(scripts, rng):
     np.testing.assert_allclose(study_result.numpy(), h @ out + out_bias, rtol=1e-9, atol=1e-12)
 
 
-def test_adabn(start, tmp_path):
+def test_adabn(results_of, tmp_path):
     tiny = ["--epochs", 1, "--images", 200, "--test-images", 30, "--unlabelled", 200, "--seeds", 1]
-    printed, record = start("adabn", *tiny)
+    printed, record = results_of("adabn", *tiny)
     study = importlib.import_module("adabn")
     assert list(record["accuracy"]) == list(study.DOMAINS)
     assert all(0 <= value <= 1 for of in record["accuracy"].values() for values in of.values() for value in values)
