@@ -19,7 +19,19 @@ from typing import Any
 if not __package__:  # run as a script; at the end of the path: an installed minigrad is not hidden by the sources
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.sections import contention, conv, gemm, inception, kernels, limits, recurrent, start, step, where
+from benchmarks.sections import (
+    contention,
+    conv,
+    gemm,
+    inception,
+    kernels,
+    limits,
+    recurrent,
+    start,
+    step,
+    vocabulary,
+    where,
+)
 from benchmarks.tools import machine, tables
 from benchmarks.tools.copies import check_copy
 from benchmarks.tools.frameworks import OURS, PRECISIONS, Minigrad, Torch
@@ -32,6 +44,7 @@ SECTIONS = {
         "start": start,
         "conv": conv,
         "recurrent": recurrent,
+        "vocabulary": vocabulary,
         "inception": inception,
         "where": where,
         "contention": contention,

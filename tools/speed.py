@@ -26,7 +26,7 @@ KINDS = {"avx512": "AVX-512", "avx2": "AVX2"}  # folders, in the order of the co
 BLOCK = re.compile(r"^<!-- speed: (?P<name>[\w ]+) -->\n.*?^<!-- /speed -->$", re.MULTILINE | re.DOTALL)
 BUSY = 0.5  # load from which on benchmarks/compare.py calls the machine busy and its numbers disturbed
 LARGE = "1024 x 1024 x 1024"
-SECTIONS = "step", "gemm", "start", "conv", "inception", "where", "contention"
+SECTIONS = "step", "gemm", "start", "conv", "recurrent", "vocabulary", "inception", "where", "contention"
 NOT_YET = (
     "*Not measured on an idle machine yet; the [list of files](docs/results/benchmarks/README.md) has what there is.*"
 )
@@ -255,6 +255,40 @@ def contention() -> str:
     return "\n\n".join([*parts, measured("contention")])
 
 
+def vocabulary() -> str:
+    """Milliseconds of what small networks are made of, and how many times as fast as others; a table for each machine."""
+    parts = []
+    for kind in kinds():
+        columns: dict[str, dict[str, list[str]]] = {}
+        for result in section(kind, "vocabulary") + section(kind, "recurrent"):
+            threads = f"{result['threads']} thread{'s' * (result['threads'] > 1)}"
+            for case, taken in by_case(result["seconds"]):
+                columns.setdefault(threads, {})[case] = captured_beside_others(taken)
+        header = [name for threads in columns for name in (f"{threads}, ms", "eager", "PyTorch", "JAX")]
+        names = list(dict.fromkeys(case for of_threads in columns.values() for case in of_threads))
+        rows = [[name, *(cell for column in columns.values() for cell in column.get(name, [""] * 4))] for name in names]
+        if rows:
+            parts.append(f"{KINDS[kind]}:\n\n{table(['', *header], rows)}")
+    return "\n\n".join([*parts, measured("vocabulary", "recurrent")])
+
+
+def by_case(seconds: dict) -> list[tuple[str, dict]]:
+    """(name, samples by contender) of a result's cases; those of recurrent layers are kept by pass."""
+    if "forward" not in seconds:
+        return list(seconds.items())
+    return [(f"{layer}, {name}", taken) for name, of_pass in seconds.items() for layer, taken in of_pass.items()]
+
+
+def captured_beside_others(taken: dict[str, list]) -> list[str]:
+    """Milliseconds of the captured call, and how many times as fast it is: medians of the rounds' ratios."""
+    ours = taken["minigrad captured"]
+    cells = [f"{1e3 * median(ours):.2f}"]
+    for name in ("minigrad eager", "PyTorch", "JAX jit"):
+        pairs = [(a, b) for a, b in zip(taken.get(name, ()), ours, strict=False) if a is not None and b is not None]
+        cells.append(f"{statistics.median(a / b for a, b in pairs):.2f}" if pairs else "")
+    return cells
+
+
 def where() -> str:
     """The kernels that take most of an Inception step."""
     parts = []
@@ -318,6 +352,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "aims": aims,
     "files": listed,
     "where": where,
+    "vocabulary": vocabulary,
 }
 
 

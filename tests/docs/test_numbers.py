@@ -51,7 +51,7 @@ def speed():
     ("page", "tables"),
     [
         ("README.md", {"step", "aims", "gemm", "convolution", "inception"}),
-        ("docs/results/benchmarks/README.md", {"files", "step without BN", "where"}),
+        ("docs/results/benchmarks/README.md", {"files", "step without BN", "where", "vocabulary"}),
     ],
 )
 def test_pages_show_the_tables_of_speed(speed, page, tables):

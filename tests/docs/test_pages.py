@@ -30,6 +30,10 @@ PAGES = (
     "cuda-without-a-card",
     "interop",
     "sharing-memory",
+    "attention",
+    "recurrent",
+    "resampling",
+    "derivatives",
 )  # those whose code is run
 ROUGH = {
     "training": 0.03,
@@ -97,7 +101,7 @@ def test_python_blocks_print_what_the_page_says(page, tmp_path, monkeypatch, cap
             exec(compile(code, f"{page}.md", "exec"), names)
             assert_same_text(capsys.readouterr().out, expected, ROUGH.get(page, 1e-6))
             ran += 1
-    assert ran == sum(language == "python" for language, _ in blocks(page)) > 4
+    assert ran == sum(language == "python" for language, _ in blocks(page)) > 1
 
 
 @pytest.mark.parametrize("page", PAGES)
