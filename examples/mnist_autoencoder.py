@@ -68,7 +68,7 @@ def restored(model: mg.nn.Module, images: np.ndarray, noise: float) -> tuple[np.
 
 
 def train(model: Autoencoder, images, tests, noise: float, epochs: int, lr: float, seed: int) -> dict:
-    """The losses of all steps and, after each epoch, of the test images."""
+    """Of each epoch the mean loss of its steps, and that of the test images after it."""
     optimizer = mg.optim.Adam(model.parameters(), lr=lr)
     loader = Loader(images, batch_size=BATCH, seed=seed, drop_last=True)
 
@@ -83,7 +83,7 @@ def train(model: Autoencoder, images, tests, noise: float, epochs: int, lr: floa
     found: dict = {"loss": [], "test_loss": [], "seconds": 0.0}
     for _ in range(epochs):
         start = time.perf_counter()
-        found["loss"] += [step(*batch).item() for batch in loader.steps(len(loader))]
+        found["loss"].append(float(np.mean([step(*batch).item() for batch in loader.steps(len(loader))])))
         found["seconds"] += time.perf_counter() - start
         found["test_loss"].append(restored(model, tests, noise)[2])
         model.train()
