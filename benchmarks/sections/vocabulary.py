@@ -1,7 +1,7 @@
 """The ops of small networks in float32 beside PyTorch's and JAX's, forward and back, and the training steps of the examples.
 
 Each function is written for each framework as its users would, on the same arrays. Steps are those of `examples/`, with the
-same weights in PyTorch, whose twins are in tools/twins.py; what must agree are the losses of the first two.
+same weights in PyTorch, whose twins are in tools/twins.py; what must agree are the losses of the first two, on a few rows.
 """
 
 import functools
@@ -204,16 +204,21 @@ BUILDERS: dict[str, Callable[..., Work]] = {
     THEIRS: by_torch,
     "JAX jit": by_jax,
 }
-BY_STEP: dict[str, Callable[..., Work]] = {
-    CAPTURED: lambda framework, name: as_work(twins.ours(name, captured=True)),
-    EAGER: lambda framework, name: as_work(twins.ours(name, captured=False)),
-    THEIRS: lambda framework, name: as_work(twins.theirs(name)),
+BY_STEP: dict[str, Callable[..., Callable]] = {
+    CAPTURED: functools.partial(twins.ours, captured=True),
+    EAGER: functools.partial(twins.ours, captured=False),
+    THEIRS: twins.theirs,
 }
 
 
-def as_work(step: Callable[[], Any]) -> Work:
-    """A step that gives its loss; its first two losses are what is compared."""
-    return Work(step, lambda loss: [np.array([loss.item(), step().item()])])
+def by_step(framework: Any, step: Callable[..., Callable], name: str) -> Work:
+    """A step; what is compared are the losses of the first ones on few rows of the batch."""
+
+    def results(_: Any) -> list[np.ndarray]:
+        small = step(name, twins.ROWS)
+        return [np.array([small().item() for _ in range(twins.STEPS)])]
+
+    return Work(step(name), results)
 
 
 def cases(names: list[str]) -> Iterator[Case]:
@@ -225,7 +230,7 @@ def cases(names: list[str]) -> Iterator[Case]:
                 yield Case(f"{name}, {way}", 0, 0, expected(name, bool(backward)), builders)
     for key, name in STEPS.items():
         if name in names:
-            builders = {c: functools.partial(b, name=key) for c, b in BY_STEP.items()}
+            builders = {c: functools.partial(by_step, step=step, name=key) for c, step in BY_STEP.items()}
             yield Case(name, 0, 0, [twins.losses(key)], builders)
 
 
@@ -237,7 +242,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
 
 def plan(run: Run) -> Iterator[tuple[str, Callable[[], dict]]]:
     """With each number of threads."""
-    length = {"rounds": 3, "seconds": 0.01} if run.quick else {"rounds": 7, "seconds": 0.05}
+    length = {"rounds": 3, "seconds": 0.01} if run.quick else {"rounds": 5, "seconds": 0.05}
     names = [*(f"{name}, {way}" for name in FUNCTIONS for way in PASSES), *STEPS.values()]
     for side in run.sides:
         yield f"vocabulary, {in_words(side.setting)}", lambda side=side: compare(side, names, **length)

@@ -22,7 +22,7 @@ class ConvTranspose2d(Form):
 
     def forward(self, x: np.ndarray, w: np.ndarray, *, window: Window, image: tuple[int, int]) -> np.ndarray:
         self.save(x if self.needs[1] else None, w if self.needs[0] else None)
-        self.x_shape, self.w_shape, self.window = x.shape, w.shape, window
+        self.x_shape, self.w_shape, self.window, self.image = x.shape, w.shape, window, image
         shape = x.shape[0], *image, w.shape[3]
         if not x.size or not w.size:
             return filled(self, shape, x.dtype, 0.0)
@@ -51,7 +51,7 @@ class ConvTranspose2d(Form):
         return dx, dw
 
     def again(self, x: Array, w: Array) -> Array:
-        return self.forward(x, w, window=self.window, image=self.shape[1:3])
+        return self.forward(x, w, window=self.window, image=self.image)
 
     def turned(self, w: np.ndarray) -> np.ndarray:
         """Weights from the channels of the one to those of the other, the other way round: a new array."""
@@ -71,7 +71,7 @@ class DepthwiseConvTranspose2d(Form):
 
     def forward(self, x: np.ndarray, w: np.ndarray, *, window: Window, image: tuple[int, int]) -> np.ndarray:
         self.save(x if self.needs[1] else None, w if self.needs[0] else None)
-        self.x_shape, self.w_shape, self.window = x.shape, w.shape, window
+        self.x_shape, self.w_shape, self.window, self.image = x.shape, w.shape, window, image
         self.row = (*w.shape[:2], 1, x.shape[3])  # as the kernels have weights
         shape = x.shape[0], *image, x.shape[3]
         if not x.size:
@@ -97,7 +97,7 @@ class DepthwiseConvTranspose2d(Form):
         return dx, dw
 
     def again(self, x: Array, w: Array) -> Array:
-        return self.forward(x, w, window=self.window, image=self.shape[1:3])
+        return self.forward(x, w, window=self.window, image=self.image)
 
 
 def conv_transpose2d(
