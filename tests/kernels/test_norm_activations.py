@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from targets import on_cpu, on_cuda
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cpu import elementwise, norm
@@ -17,7 +18,9 @@ SENTINEL = -7  # of the size of what stands beside it, to which errors are compa
 each_activation = pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 each_backward = pytest.mark.parametrize("name", ["batch_norm_backward", "batch_norm_inference_backward"])
-some_shapes = pytest.mark.parametrize("shape", [(5, 7), (258, 17), (263, 100), (2053, 17)], ids=str)
+some_shapes = pytest.mark.parametrize(
+    "shape", [(5, 7), (258, 17), *on_cpu((263, 100), (2053, 17)), *on_cuda((37, 100), (1029, 5))], ids=str
+)
 some_margins = pytest.mark.parametrize("margin", [(0, 0), (16, 5)], ids=str)
 
 
