@@ -70,7 +70,7 @@ def pytest_collection():
 def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if is_for_its_target(item)]
     for item in items:
-        if item.path.parent == TESTS / "benchmarks" or (item.get_closest_marker("wide") and target_of(item) != "cuda"):
+        if item.path.parent == TESTS / "benchmarks" or (item.get_closest_marker("wide") and is_compiled(item)):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("gpu") and not THERE_IS_A_GPU:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
@@ -174,6 +174,11 @@ def target_of(item):
     """ "cpu" or "cuda", what the fixture `target` of kernels' tests is; "" without it."""
     name = parameter(item, "target")
     return name.partition(",")[0] if name in TARGETS else ""
+
+
+def is_compiled(item):
+    """Whether it runs kernels of the CPU: neither those of a simulated GPU nor those of the reference."""
+    return target_of(item) != "cuda" and parameter(item, "device") not in ("cuda", "reference")
 
 
 def is_for_its_target(item):

@@ -317,6 +317,7 @@ NETS = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("net", NETS)
 def test_second_derivatives_of_a_net_are_pytorchs(net, device, rng):
     torch = pytest.importorskip("torch")

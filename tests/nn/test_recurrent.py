@@ -25,6 +25,7 @@ def theirs_with_our_weights(torch, ours, kind, sizes, options):
     return theirs
 
 
+@pytest.mark.wide
 @each
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("started", [False, True])

@@ -16,6 +16,7 @@ GROUPS = {"depthwise": (4, 4, 4), "depthwise, two from each": (3, 6, 3), "two gr
 each_kind = pytest.mark.parametrize("kind", GROUPS)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @each_kind
 def test_gradients(options, kind, device, rng):
@@ -24,7 +25,7 @@ def test_gradients(options, kind, device, rng):
     check_grads(lambda x, w, b: mg.conv2d(x, w, b, groups=groups, **options), x, w, b, device=device, full_size=8)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("stride", "padding", "dilation"), [(1, 1, 1), (2, 3, 1), (1, (2, 1), 2), (3, 0, (1, 2))], ids=str
 )
@@ -44,6 +45,7 @@ def test_against_torch(kind, stride, padding, dilation, dtype, rng):
     )  # fmt: skip
 
 
+@pytest.mark.wide
 @each_kind
 def test_a_group_is_a_convolution_of_its_own(kind, device, rng):
     c, k, groups = GROUPS[kind]

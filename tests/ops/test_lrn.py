@@ -32,6 +32,18 @@ def test_formula_and_gradients(shape, constants, device, rng):
     check_grads(lambda t: mg.local_response_norm(t, *constants), x, device=device)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 50])
+def test_windows_of_each_size_lie_where_the_formula_says(size, rng):
+    """With more channels than one, and where nothing is compiled: an even window lies to one side."""
+    x = 2 * rng.standard_normal((2, 9))
+    check_forward(
+        lambda t: mg.local_response_norm(t, size, 0.3, 0.6, 0.5),
+        lambda a: np_lrn(a, size, 0.3, 0.6, 0.5),
+        x,
+        device="reference",
+    )
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     shape=st.tuples(st.integers(1, 40), st.integers(1, 70)),
