@@ -52,7 +52,8 @@ def grad(
         if not x.requires_grad:
             raise RuntimeError(
                 f"grad: xs[{i}] (shape {x.shape}) requires no gradient, so y does not depend on it; make it with "
-                "requires_grad=True before y is computed"
+                "requires_grad=True before y is computed. (Inside a function that mg.recompute was given nothing does at "
+                "first; take gradients of what mg.recompute gives)"
             )
     sources = [x._op or x for x in targets]
     starts = [(root, as_start(root, weight)) for root, weight in zip(ys, given, strict=True)]

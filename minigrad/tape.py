@@ -330,7 +330,8 @@ def first_gradient(tensor: "tensors.Tensor", grad: Any) -> np.ndarray:
     """The gradient that backward starts from, checked."""
     if not tensor.requires_grad:
         raise RuntimeError(
-            "backward from a tensor that is not on the tape: no input required a gradient, or it was made under no_grad()"
+            "backward from a tensor that is not on the tape: no input required a gradient, or it was made under no_grad() or "
+            "in the first run of a function that mg.recompute was given"
         )
     if grad is None:
         if tensor._data.size != 1:

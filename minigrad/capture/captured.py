@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import os
 import sys
 import threading
 import types
@@ -28,6 +29,8 @@ MOST_RECORDINGS = 64  # of one step; of more, those not used for longest are dro
 MOST_REPLACED = 2  # recordings kept, for the same arguments, whose arrays were replaced
 TOO_MANY_IN_A_ROW = 128  # calls that recorded, with none between that replayed, until a warning says why
 
+everyone: "weakref.WeakSet[Captured]" = weakref.WeakSet()  # since a fork lets no thread go on that holds a lock
+
 
 class Captured:
     """A step that is recorded at its first call and replayed after; see `capture`."""
@@ -41,7 +44,8 @@ class Captured:
         self.plan: Plan | None = None  # the latest
         self.latest_key: object = None
         self.dtypes: dict[object, np.dtype] = {}
-        self.lock = threading.Lock()
+        self.forget_threads()
+        everyone.add(self)
         self.clock = 0  # counts how often another recording was taken up
         self.in_a_row = 0  # calls that recorded since one replayed
         self.changed: dict[object, set[str]] = {}  # by key: what the step changed itself while it was recorded
@@ -49,6 +53,11 @@ class Captured:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Replay the step, or record it first."""
         return self.run(args, kwargs)
+
+    def forget_threads(self) -> None:
+        """Nobody is at work."""
+        self.lock = threading.RLock()
+        self.at_work = False  # in the thread that holds the lock
 
     def __get__(self, instance: object, owner: type | None = None) -> object:
         """As a method: bound to an instance, which has recordings of its own."""
@@ -74,9 +83,7 @@ class Captured:
         if state.recording is not None:
             return step(*args, **kwargs)  # a part of the step being recorded
         if state.trace:  # detect_anomaly and mg.inspect look at every op, and a replay passes none
-            device = self.device or device_of([*args, *kwargs.values()])
-            given = [as_tensor(value, device) for value in args]
-            return step(*given, **{name: as_tensor(value, device) for name, value in kwargs.items()})
+            return self.run_eagerly(args, kwargs)
         named = [*enumerate(args), *sorted(kwargs.items())] if kwargs else list(enumerate(args))
         arrays: list[np.ndarray] = []
         key = (
@@ -85,15 +92,27 @@ class Captured:
             matmul_precision.current,
         )
         with self.lock:  # replays of several threads share the recording's memory
-            plan = self.plan
-            if plan is None or key != self.latest_key or not plan.holds():
-                plan = next((p for p in self.plans.get(key, ()) if p.holds()), None)
-                if plan is None:
-                    check_dtypes(self.dtypes, named)
-                    return self.record(key, args, kwargs)
-                self.take_up(plan, key)
-            self.in_a_row = 0
-            return plan.replay(arrays)
+            if self.at_work:  # called by what a replay runs, or by a handler of signals meanwhile
+                return self.run_eagerly(args, kwargs)
+            self.at_work = True
+            try:
+                plan = self.plan
+                if plan is None or key != self.latest_key or not plan.holds():
+                    plan = next((p for p in self.plans.get(key, ()) if p.holds()), None)
+                    if plan is None:
+                        check_dtypes(self.dtypes, named)
+                        return self.record(key, args, kwargs)
+                    self.take_up(plan, key)
+                self.in_a_row = 0
+                return plan.replay(arrays)
+            finally:
+                self.at_work = False
+
+    def run_eagerly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the step as it stands, on the arguments as tensors."""
+        device = self.device or device_of([*args, *kwargs.values()])
+        given = [as_tensor(value, device) for value in args]
+        return self.step(*given, **{name: as_tensor(value, device) for name, value in kwargs.items()})
 
     def take_up(self, plan: Plan, key: object) -> None:
         """This recording is the latest used."""
@@ -214,6 +233,16 @@ class Captured:
             self.dtypes.clear()
             self.changed.clear()
             self.in_a_row = 0
+
+
+def forget_threads() -> None:
+    """After a fork: only the thread that forked is there."""
+    for captured in list(everyone):
+        captured.forget_threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_threads)
 
 
 class CapturedMethod(Captured):

@@ -20,8 +20,8 @@ def for_one_thread(dispatcher: Dispatcher) -> Dispatcher:
 class OwnKernel:
     """A function that the user compiled by `@numba.njit`.
 
-    One with `parallel=True` keeps to our number of threads; where there is but one to use, also in a child that was forked,
-    it runs without.
+    One with `parallel=True` keeps to our number of threads; where there is but one to use, also in a child that was forked
+    or while the others are busy, it runs without.
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -33,8 +33,9 @@ class OwnKernel:
         if not self.is_parallel:
             self.dispatcher(*arguments)
         elif threads.may_run_parallel():
-            with threads.parallel_region():
-                self.dispatcher(*arguments)
+            with threads.parallel_region() as several:
+                function = self.dispatcher if several else for_one_thread(self.dispatcher)
+                function(*arguments)
         else:
             for_one_thread(self.dispatcher)(*arguments)
 

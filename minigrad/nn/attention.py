@@ -83,6 +83,10 @@ class MultiheadAttention(Module):
         apart = x.reshape(n, rows, parts, self.heads, self.features // self.heads)
         return ops.transpose(apart, (2, 0, 3, 1, 4))
 
+    def settings(self) -> str:
+        """Sizes, and whether biases are left out."""
+        return f"{self.features}, {self.heads}" + ("" if self.in_proj_bias is not None else ", bias=False")
+
     def mask_of(self, name: str, mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
         """A mask as scaled_dot_product_attention takes it, to broadcast to (N, heads, L, S)."""
         if mask is None:

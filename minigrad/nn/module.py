@@ -194,8 +194,9 @@ class Module(Watched):
         children = list(self.children())
         if not children:
             return f"{type(self).__name__}({self.settings()})"
+        settings = [f"  {text}" for text in [self.settings()] if text]
         lines = [f"  {name}: {child!r}".replace("\n", "\n  ") for name, child in children]
-        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+        return "\n".join([f"{type(self).__name__}(", *settings, *lines, ")"])
 
     def _repr_html_(self) -> str:
         """For notebooks."""

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from targets import TARGETS, target_named
+from targets import TARGETS, host_driver, target_named
 
 try:
     import greenlet  # noqa: F401 - the simulator needs it
@@ -34,14 +34,26 @@ def target(memory):
 @pytest.fixture
 def gpu(monkeypatch):
     """A simulated GPU as the device "cuda"."""
+    from minigrad.kernels.cuda.tools.simulated_driver import SimulatedDriver
+
+    return as_the_device(monkeypatch, SimulatedDriver(memory=1 << 24))
+
+
+@pytest.fixture
+def host_gpu(monkeypatch):
+    """This machine as the device "cuda"."""
+    return as_the_device(monkeypatch, host_driver())
+
+
+def as_the_device(monkeypatch, driver):
+    """The device "cuda" on a driver, until the end of the test."""
     from minigrad.devices.cuda import CudaDevice
     from minigrad.devices.registry import DEVICES
-    from minigrad.kernels.cuda.tools.simulated_driver import SimulatedDriver
 
     for name in ("driver", "stream", "empty", "tables", "matmul_precision"):
         monkeypatch.setattr(launch.context, name, getattr(launch.context, name))
     launch.context.tables = {}
-    device = CudaDevice(SimulatedDriver(memory=1 << 24))
+    device = CudaDevice(driver)
     monkeypatch.setitem(DEVICES, "cuda", device)
     return device
 

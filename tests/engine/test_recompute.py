@@ -193,3 +193,13 @@ def test_functions_that_do_not_follow_from_their_arguments_are_told_of():
 def test_another_result_than_a_tensor_is_refused():
     with pytest.raises(TypeError, match=r"must return one Tensor, not tuple.*mg\.concat"):
         mg.recompute(lambda x: (x, x), mg.tensor([1.0], requires_grad=True))
+
+
+def test_a_function_that_takes_gradients_itself_is_told_where_to():
+    x, w = (mg.tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
+    with pytest.raises(RuntimeError, match=r"take gradients of what mg\.recompute gives"):
+        mg.recompute(lambda x: mg.grad((x * x).sum(), x)[0], x)
+    with pytest.raises(RuntimeError, match=r"in the first run of a function that mg\.recompute was given"):
+        mg.recompute(lambda x: mg.grad((x * w).sum(), w)[0], x)
+    (dx,) = mg.grad(mg.recompute(lambda x: x * x * w, x).sum(), x)
+    np.testing.assert_array_equal(dx.numpy(), [2.0, 8.0])

@@ -509,35 +509,66 @@ class Onnx:
 
     def __init__(self, folder):
         import onnx
-        from onnx import TensorProto, helper, numpy_helper
         from onnx.reference import ReferenceEvaluator
 
         import minigrad as mg
+        from minigrad.onnx.runs import READERS
 
         self.mg, self.onnx, self.evaluator, self.path = mg, onnx, ReferenceEvaluator, folder / "a.onnx"
+        self.kinds = [*READERS, "Loop", "x", ""]
         rng = np.random.default_rng(0)
         self.x = rng.standard_normal((2, 3, 6, 6)).astype(np.float32)
+        (folder / "a.data").write_bytes(rng.standard_normal(200).astype(np.float32).tobytes())
+        self.models = [self.convolutional(rng), self.recurrent(rng)]
+        for model in self.models:
+            self.check(model.SerializeToString())
+
+    def convolutional(self, rng):
+        node = self.onnx.helper.make_node
         nodes = [
-            helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], strides=[1, 1]),
-            helper.make_node("Relu", ["c"], ["r"]),
-            helper.make_node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
-            helper.make_node("Flatten", ["p"], ["f"], axis=1),
-            helper.make_node("Gemm", ["f", "v", "b"], ["g"], alpha=0.5, transB=1),
-            helper.make_node("Softmax", ["g"], ["y"], axis=1),
+            node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], strides=[1, 1]),
+            node("Relu", ["c"], ["r"]),
+            node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+            node("Flatten", ["p"], ["f"], axis=1),
+            node("Gemm", ["f", "v", "b"], ["g"], alpha=0.5, transB=1),
+            node("Softmax", ["g"], ["y"], axis=1),
         ]
-        weights = {"w": (4, 3, 3, 3), "v": (5, 36), "b": (5,)}
-        made = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in weights.items()]
-        given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 6, 6])
-        result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5])
+        return self.model(nodes, {"w": (4, 3, 3, 3), "v": (5, 36), "b": (5,)}, {}, rng)
+
+    def recurrent(self, rng):
+        node = self.onnx.helper.make_node
+        nodes = [
+            node("Reshape", ["x", "rows"], ["r"]),
+            node("Transpose", ["r"], ["t"], perm=[1, 0, 2]),
+            node("LSTM", ["t", "w", "u", "b"], ["l"], hidden_size=4),
+            node("Squeeze", ["l", "one"], ["s"]),
+            node("Slice", ["s", "start", "end", "zero", "one"], ["c"]),
+            node("Gather", ["c", "places"], ["g"], axis=0),
+            node("Concat", ["g", "s"], ["k"], axis=2),
+            node("Pad", ["k", "pads"], ["p"]),
+            node("ReduceMean", ["p"], ["m"], axes=[0], keepdims=0),
+            node("LayerNormalization", ["m", "scale"], ["y"], axis=-1),
+        ]
+        numbers = {"rows": [2, 3, 36], "one": [1], "start": [0], "end": [2], "zero": [0], "places": [1, 0, 1]}
+        weights = {"w": (1, 16, 36), "u": (1, 16, 4), "b": (1, 32), "scale": (9,)}
+        return self.model(nodes, weights, numbers | {"pads": [0, 0, 0, 0, 0, 1]}, rng)
+
+    def model(self, nodes, weights, numbers, rng):
+        """A network of these nodes, from x to y."""
+        helper, array, kind = self.onnx.helper, self.onnx.numpy_helper.from_array, self.onnx.TensorProto.FLOAT
+        made = [array(rng.standard_normal(shape).astype(np.float32), name) for name, shape in weights.items()]
+        made += [array(np.array(values, np.int64), name) for name, values in numbers.items()]
+        given = helper.make_tensor_value_info("x", kind, ["n", 3, 6, 6])
+        result = helper.make_tensor_value_info("y", kind, ["n", "m"])
         graph = helper.make_graph(nodes, "graph", [given], [result], made)
-        self.model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        self.check(self.model.SerializeToString())
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
     def make(self, rng):
+        chosen = self.models[rng.integers(len(self.models))]
         if rng.random() < 0.4:
-            return damaged(self.model.SerializeToString(), rng)
+            return damaged(chosen.SerializeToString(), rng)
         model = self.onnx.ModelProto()
-        model.CopyFrom(self.model)
+        model.CopyFrom(chosen)
         for _ in range(rng.integers(1, 3)):
             self.change(model.graph, rng)
         return model.SerializeToString()
@@ -545,15 +576,14 @@ class Onnx:
     def change(self, graph, rng):
         """Another value of something that a sound file has."""
         node = graph.node[rng.integers(len(graph.node))]
+        tensor = graph.initializer[rng.integers(len(graph.initializer))]
         number = int(rng.choice([-(1 << 63), -2, -1, 0, 1, 2, 3, 7, 1 << 20, 1 << 31, (1 << 63) - 1]))
-        match rng.integers(0, 6):
+        match rng.integers(0, 8):
             case 0:
-                node.op_type = str(
-                    rng.choice(["Relu", "Conv", "Gemm", "Softmax", "Add", "Reshape", "Loop", "Tanh", "x", ""])
-                )
+                node.op_type = str(rng.choice(self.kinds))
             case 1:
-                names = ["x", "c", "r", "p", "f", "g", "y", "w", "v", "b", "", "z"]
-                node.input[rng.integers(len(node.input))] = str(rng.choice(names))
+                names = [name for other in graph.node for name in [*other.input, *other.output]]
+                node.input[rng.integers(len(node.input))] = str(rng.choice([*names, "", "z"]))
             case 2 | 3 if node.attribute:
                 attribute = node.attribute[rng.integers(len(node.attribute))]
                 if attribute.ints:
@@ -561,11 +591,30 @@ class Onnx:
                 else:
                     attribute.i, attribute.f = number, float(rng.choice([0.0, 1.0, np.nan, np.inf]))
             case 4:
-                tensor = graph.initializer[rng.integers(len(graph.initializer))]
                 tensor.dims[rng.integers(len(tensor.dims))] = number
+            case 5:
+                self.put_outside(tensor, number, rng)
+            case 6 if tensor.data_type == self.onnx.TensorProto.INT64:
+                values = self.onnx.numpy_helper.to_array(tensor).copy()
+                values[rng.integers(len(values))] = number
+                tensor.raw_data = values.tobytes()
             case _:
-                tensor = graph.initializer[rng.integers(len(graph.initializer))]
                 tensor.raw_data = damaged(tensor.raw_data, rng)
+
+    def put_outside(self, tensor, number, rng):
+        """The values of a tensor are said to lie in another file."""
+        size = len(tensor.raw_data)
+        places = ["a.data", "../a.data", "/dev/zero", ".", "", "no.data", "a" * 5000, "a.data/b", "a\0b"]
+        named = {"location": places[rng.integers(len(places)) if rng.random() < 0.5 else 0]}
+        if rng.random() < 0.5:
+            named |= {
+                "offset": str(rng.choice([str(number), "0", "8", "x"])),
+                "length": str(rng.choice([number, size])),
+            }
+        tensor.ClearField("raw_data")
+        tensor.data_location = self.onnx.TensorProto.EXTERNAL
+        for key, value in named.items():
+            tensor.external_data.add(key=key, value=value)
 
     def check(self, data):
         self.path.write_bytes(data)

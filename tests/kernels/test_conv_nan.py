@@ -1,4 +1,4 @@
-"""A NaN on its way through the convolutions of CPU and reference, for windows of every kind.
+"""A NaN on its way through the convolutions of CPU, CUDA and reference, for windows of every kind.
 
 It reaches what its windows reach and nothing else; but where the CPU computes pairs of pixels it reaches both of a pair, as
 docs/convolution.md says. 3 x 3 windows of stride 1, which the CPU computes by Winograd's products or by pairs, are in test_conv.py.
@@ -14,6 +14,7 @@ from minigrad.kernels.cpu import conv
 from minigrad.ops.window import resolve
 
 H, W = 9, 8
+FEW = 8  # channels, of which the simulator takes no more; a multiple of four, which are loaded at once
 PATHS = {  # size, stride, padding, dilation; and channels of source and target
     "1x1": (1, 1, 0, 1, 5, 6),
     "1x1 many channels": (1, 1, 0, 1, 33, 40),
@@ -32,19 +33,23 @@ every_path = pytest.mark.parametrize("path", PATHS)
 class Reference:
     """The specification itself."""
 
+    name = "reference"
+
     def run(self, family, name, *arguments):
         getattr(importlib.import_module(f"minigrad.kernels.reference.{family}"), name)(*arguments)
         return arguments
 
 
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=["reference", "cpu", "cuda", pytest.param("cuda, host", marks=pytest.mark.slow)])
 def runs(request, monkeypatch):
     return Reference() if request.param == "reference" else target_named(request.param, monkeypatch)
 
 
-def problem(path, rng):
+def problem(runs, path, rng):
     """(x, w, dy, window)."""
     size, stride, padding, dilation, c, k = PATHS[path]
+    if runs.name == "cuda":
+        c, k = min(c, FEW), min(k, FEW)
     window = resolve("conv", (H, W), size, stride, padding, dilation)
     shapes = (2, H, W, c), (window.kh, window.kw, c, k), (2, window.oh, window.ow, k)
     return *[rng.standard_normal(shape).astype(np.float32) for shape in shapes], window
@@ -60,7 +65,7 @@ def meetings(window):
 
 def for_pairs(runs, expected, results, window):
     """What is expected, for pairs of results where those are computed together."""
-    if getattr(runs, "name", "") == "cpu" and conv.pairs_pay(results, window):
+    if runs.name == "cpu" and conv.pairs_pay(results, window):
         return expected.reshape(*expected.shape[:2], -1, 2).any(axis=3).repeat(2, axis=2)
     return expected
 
@@ -74,7 +79,7 @@ def exactly(found, expected):
 
 @every_path
 def test_nan_in_a_pixel_reaches_its_windows_and_no_others(runs, path, rng):
-    x, w, dy, window = problem(path, rng)
+    x, w, dy, window = problem(runs, path, rng)
     for place in PLACES:
         given = x.copy()
         given[1, *place, 2] = np.nan
@@ -87,7 +92,7 @@ def test_nan_in_a_pixel_reaches_its_windows_and_no_others(runs, path, rng):
 
 @every_path
 def test_nan_in_a_gradient_reaches_the_pixels_of_its_window_and_no_others(runs, path, rng):
-    x, w, dy, window = problem(path, rng)
+    x, w, dy, window = problem(runs, path, rng)
     for place in [(0, 0), (window.oh - 1, window.ow - 1), (window.oh // 2, window.ow // 2)]:
         given = dy.copy()
         given[1, *place, 3] = np.nan
@@ -100,7 +105,7 @@ def test_nan_in_a_gradient_reaches_the_pixels_of_its_window_and_no_others(runs, 
 
 @every_path
 def test_nan_in_a_pixel_reaches_the_weights_that_meet_it_and_no_others(runs, path, rng):
-    x, w, dy, window = problem(path, rng)
+    x, w, dy, window = problem(runs, path, rng)
     for place in PLACES:
         given = x.copy()
         given[1, *place, 2] = np.nan
@@ -113,7 +118,7 @@ def test_nan_in_a_pixel_reaches_the_weights_that_meet_it_and_no_others(runs, pat
 
 @every_path
 def test_nan_in_a_weight_reaches_its_channel_wherever_it_meets_a_pixel(runs, path, rng):
-    x, w, dy, window = problem(path, rng)
+    x, w, dy, window = problem(runs, path, rng)
     w[0, 0, 1, 4] = np.nan
     *_, y = runs.run("conv", "conv_forward", x, w, np.zeros(w.shape[3], np.float32), window, np.zeros_like(dy))
     assert np.isfinite(np.delete(y, 4, axis=3)).all()

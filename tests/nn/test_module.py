@@ -291,6 +291,18 @@ def test_repr_shows_the_tree():
     ]
 
 
+def test_repr_shows_the_settings_of_a_module_with_children():
+    text = repr(nn.Sequential(nn.MultiheadAttention(6, 2, bias=False)))
+    assert text.splitlines() == [
+        "Sequential(",
+        "  0: MultiheadAttention(",
+        "    6, 2, bias=False",
+        "    out_proj: Linear(6, 6, bias=False)",
+        "  )",
+        ")",
+    ]
+
+
 def test_arrays_go_in_as_tensors_of_the_modules_device(device, rng):
     model = mg.nn.Sequential(mg.nn.Linear(5, 4), mg.nn.ReLU(), mg.nn.Linear(4, 3)).to(device)
     x = rng.standard_normal((6, 5)).astype(np.float32)

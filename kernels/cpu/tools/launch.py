@@ -55,14 +55,15 @@ def machine_code_of(dispatcher, kinds):
 
 
 def run_large(variants, arguments):
-    """Launch `variants.parallel`, or `variants.serial` where there is but one thread to use."""
+    """Launch `variants.parallel`, or `variants.serial` where there is but one thread to use or the others are busy."""
     if not threads.may_run_parallel():
         variants.serial(*arguments)
     elif threads.get_ready():
         variants.parallel(*arguments)
     else:
-        with threads.parallel_region():
-            variants.parallel(*arguments)
+        with threads.parallel_region() as several:
+            function = variants.parallel if several else variants.serial
+            function(*arguments)
 
 
 class Variants:
@@ -167,7 +168,7 @@ class CpuKernel:
         return machine_code_of(kernel.serial, kinds), arguments
 
     def run_parallel(self, *arguments):
-        """Launch the parallel variant, or the serial one where there is but one thread to use."""
+        """Launch the parallel variant, or the serial one where there is but one thread to use or the others are busy."""
         run_large(self, arguments)
 
     def __call__(self, *arguments):

@@ -19,7 +19,7 @@ class _Local(threading.local):
 
 
 _local = _Local()
-_serialize = threading.Lock()
+_one_loop = threading.Lock()  # held while a layer that serves one loop at a time is busy
 _count = None
 _layer_started = False
 _concurrent = False  # the layer has started, and several Python threads may use it at once
@@ -115,7 +115,7 @@ def start_layer():
     to wait is obeyed, and has all threads at all times; a layer that runs already stays as it is. docs/cpu-kernels.md has
     the numbers.
     """
-    with _serialize, waiting_briefly(), own_openmp():
+    with waiting_briefly(), own_openmp():
         numba.get_num_threads()
 
 
@@ -179,28 +179,43 @@ def get_ready():
 
 @contextlib.contextmanager
 def parallel_region():
-    """Enter before a parallel kernel: sets this Python thread's count, and takes turns where the layer needs it."""
+    """Enter before a parallel kernel, and run it on one thread if this gives False; sets this Python thread's count.
+
+    A layer that serves one loop at a time, as each does until its first has run, is not waited for: its loop may be a
+    user's own kernel that calls Python, which launches again or waits for a thread that does. One thread gives the same bits.
+    """
     global _layer_started, _concurrent, _count
     if _count is None:  # found out once: reading the limits takes longer than a small kernel
         _count = available_threads()
-    if not _layer_started:
-        start_layer()
+    if _concurrent:
+        use_some()
+        yield True
+        return
+    loop = _one_loop  # a fork inside the loop makes another
+    if not loop.acquire(blocking=False):
+        yield False
+        return
+    try:
+        if not _layer_started:
+            start_layer()
+        use_some()
+        yield True
+        if not _layer_started:
+            _layer_started = True
+            _concurrent = numba.threading_layer() != "workqueue"  # not safe for concurrent use; OpenMP and TBB are
+    finally:
+        loop.release()
+
+
+def use_some():
+    """Tell Numba how many threads to use now."""
     n = usable_threads()
     use(n if _local.most is None else min(n, _local.most))
-    if not _layer_started:
-        with _serialize:
-            yield
-        _layer_started = True
-        _concurrent = numba.threading_layer() != "workqueue"  # not safe for concurrent use; OpenMP and TBB are
-    elif not _concurrent:
-        with _serialize:
-            yield
-    else:
-        yield
 
 
 def _after_fork():
-    global _forked
+    global _forked, _one_loop
+    _one_loop = threading.Lock()  # the thread that held the parent's may not be here
     with contextlib.suppress(ValueError):  # raised if Numba has started no threads, for us or for anyone
         _forked = bool(numba.threading_layer())
 
