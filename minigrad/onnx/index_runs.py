@@ -21,7 +21,7 @@ def slice_(node: Source) -> Run:
         x, starts, ends, *rest = xs
         for part in (starts, ends, *[part for part in rest if part is not None]):
             known(node, part, "bounds")
-        axes = range(len(starts)) if not rest or rest[0] is None else [int(a) % x.ndim for a in rest[0]]
+        axes = range(len(starts)) if not rest or rest[0] is None else [node.axis(a, x.ndim) for a in rest[0]]
         steps = [1] * len(starts) if len(rest) < 2 or rest[1] is None else rest[1].tolist()
         cut = {a: slice(int(s), int(e), int(t)) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)}
         cut = {a: bounded(part, x.shape[a]) for a, part in cut.items()}
@@ -50,7 +50,7 @@ def split(node: Source) -> Run:
 
     def run(xs: list[Any], training: bool) -> list[Any]:
         x = xs[0]
-        here = axis % x.ndim
+        here = node.axis(axis, x.ndim)
         most = -(-x.shape[here] // count)
         parts = lengths or [most] * (count - 1) + [x.shape[here] - most * (count - 1)]
         ends = np.cumsum(parts).tolist()
@@ -69,17 +69,18 @@ def gather(node: Source) -> Run:
 
     def run(xs: list[Any], training: bool) -> Any:
         x, index = xs
-        here = axis % max(x.ndim, 1)
+        here = node.axis(axis, max(x.ndim, 1))
         if isinstance(index, Held):
             if not isinstance(x, Held) or here:
                 raise node.error("numbers that the model computes or is given can only index tensors, on axis 0")
             return Held(x.plain[index.plain])
+        index = node.places(index, x.shape[here] if x.ndim else 1)
         if isinstance(x, np.ndarray):
             return np.take(x, index, axis=here)
         if index.ndim == 0:
             part = (slice(None),) * x.axes.index(here) + (int(index),)
             return Held(x.tensor[part], without(x.axes, [here]))
-        return Held(ops.take(x.plain, constant(index % x.shape[here], x.device), here))
+        return Held(ops.take(x.plain, constant(index, x.device), here))
 
     return run
 
@@ -92,9 +93,9 @@ def gather_elements(node: Source) -> Run:
 
     def run(xs: list[Any], training: bool) -> Any:
         x, index = xs
-        along = axis % x.ndim
+        along = node.axis(axis, x.ndim)
         if isinstance(index, np.ndarray):
-            index = index % x.shape[along]  # those below 0 count from the end
+            index = node.places(index, x.shape[along])
         if isinstance(x, np.ndarray):
             return np.take_along_axis(x, known(node, index, "indices"), along)
         part = tuple(slice(None) if a == along else slice(n) for a, n in enumerate(index.shape))
@@ -114,7 +115,7 @@ def scatter_elements(node: Source) -> Run:
         x, index, values = xs
         places = indices_of(index)
         grid: list[np.ndarray] = [*np.indices(places.shape, sparse=True)]
-        grid[axis % x.ndim] = places
+        grid[node.axis(axis, x.ndim)] = places
         return put(node, x, tuple(np.broadcast_arrays(*grid)), values, added)
 
     return run

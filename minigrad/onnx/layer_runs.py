@@ -37,7 +37,7 @@ def layer_norm(node: Source) -> Run:
     def run(xs: list[Any], training: bool) -> Held:
         x, gamma, *beta = xs
         shift = beta[0].plain if beta and beta[0] is not None else None
-        return Held(ops.layer_norm(x.plain, gamma.plain, shift, axes=x.ndim - axis % x.ndim, eps=eps))
+        return Held(ops.layer_norm(x.plain, gamma.plain, shift, axes=x.ndim - node.axis(axis, x.ndim), eps=eps))
 
     return run
 

@@ -25,7 +25,7 @@ def concat(node: Source) -> Run:
         ndim, home = xs[0].ndim, next(x.device for x in xs if isinstance(x, Held))
         held = [Held(constant(x, home)) if isinstance(x, np.ndarray) else x for x in xs]
         axes = next((x.axes for x in held if x.axes != plain(ndim)), plain(ndim))
-        return Held(ops.concat([x.laid(axes) for x in held], axis=axes.index(axis % ndim)), axes)
+        return Held(ops.concat([x.laid(axes) for x in held], axis=axes.index(node.axis(axis, ndim))), axes)
 
     return run
 
@@ -52,7 +52,7 @@ def flatten(node: Source) -> Run:
 
     def run(xs: list[Any], training: bool) -> Held:
         shape = xs[0].shape
-        at = axis + len(shape) if axis < 0 else axis
+        at = axis if axis == len(shape) else node.axis(axis, len(shape))
         return xs[0].reshaped((math.prod(shape[:at]), math.prod(shape[at:])))
 
     return run
@@ -81,7 +81,7 @@ def squeeze(node: Source) -> Run:
 
     def run(xs: list[Any], training: bool) -> Any:
         x = xs[0]
-        gone = [i for i, n in enumerate(x.shape) if n == 1] if axes is None else [a % x.ndim for a in axes]
+        gone = [i for i, n in enumerate(x.shape) if n == 1] if axes is None else [node.axis(a, x.ndim) for a in axes]
         if any(x.shape[a] != 1 for a in gone):
             raise node.error(f"it drops the axes {gone} of an array of shape {x.shape}, which must be of length 1")
         return reshaped(x, [n for i, n in enumerate(x.shape) if i not in gone])
@@ -98,7 +98,7 @@ def unsqueeze(node: Source) -> Run:
 
     def run(xs: list[Any], training: bool) -> Any:
         shape = list(xs[0].shape)
-        for a in sorted(a % (len(shape) + len(axes)) for a in axes):
+        for a in sorted(node.axis(a, len(shape) + len(axes)) for a in axes):
             shape.insert(a, 1)
         return reshaped(xs[0], shape)
 
@@ -165,7 +165,11 @@ def pad(node: Source) -> Run:
 
     def run(xs: list[Any], training: bool) -> Any:
         x, pads = xs[0], known(node, xs[1], "pads").tolist()
-        given = [*range(x.ndim)] if len(xs) < 3 or xs[2] is None else [a % x.ndim for a in known(node, xs[2], "axes")]
+        given = (
+            [*range(x.ndim)]
+            if len(xs) < 3 or xs[2] is None
+            else [node.axis(a, x.ndim) for a in known(node, xs[2], "axes")]
+        )
         widths = [(0, 0)] * x.ndim
         for i, axis in enumerate(given):
             widths[axis] = int(pads[i]), int(pads[len(given) + i])

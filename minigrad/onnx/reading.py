@@ -121,14 +121,18 @@ def outside(tensor: Any, what: str, folder: Path | None, size: int) -> bytes:
     if folder is None:
         raise ValueError(f"{what} lies in another file, {location!r}, and only initializers may")
     home = folder.resolve()
-    file = (home / location).resolve()
+    try:
+        file = (home / location).resolve()
+        is_there = file.is_file()
+    except (OSError, ValueError) as error:  # too long, or with a zero byte
+        raise ValueError(f"{what} lies in {location[:60]!r}, which can be no file's name: {error}"[:500]) from None
     if not location or not file.is_relative_to(home) or file == home:
         raise ValueError(f"{what} lies in {location!r}, outside of the model's folder; nothing there is read")
     try:
         start, length = int(entries.get("offset", 0)), int(entries.get("length", size))
     except ValueError:
         raise ValueError(f"{what}: offset and length must be numbers, not {entries}") from None
-    if not file.is_file():
+    if not is_there:
         raise ValueError(f"{what} lies in {location!r}, and there is no such file beside the model; copy it there")
     there = file.stat().st_size
     if length != size or start < 0 or start + length > there:

@@ -22,7 +22,7 @@ def along(function: Callable[[Tensor, int], Tensor]) -> Reader:
 
         def run(xs: list[Any], training: bool) -> Held:
             x = xs[0]
-            here = axis % x.ndim
+            here = node.axis(axis, x.ndim)
             if node.opset < 13 and here != x.ndim - 1:
                 raise node.error(
                     f"axis {axis} of {x.ndim}, before opset 13, means all axes from there on; not supported"
@@ -49,7 +49,7 @@ def reduction(function: Callable[..., Tensor], on_numbers: Callable[..., Any], s
             x = xs[0]
             if not axes and empty_is_none:
                 return x
-            gone = sorted(a % x.ndim for a in axes) if axes else list(range(x.ndim))
+            gone = sorted(node.axis(a, x.ndim) for a in axes) if axes else list(range(x.ndim))
             if isinstance(x, np.ndarray):
                 return numbers.kept(on_numbers(x, axis=tuple(gone), keepdims=keepdims), xs)
             y = function(x.tensor, axis=tuple(sorted(x.axes.index(a) for a in gone)), keepdims=keepdims)
@@ -70,7 +70,7 @@ def place_of(function: Callable[..., Tensor]) -> Reader:
 
         def run(xs: list[Any], training: bool) -> Held:
             x = xs[0]
-            here = axis % x.ndim
+            here = node.axis(axis, x.ndim)
             y = function(x.tensor, axis=x.axes.index(here), keepdims=keepdims)
             return Held(y, x.axes if keepdims else without(x.axes, [here]))
 
@@ -88,7 +88,7 @@ def cumsum(node: Source) -> Run:
 
     def run(xs: list[Any], training: bool) -> Any:
         x = xs[0]
-        here = axis % x.ndim
+        here = node.axis(axis, x.ndim)
         if isinstance(x, np.ndarray):
             if exclusive or reverse:
                 raise node.error(

@@ -46,6 +46,18 @@ class Source:
             raise self.error(f"{name}={value!r} is not supported, only {' or '.join(map(repr, allowed))}")
         return value
 
+    def axis(self, axis: Any, ndim: int) -> int:
+        """An axis of as many, counted from the first; ValueError for one that is not there."""
+        if not -ndim <= axis < ndim:
+            raise self.error(f"axis {axis} is not there, of {ndim}")
+        return int(axis) % ndim
+
+    def places(self, numbers: np.ndarray, length: int) -> np.ndarray:
+        """Numbers of places on an axis, counted from its first; ValueError for one that is not there."""
+        if numbers.size and not (-length <= numbers.min() and numbers.max() < length):
+            raise self.error(f"the numbers {numbers.min()} to {numbers.max()} are not all on an axis of {length}")
+        return np.where(numbers < 0, numbers + length, numbers)
+
     def finish(self) -> None:
         """ValueError for an attribute that nobody read."""
         unread = [name for name in self.attributes if name not in self.read]

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from targets import TARGETS, host_driver, target_named
 
+from minigrad import random
+
 try:
     import greenlet  # noqa: F401 - the simulator needs it
 
@@ -54,6 +56,7 @@ def as_the_device(monkeypatch, driver):
         monkeypatch.setattr(launch.context, name, getattr(launch.context, name))
     launch.context.tables = {}
     device = CudaDevice(driver)
+    monkeypatch.setattr(random, "_draws", {})  # which hold memory of the device that was there before
     monkeypatch.setitem(DEVICES, "cuda", device)
     return device
 

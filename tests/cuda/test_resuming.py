@@ -15,12 +15,6 @@ def check(tmp_path, ends):
         assert run(STEPS, folder, resume=True, capture=end % 3 != 0, **SIZES) == straight, f"ended after step {end}"
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("gpu")
-def test_a_run_ended_after_any_step_resumes_to_the_same_bits_in_the_simulator(tmp_path):
-    check(tmp_path, range(1, STEPS))
-
-
 @pytest.mark.usefixtures("gpu")
 def test_a_run_ended_within_an_epoch_resumes_to_the_same_bits_in_the_simulator(tmp_path):
     check(tmp_path, [5])

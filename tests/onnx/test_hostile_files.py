@@ -162,6 +162,13 @@ def test_places_in_another_file_are_checked(entries, message, tmp_path):
         imported(outside("weights", **entries), tmp_path)
 
 
+@pytest.mark.parametrize("location", ["a" * 5000, "a/b/" * 2000])
+def test_names_that_no_file_can_have_are_refused(location, tmp_path):
+    with pytest.raises(ValueError, match="initializer 'w' lies in 'a.*no file") as error:
+        imported(outside(location), tmp_path)
+    assert len(str(error.value)) < 700
+
+
 def test_weights_in_a_file_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="no such file beside the model; copy it there"):
         imported(outside("weights"), tmp_path)
@@ -208,3 +215,35 @@ def test_model_too_large_for_a_file(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="bytes, and a file of ONNX can have 100"):
         mg.onnx.export(mg.nn.Linear(8, 8), np.ones((1, 8), np.float32), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def of_one_node(kind, numbers=None, **attributes):
+    """A network of one node, on x and perhaps numbers."""
+    weights = [] if numbers is None else [numpy_helper.from_array(np.array(numbers, np.int64), "numbers")]
+    node = helper.make_node(kind, ["x", "numbers"] if weights else ["x"], ["y"], "it", **attributes)
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 4, 4])
+    made = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m"])
+    graph = helper.make_graph([node], "graph", [given], [made], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers", "attributes"),
+    [
+        ("Softmax", None, {"axis": 4}), ("Flatten", None, {"axis": -5}), ("Flatten", None, {"axis": 5}),
+        ("ReduceMean", None, {"axes": [1, 7]}), ("Gather", [0], {"axis": 4}), ("ArgMax", None, {"axis": -5}),
+        ("Squeeze", [4], {}), ("Unsqueeze", [5], {}), ("CumSum", 4, {}), ("Split", [4], {"axis": 6}),
+        ("Gather", [0, 3], {"axis": 1}), ("Gather", [-4], {"axis": 1}), ("Gather", -4, {"axis": 1}),
+    ],
+)  # fmt: skip
+def test_axes_and_places_that_are_not_there_are_refused(kind, numbers, attributes, tmp_path):
+    """And not counted from the front again."""
+    with pytest.raises(ValueError, match=f"{kind} 'it'.*(axis|index)"):
+        imported(of_one_node(kind, numbers, **attributes), tmp_path)(np.ones((2, 3, 4, 4), np.float32))
+
+
+def test_places_on_an_axis_without_length_are_refused(tmp_path):
+    model = imported(of_one_node("Gather", [0], axis=0), tmp_path)
+    assert model(np.ones((1, 3, 4, 4), np.float32)).shape == (1, 3, 4, 4)
+    with pytest.raises(ValueError, match="not all on an axis of 0"):
+        model(np.ones((0, 3, 4, 4), np.float32))
