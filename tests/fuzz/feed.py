@@ -362,7 +362,7 @@ class Weights:
                     header[name + "x"] = header.pop(name, {})
                 case 2 if isinstance(entry, dict):
                     entry["dtype"] = str(rng.choice(["F64", "F16", "BF16", "F8_E4M3", "I64", "U8", "BOOL", "X"]))
-                case 3 if isinstance(entry, dict) and entry.get("shape"):
+                case 3 if isinstance(entry, dict) and isinstance(entry.get("shape"), list):
                     entry["shape"] = [int(n) * int(rng.choice([0, 1, 2, 1 << 32, 1 << 62])) for n in entry["shape"]]
                 case _ if isinstance(entry, dict) and entry:
                     entry[str(rng.choice(list(entry)))] = extreme
