@@ -53,6 +53,8 @@ def split(node: Source) -> Run:
         here = node.axis(axis, x.ndim)
         most = -(-x.shape[here] // count)
         parts = lengths or [most] * (count - 1) + [x.shape[here] - most * (count - 1)]
+        if min(parts) < 0 or sum(parts) != x.shape[here]:
+            raise node.error(f"parts of {parts} are no split of an axis of {x.shape[here]}")
         ends = np.cumsum(parts).tolist()
         at = x.axes.index(here)
         before = (slice(None),) * at

@@ -594,10 +594,11 @@ class Onnx:
                 tensor.dims[rng.integers(len(tensor.dims))] = number
             case 5:
                 self.put_outside(tensor, number, rng)
-            case 6 if tensor.data_type == self.onnx.TensorProto.INT64:
-                values = self.onnx.numpy_helper.to_array(tensor).copy()
-                values[rng.integers(len(values))] = number
-                tensor.raw_data = values.tobytes()
+            case 6 if tensor.data_type == self.onnx.TensorProto.INT64 and tensor.raw_data:
+                values = bytearray(tensor.raw_data)
+                at = 8 * int(rng.integers(0, 1 + (len(values) - 1) // 8))
+                values[at : at + 8] = number.to_bytes(8, "little", signed=True)
+                tensor.raw_data = bytes(values)
             case _:
                 tensor.raw_data = damaged(tensor.raw_data, rng)
 

@@ -234,6 +234,7 @@ def of_one_node(kind, numbers=None, **attributes):
         ("ReduceMean", None, {"axes": [1, 7]}), ("Gather", [0], {"axis": 4}), ("ArgMax", None, {"axis": -5}),
         ("Squeeze", [4], {}), ("Unsqueeze", [5], {}), ("CumSum", 4, {}), ("Split", [4], {"axis": 6}),
         ("Gather", [0, 3], {"axis": 1}), ("Gather", [-4], {"axis": 1}), ("Gather", -4, {"axis": 1}),
+        ("Split", [-1], {"axis": 1}), ("Split", [2], {"axis": 1}), ("Split", [4], {"axis": 1}),
     ],
 )  # fmt: skip
 def test_axes_and_places_that_are_not_there_are_refused(kind, numbers, attributes, tmp_path):
