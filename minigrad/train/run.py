@@ -339,7 +339,8 @@ class Run:
             if self.ranks.several:
                 self.ranks.told(self.signals.received)  # one that has come since the latest step
         except Leave:
-            pass
+            if not self.ranks.several:  # where the others may be elsewhere
+                self.write_rows(validating=False)  # the signal may have come between the step and its row
         finally:
             if isinstance(self.loader, Loader):
                 self.loader.stager = None
@@ -401,19 +402,20 @@ class Run:
                 cause = f"which op produced it was not found, since the step can't be repeated: {error}"
         return DivergedError(self.step + 1, self.loss, cause, self.history)
 
-    def write_rows(self) -> bool:
+    def write_rows(self, validating: bool = True) -> bool:
         """Measure what is due after this step, and call the hooks; a pure function of the state, so it resumes as well.
 
-        Returns whether anything was due.
+        Without `validating` rows that need a validation are left for the run that goes on. Returns whether anything was due.
         """
         due = self.row_due(), self.epoch_due()
-        if self.row_due():
-            every = self.settings.validate_every
-            row = self.row(self.in_row, every is not None and self.step % every == 0)
+        every = self.settings.validate_every
+        validates = every is not None and self.step % every == 0
+        if self.row_due() and (validating or not validates):
+            row = self.row(self.in_row, validates)
             self.in_row = Tally()
             self.history.steps.append(row)
             self.call("on_log", row)
-        if self.epoch_due():
+        if self.epoch_due() and (validating or self.evaluator is None):
             row = self.row(self.in_epoch, self.evaluator is not None)
             if self.step % self.per_epoch == 0:
                 self.in_epoch = Tally()

@@ -249,6 +249,16 @@ def test_interruption_has_the_history_and_the_model(parts, handlers, monkeypatch
     same_bits(p, twin)
 
 
+@pytest.mark.parametrize(("options", "rows"), [({}, [1, 2, 3, 4]), ({"validate_every": 4}, [1, 2, 3])])
+def test_interruption_has_the_row_of_the_last_step_unless_it_is_to_be_validated(parts, handlers, options, rows):
+    p = parts()
+    if options:
+        options = {**options, "validation": parts().loader}
+    with pytest.raises(TrainingInterrupted) as caught:
+        fit(p.model, p.optimizer, p.loader, steps=9, log_every=1, callbacks=[Sends(signal.SIGINT, 4)], **options)
+    assert [row["step"] for row in caught.value.history.steps] == rows
+
+
 def test_after_an_interruption_the_training_goes_on_where_it_was(parts, handlers, same_bits):
     p, whole = parts(), parts()
     with pytest.raises(KeyboardInterrupt):
