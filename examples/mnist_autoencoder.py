@@ -46,10 +46,10 @@ class Autoencoder(mg.nn.Module):
 
     def forward(self, x: mg.Tensor) -> mg.Tensor:
         """The logits."""
-        a = mg.relu(self.norm1(self.down1(x)))
-        b = mg.relu(self.norm2(self.down2(a)))
-        y = mg.relu(self.norm3(self.decode(self.encode(mg.flatten(b, 1))).reshape(b.shape)))
-        y = mg.relu(self.norm4(self.up2(mg.concat([y, b], axis=3) if self.skips else y)))
+        a = self.norm1(self.down1(x), "relu")
+        b = self.norm2(self.down2(a), "relu")
+        y = self.norm3(self.decode(self.encode(mg.flatten(b, 1))).reshape(b.shape), "relu")
+        y = self.norm4(self.up2(mg.concat([y, b], axis=3) if self.skips else y), "relu")
         return self.up1(mg.concat([y, a], axis=3) if self.skips else y)
 
 
