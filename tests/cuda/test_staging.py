@@ -69,7 +69,9 @@ def test_stagers_share_a_stream(gpu):
     assert Stager(gpu).stream == Stager(gpu).stream != gpu.stream
 
 
-@pytest.mark.parametrize("capture", [True, False], ids=["captured", "eager"])
+@pytest.mark.parametrize(
+    "capture", [pytest.param(True, id="captured"), pytest.param(False, id="eager", marks=pytest.mark.slow)]
+)
 def test_fit_trains_as_on_the_reference(gpu, capture):
     x, y = data(12)
     histories = {}
