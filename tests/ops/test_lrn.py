@@ -36,12 +36,11 @@ def test_formula_and_gradients(shape, constants, device, rng):
 def test_windows_of_each_size_lie_where_the_formula_says(size, rng):
     """With more channels than one, and where nothing is compiled: an even window lies to one side."""
     x = 2 * rng.standard_normal((2, 9))
+    constants = size, 0.3, 0.6, 0.5
     check_forward(
-        lambda t: mg.local_response_norm(t, size, 0.3, 0.6, 0.5),
-        lambda a: np_lrn(a, size, 0.3, 0.6, 0.5),
-        x,
-        device="reference",
+        lambda t: mg.local_response_norm(t, *constants), lambda a: np_lrn(a, *constants), x, device="reference"
     )
+    check_grads(lambda t: mg.local_response_norm(t, *constants), x, device="reference")
 
 
 @settings(deadline=None, max_examples=25)
