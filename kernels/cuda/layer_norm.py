@@ -69,6 +69,7 @@ def forward(
             total, lost = added_four(total, lost, v[0], v[1], v[2], v[3])
             k = uint32(k + my_step())
         total, lost = row_sum(total, lost)
+        cuda.syncthreads()  # all have read the sum
     center = (float64(total) + float64(lost)) / float64(n)
     high = real(center)
     low = real(center - float64(high))
@@ -132,6 +133,7 @@ def backward(
         product, rest = added_four(product, rest, g[0] * v[0], g[1] * v[1], g[2] * v[2], g[3] * v[3])
         k = uint32(k + my_step())
     total, lost = row_sum(total, lost)
+    cuda.syncthreads()  # all have read the sum
     product, rest = row_sum(product, rest)
     level = real(0)
     if centered != uint32(0):

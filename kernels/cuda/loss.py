@@ -99,7 +99,7 @@ def larger(a, b):
 
 @device_function
 def row_largest(v):
-    """The largest v of the row's threads, for all of them."""
+    """The largest v of the row's threads, for all of them; they must meet before the next one, as in a `row_sum`."""
     shared = cuda.shared.array(WARPS, real, 16)
     lanes = uint32(cuda.blockDim.x)
     offset = uint32(min(lanes, uint32(32)) >> uint32(1))
@@ -111,13 +111,12 @@ def row_largest(v):
         cuda.syncthreads()
         for w in range(WARPS):
             v = larger(v, shared[uint32(w)])
-        cuda.syncthreads()
     return v
 
 
 @device_function
 def row_sum(total, lost):
-    """The sum of the row's threads' sums, in two parts, for all of them."""
+    """The sum of the row's threads' sums, in two parts, for all of them; they must meet before the next one."""
     shared = cuda.shared.array(TWO_WARPS, real, 16)
     lanes = uint32(cuda.blockDim.x)
     offset = uint32(min(lanes, uint32(32)) >> uint32(1))
@@ -134,7 +133,6 @@ def row_sum(total, lost):
         total, lost = real(0), real(0)
         for w in range(WARPS):
             total, lost = add(total, lost + shared[uint32(uint32(w) + uint32(WARPS))], shared[uint32(w)])
-        cuda.syncthreads()
     return total, lost
 
 
@@ -268,14 +266,13 @@ def block_sum(total, lost):
     me = uint32(uint32(cuda.threadIdx.y) * uint32(cuda.blockDim.x) + uint32(cuda.threadIdx.x))
     shared[me] = total
     shared[uint32(me + uint32(THREADS))] = lost
-    cuda.syncthreads()
     half = uint32(THREADS // 2)
     while half > uint32(0):
+        cuda.syncthreads()
         if me < half:
             other = uint32(me + half)
             both = shared[uint32(me + uint32(THREADS))] + shared[uint32(other + uint32(THREADS))]
             shared[me], shared[uint32(me + uint32(THREADS))] = add(shared[me], both, shared[other])
-        cuda.syncthreads()
         half = uint32(half >> uint32(1))
     return whole(shared[me], shared[uint32(me + uint32(THREADS))])
 

@@ -156,7 +156,6 @@ def batch_norm_in_one(
     too_large = all_overflowed(squares)
     if cuda.syncthreads_or(too_large):
         put_wide_statistics(x, m, c, j[0], owned, too_large, mean, var)
-    cuda.syncthreads()
     high, low = split_mean(mean, j)
     scale = product(each(gamma, j), inverse_deviations(var, j, eps))
     normalize_rows(

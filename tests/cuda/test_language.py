@@ -299,6 +299,6 @@ def test_constants_are_compiled_into_device_functions():
 
 @pytest.mark.skipif(machine_code.find_ptxas() is None, reason="ptxas is not installed")
 @pytest.mark.parametrize("kernel", [reversed_fours, through_shared, products], ids=lambda kernel: kernel.__name__)
-def test_intrinsics_assemble(kernel):
+def test_intrinsics_assemble(kernel, own_cache):
     _, code = machine_code.measure(kernel, FLOAT32)
     assert [(found["spills"], found["stack"]) for found in code.values()] == [(0, 0), (0, 0)]

@@ -80,12 +80,14 @@ def write(memory, i, j, owned, value):
 
 @device_function
 def add_down(value):
-    """The sums of four numbers over the threads of each column, for all of them; log2(down) steps."""
+    """The sums of four numbers over the threads of each column, for all of them; log2(down) steps.
+
+    Between two of these all threads must meet, when they have read the first sums.
+    """
     shared = cuda.shared.array(SHARED, real, 16)
     across, y = uint32(cuda.blockDim.x), uint32(cuda.threadIdx.y)
     x = uint32(cuda.threadIdx.x)
     me = uint32(y * across + x)
-    cuda.syncthreads()  # the sums before these have been read
     shared[me] = value[0]
     shared[uint32(me + uint32(THREADS))] = value[1]
     shared[uint32(me + uint32(2 * THREADS))] = value[2]

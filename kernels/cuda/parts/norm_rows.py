@@ -179,6 +179,7 @@ def block_statistics(x, c, start, end, j):
     per_row = real(1) / real(uint32(end - start))
     t = add_down((n * m0, n * m1, n * m2, n * m3))
     mean = (t[0] * per_row, t[1] * per_row, t[2] * per_row, t[3] * per_row)
+    cuda.syncthreads()  # all have read the sums
     squares = add_down(
         (
             s0 + n * squared(m0 - mean[0]),
@@ -276,6 +277,7 @@ def gradient_totals(dy, x, y, c, width, column, start, end, j, high, low, scale,
         f = product(f, inverse_std)
         m0, m1, m2, m3 = m0 + a[0] * f[0], m1 + a[1] * f[1], m2 + a[2] * f[2], m3 + a[3] * f[3]
     total = add_down((t0, t1, t2, t3))
+    cuda.syncthreads()  # all have read the sums
     moment = add_down((m0, m1, m2, m3))
     return total, moment
 

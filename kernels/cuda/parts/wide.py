@@ -11,10 +11,9 @@ MERGE_SHARED = 2 * MERGED * MERGERS  # elements of the shared array that they ad
 
 @device_function
 def add_down_wide(shared, a, b):
-    """The sums of two float64 over the threads of each column, for all of them."""
+    """The sums of two float64 over the threads of each column, for all of them; between two of these they must meet."""
     x, y = uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
     me = uint32(y * uint32(MERGED) + x)
-    cuda.syncthreads()  # the sums before these have been read
     shared[me] = a
     shared[uint32(me + uint32(MERGED * MERGERS))] = b
     cuda.syncthreads()
@@ -46,6 +45,7 @@ def wide_statistics(shared, x, m, c, j):
         total += float64(x[uint32(i * c + j)])
         i = uint32(i + down)
     total, _ = add_down_wide(shared, total, float64(0))
+    cuda.syncthreads()  # all have read the sum
     mean, squares = total / n, float64(0)
     i = uint32(cuda.threadIdx.y)
     while i < m:
@@ -69,7 +69,10 @@ def all_overflowed(squares):
 
 @device_function
 def put_wide_statistics(x, m, c, first, owned, chosen, mean, var):
-    """mean and var of those of a thread's columns whose bit is set, anew; they are blockDim.x apart from the first on."""
+    """mean and var of those of a thread's columns whose bit is set, anew; they are blockDim.x apart from the first on.
+
+    All threads see them, for they have met.
+    """
     shared = cuda.shared.array(MERGE_SHARED, float64, 16)
     k = uint32(0)
     while k < uint32(4):
@@ -78,4 +81,5 @@ def put_wide_statistics(x, m, c, first, owned, chosen, mean, var):
         if uint32(cuda.threadIdx.y) == uint32(0) and k < owned and (chosen >> k) & uint32(1):
             mean[j] = center
             var[j] = variance
+        cuda.syncthreads()
         k = uint32(k + uint32(1))

@@ -64,7 +64,7 @@ def assemble(ptx, architecture):
 
 def measure(kernel, real):
     """(PTX, {architecture: what `assemble` says})."""
-    ptx, _ = launch.compile_ptx(kernel, real)
+    ptx, _ = launch.cached_ptx(kernel, real)
     return ptx, {architecture: assemble(ptx, architecture) for architecture in ARCHITECTURES}
 
 
