@@ -11,6 +11,7 @@ and how to read the tables.
 
 import argparse
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -34,7 +35,7 @@ from benchmarks.sections import (
 )
 from benchmarks.tools import machine, tables
 from benchmarks.tools.copies import check_copy
-from benchmarks.tools.frameworks import OURS, PRECISIONS, Minigrad, Torch
+from benchmarks.tools.frameworks import CLOCK, OURS, PRECISIONS, Minigrad, Torch
 from benchmarks.tools.sides import Here, Processes, Run, Side
 
 SECTIONS = {
@@ -67,6 +68,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=SECTIONS, default="cpu", help="what is measured (cpu)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of threads (1 2)")
     parser.add_argument("--only", type=lambda text: text.split(","), help="sections, as in gemm,conv")
+    parser.add_argument("--cpu-time", action="store_true", help="count each process's own time, on one thread")
     parser.add_argument("--quick", action="store_true", help="few and short rounds: to see that it runs")
     parser.add_argument("--output", type=Path, default=Path("results/compare.json"), help="file for all numbers")
     options = parser.parse_args(argv)
@@ -75,6 +77,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     unknown = [name for name in options.only if name not in sections]
     if unknown:
         parser.error(f"unknown section {unknown[0]!r}; with --device {options.device} there are {', '.join(sections)}")
+    if options.cpu_time and (options.device != "cpu" or options.threads != [1]):
+        parser.error(
+            "--cpu-time goes with --device cpu --threads 1: of several threads it is the sum, of a GPU nothing"
+        )
     if min(options.threads) < 1:
         parser.error(f"--threads must be at least 1, not {min(options.threads)}")
     return options
@@ -88,6 +94,8 @@ def main(argv: list[str] | None = None) -> None:
     except ImportError as error:
         sys.exit(str(error))
     load = machine.load()  # before anything is run that would be part of it
+    if options.cpu_time:
+        os.environ[CLOCK] = "cpu"
     about = machine.describe(load)
     sides, left_out = on_gpu(about) if options.device == "cuda" else on_cpu(options.threads)
     about["left_out"] = left_out

@@ -1,11 +1,14 @@
 """The section of the vocabulary in short: every contender computes what it should, and PyTorch's twins train the same networks."""
 
+import time
+
 import numpy as np
 import pytest
 
+from benchmarks import compare
 from benchmarks.sections import vocabulary
 from benchmarks.tools import twins
-from benchmarks.tools.frameworks import framework_of
+from benchmarks.tools.frameworks import CLOCK, NumPy, framework_of
 
 SMALL = {
     "element-wise chain, 4M": ((7,),) * 3,
@@ -63,3 +66,14 @@ def test_twins_train_the_same_network(small, name):
     )
     assert ours[3] < ours[0]
     np.testing.assert_allclose(theirs, ours, rtol=1e-3)
+
+
+def test_time_in_which_others_work_is_not_counted_where_that_is_asked_for(monkeypatch, capsys):
+    monkeypatch.setenv(CLOCK, "cpu")
+    assert NumPy().seconds(lambda: time.sleep(0.5)) < 0.25
+    monkeypatch.delenv(CLOCK)
+    assert NumPy().seconds(lambda: time.sleep(0.5)) > 0.25
+    with pytest.raises(SystemExit):
+        compare.arguments(["--cpu-time"])
+    assert "--cpu-time goes with --device cpu --threads 1" in capsys.readouterr().err
+    assert compare.arguments(["--cpu-time", "--threads", "1"]).cpu_time
