@@ -18,6 +18,7 @@ from minigrad.kernels.cpu.tools import threads
 
 TESTS = Path(__file__).parent
 THERE_IS_A_GPU = get_device("auto").name == "cuda"
+IS_SIMULATED = THERE_IS_A_GPU and get_device("cuda").driver.is_simulated  # by MINIGRAD_CUDA
 SIMULATOR = all(importlib.util.find_spec(name) for name in ("greenlet", "numba_cuda"))
 DEVICES = ["cpu", "reference", *([pytest.param("cuda", marks=pytest.mark.gpu)] if THERE_IS_A_GPU else [])]
 
@@ -45,7 +46,7 @@ def pytest_xdist_auto_num_workers(config):
     Nor where there is a GPU: its memory is filled and counted by tests.
     """
     folders = all(Path(argument).is_dir() for argument in config.args)
-    return min(threads.available_threads(), 8) if folders and not THERE_IS_A_GPU else 0
+    return min(threads.available_threads(), 8) if folders and THERE_IS_A_GPU == IS_SIMULATED else 0
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -72,7 +73,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.parent == TESTS / "benchmarks" or (item.get_closest_marker("wide") and is_compiled(item)):
             item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("gpu") and not THERE_IS_A_GPU:
+        if item.get_closest_marker("gpu") and (not THERE_IS_A_GPU or (IS_SIMULATED and not parameter(item, "device"))):
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
     order = order_of_files(items)
     items.sort(key=lambda item: order[item.path])
@@ -86,6 +87,8 @@ def pytest_collection_modifyitems(config, items):
         return
     quick = [item for item in items if not item.get_closest_marker("slow")]
     drawn = drawn_cases(without_ops_in_float64(quick))
+    if IS_SIMULATED:
+        drawn -= further_cases(drawn)
     config.hook.pytest_deselected(items=[item for item in items if item not in drawn])
     config.stash[LEFT_OUT] = {"slow tests": len(items) - len(quick), "further cases of a test": len(quick) - len(drawn)}
     items[:] = [item for item in items if item in drawn]
@@ -207,6 +210,19 @@ def drawn_cases(items):
                 seen |= values
                 drawn.add(case)
     return drawn
+
+
+def further_cases(items):
+    """All but one case of each test on a simulated GPU: where kernels are held against their reference more are run."""
+    tests = defaultdict(list)
+    for item in items:
+        if parameter(item, "device") == "cuda":
+            tests[item.nodeid.partition("[")[0]].append(item)
+    return {
+        item
+        for cases in tests.values()
+        for item in sorted(cases, key=lambda item: ("float64" in item.name, item.nodeid))[1:]
+    }
 
 
 def values_of(item):
