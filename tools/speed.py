@@ -8,7 +8,7 @@ a file for one or more of its sections. A page shows a table between two lines:
 
 `python tools/pages.py` writes anew what stands between them. Every table has its machines side by side, and below it the
 command, the files and their dates. Numbers are the medians of the file's samples. A file that was measured while the machine
-had other work is in the list of files and in no other table.
+had other work is in the list of files and in no other table, unless each process's own time was counted (`--cpu-time`).
 """
 
 import functools
@@ -76,8 +76,13 @@ def all_files(kind: str) -> dict[str, dict]:
 
 
 def is_busy(contents: dict) -> bool:
-    """Whether the machine had other work."""
-    return contents["machine"]["load_before"] > BUSY
+    """Whether the machine had other work that is in the numbers."""
+    return contents["machine"]["load_before"] > BUSY and not own_time(contents)
+
+
+def own_time(contents: dict) -> bool:
+    """Whether each process's own time was counted, and not that of others."""
+    return "--cpu-time" in contents["machine"].get("command", "")
 
 
 def files(kind: str) -> dict[str, dict]:
@@ -145,7 +150,10 @@ def measured(*names: str) -> str:
             if any(name in contents for name in names):
                 about = contents["machine"]
                 link = f"[{kind}/{file}](docs/results/benchmarks/{kind}/{file})"
-                words.append(f"{KINDS[kind]} on {about['date'][:10]}, load {about['load_before']:g} before ({link})")
+                how = ", each process's own time (`--cpu-time`)" if own_time(contents) else ""
+                words.append(
+                    f"{KINDS[kind]} on {about['date'][:10]}, load {about['load_before']:g} before{how} ({link})"
+                )
     return f"Measured by `python benchmarks/compare.py --only {','.join(names)}`: {'; '.join(words)}."
 
 

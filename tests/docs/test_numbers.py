@@ -85,11 +85,14 @@ def test_every_file_of_measurements_is_listed(speed):
     assert {Path(name).parent.name for name in names} <= set(speed["KINDS"])
 
 
-@pytest.mark.parametrize(("load", "busy"), [(0.43, False), (0.51, True)])
-def test_what_was_measured_on_a_busy_machine_is_only_listed(speed, tmp_path, load, busy):
+@pytest.mark.parametrize(
+    ("load", "options", "busy"), [(0.43, "", False), (0.51, "", True), (0.51, " --cpu-time --threads 1", False)]
+)
+def test_what_was_measured_on_a_busy_machine_is_only_listed(speed, tmp_path, load, options, busy):
     machine = {
         "date": "2026-01-02T03:04:05+00:00",
         "load_before": load,
+        "command": f"python benchmarks/compare.py{options}",
         "cpu": "a CPU",
         "simd_bits": 256,
         "physical_cores": 2,
@@ -107,6 +110,7 @@ def test_what_was_measured_on_a_busy_machine_is_only_listed(speed, tmp_path, loa
         space["RESULTS"] = before
         space["all_files"].cache_clear()
     assert ("AVX2 on 2026-01-02" in line) != busy
+    assert ("own time" in line) == bool(options)
     assert "2026-01-02" in listed
     assert ("busy" in listed) == busy
 
