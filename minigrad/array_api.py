@@ -1,15 +1,16 @@
 """The namespace of the Python array API standard, 2024.12, as far as it is there: what `t.__array_namespace__()` gives.
 
 The names are the standard's (`subtract`, `permute_dims`), the functions minigrad's: on the tape, on every device, and computing
-in float32 and float64 alone. docs/sharing-memory.md says what is left out.
+in float32 and float64 alone. docs/array-api.md says what is left out.
 """
 
 import builtins
+import math
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
-from numpy import e, finfo, iinfo, inf, isdtype, nan, newaxis, pi
+from numpy import e, iinfo, inf, isdtype, nan, newaxis, pi
 
 from minigrad.devices import Device
 from minigrad.devices.registry import DEVICES
@@ -17,28 +18,20 @@ from minigrad.dlpack import from_dlpack
 from minigrad.ops import (
     abs,
     add,
-    all,
-    any,
     arange,
     argmax,
     argmin,
     broadcast_to,
-    clip,
     copied,
     cos,
+    cumsum,
     equal,
     exp,
-    expand_dims,
     expm1,
     eye,
     flip,
-    full,
-    full_like,
     greater,
     greater_equal,
-    isfinite,
-    isinf,
-    isnan,
     less,
     less_equal,
     log,
@@ -58,7 +51,6 @@ from minigrad.ops import (
     ones_like,
     permute_dims,
     pow,
-    prod,
     reciprocal,
     repeat,
     roll,
@@ -69,7 +61,6 @@ from minigrad.ops import (
     squeeze,
     stack,
     std,
-    sum,
     take,
     take_along_axis,
     tan,
@@ -84,11 +75,22 @@ from minigrad.ops import (
     zeros,
     zeros_like,
 )
+from minigrad.ops import all as each
+from minigrad.ops import any as some
+from minigrad.ops import clip as bounded
 from minigrad.ops import concat as joined
 from minigrad.ops import div as divide
+from minigrad.ops import expand_dims as expanded
+from minigrad.ops import full as filled
+from minigrad.ops import full_like as filled_like
+from minigrad.ops import isfinite as finite
+from minigrad.ops import isinf as infinite
+from minigrad.ops import isnan as undefined
 from minigrad.ops import mul as multiply
+from minigrad.ops import prod as product
 from minigrad.ops import reshape as reshaped
 from minigrad.ops import sub as subtract
+from minigrad.ops import sum as total
 from minigrad.tensor import FLOATS, Tensor
 
 Dtype = Any  # what NumPy makes a dtype of
@@ -143,6 +145,16 @@ def empty_like(x: Tensor, /, *, dtype: Dtype = None, device: Place = None) -> Te
     return zeros_like(x, dtype=dtype, device=device)
 
 
+def full(shape: Shape, fill_value: Any, *, dtype: Dtype = None, device: Place = None) -> Tensor:
+    """One number everywhere; of its own dtype, float32 for a Python float."""
+    return filled(shape, fill_value, dtype=dtype, device=device)
+
+
+def full_like(x: Tensor, /, fill_value: Any, *, dtype: Dtype = None, device: Place = None) -> Tensor:
+    """One number everywhere, in x's shape, dtype and device."""
+    return filled_like(x, fill_value, dtype=dtype, device=device)
+
+
 def linspace(
     start: float, stop: float, /, num: int, *, dtype: Dtype = None, device: Place = None, endpoint: Any = True
 ) -> Tensor:
@@ -163,6 +175,26 @@ def positive(x: Tensor, /) -> Tensor:
     return +x
 
 
+def clip(x: Tensor, /, min: Any = None, max: Any = None) -> Tensor:
+    """x, but `min` where it is less and `max` where it is more, element by element; x itself without both."""
+    return x if min is None and max is None else bounded(x, min, max)
+
+
+def isfinite(x: Tensor, /) -> Tensor:
+    """Whether x is neither infinite nor NaN, element by element; integers are."""
+    return finite(x) if x.dtype in FLOATS else ones_like(x, dtype=bool)
+
+
+def isinf(x: Tensor, /) -> Tensor:
+    """Whether x is infinite, element by element; integers are not."""
+    return infinite(x) if x.dtype in FLOATS else zeros_like(x, dtype=bool)
+
+
+def isnan(x: Tensor, /) -> Tensor:
+    """Whether x is NaN, element by element; integers are not."""
+    return undefined(x) if x.dtype in FLOATS else zeros_like(x, dtype=bool)
+
+
 def concat(arrays: Sequence[Tensor], /, *, axis: int | None = 0) -> Tensor:
     """One after another on an axis, by default the first; None joins them all flat."""
     if axis is None:
@@ -175,22 +207,149 @@ def reshape(x: Tensor, /, shape: Shape, *, copy: Copy = None) -> Tensor:
     return reshaped(astype(x, x.dtype, copy=copy), shape)
 
 
+def expand_dims(x: Tensor, /, axis: int = 0) -> Tensor:
+    """A new axis of length 1, in this place of the result. Raises IndexError for a place that is not there."""
+    if not -x.ndim - 1 <= axis <= x.ndim:
+        raise IndexError(f"axis {axis} is no place for a new one in the shape {x.shape}")
+    return expanded(x, axis)
+
+
 def matrix_transpose(x: Tensor, /) -> Tensor:
     """The last two axes exchanged. Raises ValueError for fewer."""
-    if x.ndim < 2:
-        raise ValueError(f"a matrix has two axes, and x has the shape {x.shape}")
-    return x.swapaxes(-1, -2)
+    return x.mT
+
+
+def broadcast_arrays(*arrays: Tensor) -> list[Tensor]:
+    """Each in the shape that they have together."""
+    shape = np.broadcast_shapes(*[x.shape for x in arrays])
+    return [broadcast_to(x, shape) for x in arrays]
+
+
+def meshgrid(*arrays: Tensor, indexing: str = "xy") -> list[Tensor]:
+    """The coordinates of a grid, from those on each of its axes; with "xy" the first two axes are exchanged, with "ij" none."""
+    if indexing not in ("xy", "ij"):
+        raise ValueError(f'indexing is "xy" or "ij", not {indexing!r}')
+    if len({x.dtype for x in arrays}) > 1 or not builtins.all([x.ndim == 1 for x in arrays]):
+        came = ", ".join([f"{x.shape} {x.dtype}" for x in arrays])
+        raise ValueError(f"a grid is made of vectors of one dtype, not of {came}")
+    axes = list(range(len(arrays)))
+    if indexing == "xy" and len(axes) > 1:
+        axes[:2] = 1, 0
+    places = [[-1 if i == axis else 1 for i in range(len(axes))] for axis in axes]
+    return broadcast_arrays(*[reshaped(x, place) for x, place in zip(arrays, places, strict=True)])
+
+
+def all(x: Tensor, /, *, axis: Any = None, keepdims: Any = False) -> Tensor:
+    """Whether all elements hold, over all axes or some; a number holds if it is not 0."""
+    return each(x if x.dtype == bool else not_equal(x, 0), axis, keepdims)
+
+
+def any(x: Tensor, /, *, axis: Any = None, keepdims: Any = False) -> Tensor:
+    """Whether an element holds, over all axes or some; a number holds if it is not 0."""
+    return some(x if x.dtype == bool else not_equal(x, 0), axis, keepdims)
+
+
+# Sums, and what is composed of other ops
+
+
+def sum(x: Tensor, /, *, axis: Any = None, dtype: Dtype = None, keepdims: Any = False) -> Tensor:
+    """Sums over all axes, or some; of x in another dtype, if one is given."""
+    return total(x if dtype is None else astype(x, dtype, copy=False), axis, keepdims)
+
+
+def prod(x: Tensor, /, *, axis: Any = None, dtype: Dtype = None, keepdims: Any = False) -> Tensor:
+    """Products over all axes, or some; of x in another dtype, if one is given."""
+    return product(x if dtype is None else astype(x, dtype, copy=False), axis, keepdims)
+
+
+def diff(
+    x: Tensor, /, *, axis: int = -1, n: int = 1, prepend: Tensor | None = None, append: Tensor | None = None
+) -> Tensor:
+    """Each element less the one before it on an axis, n times over; `prepend` and `append` are joined to x before."""
+    x = joined([part for part in (prepend, x, append) if part is not None], axis)
+    others = (slice(None),) * (axis % x.ndim)
+    for _ in range(n):
+        x = x[(*others, slice(1, None))] - x[(*others, slice(None, -1))]
+    return x
+
+
+def cumulative_sum(
+    x: Tensor, /, *, axis: int | None = None, dtype: Dtype = None, include_initial: Any = False
+) -> Tensor:
+    """The sums of all elements up to each on an axis, which a vector needs not name; from 0 on with `include_initial`."""
+    if axis is None and x.ndim != 1:
+        raise ValueError(f"which axis? x has the shape {x.shape}")
+    axis = 0 if axis is None else axis
+    sums = cumsum(x if dtype is None else astype(x, dtype, copy=False), axis)
+    if not include_initial:
+        return sums
+    shape = list(sums.shape)
+    shape[axis] = 1
+    return joined([zeros(shape, dtype=sums.dtype, device=sums.device), sums], axis)
+
+
+def vecdot(x1: Tensor, x2: Tensor, /, *, axis: int = -1) -> Tensor:
+    """The sums of the products on an axis, counted from the end, of tensors that broadcast."""
+    if axis >= 0:
+        raise ValueError(f"the axis of vecdot is counted from the end, -1 for the last, not {axis}")
+    if x1.shape[axis] != x2.shape[axis]:
+        raise ValueError(f"the axes {axis} of {x1.shape} and {x2.shape} have two lengths")
+    return sum(x1 * x2, axis=axis)
+
+
+def tensordot(x1: Tensor, x2: Tensor, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
+    """The sums of the products over axes: the last so many of x1 and the first of x2, or those of two lists, pair by pair."""
+    if isinstance(axes, int):
+        axes = tuple(range(x1.ndim - axes, x1.ndim)), tuple(range(axes))
+    first, second = [[axis % x.ndim for axis in given] for x, given in zip((x1, x2), axes, strict=True)]
+    lengths = [[x.shape[axis] for axis in given] for x, given in zip((x1, x2), (first, second), strict=True)]
+    if lengths[0] != lengths[1]:
+        raise ValueError(f"the axes {first} of {x1.shape} and {second} of {x2.shape} are to be of the same lengths")
+    kept = [[i for i in range(x.ndim) if i not in given] for x, given in zip((x1, x2), (first, second), strict=True)]
+    rows, columns = [[x.shape[i] for i in axes] for x, axes in zip((x1, x2), kept, strict=True)]
+    left = reshaped(permute_dims(x1, (*kept[0], *first)), (math.prod(rows), math.prod(lengths[0])))
+    right = reshaped(permute_dims(x2, (*second, *kept[1])), (math.prod(lengths[0]), math.prod(columns)))
+    return reshaped(matmul(left, right), (*rows, *columns))
+
+
+def logical_xor(x1: Tensor, x2: Tensor, /) -> Tensor:
+    """Whether just one of two holds, element by element, of bool tensors."""
+    return logical_and(logical_or(x1, x2), logical_not(logical_and(x1, x2)))
 
 
 # Dtypes and devices
 
 
+def can_cast(from_: Dtype, to: Dtype, /) -> Any:
+    """Whether every number of a dtype, or of a tensor's, is one of the other too."""
+    return np.can_cast(from_.dtype if isinstance(from_, Tensor) else from_, to)
+
+
 def result_type(*arrays_and_dtypes: Any) -> np.dtype:
-    """The one dtype of tensors and dtypes; TypeError where they differ, since nothing is converted in silence."""
-    kinds = {np.dtype(x.dtype if isinstance(x, Tensor) else x) for x in arrays_and_dtypes}
+    """The one dtype of tensors and dtypes, which Python's numbers take; TypeError where they differ: nothing is converted."""
+    given = [x for x in arrays_and_dtypes if not isinstance(x, int | float)]
+    kinds = {np.dtype(x.dtype if isinstance(x, Tensor) else x) for x in given}
     if len(kinds) != 1:
         raise TypeError(f"these dtypes do not mix: {', '.join(sorted(map(str, kinds))) or 'none'}; convert by astype")
     return kinds.pop()
+
+
+class FloatInfo(NamedTuple):
+    """What `finfo` tells of a floating-point dtype, in Python's numbers."""
+
+    bits: int
+    eps: float
+    max: float
+    min: float
+    smallest_normal: float
+    dtype: np.dtype
+
+
+def finfo(type: Dtype, /) -> FloatInfo:
+    """The limits of a floating-point dtype, or of a tensor's."""
+    info = np.finfo(type.dtype if isinstance(type, Tensor) else type)
+    eps, most, least, normal = [float(number) for number in (info.eps, info.max, info.min, info.smallest_normal)]
+    return FloatInfo(info.bits, eps, most, least, normal, info.dtype)
 
 
 class Info:
@@ -235,10 +394,14 @@ __all__ = [
     "asarray",
     "astype",
     "bool",
+    "broadcast_arrays",
     "broadcast_to",
+    "can_cast",
     "clip",
     "concat",
     "cos",
+    "cumulative_sum",
+    "diff",
     "divide",
     "e",
     "empty",
@@ -275,11 +438,13 @@ __all__ = [
     "logical_and",
     "logical_not",
     "logical_or",
+    "logical_xor",
     "matmul",
     "matrix_transpose",
     "max",
     "maximum",
     "mean",
+    "meshgrid",
     "min",
     "minimum",
     "moveaxis",
@@ -313,6 +478,7 @@ __all__ = [
     "take_along_axis",
     "tan",
     "tanh",
+    "tensordot",
     "tile",
     "tril",
     "triu",
@@ -322,6 +488,7 @@ __all__ = [
     "uint64",
     "unstack",
     "var",
+    "vecdot",
     "where",
     "zeros",
     "zeros_like",

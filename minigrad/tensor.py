@@ -166,6 +166,13 @@ class Tensor:
         """The tensor with its axes in reverse order."""
         return self.transpose()
 
+    @property
+    def mT(self) -> "Tensor":
+        """The tensor with its last two axes exchanged. Raises ValueError for fewer."""
+        if self.ndim < 2:
+            raise ValueError(f"a matrix has two axes, and the tensor has the shape {self.shape}")
+        return self.swapaxes(-1, -2)
+
     def __len__(self) -> int:
         if not self._data.ndim:
             raise TypeError("a tensor without axes has no length")
@@ -296,6 +303,12 @@ class Tensor:
         """On another device, or of another dtype; differentiable, and the tensor itself if nothing changes."""
         return movement.to(self, device_or_dtype)
 
+    def to_device(self, device: Any, /, *, stream: None = None) -> "Tensor":
+        """`to`, as the Python array API calls it; it uses its own stream. Raises ValueError for one that is given."""
+        if stream is not None:
+            raise ValueError(f"tensors move on a stream of minigrad's own, not on {stream!r}; leave it out")
+        return self.to(get_device(device).name)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """For copy.deepcopy and pickle: the values, whether it requires a gradient, and the gradient; no hooks."""
         refuse_reading("copying a tensor")
@@ -349,8 +362,11 @@ class Tensor:
             array = held_number("the number to be assigned", array, self.dtype)
         elif isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
             check_held(array, self.dtype)
+        parts = (
+            index if isinstance(index, tuple) else (index,)
+        )  # of which NumPy takes tensors of one element for numbers
         host = self._device.to_host(self._data)
-        host[index] = array
+        host[tuple([part.numpy() if isinstance(part, Tensor) else part for part in parts])] = array
         if host is not self._data:
             self._device.write(self._data, host)
         self._version[0] += 1

@@ -34,6 +34,7 @@ PAGES = (
     "recurrent",
     "resampling",
     "derivatives",
+    "array-api",
 )  # those whose code is run
 ROUGH = {
     "training": 0.03,

@@ -33,6 +33,20 @@ def test_unary(name, dtype, device, rng):
         same(getattr(xp, name)(mg.tensor(array.astype(dtype), device=device)), np.asarray(expected))
 
 
+@pytest.mark.parametrize("name", ["isfinite", "isinf", "isnan"])
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool"])
+def test_integers_are_finite(name, dtype, device):
+    array = np.array([[0, 1]], dtype)
+    same(getattr(xp, name)(mg.tensor(array, device=device)), getattr(np, name)(array))
+
+
+@pytest.mark.parametrize("name", ["all", "any"])
+@pytest.mark.parametrize("dtype", ["float32", "int64", "uint8"])
+def test_numbers_hold_if_they_are_not_0(name, dtype, device):
+    array = np.array([[0, 0], [0, 3], [4, 3]], dtype)
+    same(getattr(xp, name)(mg.tensor(array, device=device), axis=1), getattr(np, name)(array, axis=1))
+
+
 @pytest.mark.parametrize("name", BINARY)
 @FLOATS
 def test_binary(name, dtype, device, rng):
@@ -42,7 +56,7 @@ def test_binary(name, dtype, device, rng):
         same(getattr(xp, name)(mg.tensor(a, device=device), mg.tensor(b, device=device)), getattr(np, name)(a, b))
 
 
-@pytest.mark.parametrize("name", ["logical_and", "logical_or", "logical_not"])
+@pytest.mark.parametrize("name", ["logical_and", "logical_or", "logical_xor", "logical_not"])
 def test_logical(name, device):
     a, b = np.array([[True], [False]]), np.array([True, False])
     arrays = (a,) if name == "logical_not" else (a, b)
@@ -73,6 +87,8 @@ def test_elements_in_other_places(device, rng):
     same(xp.matmul(t, xp.matrix_transpose(t)), array @ np.swapaxes(array, 1, 2))
     same(xp.where(t > 0.5, t, xp.zeros_like(t)), np.where(array > 0.5, array, 0))
     same(xp.clip(t, 0.2, 0.6), np.clip(array, np.float32(0.2), np.float32(0.6)))
+    same(t.mT, np.swapaxes(array, 1, 2))
+    assert xp.clip(t) is t
     with pytest.raises(ValueError, match="two axes"):
         xp.matrix_transpose(t[0, 0])
 
@@ -154,6 +170,16 @@ def test_gradients_go_through():
     np.testing.assert_array_equal(x.grad.numpy(), [[2, 2]])
 
 
+def test_to_device():
+    t = mg.tensor([1.0])
+    assert t.to_device("cpu") is t
+    assert t.to_device("reference").device == "reference"
+    with pytest.raises(ValueError, match="unknown device"):
+        t.to_device("float64")
+    with pytest.raises(ValueError, match="stream of minigrad's own"):
+        t.to_device("cpu", stream=1)
+
+
 def test_namespace_of_a_tensor():
     t = mg.tensor([1.0])
     assert t.__array_namespace__() is xp
@@ -171,6 +197,7 @@ def test_namespace_of_a_tensor():
 
 def test_dtypes_do_not_mix():
     assert xp.result_type(mg.tensor([1.0]), xp.float32) == np.float32
+    assert xp.result_type(2, xp.int8, True) == np.int8
     with pytest.raises(TypeError, match="do not mix: float32, float64"):
         xp.result_type(xp.float32, xp.float64)
 
@@ -196,6 +223,8 @@ def test_functions_take_the_standards_arguments_by_position():
         *[(name, [], options) for name in ("min", "prod", "all", "any") for options in ({}, {"axis": 1}, {"keepdims": True})],
         *[(name, [], {"axis": 1, "keepdims": keepdims}) for name in ("argmax", "argmin") for keepdims in (False, True)],
         *[(name, [], {"axis": 0, "correction": 1.0}) for name in ("std", "var")],
+        *[(name, [], options) for name in ("sum", "prod") for options in ({}, {"axis": (0, 1)}, {"dtype": np.float64})],
+        *[("diff", [], {"axis": axis, "n": n}) for axis in (0, -1) for n in (0, 1, 2, 5)],
         ("broadcast_to", [(2, 3, 4)], {}),
         ("expand_dims", [], {"axis": 1}),
         ("flip", [], {"axis": 1}),
@@ -220,6 +249,100 @@ def test_what_is_minigrads_own_under_the_standards_name(name, arguments, options
     came = getattr(xp, name)(mg.tensor(a, device=device), *arguments, **options).numpy()
     assert (came.shape, came.dtype) == (expected.shape, expected.dtype)
     np.testing.assert_allclose(came, expected, rtol=1e-5)
+
+
+def test_differences_of_what_is_joined_before(device, rng):
+    a = rng.standard_normal((2, 3)).astype(np.float32)
+    x = mg.tensor(a, device=device)
+    same(xp.diff(x, axis=0, prepend=x, append=x[:1]), np.diff(a, axis=0, prepend=a, append=a[:1]))
+
+
+@pytest.mark.parametrize("dtype", [None, np.float64])
+def test_cumulative_sums(dtype, device, rng):
+    a = rng.standard_normal((2, 3)).astype(np.float32)
+    x = mg.tensor(a, device=device)
+    same(xp.cumulative_sum(x, axis=-1, dtype=dtype), np.cumsum(a, axis=-1, dtype=dtype))
+    sums = np.pad(np.cumsum(a, axis=0, dtype=dtype), [(1, 0), (0, 0)])
+    same(xp.cumulative_sum(x, axis=0, dtype=dtype, include_initial=True), sums)
+    same(xp.cumulative_sum(x[0]), np.cumsum(a[0]))
+    with pytest.raises(ValueError, match=r"which axis\? x has the shape \(2, 3\)"):
+        xp.cumulative_sum(x)
+
+
+@pytest.mark.parametrize("indexing", ["xy", "ij"])
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_grids(indexing, count, device):
+    axes = [np.arange(n, dtype=np.float32) for n in (3, 2, 4)][:count]
+    came = xp.meshgrid(*[mg.tensor(a, device=device) for a in axes], indexing=indexing)
+    for one, expected in zip(came, np.meshgrid(*axes, indexing=indexing), strict=True):
+        same(one, expected)
+
+
+def test_grids_are_made_of_vectors_of_one_dtype():
+    x = mg.tensor([1.0, 2.0])
+    with pytest.raises(ValueError, match=r'indexing is "xy" or "ij", not .yx.'):
+        xp.meshgrid(x, indexing="yx")
+    for other in (mg.tensor([[1.0]]), mg.tensor([1])):
+        with pytest.raises(ValueError, match="vectors of one dtype"):
+            xp.meshgrid(x, other)
+
+
+def test_arrays_broadcast_together(device):
+    a, b = np.ones((3, 1), np.float32), np.arange(2)
+    for one, expected in zip(
+        xp.broadcast_arrays(mg.tensor(a, device=device), mg.tensor(b, device=device)),
+        np.broadcast_arrays(a, b),
+        strict=True,
+    ):
+        same(one, expected)
+
+
+@pytest.mark.parametrize("axes", [0, 1, 2, ((1, 2), (0, 1)), ((-1,), (1,)), ((), ())])
+def test_products_over_several_axes(axes, device, rng):
+    a, b = [rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 3), (3, 3, 4))]
+    came = xp.tensordot(mg.tensor(a, device=device), mg.tensor(b, device=device), axes=axes).numpy()
+    np.testing.assert_allclose(came, np.tensordot(a, b, axes=axes), rtol=1e-4, atol=1e-6)
+
+
+def test_products_of_vectors(device, rng):
+    a, b = [rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 4), (3, 4))]
+    x, y = mg.tensor(a, device=device), mg.tensor(b, device=device)
+    np.testing.assert_allclose(xp.vecdot(x, y).numpy(), np.vecdot(a, b), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(xp.vecdot(x, y, axis=-2).numpy(), np.vecdot(a, b, axis=-2), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="counted from the end"):
+        xp.vecdot(x, y, axis=0)
+    with pytest.raises(ValueError, match="two lengths"):
+        xp.vecdot(x, y[:, :1])
+    with pytest.raises(ValueError, match="of the same lengths"):
+        xp.tensordot(x, y[:, :1], axes=2)
+
+
+def test_what_composed_functions_pass_on():
+    x = mg.tensor([1.0, 2.0, 4.0], requires_grad=True)
+    weights = mg.tensor([1.0, 10.0])
+    (xp.vecdot(xp.diff(x), weights) + xp.sum(xp.cumulative_sum(x, include_initial=True))).backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [-1 + 3, 1 - 10 + 2, 10 + 1])
+
+
+def test_limits_of_dtypes_are_pythons_numbers():
+    for dtype in (xp.float32, xp.float64):
+        info, theirs = xp.finfo(dtype), np.finfo(dtype)
+        assert xp.finfo(mg.tensor(np.ones(2, dtype))) == info
+        assert (info.bits, info.dtype) == (theirs.bits, dtype)
+        for name in ("eps", "max", "min", "smallest_normal"):
+            assert type(getattr(info, name)) is float
+            assert getattr(info, name) == getattr(theirs, name)
+
+
+def test_what_can_be_cast():
+    assert xp.can_cast(xp.float32, xp.float64)
+    assert not xp.can_cast(mg.tensor([1.0]), xp.int32)
+
+
+@pytest.mark.parametrize("axis", [-4, 3])
+def test_a_new_axis_has_a_place(axis):
+    with pytest.raises(IndexError, match=rf"axis {axis} is no place for a new one in the shape \(2, 3\)"):
+        xp.expand_dims(mg.tensor(np.ones((2, 3))), axis=axis)
 
 
 def test_several_become_one_and_one_several(device, rng):

@@ -186,6 +186,15 @@ def test_item_assignment():
     np.testing.assert_array_equal(t.numpy(), [[7, 1, 1], [8, 5, 6]])
 
 
+@pytest.mark.parametrize("mask", [[True], [False], [True, False]])
+def test_item_assignment_by_a_mask(mask, device):
+    """Of one element too, which to Python is the number 0 or 1."""
+    t = mg.tensor(np.zeros((len(mask), 2), np.float32), device=device)
+    t[mg.tensor(mask, device=device)] = 3.0
+    t[mg.tensor(mask, device=device), 1] = 4.0
+    np.testing.assert_array_equal(t.numpy(), np.where(np.array(mask)[:, None], [3, 4], 0))
+
+
 def test_item_assignment_of_a_tensor_on_the_tape_is_refused():
     t, x = mg.tensor([1.0, 2.0]), leaf(3.0)
     with pytest.raises(RuntimeError, match="would lose it"):
