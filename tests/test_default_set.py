@@ -45,6 +45,7 @@ def test_every_example_is_run(default_set):
         "recurrent_batchnorm": "tests/examples/test_recurrent_studies.py::test_recurrent_batchnorm",
         "cifar10_resnet": "tests/examples/test_image_networks.py::test_both_networks_of_the_resnet_begin_alike_and_are_trained",
         "mnist_autoencoder": "tests/examples/test_image_networks.py::test_both_autoencoders_are_trained",
+        "covariate_shift": "tests/examples/test_covariate_shift.py::test_the_study_writes_what_it_measures",
         "adabn": "tests/examples/test_recurrent_studies.py::test_adabn",
         "draw_models": "tests/inspect/test_model_drawing.py::",  # what it calls; the script itself draws large models, for minutes
     }

@@ -10,6 +10,8 @@ import numpy as np
 from numba import prange
 
 from minigrad.kernels.cpu.tools.launch import SUMS, inlined, parallel_kernel
+from minigrad.kernels.cpu.tools.pointers import element_at, row_at
+from minigrad.kernels.cpu.vector.layer_norm import HIGH, LEVEL, LOW, ROWS, SCALE, SLOPE, gradient_rows, slope_rows
 
 BLOCK = 1 << 12  # elements
 MOST_BLOCKS = 64  # of which each has sums over its rows
@@ -21,44 +23,36 @@ def less(x, high, low):
     return (x - high) - low
 
 
+@inlined
+def beyond(x, start):
+    """x - start in float64, in this order: flags that let sums be reordered would sum up x by itself, and lose digits."""
+    return np.float64(x) - start
+
+
 @inlined(flags=SUMS)
-def row_sum(x):
-    """Sum of a row, in float64."""
+def moments(x):
+    """(mean, variance) of a row, in one pass: counted from its first element, so that a large mean costs no digits.
+
+    Where the first element is the one far from all others, log2 of the row's length bits of float64's 53 are lost.
+    """
+    start = np.float64(x[0])
+    total, squares = 0.0, 0.0
+    for i in range(x.size):
+        d = beyond(x[i], start)
+        total += d
+        squares += d * d
+    mean = total / x.size
+    variance = squares / x.size - mean * mean
+    return start + mean, 0.0 if variance < 0 else variance  # NaN stays
+
+
+@inlined(flags=SUMS)
+def mean_square(x):
+    """Mean of the squares of a row, in float64."""
     result = 0.0
     for i in range(x.size):
-        result += x[i]
-    return result
-
-
-@inlined(flags=SUMS)
-def squares(x, high, low):
-    """Sum of the squares of x - high - low, in float64."""
-    result = 0.0
-    for i in range(x.size):
-        d = np.float64(less(x[i], high, low))
-        result += d * d
-    return result
-
-
-@inlined(flags=SUMS)
-def slopes(dy, x, gamma, high, low, scale):
-    """(sum of g, sum of g h) of a row, in float64."""
-    total, along = 0.0, 0.0
-    for i in range(x.size):
-        g = dy[i] * gamma[i]
-        total += g
-        along += np.float64(g) * np.float64(less(x[i], high, low) * scale)
-    return total, along
-
-
-@inlined(flags=SUMS)
-def plain_slopes(dy, x, high, low, scale):
-    """The same without gamma."""
-    total, along = 0.0, 0.0
-    for i in range(x.size):
-        total += dy[i]
-        along += np.float64(dy[i]) * np.float64(less(x[i], high, low) * scale)
-    return total, along
+        result += np.float64(x[i]) * np.float64(x[i])
+    return result / x.size
 
 
 @inlined
@@ -75,9 +69,9 @@ def layer_norm_forward(x, gamma, beta, eps, centered, y, mean, scale):
     for block in prange(-(-m // rows)):
         for row in range(block * rows, min((block + 1) * rows, m)):
             x_row, y_row = x[row], y[row]
-            center = row_sum(x_row) / n if centered else 0.0
+            center, variance = moments(x_row) if centered else (0.0, mean_square(x_row))
             high, low = apart(center, x)
-            factor = 1 / np.sqrt(squares(x_row, high, low) / n + eps)
+            factor = 1 / np.sqrt(variance + eps)
             mean[row], scale[row] = center, factor
             k = x.dtype.type(factor)
             if gamma.size == 0:
@@ -91,36 +85,38 @@ def layer_norm_forward(x, gamma, beta, eps, centered, y, mean, scale):
 @parallel_kernel(sized_by=1)
 def layer_norm_backward(dy, x, gamma, mean, scale, centered, dx, dgamma, dbeta):
     m, n = x.shape
-    scalar = x.dtype.type
+    dtype = x.dtype
     affine = gamma.size > 0
+    step = n * np.intp(x.itemsize)
     rows = max(BLOCK // n, -(-m // MOST_BLOCKS), 1)
     blocks = -(-m // rows)
     sums = np.zeros((blocks, 2, n if affine else 0))
+    gamma_at = gamma.ctypes.data if affine else 0
     for block in prange(blocks):
         along_gamma, along_beta = sums[block, 0], sums[block, 1]
-        for row in range(block * rows, min((block + 1) * rows, m)):
-            dy_row, x_row, dx_row = dy[row], x[row], dx[row]
-            high, low = apart(mean[row], x)
-            k = scalar(scale[row])
-            if affine:
-                total, along = slopes(dy_row, x_row, gamma, high, low, k)
-            else:
-                total, along = plain_slopes(dy_row, x_row, high, low, k)
-            level = scalar(total / n) if centered else scalar(0)
-            slope = scalar(along / n)
-            if affine:
-                for j in range(n):
-                    h = less(x_row[j], high, low) * k
-                    along_gamma[j] += dy_row[j] * h
-                    along_beta[j] += dy_row[j]
-                    dx_row[j] = k * (gamma[j] * dy_row[j] - level - h * slope)
-            else:
-                for j in range(n):
-                    h = less(x_row[j], high, low) * k
-                    dx_row[j] = k * (dy_row[j] - level - h * slope)
+        table, found = np.empty((5, ROWS), dtype), np.empty((2, ROWS))
+        last = min((block + 1) * rows, m)
+        for row in range(block * rows, last, ROWS):
+            count = min(ROWS, last - row)
+            for r in range(count):
+                table[HIGH, r], table[LOW, r] = apart(mean[row + r], x)
+                table[SCALE, r] = scale[row + r]
+            slope_rows(
+                dtype, row_at(dy, row), row_at(x, row), gamma_at, row_at(dx, row), step, count, n, table.ctypes.data,
+                found.ctypes.data,
+            )  # fmt: skip
+            for r in range(count):
+                table[LEVEL, r] = found[0, r] / n if centered else 0.0
+                table[SLOPE, r] = found[1, r] / n
+            together = ROWS if count == ROWS else 1
+            for r in range(0, count, together):
+                gradient_rows(
+                    dtype, together, row_at(dy, row + r), row_at(x, row + r), gamma_at, row_at(dx, row + r), step, n,
+                    element_at(table, 0, r), along_gamma.ctypes.data, along_beta.ctypes.data,
+                )  # fmt: skip
+    for block in range(1, blocks):
+        for j in range(dgamma.size):
+            sums[0, 0, j] += sums[block, 0, j]
+            sums[0, 1, j] += sums[block, 1, j]
     for j in range(dgamma.size):
-        total, along = 0.0, 0.0
-        for block in range(blocks):
-            along += sums[block, 0, j]
-            total += sums[block, 1, j]
-        dgamma[j], dbeta[j] = along, total
+        dgamma[j], dbeta[j] = sums[0, 0, j], sums[0, 1, j]

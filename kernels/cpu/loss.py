@@ -1,7 +1,8 @@
 """Softmax, its logarithm, cross-entropy, the loss of log-probabilities, over rows. Contracts: kernels/reference/loss.py.
 
 Work is cut into blocks of whole rows that stay in the first-level cache. Within one, what concerns a row is done row by
-row, and exp over all the elements at once: rows of ten classes would leave most lanes of the vector unit idle.
+row, and exp over all the elements at once unless rows are LONG: those of ten classes would leave most lanes of the vector unit
+idle.
 
 Sums over a row, and the sum of the losses, are in float64; they are rounded once.
 """
@@ -17,6 +18,7 @@ from minigrad.kernels.cpu.parts.rows import dot
 from minigrad.kernels.cpu.tools.launch import GRAIN, SUMS, inlined, parallel_kernel
 
 BLOCK = 1 << 12  # elements
+LONG = 128  # elements of a row whose exp is computed by itself
 ROWS_PER_LOG = 16  # a sum over a row lies between 1 and n, so the product of this many is far from overflow
 
 
@@ -72,9 +74,9 @@ def total(x):
 
 @inlined
 def exp_in_place(x):
-    """x = exp(x), flat."""
+    """x = exp(x) for x <= 0, flat."""
     for i in range(x.size):
-        x[i] = formulas.exp(x[i])
+        x[i] = formulas.exp_below_zero(x[i])
 
 
 @inlined
@@ -95,9 +97,14 @@ def exp_shifted(x, y, n):
     for k in range(0, x.size, n):
         source, target = x[k : k + n], y[k : k + n]
         shift = largest(source)
-        for j in range(n):
-            target[j] = source[j] - shift
-    exp_in_place(y)
+        if n >= LONG:
+            for j in range(n):
+                target[j] = formulas.exp_below_zero(source[j] - shift)
+        else:
+            for j in range(n):
+                target[j] = source[j] - shift
+    if n < LONG:
+        exp_in_place(y)
 
 
 @inlined

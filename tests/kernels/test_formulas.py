@@ -238,6 +238,22 @@ def test_exp_reaches_the_smallest_and_the_largest_float(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_exp_below_zero_is_exp_where_that_is_a_normal_number(dtype, rng):
+    smallest = dtype(np.log(np.longdouble(np.finfo(dtype).tiny)) * (1 - 1e-7))
+    near = np.linspace(smallest, smallest * dtype(1.001), 1000, dtype=dtype)
+    sizes = samples_of_all_floats(dtype, rng, 30_000)
+    usual = (-9 * rng.exponential(size=3_000)).astype(dtype)
+    x = np.concatenate([-abs(sizes[~np.isnan(sizes)]), usual, near])
+    y = apply("exp_below_zero", x)
+    normal = x >= smallest
+    np.testing.assert_array_equal(bits(y[normal]), bits(apply("exp", x[normal])))
+    rest = x < smallest * dtype(1 + 1e-6)
+    assert rest.any()
+    np.testing.assert_array_equal(y[rest], 0)
+    assert np.isnan(apply("exp_below_zero", np.full(64, np.nan, dtype))).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_log_of_powers_of_two(dtype):
     limits = np.finfo(dtype)
     exponents = np.arange(limits.minexp - limits.nmant, limits.maxexp)
@@ -377,7 +393,7 @@ def loop_over(formula):
 
 arrays = np.load(sys.argv[1])
 results = {}
-for name in ("exp", "log", "tanh", "sigmoid", "expm1", "log1p", "erf"):
+for name in ("exp", "exp_below_zero", "log", "tanh", "sigmoid", "expm1", "log1p", "erf"):
     loop = loop_over(getattr(formulas, name))
     for x in arrays.values():
         results[f"{name}_{x.dtype}"] = y = np.empty_like(x)
@@ -401,7 +417,7 @@ def test_bits_do_not_depend_on_the_vector_width(rng, tmp_path):
     command = [sys.executable, "-c", IN_A_NARROWER_BUILD, str(tmp_path / "x.npz"), str(tmp_path / "y.npz")]
     subprocess.run(command, env=environment, check=True, timeout=120)
     with np.load(tmp_path / "y.npz") as narrow:
-        for name in LIMITS:
+        for name in (*LIMITS, "exp_below_zero"):
             for dtype, x in arrays.items():
                 np.testing.assert_array_equal(narrow[f"{name}_{dtype}"], apply(name, x), err_msg=f"{name} {dtype}")
 

@@ -11,11 +11,12 @@ them, the next row one more if `more` is 1; the rest become 0. `kind` says what 
 """
 
 import math
+import operator
 
 from numba.core import types
 
 from minigrad.kernels.cpu.vector.code import micro_kernel
-from minigrad.kernels.cpu.vector.values import constant, fma, minimum, where
+from minigrad.kernels.cpu.vector.values import across, constant, fma, minimum, where
 from minigrad.kernels.formulas import FLOAT32, FLOAT64
 
 NO_MASK, BOOLEAN, ADDED = range(3)  # kinds of masks
@@ -52,16 +53,6 @@ def powers_of_two(code, x):
 def larger(a, b):
     """The larger of two; a where one of them is NaN."""
     return where(a < b, b, a)
-
-
-def across(code, value, combine):
-    """All lanes of a register combined, in every lane."""
-    step = code.lanes // 2
-    while step:
-        turned = code.shuffled(value, value, [(i + step) % code.lanes for i in range(code.lanes)])
-        value = combine(value, turned)
-        step //= 2
-    return value
 
 
 class Row:
@@ -109,7 +100,7 @@ def weigh_rows(
             code.store(t, each.at)
             last.top = larger(last.top, t)
         before = code.broadcast(row.state)
-        top = larger(before, across(code, last.top, larger))
+        top = larger(before, across(last.top, larger))
         # 2. The weights. Without a key there is no largest term to take away.
         shift = where(top == NOTHING, 0.0, top)
         for each in code.loop(part.seen, total=zero, at=row.scores):
@@ -122,7 +113,7 @@ def weigh_rows(
             _.at += code.width
         # 3. What came before counts by the largest term of now.
         factor = powers_of_two(code, before - shift)
-        total = fma(code.broadcast(row.state + state_step), factor, across(code, each.total, lambda a, b: a + b))
+        total = fma(code.broadcast(row.state + state_step), factor, across(each.total, operator.add))
         code.store(top, row.state, first_lane)
         code.store(total, row.state + state_step, first_lane)
         code.store(factor, row.state + 2 * state_step, first_lane)

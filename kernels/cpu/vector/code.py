@@ -64,6 +64,7 @@ class VectorCode:
         self.width = self.lanes * self.bytes  # of a register, in bytes
         self.scalar = ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
         self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.doubles = ir.VectorType(ir.DoubleType(), self.lanes)  # as many as the floats
         self.integers = ir.VectorType(ir.IntType(dtype.bitwidth), self.lanes)  # as wide as the floats
 
     def loop(self, count, at_least=0, **carried):
@@ -166,7 +167,7 @@ class VectorCode:
     def load(self, address, mask=None, count=1, stored=None):
         """`count` registers from an address on. In the last, lanes outside `mask` are zero and not read.
 
-        With `stored`, integers of that type in memory, which become as wide as the floats.
+        With `stored`, integers of that type in memory, which become as wide as the floats, or float64 numbers, which stay.
         """
         registers = []
         for j in range(count):
@@ -178,7 +179,7 @@ class VectorCode:
                 arguments = pointer, constant(LANE, size), mask.registers[0], constant(vector, 0)
                 registers.append(call_llvm(self.builder, "masked.load", vector, vector, arguments, ".p0"))
         loaded = Value(self.builder, *registers)
-        return loaded if stored is None else loaded.to(self.integers)
+        return loaded if loaded.is_float else loaded.to(self.integers)
 
     def store(self, value, address, mask=None, stored=None):
         """Write a value's registers from an address on; of the last only lanes of `mask`. `stored` is as in `load`."""
@@ -196,7 +197,8 @@ class VectorCode:
         """(pointer to the register j after an address, bytes of an element)."""
         if stored is None:
             return self.pointer(address + j * self.width, self.vector), self.bytes
-        vector, size = ir.VectorType(ir.IntType(stored.bitwidth), self.lanes), stored.bitwidth // 8
+        size = stored.bitwidth // 8
+        vector = self.doubles if stored == types.float64 else ir.VectorType(ir.IntType(stored.bitwidth), self.lanes)
         return self.pointer(address + j * self.lanes * size, vector), size
 
     def pointer(self, address, kind):

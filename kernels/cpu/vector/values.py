@@ -1,5 +1,7 @@
 """What registers hold, as values of Python whose operators emit the instructions: see vector/code.py."""
 
+import functools
+
 from llvmlite import ir
 from numba.core import cgutils
 
@@ -72,9 +74,14 @@ class Value:
     def __invert__(self):
         return self.each(self.builder.not_)
 
+    def __neg__(self):
+        return self.each(self.builder.fneg if self.is_float else self.builder.neg)
+
     def to(self, kind):
-        """Converted to another type: integers cut, filled up by zeros, or made floats."""
-        if not isinstance(element_of(kind), ir.IntType):
+        """Converted to another type: integers cut, filled up by zeros, or made floats; floats made doubles."""
+        if self.is_float:
+            convert = self.builder.fpext if kind != self.type else lambda register, kind: register
+        elif not isinstance(element_of(kind), ir.IntType):
             convert = self.builder.sitofp
         elif element_of(kind).width < element_of(self.type).width:
             convert = self.builder.trunc
@@ -102,6 +109,18 @@ def where(condition, a, b):
     """a where the condition holds, else b: both are computed, without a branch. One of them may be a number."""
     a, b = (a, a.like(b)) if isinstance(a, Value) else (b.like(a), b)
     return condition.each(condition.builder.select, a, b)
+
+
+def across(value, combine):
+    """All lanes of a register combined, in every lane."""
+    lanes = value.type.count
+    step = lanes // 2
+    while step:
+        turned = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [(i + step) % lanes for i in range(lanes)])
+        shuffle = functools.partial(value.builder.shuffle_vector, mask=turned)
+        value = combine(value, value.each(shuffle, value))
+        step //= 2
+    return value
 
 
 def minimum(a, b):
