@@ -69,19 +69,19 @@ class Layer:
     """Modules that follow each other in the network, the first of which has the weights that are measured."""
 
     modules: list[mg.nn.Module]
-    weights: list[mg.Tensor]
+    weights: dict[str, mg.Tensor]
     names: list[str]  # of all its parameters and buffers
 
 
 def layers_of(model: mg.nn.Sequential) -> list[Layer]:
     """The layers of a network: each begins with a module that has weights; what has none belongs to the one before."""
-    layers = [Layer([], [], [])]
+    layers = [Layer([], {}, [])]
     for place, module in model.children():
-        weights = [p for name, p in module.named_parameters() if name.rpartition(".")[2] == "weight"]
+        weights = {f"{place}.{name}": p for name, p in module.named_parameters() if name.rpartition(".")[2] == "weight"}
         if weights and layers[-1].weights:
-            layers.append(Layer([], [], []))
+            layers.append(Layer([], {}, []))
         layers[-1].modules.append(module)
-        layers[-1].weights.extend(weights)
+        layers[-1].weights.update(weights)
         layers[-1].names.extend(name for name in model.state_dict() if name.startswith(f"{place}."))
     return layers
 
@@ -128,7 +128,7 @@ class Look:
     def gradients(self, batch: tuple[np.ndarray, np.ndarray]) -> tuple[float, list[np.ndarray]]:
         """(loss, gradient by the weights of each layer) of a batch."""
         loss = self.backward(*batch).item()
-        return loss, [joined([weight.grad.numpy() for weight in layer.weights]) for layer in self.layers]
+        return loss, [joined([weight.grad.numpy() for weight in layer.weights.values()]) for layer in self.layers]
 
     def input_shift(self) -> list[float] | None:
         """Of all layers but the first, since the last call."""
@@ -145,13 +145,12 @@ class Look:
     def smoothness(self, batch, loss: float, gradients: list[np.ndarray]) -> dict:
         """Along the gradient."""
         g, losses, changes = np.concatenate(gradients), [loss], []
-        with put_back(self.model):
-            start = [[weight.numpy().copy() for weight in layer.weights] for layer in self.layers]
-            slopes = [[weight.grad.numpy().copy() for weight in layer.weights] for layer in self.layers]
+        with put_back(self.model) as start:
+            weights = {name: weight for layer in self.layers for name, weight in layer.weights.items()}
+            slopes = {name: weight.grad.numpy().copy() for name, weight in weights.items()}
             for stride in STRIDES:
-                for layer, weights, by in zip(self.layers, start, slopes, strict=True):
-                    for weight, value, slope in zip(layer.weights, weights, by, strict=True):
-                        weight.data = value - np.float32(stride * self.lr) * slope
+                way = np.float32(stride * self.lr)
+                self.model.load_state_dict(start | {n: start[n].numpy() - way * slope for n, slope in slopes.items()})
                 there, turned = self.gradients(batch)
                 losses.append(there)
                 changes.append(np.linalg.norm(np.concatenate(turned) - g) / np.linalg.norm(g))

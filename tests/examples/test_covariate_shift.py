@@ -45,7 +45,7 @@ def test_layers_begin_with_what_has_weights(study, model):
     kinds = [[type(module).__name__ for module in layer.modules] for layer in study.layers_of(model)]
     assert kinds == [["Flatten", "Linear", "BatchNorm", "Sigmoid"], ["Linear", "BatchNorm", "Sigmoid"], ["Linear"]]
     layers = study.layers_of(model)
-    assert [[w.shape for w in layer.weights] for layer in layers] == [[(6, 5)], [(5, 4)], [(4, 3)]]
+    assert [[w.shape for w in layer.weights.values()] for layer in layers] == [[(6, 5)], [(5, 4)], [(4, 3)]]
     assert sorted(name for layer in layers for name in layer.names) == sorted(model.state_dict())
 
 
