@@ -104,6 +104,12 @@ def test_every_page_is_in_the_list_of_pages():
     assert pages | set(website.OUTSIDE.values()) | {"reference/mg.md"} == listed
 
 
+def test_every_study_is_on_the_page_of_claims():
+    page = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    studies = {path.parent.name for path in ROOT.glob("docs/results/*/README.md")} - {"benchmarks", "distributed"}
+    assert studies == set(re.findall(r"\(results/(\w+)/README.md\)", page))
+
+
 LINKS = {
     "to a page": ("[x](training.md#a)", "capture.md", "[x](training.md#a)"),
     "from a folder": ("[x](../../training.md)", "results/mnist/README.md", "[x](../../training.md)"),
