@@ -33,7 +33,6 @@ PATIENCE = 60  # seconds that another process may take to compile a kernel, befo
 # when kernels are launched.
 NOT_COMPILED = {
     "contract.py",
-    "expressions.py",
     "work.py",
     *("build/files.py", "build/settings.py"),
     *(f"cpu/tools/{name}.py" for name in ("ahead", "contention", "replay", "threads")),

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.arrays import is_number
 from minigrad.checks import number
 from minigrad.kernels.axes import Shape, broadcast_shape
 from minigrad.kernels.contract import Array
@@ -23,7 +24,7 @@ from minigrad.ops.shape_functions import stack
 from minigrad.ops.shapes import some_rows
 from minigrad.ops.table import TABLE, where
 from minigrad.tape import Op
-from minigrad.tensor import Tensor, is_number
+from minigrad.tensor import Tensor
 
 BOOL = np.dtype(np.bool_)
 
