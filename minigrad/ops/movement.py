@@ -228,7 +228,8 @@ def is_int(value: object) -> bool:
 def getitem(x: Tensor, index: Index) -> Tensor:
     """x[index] as a copy: integers, slices, None, ellipsis; integer arrays or tensors, boolean masks, as in NumPy.
 
-    Arrays and masks cost an int64 array of x's size on the way, but for one integer tensor, which takes rows at once.
+    Arrays and masks cost an int64 array of x's size on the way, but for integers along the first axis alone, which take rows
+    at once.
 
     Raises IndexError out of range (for an integer tensor also below 0), and for an index not made of integers or booleans.
     """
@@ -247,11 +248,24 @@ def getitem(x: Tensor, index: Index) -> Tensor:
             "other indexing by tensors would be fixed at what was recorded"
         )
     refuse_arrays(parts)
+    if x.ndim and isinstance(index, np.ndarray | list) and (numbers := np.asarray(index)).dtype.kind in "iu":
+        rows = counted_from_the_front(numbers, x.shape[0])
+        on_device = Tensor._wrap(x._device.from_host(rows.reshape(-1)), x._device)
+        return Take.apply(x, on_device, shape=rows.shape + x.shape[1:])
     numpy_index = tuple(part.numpy() if isinstance(part, Tensor) else part for part in parts)
     positions = np.arange(x.size, dtype=np.int64).reshape(x.shape)[numpy_index]
     flat_x = reshape(x, (x.size, 1))
     rows = Tensor._wrap(x._device.from_host(np.ascontiguousarray(positions).reshape(-1)), x._device)
     return Take.apply(flat_x, rows, shape=positions.shape)
+
+
+def counted_from_the_front(index: np.ndarray, rows: int) -> np.ndarray:
+    """Row numbers as NumPy takes them, negative ones counted from the end, as int64 from 0. Raises IndexError out of range."""
+    outside = (index < -rows) | (index >= rows)
+    if outside.any():
+        raise IndexError(f"index {index[outside][0]} is out of bounds for axis 0 with size {rows}")
+    numbers = index.astype(np.int64)
+    return np.where(numbers < 0, numbers + rows, numbers)
 
 
 def check_rows(index: np.ndarray, rows: int) -> None:

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -168,6 +170,22 @@ def test_index_gradients(device, rng):
     check_grads(lambda t: t[[0, 1, 1], [2, 2, 2]], rng.standard_normal((2, 3)), device=device)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.uint64])
+def test_integers_in_an_array_take_rows_without_a_look_at_the_others(dtype, device):
+    x = numbered((200, 3))
+    for rows in ([5, 0, 199 if dtype != np.int8 else -1], [[0, 1], [1, 0]], [], 7):
+        rows = np.array(rows, dtype)
+        check_index(x, rows, device)
+    tracemalloc.start()
+    big = mg.tensor(np.zeros((50_000, 3), np.float32), device=device)
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    big[np.array([1, -1])]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak - before < 600_000  # an int64 for each element would be 1,200,000
+
+
 def test_an_indexed_tensor_is_a_copy(device):
     x = mg.tensor([1.0, 2.0], device=device)
     y = x[:]
@@ -182,6 +200,9 @@ def test_an_indexed_tensor_is_a_copy(device):
         (-4, "out of bounds"),
         ((0, 0, 0), "too many indices"),
         ([0, 3], "out of bounds"),
+        (np.array([0, 200], np.uint8), "index 200 is out of bounds for axis 0 with size 3"),
+        (np.array([2**63], np.uint64), "out of bounds"),
+        ([[0], [-4]], "index -4 is out of bounds"),
         (1.0, "only integers"),
         ("a", "only integers"),
         ([0.5], "integer"),

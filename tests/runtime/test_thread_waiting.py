@@ -101,6 +101,7 @@ def test_first_launch_starts_the_layer(set_threads, monkeypatch):
     started = []
     monkeypatch.setattr(threads, "start_layer", lambda: started.append(threads._layer_started))
     monkeypatch.setattr(threads, "_layer_started", False)
+    monkeypatch.setattr(threads, "_concurrent", False)
     for _ in range(2):
         with threads.parallel_region():
             pass
