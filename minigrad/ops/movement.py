@@ -249,9 +249,9 @@ def getitem(x: Tensor, index: Index) -> Tensor:
         )
     refuse_arrays(parts)
     if x.ndim and isinstance(index, np.ndarray | list) and (numbers := np.asarray(index)).dtype.kind in "iu":
-        rows = counted_from_the_front(numbers, x.shape[0])
-        on_device = Tensor._wrap(x._device.from_host(rows.reshape(-1)), x._device)
-        return Take.apply(x, on_device, shape=rows.shape + x.shape[1:])
+        numbers = counted_from_the_front(numbers, x.shape[0])
+        rows = Tensor._wrap(x._device.from_host(numbers.reshape(-1)), x._device)
+        return Take.apply(x, rows, shape=numbers.shape + x.shape[1:])
     numpy_index = tuple(part.numpy() if isinstance(part, Tensor) else part for part in parts)
     positions = np.arange(x.size, dtype=np.int64).reshape(x.shape)[numpy_index]
     flat_x = reshape(x, (x.size, 1))
