@@ -8,6 +8,8 @@ A process that is killed is seen by `mpiexec`, which ends the others at once.
 """
 
 import atexit
+import contextlib
+import io
 import os
 import sys
 import threading
@@ -157,7 +159,9 @@ class Watch:
     def uncaught(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
         """For an exception that ends the script: the others learn of it, and end as well."""
         self.failing = True
-        self.before(kind, error, trace)
+        with contextlib.redirect_stderr(io.StringIO()) as written:
+            self.before(kind, error, trace)
+        print(written.getvalue(), end="", file=sys.stderr, flush=True)  # whole, as others may write at the same time
         self.told.set()
         line = str(error).strip().partition("\n")[0]
         self.tell(FAILS, f"{kind.__name__}: {line}" if line else kind.__name__)
