@@ -197,9 +197,7 @@ def train(setting: Setting, batch_norm: bool, data, steps: int, every: int, seed
 
     @mg.capture(device=device)
     def step(images, labels):
-        optimizer.zero_grad()
-        loss = mg.cross_entropy(model(images), labels)
-        loss.backward()
+        loss = look.backward(images, labels)
         optimizer.step()
         return loss
 

@@ -9,6 +9,7 @@ of rows and added up in their order.
 import numpy as np
 from numba import prange
 
+from minigrad.kernels.cpu.parts.rows import dot
 from minigrad.kernels.cpu.tools.launch import SUMS, inlined, parallel_kernel
 from minigrad.kernels.cpu.tools.pointers import element_at, row_at
 from minigrad.kernels.cpu.vector.layer_norm import HIGH, LEVEL, LOW, ROWS, SCALE, SLOPE, gradient_rows, slope_rows
@@ -46,15 +47,6 @@ def moments(x):
     return start + mean, 0.0 if variance < 0 else variance  # NaN stays
 
 
-@inlined(flags=SUMS)
-def mean_square(x):
-    """Mean of the squares of a row, in float64."""
-    result = 0.0
-    for i in range(x.size):
-        result += np.float64(x[i]) * np.float64(x[i])
-    return result / x.size
-
-
 @inlined
 def apart(value, like):
     """A float64 number as one of the type of `like`, and what is left."""
@@ -69,7 +61,7 @@ def layer_norm_forward(x, gamma, beta, eps, centered, y, mean, scale):
     for block in prange(-(-m // rows)):
         for row in range(block * rows, min((block + 1) * rows, m)):
             x_row, y_row = x[row], y[row]
-            center, variance = moments(x_row) if centered else (0.0, mean_square(x_row))
+            center, variance = moments(x_row) if centered else (0.0, dot(x_row, x_row) / n)
             high, low = apart(center, x)
             factor = 1 / np.sqrt(variance + eps)
             mean[row], scale[row] = center, factor
