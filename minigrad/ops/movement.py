@@ -14,7 +14,7 @@ from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse, refuse_arrays
 from minigrad.ops.forms import Form
 from minigrad.ops.launches import filled, read, write
-from minigrad.ops.shapes import normal_axes, one_axis
+from minigrad.ops.shapes import normal_axes, one_axis, some_rows
 from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor
 
@@ -89,6 +89,34 @@ class Slice(Form):
     def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         dx = filled(self, self.x_shape, dy.dtype, 0.0)
         write(self, dy, self.strides, self.offset, dx)
+        return (dx,)
+
+
+class Rows(Form):
+    """Neighbouring rows along the first axis, sharing memory."""
+
+    formula = "y = x[a:b];  dx = 0, dx[a:b] = dy"
+    is_view = True
+    passes_on = False
+
+    def forward(self, x: Array, *, start: int, stop: int) -> Array:
+        self.x_shape, self.rows = x.shape, (start, stop)
+        return some_rows(x, start, stop)
+
+    def again(self, x: Array) -> Array:
+        rows = some_rows(x, *self.rows)
+        y = self.empty_like(rows)
+        if y.size:
+            self.kernels.movement.copy(rows.reshape(-1), y.reshape(-1))
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        dx, (start, stop) = self.empty(self.x_shape, dy.dtype), self.rows
+        for a, b in (0, start), (stop, self.x_shape[0]):
+            if (rest := some_rows(dx, a, b)).size:
+                self.kernels.movement.fill(0.0, rest.reshape(-1))
+        if dy.size:
+            self.kernels.movement.copy(dy.reshape(-1), some_rows(dx, start, stop).reshape(-1))
         return (dx,)
 
 

@@ -1,35 +1,18 @@
 """Recurrent layers: the products of the inputs in one for all steps, then the steps, one kernel for a whole sequence."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from minigrad.kernels.contract import Array
 from minigrad.ops.checks import float_tensor, refuse_dtypes
 from minigrad.ops.launches import binary, no_bias, product, sum_axes
-from minigrad.ops.movement import reshape, transpose
+from minigrad.ops.movement import Rows, reshape, transpose
+from minigrad.ops.recurrent_gradients import Given, gru_gradients, lstm_gradients, rnn_gradients
 from minigrad.ops.shapes import as_matrix, some_rows
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 # A sequence is (steps, N, features) inside the ops, where the rows of one step lie together.
-
-
-class Rows(Op):
-    """Neighbouring rows along the first axis, sharing memory."""
-
-    formula = "y = x[a:b];  dx = 0, dx[a:b] = dy"
-    is_view = True
-    passes_on = False
-
-    def forward(self, x: Array, *, start: int, stop: int) -> Array:
-        self.x_shape, self.rows = x.shape, (start, stop)
-        return some_rows(x, start, stop)
-
-    def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        dx, (start, stop) = self.empty(self.x_shape, dy.dtype), self.rows
-        for a, b in (0, start), (stop, self.x_shape[0]):
-            if (rest := some_rows(dx, a, b)).size:
-                self.kernels.movement.fill(0.0, rest.reshape(-1))
-        if dy.size:
-            self.kernels.movement.copy(dy.reshape(-1), some_rows(dx, start, stop).reshape(-1))
-        return (dx,)
 
 
 def input_products(op: Op, x: Array, w_ih: Array, bias: Array | None) -> Array:
@@ -96,6 +79,11 @@ def bias_gradients(op: Op, dgates: Array, at: int) -> tuple[Array | None, ...]:
     return db, other
 
 
+def tensors_of(op: Op, saved: Sequence[Array | None]) -> list[Any]:
+    """The first inputs, which were saved, as tensors."""
+    return [None if array is None else op.as_input(i, array) for i, array in enumerate(saved)]
+
+
 class RNN(Op):
     """A plain recurrent layer, all steps."""
 
@@ -133,6 +121,12 @@ class RNN(Op):
         dw_hh = state_gradient(self, h0, y, dgates, self.reverse) if self.needs[3] else None
         return dx, None if h0 is None else dh0, dw_ih, dw_hh, *bias_gradients(self, dgates, 4)
 
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        *given, y = self.saved  # type: ignore[misc]
+        return rnn_gradients(
+            dy, Given(*tensors_of(self, given)), self.as_result(y), self.relu, self.reverse, self.needs
+        )
+
 
 class LSTM(Op):
     """Long short-term memory, all steps: (steps + 1, N, hidden), the h of all of them and then the last c."""
@@ -168,11 +162,11 @@ class LSTM(Op):
             self.kernels.movement.copy(
                 some_rows(c, last, last + 1).reshape(-1), some_rows(result, steps, steps + 1).reshape(-1)
             )
-        self.save(x, h0, c0, w_ih, w_hh, result, gates, c)
+        self.save(x, h0, c0, w_ih, w_hh, b_ih, b_hh, result, gates, c)
         return result
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        x, h0, c0, w_ih, w_hh, result, gates, c = self.saved  # type: ignore[misc]
+        x, h0, c0, w_ih, w_hh, _, _, result, gates, c = self.saved  # type: ignore[misc]
         steps, n, units = c.shape
         dgates, dh0, dc0 = self.empty_like(gates), room_for(self, h0, c), room_for(self, c0, c)
         if c.size:
@@ -185,6 +179,11 @@ class LSTM(Op):
         dw_hh = state_gradient(self, h0, y, dgates, self.reverse) if self.needs[4] else None
         starts = None if h0 is None else dh0, None if c0 is None else dc0
         return dx, *starts, dw_ih, dw_hh, *bias_gradients(self, dgates, 5)
+
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        *given, result, _, _ = self.saved  # type: ignore[misc]
+        x, h0, c0, *weights = tensors_of(self, given)
+        return lstm_gradients(dy, Given(x, h0, *weights), c0, self.as_result(result), self.reverse, self.needs)
 
 
 class GRU(Op):
@@ -215,11 +214,11 @@ class GRU(Op):
         if y.size:
             bias = no_bias(self, x.dtype) if b_hh is None else b_hh
             self.kernels.recurrent.gru_forward(start_of(self, h0, y), w_hh, bias, reverse, gates, hidden, y)
-        self.save(x, h0, w_ih, w_hh, y, gates, hidden)
+        self.save(x, h0, w_ih, w_hh, b_ih, b_hh, y, gates, hidden)
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        x, h0, w_ih, w_hh, y, gates, hidden = self.saved  # type: ignore[misc]
+        x, h0, w_ih, w_hh, _, _, y, gates, hidden = self.saved  # type: ignore[misc]
         dgates, dhidden, dh0 = self.empty_like(gates), self.empty_like(gates), room_for(self, h0, y)
         if y.size:
             self.kernels.recurrent.gru_backward(
@@ -230,6 +229,10 @@ class GRU(Op):
         db_ih = column_sums(self, dgates) if self.needs[4] else None
         db_hh = column_sums(self, dhidden) if self.needs[5] else None
         return dx, None if h0 is None else dh0, dw_ih, dw_hh, db_ih, db_hh
+
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        *given, y, _, _ = self.saved  # type: ignore[misc]
+        return gru_gradients(dy, Given(*tensors_of(self, given)), self.as_result(y), self.reverse, self.needs)
 
 
 def rnn(

@@ -66,6 +66,26 @@ def test_relu_is_that_of_pytorch(rng):
 
 
 @each
+def test_a_penalty_on_gradients_is_that_of_pytorch(kind, rng):
+    torch = pytest.importorskip("torch")
+    options = {"num_layers": 2, "bidirectional": True}
+    ours = getattr(nn, kind)(3, 5, **options).to("float64")
+    theirs = theirs_with_our_weights(torch, ours, kind, (3, 5), options)
+    array = rng.standard_normal((2, 4, 3))
+    x, other = mg.tensor(array, requires_grad=True), torch.tensor(array, requires_grad=True)
+    (dx,) = mg.grad(mg.tanh(ours(x)[0]).sum(), x, create_graph=True)
+    (expected,) = torch.autograd.grad(torch.tanh(theirs(other)[0]).sum(), other, create_graph=True)
+    np.testing.assert_allclose(dx.numpy(), expected.detach().numpy(), rtol=1e-10, atol=1e-12)
+    ((dx * dx).sum() - 1.0).backward()
+    ((expected * expected).sum() - 1.0).backward()
+    np.testing.assert_allclose(x.grad.numpy(), other.grad.numpy(), rtol=1e-9, atol=1e-11)
+    gradients = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        grad = gradients[name].grad.numpy()
+        np.testing.assert_allclose(parameter.grad.numpy(), grad.T, rtol=1e-9, atol=1e-11, err_msg=name)
+
+
+@each
 def test_weights_from_pytorch_and_back(kind):
     torch = pytest.importorskip("torch")
     theirs = getattr(torch.nn, kind)(3, 5, num_layers=2, bidirectional=True)

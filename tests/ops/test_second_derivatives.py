@@ -35,7 +35,18 @@ def branches(x, gamma, beta):
     )
 
 
+def recurrent(op, **options):
+    """All that a recurrent layer gives, in one tensor."""
+
+    def function(*inputs):
+        y, *last = op(*inputs, **options)
+        return mg.concat([y, *[mg.expand_dims(state, 1) for state in last]], axis=1)
+
+    return function
+
+
 IMAGES = (2, 5, 4, 2)
+SEQUENCE, STATE = (2, 3, 2), (2, 2)
 SEEN = np.array([[[True, False, True], [False, False, False]], [[True, True, True], [False, True, True]]])  # by head
 ADDED = np.array([[[0.5, -1.0, -np.inf]], [[-np.inf, 0.0, 2.0]]])
 CASES = {  # a function of tensors, and their shapes
@@ -126,6 +137,45 @@ CASES = {  # a function of tensors, and their shapes
         (2, 4, 3),
     ),
     "self-attention": (lambda x: mg.ops.self_attention(x, is_causal=True), (3, 2, 3, 2)),
+    "rnn": (recurrent(mg.rnn), SEQUENCE, STATE, (2, 2), (2, 2), (2,), (2,)),
+    "rnn, relu, reverse": (
+        recurrent(mg.rnn, nonlinearity="relu", reverse=True),
+        SEQUENCE,
+        STATE,
+        (2, 2),
+        (2, 2),
+        (2,),
+        (2,),
+    ),
+    "rnn of one step, without state and biases": (
+        lambda x, *weights: recurrent(mg.rnn)(x, None, *weights),
+        (2, 1, 3),
+        (3, 2),
+        (2, 2),
+    ),
+    "lstm": (recurrent(mg.lstm), SEQUENCE, STATE, STATE, (2, 8), (2, 8), (8,), (8,)),
+    "lstm, reverse": (recurrent(mg.lstm, reverse=True), SEQUENCE, STATE, STATE, (2, 8), (2, 8), (8,), (8,)),
+    "lstm without states and biases": (
+        lambda x, *weights: recurrent(mg.lstm)(x, None, None, *weights),
+        SEQUENCE,
+        (2, 8),
+        (2, 8),
+    ),
+    "lstm from a cell alone": (
+        lambda x, c, *weights: recurrent(mg.lstm)(x, None, c, *weights),
+        (2, 2, 1),
+        STATE,
+        (1, 8),
+        (2, 8),
+    ),
+    "gru": (recurrent(mg.gru), SEQUENCE, STATE, (2, 6), (2, 6), (6,), (6,)),
+    "gru, reverse": (recurrent(mg.gru, reverse=True), SEQUENCE, STATE, (2, 6), (2, 6), (6,), (6,)),
+    "gru without state and biases": (
+        lambda x, *weights: recurrent(mg.gru)(x, None, *weights),
+        SEQUENCE,
+        (2, 6),
+        (2, 6),
+    ),
     "max_pool2d": (lambda x: mg.max_pool2d(x, 2) ** 2, IMAGES),
     "max_pool2d, overlapping": (lambda x: mg.max_pool2d(x, 3, stride=1, padding=1) ** 2, IMAGES),
     "avg_pool2d": (lambda x: mg.avg_pool2d(x, 3, stride=2, padding=1) ** 2, IMAGES),
@@ -167,6 +217,8 @@ ACROSS = (
     "conv_transpose2d",
     "interpolate, bilinear",
     "attention, masked",
+    "lstm",
+    "gru, reverse",
     "max_pool2d",
     "batch_norm, sigmoid",
     "matmul, broadcast",
@@ -219,7 +271,7 @@ def test_second_derivatives_by_finite_differences(name, rng):
 
 
 @pytest.mark.parametrize(
-    "name", ["linear", "conv2d", "matmul, broadcast", "max_pool2d", "softmax", "batch_norm", "formula"]
+    "name", ["linear", "conv2d", "matmul, broadcast", "max_pool2d", "lstm", "softmax", "batch_norm", "formula"]
 )
 def test_third_derivatives_by_finite_differences(name, rng):
     function, *shapes = CASES[name]
