@@ -121,7 +121,9 @@ def timed_sums(repeats: int, largest: int) -> dict[str, dict[str, float]]:
         array = np.ones(max(1, size // 4), np.float32)
         room = room_for(array.size, session.world, array.dtype, np.empty)
         works = {
-            "averages": lambda array=array, room=room: average(session, "timed", sum_forward, [array], 1.0, *room),
+            "averages": lambda array=array, room=room: average(
+                session, "timed", sum_forward, [array], [array], 1.0, *room
+            ),
             "sums of MPI": lambda array=array: session.communicator.Allreduce(MPI.IN_PLACE, array),
         }
         count = max(5, min(repeats, int(repeats * 100_000 / size)))

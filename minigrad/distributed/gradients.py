@@ -79,7 +79,7 @@ def average_gradients(model: Module, samples: float = 1.0) -> None:
         arrays = [t._data for t in tensors]
         room = room_for(sum(a.size for a in arrays), session.world, dtype, device.empty)
         label = f"gradients of {which(named)}"
-        exchanged = session, label, home.kernels.reduce.sum_forward, arrays, float(samples), *room
+        exchanged = session, label, home.kernels.reduce.sum_forward, arrays, arrays, float(samples), *room
         device.launch("exchange", "average", average, exchanged)
         for t in tensors:
             t._version[0] += 1

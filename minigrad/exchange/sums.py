@@ -36,14 +36,16 @@ def average(
     label: str,
     add: Sum,
     arrays: Sequence[np.ndarray],
+    results: Sequence[np.ndarray],
     weight: float,
     whole: np.ndarray,
     received: np.ndarray,
     part: np.ndarray,
 ) -> None:
-    """Each array = the sum over all processes of weight * array, divided by the sum of their weights; in place.
+    """Each result = the sum over all processes of weight * array, divided by the sum of their weights.
 
-    The arrays are contiguous, and here as long as everywhere. Weights are numbers of samples: exact in float32.
+    The arrays are contiguous, and here as long as everywhere; results may be the arrays themselves. Weights are numbers of
+    samples: exact in float32.
     """
     flat = whole.reshape(-1)
     start = 0
@@ -61,9 +63,9 @@ def average(
         session.collect(part, whole, label)
     total = flat[start]
     start = 0
-    for array in arrays:
-        np.divide(flat[start : start + array.size], total, out=array.reshape(-1))
-        start += array.size
+    for result in results:
+        np.divide(flat[start : start + result.size], total, out=result.reshape(-1))
+        start += result.size
 
 
 def in_order(rows: np.ndarray) -> np.ndarray:
@@ -74,23 +76,34 @@ def in_order(rows: np.ndarray) -> np.ndarray:
     return total
 
 
-def merge_statistics(session: Session, m: int, mean: np.ndarray, var: np.ndarray, unbiased: np.ndarray) -> None:
-    """mean and var, of m rows here, become those of the rows of all processes; `unbiased` their variance's estimate.
+def merge_statistics(
+    session: Session,
+    m: int,
+    means: Sequence[np.ndarray],
+    variances: Sequence[np.ndarray],
+    unbiased: Sequence[np.ndarray],
+) -> None:
+    """Means and variances, of m rows here, become those of the rows of all processes; `unbiased` the variances' estimates.
 
-    Mean and sum of squared differences are merged as pairs (Chan, Golub and LeVeque 1983), means as differences from that of
-    rank 0, so that nothing cancels where they are large. ValueError, in every process, for fewer than two rows in all.
+    One exchange for all of them. Mean and sum of squared differences are merged as pairs (Chan, Golub and LeVeque 1983), means
+    as differences from that of rank 0, so that nothing cancels where they are large. ValueError, in every process, for fewer
+    than two rows in all.
     """
-    c = mean.size
-    everyone = session.gather("batch statistics", np.concatenate([[m], mean, var]))
-    rows, means, variances = everyone[:, :1], everyone[:, 1 : c + 1], everyone[:, c + 1 :]
+    c = sum([mean.size for mean in means])
+    everyone = session.gather("batch statistics", np.concatenate([[m], *means, *variances]))
+    rows, theirs, squared = everyone[:, :1], everyone[:, 1 : c + 1], everyone[:, c + 1 :]
     count = float(rows.sum())
     if count < 2:
         raise ValueError(
             "batch norm over all processes needs at least 2 values per feature to have a variance, and 1 came"
         )
-    origin = means[0].copy()
-    offset = in_order(rows * (means - origin)) / count
-    squares = in_order(rows * (variances + np.square(means - origin - offset)))
-    mean[:] = origin + offset
-    var[:] = squares / count
-    unbiased[:] = squares / (count - 1)
+    origin = theirs[0].copy()
+    offset = in_order(rows * (theirs - origin)) / count
+    squares = in_order(rows * (squared + np.square(theirs - origin - offset)))
+    start = 0
+    for mean, var, estimate in zip(means, variances, unbiased, strict=True):
+        own = slice(start, start + mean.size)
+        mean[:] = origin[own] + offset[own]
+        var[:] = squares[own] / count
+        estimate[:] = squares[own] / (count - 1)
+        start += mean.size

@@ -9,7 +9,7 @@ import numpy as np
 
 from minigrad import ops
 from minigrad.checks import integer, number, share
-from minigrad.exchange import current
+from minigrad.exchange import Session, current
 from minigrad.kernels.activations import NUMBERS
 from minigrad.modes import state, takes_part
 from minigrad.nn import init
@@ -101,6 +101,12 @@ class BatchNorm(Module):
         return ", ".join([str(self.features), f"decay={self.decay}", f"eps={self.eps}", *off])
 
 
+def processes() -> Session | None:
+    """The processes of a run, if there are several."""
+    session = current()
+    return session if session is not None and session.world > 1 else None
+
+
 class SyncBatchNorm(BatchNorm):
     """Batch Normalization by the statistics of the batches of all processes of a run, in training.
 
@@ -111,8 +117,8 @@ class SyncBatchNorm(BatchNorm):
 
     def normalized(self, x: Tensor, activation: str | None) -> Tensor:
         """By the statistics of the x of all processes in training."""
-        session = current()
-        if not self.training or session is None or session.world == 1:
+        session = processes()
+        if not self.training or session is None:
             return super().normalized(x, activation)
         return ops.sync_batch_norm(x, self.for_training(), session, activation)
 
@@ -206,8 +212,8 @@ def run(layers: Sequence[Module], x: Value) -> Value:
     return x
 
 
-def run_branch(branch: Module, x: Value) -> ops.Branch:
-    """A branch up to its last normalization and activation, which are left to `concat_branches`."""
+def run_branch(branch: Module, x: Value, kind: type[BatchNorm]) -> ops.Branch:
+    """A branch up to its last normalization, if it is of this kind, and activation, which are left to `concat_branches`."""
     if type(branch) is not Sequential or "forward" in vars(branch) or not branch.layers:
         return ops.Branch(branch(x), None, None)
     *first, last = branch.layers
@@ -215,7 +221,7 @@ def run_branch(branch: Module, x: Value) -> ops.Branch:
     if name is None:
         return ops.Branch(branch(x), None, None)
     norm = first[-1] if first else None
-    if type(norm) is BatchNorm and norm.training and fused_activation(norm, last):
+    if type(norm) is kind and norm.training and fused_activation(norm, last):
         return ops.Branch(run(first[:-1], x), norm.for_training(), name)
     return ops.Branch(run(first, x), None, name)
 
@@ -271,7 +277,13 @@ class Concat(Module):
         """All results, concatenated; the last normalization and activation of a branch write to their place in it."""
         if state.trace:
             return ops.concat([branch(x) for branch in self.branches], axis=-1)
-        return ops.concat_branches([run_branch(branch, x) for branch in self.branches])
+        session = processes()
+        if session is not None and any(isinstance(m, SyncBatchNorm) for _, m in self.modules()):
+            branches = [run_branch(branch, x, SyncBatchNorm) for branch in self.branches]
+            if any(branch.norm is not None for branch in branches):
+                return ops.sync_concat_branches(branches, session)
+            return ops.concat_branches(branches)
+        return ops.concat_branches([run_branch(branch, x, BatchNorm) for branch in self.branches])
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(number, branch)."""

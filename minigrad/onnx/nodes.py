@@ -51,6 +51,7 @@ OTHERS = {
     "Dropout": "in training it draws random numbers; a model is exported in evaluation mode, so pass training=self.training",
     "BatchNorm": "it normalizes by the batch's own statistics, in training; pass training=self.training",
     "SyncBatchNorm": "it normalizes by the statistics of all ranks, in training; pass training=self.training",
+    "SyncBranchConcat": "it normalizes by the statistics of all ranks, in training; pass training=self.training",
     "Face": "it is a gradient on the tape; export the model's result, not its derivatives",
     "BranchConcat": "it normalizes by the batch's own statistics, in training; use mg.concat",
 }

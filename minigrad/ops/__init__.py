@@ -67,7 +67,7 @@ from minigrad.ops.statistics import (
     std,
     var,
 )
-from minigrad.ops.sync_norm import refuse_gpu, sync_batch_norm
+from minigrad.ops.sync_norm import refuse_gpu, sync_batch_norm, sync_concat_branches
 from minigrad.ops.table import (
     abs,
     clip,
@@ -221,6 +221,7 @@ __all__ = [
     "sum",
     "swapaxes",
     "sync_batch_norm",
+    "sync_concat_branches",
     "take",
     "take_along_axis",
     "tan",

@@ -1,7 +1,7 @@
 """Branches of a network joined: normalization, activation and concatenation in one op."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -63,19 +63,21 @@ class BranchConcat(Op):
                 statistics.append((self.empty((c,), STATISTICS), self.empty((c,), STATISTICS)))
                 saved += [x, gamma, beta if activation == RELU else None]
             column += c
-        if normalized:
-            matrices, gammas, betas, eps, numbers, columns = map(list, zip(*normalized, strict=True))
-            means, variances = map(list, zip(*statistics, strict=True))
-            self.kernels.norm.batch_norms_forward(
-                matrices, gammas, betas, eps, numbers, matrix, columns, means, variances
-            )
-        for (mean, var), norm in zip(statistics, [norm for norm in norms if norm is not None], strict=True):
-            if norm[0] is not None:
-                self.kernels.norm.running_update(mean, var, len(matrix), norm[1], *norm[0])
         self.statistics = statistics
+        if normalized:
+            self.normalize(normalized, [norm[:2] for norm in norms if norm is not None], matrix)
         from_result = any(a == SIGMOID or (a == RELU and n is None) for a, n in zip(activations, norms, strict=True))
         self.save(*saved, y if from_result else None)
         return y
+
+    def normalize(self, branches: list[tuple[Any, ...]], running: list[tuple[Running, float]], y: np.ndarray) -> None:
+        """Each branch with a norm, (x, gamma, beta, eps, activation, column), to its columns of y; running statistics."""
+        xs, gammas, betas, eps, activations, columns = map(list, zip(*branches, strict=True))
+        means, variances = map(list, zip(*self.statistics, strict=True))
+        self.kernels.norm.batch_norms_forward(xs, gammas, betas, eps, activations, y, columns, means, variances)
+        for mean, var, (kept, decay) in zip(means, variances, running, strict=True):
+            if kept is not None:
+                self.kernels.norm.running_update(mean, var, len(y), decay, *kept)
 
     def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         *arrays, y = self.saved  # type: ignore[misc]
@@ -98,9 +100,13 @@ class BranchConcat(Op):
                 self.kernels.elementwise.activate_backward(dy_matrix, y_matrix, column, activation, as_matrix(dx))
             gradients += [dx, dgamma, dbeta]
         if normalized:
-            xs, *rest = map(list, zip(*normalized, strict=True))
-            self.kernels.norm.batch_norms_backward(dy_matrix, xs, y_matrix, *rest)
+            self.normalize_backward(dy_matrix, y_matrix, normalized)
         return tuple([dx if needed else None for dx, needed in zip(gradients, self.needs, strict=True)])
+
+    def normalize_backward(self, dy: np.ndarray, y: np.ndarray, branches: list[tuple[Any, ...]]) -> None:
+        """Each (x, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta); the last three are filled."""
+        xs, *rest = map(list, zip(*branches, strict=True))
+        self.kernels.norm.batch_norms_backward(dy, xs, y, *rest)
 
     def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
         *arrays, y = self.saved  # type: ignore[misc]
@@ -126,9 +132,16 @@ def concat_branches(branches: Sequence[Branch]) -> Tensor:
 
     The same bits as by separate ops, without the passes over memory of `concat`. Raises as those ops do.
     """
-    xs = [branch.x for branch in branches]
     if all(norm is None and activation is None for _, norm, activation in branches):
-        return concat(xs)
+        return concat([branch.x for branch in branches])
+    return joined(BranchConcat, branches, check_count)
+
+
+def joined(
+    op: type[BranchConcat], branches: Sequence[Branch], check: Callable[[Tensor], None], **more: object
+) -> Tensor:
+    """Branches through an op that concatenates them, which may be given more; `check` refuses an x to normalize."""
+    xs = [branch.x for branch in branches]
     norms: list[tuple[Running, float, float] | None] = []
     inputs: list[Tensor | None] = []
     for i, (x, norm, _) in enumerate(branches):
@@ -144,11 +157,11 @@ def concat_branches(branches: Sequence[Branch]) -> Tensor:
             inputs += [x, None, None]
         else:
             running = checked(x, norm)
-            check_count(x)
+            check(x)
             norms.append((None if repeats() else running, float(norm.decay), float(norm.eps)))
             inputs += [x, norm.gamma, norm.beta]
     numbers = [activation_number("concat_branches", branch.activation) for branch in branches]
-    y = BranchConcat.apply(*inputs, norms=norms, activations=numbers)
+    y = op.apply(*inputs, norms=norms, activations=numbers, **more)
     for branch in branches:
         if branch.norm is not None:
             mark_changed(branch.norm)

@@ -1,5 +1,8 @@
 """Batch Normalization whose batch is that of all processes of a run: minigrad.ops.norm with an exchange in each direction."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from minigrad.exchange import Session
@@ -7,6 +10,7 @@ from minigrad.exchange.sums import Sum, average, merge_statistics, room_for
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.contract import Array
 from minigrad.modes import repeats
+from minigrad.ops.branches import Branch, BranchConcat, joined
 from minigrad.ops.norm import (
     STATISTICS,
     BatchNorm,
@@ -50,18 +54,15 @@ class SyncBatchNorm(BatchNorm):
         self.session, self.add, self.eps, self.activation = session, add, eps, activation
         c = x.shape[-1]
         y = self.empty_like(x)
-        self.mean, self.var, unbiased = [self.empty((c,), STATISTICS) for _ in range(3)]
+        self.mean, self.var = self.empty((c,), STATISTICS), self.empty((c,), STATISTICS)
         scale, shift = scale_and_shift(self, gamma, beta, x)
         matrix = as_matrix(x)
-        self.kernels.norm.batch_norm_statistics(matrix, self.mean, self.var)
-        self.device.launch(
-            "exchange", "merge_statistics", merge_statistics, (session, len(matrix), self.mean, self.var, unbiased)
-        )
+        unbiased = statistics_of_all(self, session, [matrix], [(self.mean, self.var)])
         self.kernels.norm.batch_norm_normalize(
             matrix, scale, shift, self.mean, self.var, eps, activation, as_matrix(y), 0
         )
         if running is not None:
-            self.kernels.norm.running_update(self.mean, unbiased, UNCHANGED, decay, *running)
+            self.kernels.norm.running_update(self.mean, unbiased[0], UNCHANGED, decay, *running)
         self.save(x, gamma, beta if activation == RELU else None, y if activation == SIGMOID else None)
         return y
 
@@ -69,21 +70,73 @@ class SyncBatchNorm(BatchNorm):
         x, gamma, beta, y = self.saved  # type: ignore[misc]
         c = x.shape[-1]
         dx = self.empty_like(x)
-        own = self.empty((c,), x.dtype), self.empty((c,), x.dtype)
+        dgamma, dbeta = self.empty((c,), x.dtype), self.empty((c,), x.dtype)
         scale, shift = scale_and_shift(self, gamma, beta, x)
         dy, x, y, matrix = [as_matrix(a) for a in (dy, x, dy if y is None else y, dx)]
         given = dy, x, y, 0, scale, shift, self.mean, self.var, self.eps, self.activation
-        self.kernels.norm.batch_norm_sums(*given, *own)
-        merged = [self.device.copy(array) for array in own]
-        room = room_for(2 * c, self.session.world, x.dtype, self.empty)
-        exchanged = self.session, "batch norm's gradients", self.add, merged, float(len(x)), *room
-        self.device.launch("exchange", "average", average, exchanged)
-        self.kernels.norm.batch_norm_gradient(*given, merged[0], merged[1], matrix)
-        dgamma, dbeta = own
+        self.kernels.norm.batch_norm_sums(*given, dgamma, dbeta)
+        all_dgamma, all_dbeta = sums_of_all(self, self.session, self.add, [dgamma, dbeta], len(x))
+        self.kernels.norm.batch_norm_gradient(*given, all_dgamma, all_dbeta, matrix)
         return dx, dgamma if self.needs[1] else None, dbeta if self.needs[2] else None
 
     def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
         return Op.backward_on_tape(self, dy)  # the processes would have to exchange sums of the tape's
+
+
+class SyncBranchConcat(BranchConcat):
+    """Branches normalized by the statistics of the batches of all processes, one exchange in each direction for all of them."""
+
+    formula = (
+        "y = [f(BN(x0)), f(BN(x1)), ...];  dxi, dγi, dβi as of batch norm over all processes, from its slice of dy"
+    )
+
+    def forward(self, *arrays: Array | None, session: Session, add: Sum, **given: Any) -> np.ndarray:  # type: ignore[override]
+        self.session, self.add = session, add
+        return super().forward(*arrays, **given)
+
+    def normalize(self, branches: list[tuple[Any, ...]], running: list[tuple[Running, float]], y: np.ndarray) -> None:
+        estimates = statistics_of_all(self, self.session, [x for x, *_ in branches], self.statistics)
+        for (x, gamma, beta, eps, activation, column), (mean, var), unbiased, (kept, decay) in zip(
+            branches, self.statistics, estimates, running, strict=True
+        ):
+            self.kernels.norm.batch_norm_normalize(x, gamma, beta, mean, var, eps, activation, y, column)
+            if kept is not None:
+                self.kernels.norm.running_update(mean, unbiased, UNCHANGED, decay, *kept)
+
+    def normalize_backward(self, dy: np.ndarray, y: np.ndarray, branches: list[tuple[Any, ...]]) -> None:
+        for x, column, gamma, beta, mean, var, eps, activation, _, dgamma, dbeta in branches:
+            self.kernels.norm.batch_norm_sums(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta)
+        own = [array for *_, dgamma, dbeta in branches for array in (dgamma, dbeta)]
+        merged = iter(sums_of_all(self, self.session, self.add, own, len(dy)))
+        for x, column, gamma, beta, mean, var, eps, activation, dx, _, _ in branches:
+            self.kernels.norm.batch_norm_gradient(
+                dy, x, y, column, gamma, beta, mean, var, eps, activation, next(merged), next(merged), dx
+            )
+
+    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return Op.backward_on_tape(self, dy)
+
+
+def statistics_of_all(
+    op: Op, session: Session, xs: list[Array], statistics: list[tuple[Array, Array]]
+) -> list[np.ndarray]:
+    """Fill (mean, variance) of each matrix over the rows of all processes; the variances' unbiased estimates."""
+    unbiased = [op.empty(mean.shape, STATISTICS) for mean, _ in statistics]
+    for x, (mean, var) in zip(xs, statistics, strict=True):
+        op.kernels.norm.batch_norm_statistics(x, mean, var)
+    means, variances = map(list, zip(*statistics, strict=True))
+    given = session, len(xs[0]), means, variances, unbiased
+    op.device.launch("exchange", "merge_statistics", merge_statistics, given)
+    return unbiased
+
+
+def sums_of_all(op: Op, session: Session, add: Sum, own: list[np.ndarray], rows: int) -> list[np.ndarray]:
+    """Averages over all processes of what each has the sums of, by its rows; `own` stays."""
+    merged = [op.empty_like(array) for array in own]
+    room = room_for(sum(array.size for array in own), session.world, own[0].dtype, op.empty)
+    exchanged = session, "batch norm's gradients", add, own, merged, float(rows), *room
+    op.device.launch("exchange", "average", average, exchanged)
+    return merged
 
 
 def sync_batch_norm(x: Tensor, norm: Normalization, session: Session, activation: str | None = None) -> Tensor:
@@ -95,9 +148,7 @@ def sync_batch_norm(x: Tensor, norm: Normalization, session: Session, activation
     """
     running = checked(x, norm)
     number = activation_number("sync_batch_norm", activation)
-    if not x._data.size:
-        raise ValueError(f"sync_batch_norm: each process needs at least one value per feature, x has shape {x.shape}")
-    refuse_gpu(x)
+    check_rows(x)
     if repeats():
         running = None
     y = SyncBatchNorm.apply(
@@ -107,6 +158,19 @@ def sync_batch_norm(x: Tensor, norm: Normalization, session: Session, activation
     )  # fmt: skip
     mark_changed(norm)
     return y
+
+
+def sync_concat_branches(branches: Sequence[Branch], session: Session) -> Tensor:
+    """`concat_branches` whose normalizations are those of `sync_batch_norm`; what it says of raising holds for each."""
+    add = branches[0].x._device.kernels.reduce.sum_forward
+    return joined(SyncBranchConcat, branches, check_rows, session=session, add=add)
+
+
+def check_rows(x: Tensor) -> None:
+    """Raise for what has no rows, or lies where the processes exchange nothing."""
+    if not x._data.size:
+        raise ValueError(f"sync_batch_norm: each process needs at least one value per feature, x has shape {x.shape}")
+    refuse_gpu(x)
 
 
 def refuse_gpu(x: Tensor) -> None:

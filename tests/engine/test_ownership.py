@@ -6,6 +6,7 @@ import pytest
 import minigrad as mg
 from minigrad import tape
 from minigrad.ops.attention import self_attention
+from minigrad.ops.branches import BranchConcat
 from minigrad.ops.norm import BatchNorm
 from minigrad.ops.pointwise import Pointwise
 
@@ -333,10 +334,10 @@ def recurrent(x, w, b):
 def all_ops(base=mg.Op):
     """The op classes of minigrad.ops that are used, not only made others of; for those made of formulas what they share.
 
-    SyncBatchNorm, made of BatchNorm, takes several processes: tests/distributed.
+    SyncBatchNorm and SyncBranchConcat, made of BatchNorm and BranchConcat, take several processes: tests/distributed.
     """
     for op in base.__subclasses__():
-        last = op in (Pointwise, BatchNorm) or not op.__subclasses__()
+        last = op in (Pointwise, BatchNorm, BranchConcat) or not op.__subclasses__()
         yield from [op] * op.__module__.startswith("minigrad.ops") if last else all_ops(op)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.ops import Normalization, refuse_gpu, sync_batch_norm
+from minigrad.ops import Branch, Normalization, refuse_gpu, sync_batch_norm, sync_concat_branches
 from minigrad.testing import check_grads
 
 
@@ -15,8 +15,10 @@ class Twins:
 
     def __init__(self, world):
         self.world, self.rank = world, 0
+        self.exchanges = 0
 
     def gather(self, label, values):
+        self.exchanges += 1
         return np.repeat(values.reshape(1, -1), self.world, axis=0)
 
     def check(self, label, nbytes):
@@ -61,6 +63,46 @@ def test_gradients(rng):
     check_grads(
         function, rng.standard_normal((7, 3)), rng.uniform(0.5, 2, 3), rng.standard_normal(3), device="reference"
     )
+
+
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+def test_branches_have_the_bits_of_separate_ops_by_one_exchange_in_each_direction(device, rng):
+    plan = [(3, "relu", True), (5, "relu", False), (4, "sigmoid", True), (2, None, True), (1, None, False)]
+    arrays = [rng.standard_normal((6, 2, c)).astype(np.float32) for c, _, _ in plan]
+    dy = rng.standard_normal((6, 2, 15)).astype(np.float32)
+    found = {}
+    for joined in (True, False):
+        session = Twins(2)
+        xs = [mg.tensor(a, device=device, requires_grad=True) for a in arrays]
+        norms = [None] * len(xs)
+        for i, (x, (_, _, normalized)) in enumerate(zip(xs, plan, strict=True)):
+            if normalized:
+                made = [t.to(device) for t in norm(x)[:4]]
+                made[0].requires_grad = made[1].requires_grad = True
+                norms[i] = Normalization(*made, 0.9, 1e-5)
+        if joined:
+            given = [Branch(x, n, name) for x, n, (_, name, _) in zip(xs, norms, plan, strict=True)]
+            y = sync_concat_branches(given, session)
+        else:
+            parts = []
+            for x, n, (_, name, _) in zip(xs, norms, plan, strict=True):
+                if n is not None:
+                    parts.append(sync_batch_norm(x, n, session, name))
+                else:
+                    parts.append(x if name is None else getattr(mg, name)(x))
+            y = mg.concat(parts)
+        y.backward(mg.tensor(dy, device=device))
+        tensors = [t for n in norms if n is not None for t in n[:4]]
+        gradients = [t.grad for t in (*xs, *[t for t in tensors if t.requires_grad])]
+        found[joined] = [t.numpy().tobytes() for t in (y, *gradients, *tensors)], session.exchanges
+    assert found[True][0] == found[False][0]
+    assert [exchanges for _, exchanges in found.values()] == [2, 6]
+
+
+def test_branches_without_rows_are_refused():
+    x = mg.tensor(np.ones((0, 2), np.float32))
+    with pytest.raises(ValueError, match="each process needs at least one value per feature"):
+        sync_concat_branches([Branch(x, norm(x), None)], Twins(2))
 
 
 def test_one_row_in_each_of_two_processes_is_enough():

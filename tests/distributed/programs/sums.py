@@ -24,7 +24,7 @@ def averages():
             weights = np.arange(1, world + 1) * 7
             arrays = [everyone[rank, : size // 2].copy(), everyone[rank, size // 2 :].copy()]
             room = room_for(size, world, np.dtype(dtype), np.empty)
-            average(session, "a test", sum_forward, arrays, weights[rank], *room)
+            average(session, "a test", sum_forward, arrays, arrays, weights[rank], *room)
             wide = everyone.astype(np.longdouble)
             exact = (wide * weights[:, None]).sum(axis=0) / weights.sum()
             scale = (np.abs(wide) * weights[:, None]).sum(axis=0) / weights.sum()
@@ -47,7 +47,7 @@ def statistics(mean, spread):
     x = np.random.default_rng(1).normal(mean, spread, (ROWS, 5))
     own = x[cut(ROWS, world, rank, uneven=True)]
     mean, var, unbiased = own.mean(axis=0), own.var(axis=0), np.empty(5)
-    merge_statistics(session, len(own), mean, var, unbiased)
+    merge_statistics(session, len(own), [mean], [var], [unbiased])
     exact = x.astype(np.longdouble)
     deviation = exact.std(axis=0)
     return {
