@@ -28,8 +28,8 @@ def command(n, program, *arguments):
     return [launch.mpiexec(), "-n", str(n), sys.executable, str(PROGRAMS / program), *map(str, arguments)]
 
 
-def environment(**more):
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+def environment(before=(), **more):
+    paths = [*map(str, before), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **more}
 
 
@@ -59,7 +59,7 @@ def start(command, **more):
     )
 
 
-def run(n, program, *arguments, timeout=60):
-    found = ended(start(command(n, program, *arguments)), timeout, n)
+def run(n, program, *arguments, timeout=60, **more):
+    found = ended(start(command(n, program, *arguments), **more), timeout, n)
     assert found.status == 0, found.errors
     return found.results

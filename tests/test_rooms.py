@@ -46,7 +46,7 @@ TENSORS_AND_OPS = {
 OF_TYPES = [
     TENSORS_AND_OPS | {"anomaly", "modes", "ops.launches"},
     {"devices.cuda", "devices.cuda_staging"},
-    {"exchange.session", "exchange.watch"},
+    {"exchange.gpus", "exchange.session", "exchange.watch"},
     {"train.callbacks", "train.progress", "train.run", "train.settings"},
 ]
 

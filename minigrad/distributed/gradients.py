@@ -5,11 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.exchange import Session, current
-from minigrad.exchange.sums import average, room_for
+from minigrad.exchange import Session, current, launches
 from minigrad.modes import at_work, begin, read, state
 from minigrad.nn import BatchNorm, Dropout, Module, SyncBatchNorm
-from minigrad.ops import refuse_gpu
 from minigrad.optim import Optimizer
 from minigrad.tensor import FLOATS, Tensor
 
@@ -35,21 +33,22 @@ def broadcast(model: Module) -> None:
         return
     session.agree("the model", shapes(model))
     tensors = [*(t for _, t in model.named_parameters()), *(t for _, t in model.named_buffers())]
-    for t in tensors:
-        refuse_gpu(t)
-    session.send([t._data for t in tensors], "the model of rank 0")
-    for _, module in model.modules():
-        if isinstance(module, Dropout):
-            seed = int(module.counter._data[0]) + session.rank * GOLDEN
-            module.counter._data[0] = np.uint64(seed % (1 << 64))
-    for t in tensors:
+    values = [t._device.to_host(t._data) for t in tensors]  # of the CPU the arrays themselves
+    session.send(values, "the model of rank 0")
+    counters = {id(module.counter) for _, module in model.modules() if isinstance(module, Dropout)}
+    for t, array in zip(tensors, values, strict=True):
+        if id(t) in counters:
+            seed = int(array[0]) + session.rank * GOLDEN
+            array[0] = np.uint64(seed % (1 << 64))
+        if array is not t._data:
+            t._device.write(t._data, array)
         t._version[0] += 1
 
 
 def shapes(model: Module) -> dict[str, str]:
-    """What a model holds: names, dtypes and shapes."""
+    """What a model holds: names, dtypes and shapes, and whether in the memory of a GPU."""
     named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: f"{t.dtype}{list(t.shape)}" for name, t in named}
+    return {name: f"{t.dtype}{list(t.shape)}" + (" on a GPU" if t.device == "cuda" else "") for name, t in named}
 
 
 def average_gradients(model: Module, samples: float = 1.0) -> None:
@@ -60,8 +59,10 @@ def average_gradients(model: Module, samples: float = 1.0) -> None:
     that parts of different lengths are as one batch. One exchange for all parameters; added in float64, rank by rank, so the
     same number of processes gives the same bits on any network. In a captured step it is a launch like any other.
 
-    Raises RuntimeError before `init` and on a GPU, RanksDiffer, in every process, where the gradients are of other parameters
-    or not as long.
+    Between GPUs NCCL moves the numbers, on the stream of the device.
+
+    Raises RuntimeError before `init`, ImportError on a GPU without nccl4py, RanksDiffer, in every process, where the gradients
+    are of other parameters or not as long.
     """
     session = session_at_work()
     if session is None:
@@ -73,14 +74,11 @@ def average_gradients(model: Module, samples: float = 1.0) -> None:
         if not named:
             continue
         tensors = [*named.values()]
-        refuse_gpu(tensors[0])
-        home = tensors[0]._device
-        device = at_work(home)
+        device = at_work(tensors[0]._device)
         arrays = [t._data for t in tensors]
-        room = room_for(sum(a.size for a in arrays), session.world, dtype, device.empty)
         label = f"gradients of {which(named)}"
-        exchanged = session, label, home.kernels.reduce.sum_forward, arrays, arrays, float(samples), *room
-        device.launch("exchange", "average", average, exchanged)
+        launches.check_exchanges(session, device, label, sum([array.nbytes for array in arrays]))
+        launches.average(session, device, label, arrays, arrays, float(samples))
         for t in tensors:
             t._version[0] += 1
 

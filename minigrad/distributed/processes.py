@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 import numba
@@ -16,6 +16,7 @@ from minigrad.kernels.cpu.tools import threads
 from minigrad.version import __version__
 
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # what MPIs tell those that mpiexec starts
+SEEN = "CUDA_VISIBLE_DEVICES"  # the GPUs that CUDA lets a process see
 
 
 def init(timeout: float = 600.0, threads_each: int | None = None) -> Session:
@@ -43,7 +44,7 @@ def init(timeout: float = 600.0, threads_each: int | None = None) -> Session:
     session = start(timeout)
     if not begun and session.world > 1:
         session.agree("version or script", kind_of_process())
-        share_threads(session, threads_each)
+        share_machine(session, threads_each)
     return session
 
 
@@ -77,17 +78,28 @@ def own_code() -> str:
     return digest(*sorted(package.rglob("*.py")), *sorted(kernels.rglob("*.py")))
 
 
-def share_threads(session: Session, each: int | None) -> None:
-    """Give each process on a machine its part of the threads, unless the user has chosen."""
+def share_machine(session: Session, threads_each: int | None) -> None:
+    """Give each process on a machine its part of the threads, and a GPU of its own, unless the user has chosen."""
     from mpi4py import MPI
 
+    here = session.communicator.Split_type(MPI.COMM_TYPE_SHARED)
+    place, several = here.Get_rank(), here.Get_size()
+    here.Free()
+    choose_gpu(place)
     everywhere = threads.available_threads()
-    if each is None and threads.get_num_threads() == everywhere:
-        here = session.communicator.Split_type(MPI.COMM_TYPE_SHARED)
-        each = max(1, everywhere // here.Get_size())
-        here.Free()
-    if each is not None:
-        threads.set_num_threads(each)
+    if threads_each is None and threads.get_num_threads() == everywhere:
+        threads_each = max(1, everywhere // several)
+    if threads_each is not None:
+        threads.set_num_threads(threads_each)
+
+
+def choose_gpu(place: int, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let CUDA see one GPU, as it does when it is first used: of those there are the one for the `place`-th process here."""
+    seen = environment.get(SEEN)
+    several = seen is None or "," in seen
+    if several:
+        names = [str(place)] if seen is None else [name.strip() for name in seen.split(",")]
+        environment[SEEN] = names[place % len(names)]
 
 
 def started_among(environment: Mapping[str, str] = os.environ) -> int:

@@ -2,6 +2,8 @@
 
 session   the processes of a run, and the exchanges between them
 sums      averages of arrays and of batch statistics over all of them
+gpus      the same between GPUs: NCCL
+launches  both as launches of a device, which captured steps repeat
 watch     a thread that knows where the others are, and ends a run that can't go on
 """
 

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from minigrad.exchange.errors import RankFailed, RanksDiffer
+from minigrad.exchange.gpus import Gpus
 from minigrad.exchange.watch import Watch
 from minigrad.kernels.build.settings import install
 
 HEADER = 24  # bytes before what is gathered: the number of the exchange, a checksum of its label, the bytes to come
 SHARED_MEMORY = "/dev/shm/mpich_shm_"
+NOTHING = np.empty(0)
 LISTED = 12  # differences that an error names
 
 _current: "Session | None" = None
@@ -91,6 +93,8 @@ class Session:
         self.count = 0  # exchanges begun
         self.at: tuple[int, str, float] | None = None  # the exchange at work: its number, its label, since when
         self.packets: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+        self.between_gpus: Gpus | None = None
+        self.launched = 0  # a checksum of what GPUs were told to exchange since that was compared
         self.watch = None
         if self.world > 1:
             self.watch = Watch(self, twin(communicator))  # by which all have begun, and have the memory they share
@@ -100,6 +104,16 @@ class Session:
     def leads(self) -> bool:
         """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
+
+    def gpus(self, stream: Any) -> Gpus:
+        """The GPUs of all processes, of which each asks at the same time; `stream` is the one that this one works on."""
+        if self.between_gpus is None:
+            self.between_gpus = Gpus(self, int(stream))
+        return self.between_gpus
+
+    def note(self, label: str, nbytes: int) -> None:
+        """GPUs are told to exchange something: to be compared with what others are told."""
+        self.launched = zlib.crc32(f"{label} {nbytes};".encode(), self.launched)
 
     def exchange(self, label: str, work: Callable[[], Any]) -> Any:
         """Do `work`, which calls MPI, so that the watch knows of it."""
@@ -114,24 +128,25 @@ class Session:
         finally:
             self.at = None
 
-    def gather(self, label: str, values: np.ndarray) -> np.ndarray:
+    def gather(self, label: str, values: np.ndarray, nbytes: int | None = None) -> np.ndarray:
         """The arrays of all processes, `(world, size)`, of the dtype that they all have; flat, short, and equally long.
 
         The result is used again by the next call with this label. RanksDiffer, in every process, if another one makes
-        another exchange.
+        another exchange, or one of another number of bytes: those of `values`, unless it is said.
         """
+        nbytes = values.nbytes if nbytes is None else nbytes
         key = label, values.nbytes
         if key not in self.packets:
             size = HEADER + values.nbytes
             self.packets[key] = np.empty(size, np.uint8), np.empty((self.world, size), np.uint8)
         sent, received = self.packets[key]
         header = sent[:HEADER].view(np.int64)
-        header[:] = self.count + 1, zlib.crc32(label.encode()), values.nbytes
+        header[:] = self.count + 1, zlib.crc32(label.encode()), nbytes
         sent[HEADER:] = values.reshape(-1).view(np.uint8)
         self.exchange(label, lambda: self.communicator.Allgather(sent, received))
         headers = received[:, :HEADER].view(np.int64)
         if (headers != header).any():
-            raise self.parted(label, values.nbytes)
+            raise self.parted(label, nbytes)
         return received[:, HEADER:].view(values.dtype)
 
     def parted(self, label: str, nbytes: int) -> RanksDiffer:
@@ -146,7 +161,7 @@ class Session:
 
     def check(self, label: str, nbytes: int) -> None:
         """RanksDiffer, in every process, unless all are about to make the same large exchange."""
-        self.gather(label, np.array([nbytes], np.int64))
+        self.gather(label, NOTHING, nbytes)
 
     def swap(self, parts: np.ndarray, received: np.ndarray, label: str) -> None:
         """received[r] = what process r has in its parts[rank of this one]; both `(world, chunk)`."""

@@ -97,6 +97,8 @@ class Watch:
         if self.asked:
             if len(self.answers) == self.session.world - 1 or now > self.asked + ANSWER:
                 self.explain()
+        elif self.session.between_gpus is not None and (fault := self.session.between_gpus.fault()) is not None:
+            self.ask(f"it failed in an exchange between GPUs: {fault}")
         elif at is not None:
             number, label, since = at
             here = f"has waited {now - since:.0f} s in exchange {number:,} ({label})"

@@ -67,7 +67,7 @@ from minigrad.ops.statistics import (
     std,
     var,
 )
-from minigrad.ops.sync_norm import refuse_gpu, sync_batch_norm, sync_concat_branches
+from minigrad.ops.sync_norm import sync_batch_norm, sync_concat_branches
 from minigrad.ops.table import (
     abs,
     clip,
@@ -195,7 +195,6 @@ __all__ = [
     "power",
     "prod",
     "reciprocal",
-    "refuse_gpu",
     "relu",
     "repeat",
     "reshape",

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.exchange import Session
-from minigrad.exchange.sums import Sum, average, merge_statistics, room_for
+from minigrad.exchange import Session, launches
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.contract import Array
 from minigrad.modes import repeats
@@ -45,13 +44,12 @@ class SyncBatchNorm(BatchNorm):
         beta: np.ndarray | None,
         *,
         session: Session,
-        add: Sum,
         running: Running,
         decay: float,
         eps: float,
         activation: int = IDENTITY,
     ) -> np.ndarray:
-        self.session, self.add, self.eps, self.activation = session, add, eps, activation
+        self.session, self.eps, self.activation = session, eps, activation
         c = x.shape[-1]
         y = self.empty_like(x)
         self.mean, self.var = self.empty((c,), STATISTICS), self.empty((c,), STATISTICS)
@@ -75,7 +73,7 @@ class SyncBatchNorm(BatchNorm):
         dy, x, y, matrix = [as_matrix(a) for a in (dy, x, dy if y is None else y, dx)]
         given = dy, x, y, 0, scale, shift, self.mean, self.var, self.eps, self.activation
         self.kernels.norm.batch_norm_sums(*given, dgamma, dbeta)
-        all_dgamma, all_dbeta = sums_of_all(self, self.session, self.add, [dgamma, dbeta], len(x))
+        all_dgamma, all_dbeta = sums_of_all(self, self.session, [dgamma, dbeta], len(x))
         self.kernels.norm.batch_norm_gradient(*given, all_dgamma, all_dbeta, matrix)
         return dx, dgamma if self.needs[1] else None, dbeta if self.needs[2] else None
 
@@ -90,8 +88,8 @@ class SyncBranchConcat(BranchConcat):
         "y = [f(BN(x0)), f(BN(x1)), ...];  dxi, dγi, dβi as of batch norm over all processes, from its slice of dy"
     )
 
-    def forward(self, *arrays: Array | None, session: Session, add: Sum, **given: Any) -> np.ndarray:  # type: ignore[override]
-        self.session, self.add = session, add
+    def forward(self, *arrays: Array | None, session: Session, **given: Any) -> np.ndarray:  # type: ignore[override]
+        self.session = session
         return super().forward(*arrays, **given)
 
     def normalize(self, branches: list[tuple[Any, ...]], running: list[tuple[Running, float]], y: np.ndarray) -> None:
@@ -107,7 +105,7 @@ class SyncBranchConcat(BranchConcat):
         for x, column, gamma, beta, mean, var, eps, activation, _, dgamma, dbeta in branches:
             self.kernels.norm.batch_norm_sums(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta)
         own = [array for *_, dgamma, dbeta in branches for array in (dgamma, dbeta)]
-        merged = iter(sums_of_all(self, self.session, self.add, own, len(dy)))
+        merged = iter(sums_of_all(self, self.session, own, len(dy)))
         for x, column, gamma, beta, mean, var, eps, activation, dx, _, _ in branches:
             self.kernels.norm.batch_norm_gradient(
                 dy, x, y, column, gamma, beta, mean, var, eps, activation, next(merged), next(merged), dx
@@ -125,17 +123,14 @@ def statistics_of_all(
     for x, (mean, var) in zip(xs, statistics, strict=True):
         op.kernels.norm.batch_norm_statistics(x, mean, var)
     means, variances = map(list, zip(*statistics, strict=True))
-    given = session, len(xs[0]), means, variances, unbiased
-    op.device.launch("exchange", "merge_statistics", merge_statistics, given)
+    launches.merge_statistics(session, op.device, len(xs[0]), means, variances, unbiased)
     return unbiased
 
 
-def sums_of_all(op: Op, session: Session, add: Sum, own: list[np.ndarray], rows: int) -> list[np.ndarray]:
+def sums_of_all(op: Op, session: Session, own: list[np.ndarray], rows: int) -> list[np.ndarray]:
     """Averages over all processes of what each has the sums of, by its rows; `own` stays."""
     merged = [op.empty_like(array) for array in own]
-    room = room_for(sum(array.size for array in own), session.world, own[0].dtype, op.empty)
-    exchanged = session, "batch norm's gradients", add, own, merged, float(rows), *room
-    op.device.launch("exchange", "average", average, exchanged)
+    launches.average(session, op.device, "batch norm's gradients", own, merged, float(rows))
     return merged
 
 
@@ -143,8 +138,7 @@ def sync_batch_norm(x: Tensor, norm: Normalization, session: Session, activation
     """`batch_norm` in training, by the statistics of the batches of all processes, which may have different lengths.
 
     All processes call it, in the same order. Method: Ioffe & Szegedy 2015, Algorithm 1, statistics merged as by Chan, Golub
-    and LeVeque 1983. Raises what `batch_norm` does; ValueError for fewer than two values per feature in all, RuntimeError on a
-    GPU, between which nothing is exchanged yet.
+    and LeVeque 1983. Raises what `batch_norm` does; ValueError for fewer than two values per feature in all.
     """
     running = checked(x, norm)
     number = activation_number("sync_batch_norm", activation)
@@ -153,8 +147,7 @@ def sync_batch_norm(x: Tensor, norm: Normalization, session: Session, activation
         running = None
     y = SyncBatchNorm.apply(
         x, norm.gamma, norm.beta,
-        session=session, add=x._device.kernels.reduce.sum_forward, running=running, decay=float(norm.decay),
-        eps=float(norm.eps), activation=number,
+        session=session, running=running, decay=float(norm.decay), eps=float(norm.eps), activation=number,
     )  # fmt: skip
     mark_changed(norm)
     return y
@@ -162,21 +155,10 @@ def sync_batch_norm(x: Tensor, norm: Normalization, session: Session, activation
 
 def sync_concat_branches(branches: Sequence[Branch], session: Session) -> Tensor:
     """`concat_branches` whose normalizations are those of `sync_batch_norm`; what it says of raising holds for each."""
-    add = branches[0].x._device.kernels.reduce.sum_forward
-    return joined(SyncBranchConcat, branches, check_rows, session=session, add=add)
+    return joined(SyncBranchConcat, branches, check_rows, session=session)
 
 
 def check_rows(x: Tensor) -> None:
-    """Raise for what has no rows, or lies where the processes exchange nothing."""
+    """Raise for what has no rows."""
     if not x._data.size:
         raise ValueError(f"sync_batch_norm: each process needs at least one value per feature, x has shape {x.shape}")
-    refuse_gpu(x)
-
-
-def refuse_gpu(x: Tensor) -> None:
-    """Raise RuntimeError for a tensor whose memory MPI cannot reach."""
-    if x._device.array_type is not np.ndarray:
-        raise RuntimeError(
-            f"processes exchange arrays in the memory of the host, and this tensor is on {x.device!r}: minigrad has no "
-            "exchange between GPUs yet; train on device='cpu', or in one process"
-        )

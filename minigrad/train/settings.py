@@ -11,8 +11,9 @@ from minigrad.checks import integer
 from minigrad.data.loader import Loader
 from minigrad.distributed.processes import init, started_among
 from minigrad.exchange import Session, current
+from minigrad.exchange.gpus import library
 from minigrad.nn import Module
-from minigrad.ops import cross_entropy, refuse_gpu
+from minigrad.ops import cross_entropy
 from minigrad.optim import FunctionSchedule, Optimizer, PlateauSchedule, checked
 from minigrad.optim import Schedule as MadeSchedule
 from minigrad.train.callbacks import Checkpoints, checked_callbacks, checked_monitors
@@ -100,8 +101,8 @@ class Settings:
         if isinstance(self.schedule, PlateauSchedule):
             check_plateau(self.schedule, self.schedule_by, self.row_names())
         self.session = session_of(self.distributed)
-        if self.session is not None and self.session.world > 1:
-            refuse_gpu(self.optimizer.params[0])
+        if self.session is not None and self.session.world > 1 and self.optimizer.params[0].device == "cuda":
+            library()  # raises here, rather than in the first step
 
     def row_names(self) -> list[str]:
         """What a row of epochs has, see `History`."""

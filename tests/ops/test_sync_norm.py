@@ -1,12 +1,10 @@
 """What sync_batch_norm refuses, and what it computes where the other processes have the same; in several: tests/distributed."""
 
-import types
-
 import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.ops import Branch, Normalization, refuse_gpu, sync_batch_norm, sync_concat_branches
+from minigrad.ops import Branch, Normalization, sync_batch_norm, sync_concat_branches
 from minigrad.testing import check_grads
 
 
@@ -116,12 +114,6 @@ def test_no_rows_are_refused():
     x = mg.tensor(np.ones((0, 2), np.float32))
     with pytest.raises(ValueError, match="each process needs at least one value per feature"):
         sync_batch_norm(x, norm(x), Twins(2))
-
-
-def test_memory_that_mpi_cannot_reach_is_refused():
-    elsewhere = types.SimpleNamespace(_device=types.SimpleNamespace(array_type=object), device="cuda")
-    with pytest.raises(RuntimeError, match="minigrad has no exchange between GPUs yet; train on device='cpu'"):
-        refuse_gpu(elsewhere)
 
 
 def test_alone_the_layer_is_batch_norm_and_is_folded_like_one(rng):
