@@ -1,5 +1,7 @@
 """Scaled dot-product attention of a small transformer: 8 samples, 4 heads, 256 positions of 64 features."""
 
+import numpy as np
+
 from .measure import DEVICES, Benchmark, empty, normal
 
 
@@ -13,7 +15,7 @@ class Attention(Benchmark):
         self.use(device)
         b, n, e = map(int, shape.split("x"))
         q, k, v, dy, y = normal(5, b, n, e)
-        about = empty(0, 0, 0), 1, 0.125, causal
+        about = empty(0, 0, 0), 1, 0.125, causal, 0.0, np.empty(0, np.uint64)
         lse = abs(normal(b, n)) + 8
         self.forward = self.kernel_call("attention", "attention_forward", q, k, v, *about, empty(b, n, e), empty(b, n))
         self.backward = self.kernel_call(

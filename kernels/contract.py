@@ -31,7 +31,8 @@ class Attention(Protocol):
 
     mask is (masks, 1 or n, s), of bool (True: takes part) or of q's dtype (added to the scores), or (0, 0, 0) for none; that
     of q[i] is mask[i // each % masks]. lse (b, n) is the logarithm of the sum of exponentials of a query's scores, and
-    infinity for a query that no key takes part in: exp(score - lse) is its weight in either case.
+    infinity for a query that no key takes part in: exp(score - lse) is its weight in either case. Of the weights the share
+    `rate`, 0 to below 1, is dropped, as `Dropout` would by this key; it is not read where the rate is 0.
     """
 
     def attention_forward(
@@ -43,6 +44,8 @@ class Attention(Protocol):
         each: int,
         scale: float,
         causal: bool,
+        rate: float,
+        key: Array,
         y: Array,
         lse: Array,
         /,
@@ -59,6 +62,8 @@ class Attention(Protocol):
         each: int,
         scale: float,
         causal: bool,
+        rate: float,
+        key: Array,
         y: Array,
         lse: Array,
         dq: Array,

@@ -69,11 +69,11 @@ def depthwise_backward(x, dy, w, window, dx, dw):
     return Work(4 * w.size * math.prod(dy.shape[:3]), nbytes(x, dy, w, dx, dw))
 
 
-def attention_forward(q, k, v, mask, each, scale, causal, y, lse):
+def attention_forward(q, k, v, mask, each, scale, causal, rate, key, y, lse):
     return Work(2 * products_of(q, k, v), nbytes(q, k, v, mask, y, lse))
 
 
-def attention_backward(dy, q, k, v, mask, each, scale, causal, y, lse, dq, dk, dv):
+def attention_backward(dy, q, k, v, mask, each, scale, causal, rate, key, y, lse, dq, dk, dv):
     (b, n, e), s = q.shape, k.shape[1]
     return Work(4 * products_of(q, k, v) + 2 * b * n * s * e, nbytes(dy, q, k, v, mask, y, lse, dq, dk, dv))
 

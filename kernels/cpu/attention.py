@@ -6,15 +6,19 @@ a matrix product, stay in the cache, become weights there and are multiplied by 
 is multiplied by exp(old - new). Backward makes the same weights anew, from the scores and lse.
 
 The products are those of gemm.py, on the micro-kernels of vector/tiles.py; keys, and backward values too, are transposed
-into panels once for each matrix. Backward, dk and dv of a matrix are summed over blocks of queries in their order, or where
-there are few matrices in parts that the shapes decide about.
+into panels once for each matrix. With dropout the factors of a block's weights are drawn where they are needed, and in
+backward again: they follow from a weight's place in the matrix of all. Backward, dk and dv of a matrix are summed over blocks
+of queries in their order, or where there are few matrices in parts that the shapes decide about.
 """
+
+import math
 
 import numpy as np
 from numba import prange
 
 from minigrad.kernels import formulas
 from minigrad.kernels.bits import fma, select
+from minigrad.kernels.cpu.dropout import GROUP, fill_words
 from minigrad.kernels.cpu.parts.panels import PARALLEL_WORK, pack_transposed, panel, panel_at, split, tiles_down
 from minigrad.kernels.cpu.parts.rows import dot
 from minigrad.kernels.cpu.tools.launch import inlined, parallel_kernel, team_size
@@ -115,13 +119,44 @@ def finish(state, rows, lse):
         lse[r] = select(none, real(np.inf), fma(largest[r], real(LN2), formulas.log(sums[r])))
 
 
+@inlined
+def room_for_factors(rate, across, dtype):
+    """(room for the factors of a block, for the words of a row), empty where nothing is dropped."""
+    return np.empty((ROWS if rate > 0 else 0, across), dtype), np.empty(
+        across + 2 * GROUP if rate > 0 else 0, np.uint32
+    )
+
+
+@inlined
+def draw_factors(factors, words, rows, keys, first, s, rate, key):
+    """1 / (1 - rate), or 0 for weights that are dropped, of rows that begin at element `first` of all, s apart."""
+    threshold = np.uint64(math.ceil(rate * 2.0**32))
+    kept, dropped = factors.dtype.type(1 / (1 - rate)), factors.dtype.type(0)
+    for r in range(rows):
+        at = first + r * s
+        group, ahead = at // GROUP, at % GROUP
+        fill_words(np.uint64(group), key[0], key[1], words[: -(-(ahead + keys) // GROUP) * GROUP])
+        row, drawn = factors[r], words[ahead:]
+        for j in range(keys):
+            row[j] = kept if drawn[j] >= threshold else dropped
+
+
+@inlined
+def multiply(x, factors, rows, keys):
+    """Rows of x times factors."""
+    for r in range(rows):
+        row, by = x[r], factors[r]
+        for j in range(keys):
+            row[j] *= by[j]
+
+
 def work(q, k, v):
     """Multiply-adds of a forward."""
     return q.shape[0] * q.shape[1] * k.shape[1] * (q.shape[2] + v.shape[2])
 
 
 @parallel_kernel(is_large=lambda q, k, v, *rest: work(q, k, v) >= PARALLEL_WORK)
-def attention_forward(q, k, v, mask, each, scale, causal, y, lse):
+def attention_forward(q, k, v, mask, each, scale, causal, rate, key, y, lse):
     b, n = lse.shape
     s, d = v.shape[1], v.shape[2]
     dtype = q.dtype
@@ -139,6 +174,7 @@ def attention_forward(q, k, v, mask, each, scale, causal, y, lse):
         scores = buffer.ctypes.data
         step = across * item
         state = np.empty((3, ROWS), dtype)
+        factors, words = room_for_factors(rate, across, dtype)
         numbers = np.array([scale / LN2, scale]).astype(dtype)
         for block in range(part, blocks, parts):
             i0 = block * ROWS
@@ -158,6 +194,9 @@ def attention_forward(q, k, v, mask, each, scale, causal, y, lse):
                     dtype, kind, scores, step, rows, keys, i0 + 1 - j0 if causal else keys, 1 if causal else 0,
                     numbers.ctypes.data, mask_at, mask_step, state.ctypes.data, ROWS * item,
                 )  # fmt: skip
+                if rate > 0:
+                    draw_factors(factors, words, rows, keys, (i * n + i0) * s + j0, s, rate, key)
+                    multiply(buffer, factors, rows, keys)
                 # 3. The values, weighed, beside those of the blocks before.
                 if j0 > 0:
                     for r in range(rows):
@@ -175,7 +214,7 @@ def attention_forward(q, k, v, mask, each, scale, causal, y, lse):
 
 
 @parallel_kernel(is_large=lambda dy, q, k, v, *rest: work(q, k, v) >= PARALLEL_WORK)
-def attention_backward(dy, q, k, v, mask, each, scale, causal, y, lse, dq, dk, dv):
+def attention_backward(dy, q, k, v, mask, each, scale, causal, rate, key, y, lse, dq, dk, dv):
     b, n, e = q.shape
     s, d = v.shape[1], v.shape[2]
     dtype = q.dtype
@@ -199,6 +238,7 @@ def attention_backward(dy, q, k, v, mask, each, scale, causal, y, lse, dq, dk, d
         scores, slopes = buffer.ctypes.data, buffer.ctypes.data + ROWS * across * item
         step = across * item
         delta = np.empty(ROWS, dtype)
+        factors, words = room_for_factors(rate, across, dtype)
         numbers = np.array([scale / LN2, scale]).astype(dtype)
         for block in range(part, blocks, parts):
             i0 = block * ROWS
@@ -214,12 +254,17 @@ def attention_backward(dy, q, k, v, mask, each, scale, causal, y, lse, dq, dk, d
                 # 2. The weights once more, and the gradients of the scores.
                 products(q_i, i0, rows, k_packed, s, p0, min(j1, limit), scores, step)
                 products(dy_i, i0, rows, v_packed, s, p0, min(j1, limit), slopes, step)
+                if rate > 0:
+                    draw_factors(factors, words, rows, keys, (i * n + i0) * s + j0, s, rate, key)
+                    multiply(buffer[1], factors, rows, keys)
                 mask_at, mask_step = mask_row(mask, i // each % max(mask.shape[0], 1), i0, j0)
                 gradient_rows(
                     dtype, kind, scores, slopes, step, rows, keys, i0 + 1 - j0 if causal else keys,
                     1 if causal else 0, numbers.ctypes.data, mask_at, mask_step, lse[i, i0:].ctypes.data,
                     delta.ctypes.data,
                 )  # fmt: skip
+                if rate > 0:
+                    multiply(buffer[0], factors, rows, keys)
                 # 3. What they give to values, keys and queries.
                 combine(True, scores, step, keys, rows, dy_i, i0, dv_i, j0, 1)
                 combine(True, slopes, step, keys, rows, q_i, i0, dk_i, j0, 1)

@@ -5,15 +5,19 @@ scores of a tile become weights in shared memory and are multiplied by a tile of
 query has the largest score so far, and what came before is multiplied by exp(old - new) (FlashAttention, Dao et al. 2022).
 Backward, a block makes the weights anew, from the scores and lse: one launch has tiles of queries for dq, two have tiles
 of keys for dk and dv, so that all of a sum is made by one block, in the order of the tiles, without atomic additions. COLUMNS
-features of the result are made at a time; for more of them the scores are computed again, by other blocks.
+features of the result are made at a time; for more of them the scores are computed again, by other blocks. With dropout a
+thread draws the factors of its scores, each from a Philox group of its own, of which three words in four are for other threads.
 
 A thread has four scores of a tile, two rows by two columns 16 apart. Reckoned for clarity, and not measured.
 """
 
+import math
+
 from minigrad.kernels import formulas
+from minigrad.kernels.cuda.dropout import GROUP, words_of
 from minigrad.kernels.cuda.tools.context import context
-from minigrad.kernels.cuda.tools.language import cuda, device_function, real, uint32
-from minigrad.kernels.cuda.tools.launch import Bytes, Real, Reals, UInt, blocks_for, kernel
+from minigrad.kernels.cuda.tools.language import cuda, device_function, real, uint32, uint64
+from minigrad.kernels.cuda.tools.launch import Bytes, Real, Reals, UInt, ULongs, blocks_for, kernel
 
 TILE = 32  # queries, keys and depths of a tile
 SIDE = 16  # threads along each side of a tile
@@ -26,6 +30,7 @@ ACROSS = COLUMNS // SIDE  # columns of the result that a thread computes, in two
 SUMS = 2 * ACROSS
 NO_MASK, BOOLEAN, ADDED = range(3)
 BY_KEYS, SLOPES = False, True  # whether a block has keys, not queries; whether it is about the scores' gradients
+DROPS = False  # whether weights are dropped
 
 
 @device_function
@@ -82,6 +87,18 @@ def term(score, i, j, n, s, scale, mask, allowed, place, rows, kind, causal):
 
 
 @device_function
+def factor_of(row, j, s, key, last_dropped, kept):
+    """What the weight of key j in a row of all queries is multiplied by: 0 where its word is last_dropped at most."""
+    low, half = uint64(0xFFFFFFFF), uint64(32)
+    element = uint64(uint64(row) * uint64(s) + uint64(j))
+    group, place = uint64(element // uint64(GROUP)), uint64(element % uint64(GROUP))
+    seed, counter = key[0], key[1]
+    a, b, c, d = words_of(group & low, group >> half, counter & low, counter >> half, seed & low, seed >> half)
+    near, far = a if place == uint64(0) else b, c if place == uint64(2) else d
+    return kept if uint32(near if place < uint64(2) else far) > last_dropped else real(0)
+
+
+@device_function
 def add_products(weights, values, sums):
     """Add the weights of this thread's two rows times the values of its columns."""
     row = uint32(uint32(cuda.threadIdx.y) * uint32(PITCH))
@@ -112,6 +129,7 @@ def store_rows(y, start, first, rows, column, columns, sums, upper, lower):
 def forward(
     q: Reals, k: Reals, v: Reals, mask: Reals, allowed: Bytes, y: Reals, lse: Reals, n: UInt, s: UInt, e: UInt, d: UInt,
     masks: UInt, each: UInt, rows: UInt, kind: UInt, causal: UInt, tiles: UInt, scale: Real,
+    key: ULongs, last_dropped: UInt, kept: Real,
 ):  # fmt: skip
     left, right = cuda.shared.array(SQUARE, real, 16), cuda.shared.array(SQUARE, real, 16)
     weights = cuda.shared.array(SQUARE, real, 16)
@@ -181,6 +199,14 @@ def forward(
                 sum_ += weights[uint32(me * uint32(PITCH) + c)]
                 c = uint32(c + uint32(1))
             total[me] = total[me] * factor[me] + sum_
+        if DROPS:
+            cuda.syncthreads()
+            above, beneath = uint32(matrix * n + i), uint32(matrix * n + lower)
+            weights[here] *= factor_of(above, j, s, key, last_dropped, kept)
+            weights[uint32(here + uint32(SIDE))] *= factor_of(above, far, s, key, last_dropped, kept)
+            weights[below] *= factor_of(beneath, j, s, key, last_dropped, kept)
+            weights[uint32(below + uint32(SIDE))] *= factor_of(beneath, far, s, key, last_dropped, kept)
+            cuda.syncthreads()
         # 4. The values, weighed.
         for c in range(ACROSS):
             sums[c] *= factor[z]
@@ -212,29 +238,35 @@ def row_products(a: Reals, b: Reals, y: Reals, m: UInt, n: UInt):
 
 
 @device_function
-def slope(t, gradient, query, n, scale, lse, delta, start):
-    """p of a term, or ds if SLOPES."""
+def slope(t, gradient, factor, query, n, scale, lse, delta, start):
+    """p of a term times the factor of dropout, or ds if SLOPES."""
     if query >= n:
         return real(0)
     p = formulas.exp(t - lse[uint32(start + query)])
     if SLOPES:
-        p = scale * p * (gradient - delta[uint32(start + query)])
-    return p
+        return scale * p * (gradient * factor - delta[uint32(start + query)])
+    return p * factor
 
 
 @device_function
-def weight_of(score, gradient, mine, other, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start):
+def weight_of(
+    score, gradient, mine, other, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start,
+    key, last_dropped, kept,
+):  # fmt: skip
     """What a score is to the result: of row `mine` of the block's tile and `other` of the other tile."""
     i, j = (other, mine) if BY_KEYS else (mine, other)
     t = term(score, i, j, n, s, scale, mask, allowed, place, rows, kind, causal)
-    return slope(t, gradient, i, n, scale, lse, delta, start)
+    factor = real(1)
+    if DROPS:
+        factor = factor_of(uint32(start + i), j, s, key, last_dropped, kept)
+    return slope(t, gradient, factor, i, n, scale, lse, delta, start)
 
 
 @kernel(threads=THREADS)
 def gradient(
     a: Reals, b: Reals, c: Reals, d: Reals, values: Reals, lse: Reals, delta: Reals, mask: Reals, allowed: Bytes,
     result: Reals, mine: UInt, others: UInt, depth: UInt, depth_of_slopes: UInt, columns: UInt, masks: UInt, each: UInt,
-    rows: UInt, kind: UInt, causal: UInt, tiles: UInt, scale: Real,
+    rows: UInt, kind: UInt, causal: UInt, tiles: UInt, scale: Real, key: ULongs, last_dropped: UInt, kept: Real,
 ):  # fmt: skip
     """result = W values, W the weights, or ds, of scores a b^T, gradients c d^T; a and c have `mine` rows, b and d `others`."""
     left, right = cuda.shared.array(SQUARE, real, 16), cuda.shared.array(SQUARE, real, 16)
@@ -271,17 +303,21 @@ def gradient(
                 depth_of_slopes, left, right,
             )  # fmt: skip
         weights[here] = weight_of(
-            p[0], g[0], upper, near, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start
-        )
+            p[0], g[0], upper, near, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start,
+            key, last_dropped, kept,
+        )  # fmt: skip
         weights[uint32(here + uint32(SIDE))] = weight_of(
-            p[1], g[1], upper, far, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start
-        )
+            p[1], g[1], upper, far, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start,
+            key, last_dropped, kept,
+        )  # fmt: skip
         weights[below] = weight_of(
-            p[2], g[2], lower, near, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start
-        )
+            p[2], g[2], lower, near, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start,
+            key, last_dropped, kept,
+        )  # fmt: skip
         weights[uint32(below + uint32(SIDE))] = weight_of(
-            p[3], g[3], lower, far, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start
-        )
+            p[3], g[3], lower, far, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start,
+            key, last_dropped, kept,
+        )  # fmt: skip
         load_tile(values, uint32(of_others * columns), j0, others, column, columns, COLUMNS, WIDE, loaded)
         cuda.syncthreads()
         add_products(weights, loaded, sums)
@@ -289,9 +325,10 @@ def gradient(
     store_rows(result, uint32(of_mine * columns), first, mine, column, columns, sums, real(1), real(1))
 
 
-GRADIENT_OF_QUERIES = gradient.variant(BY_KEYS=False, SLOPES=True)
-GRADIENT_OF_KEYS = gradient.variant(BY_KEYS=True, SLOPES=True)
-GRADIENT_OF_VALUES = gradient.variant(BY_KEYS=True, SLOPES=False)
+FORWARD = {drops: forward.variant(DROPS=drops) for drops in (False, True)}
+GRADIENT_OF_QUERIES = {drops: gradient.variant(BY_KEYS=False, SLOPES=True, DROPS=drops) for drops in (False, True)}
+GRADIENT_OF_KEYS = {drops: gradient.variant(BY_KEYS=True, SLOPES=True, DROPS=drops) for drops in (False, True)}
+GRADIENT_OF_VALUES = {drops: gradient.variant(BY_KEYS=True, SLOPES=False, DROPS=drops) for drops in (False, True)}
 
 
 def mask_arguments(mask, each):
@@ -301,35 +338,43 @@ def mask_arguments(mask, each):
     return (mask, mask), (mask.shape[0], each, mask.shape[1], BOOLEAN if mask.itemsize == 1 else ADDED)
 
 
+def dropout_arguments(rate, key):
+    """(whether weights are dropped, (key, the last word that drops one, factor of the others))."""
+    threshold = math.ceil(rate * 2.0**32)  # the first word that keeps a weight
+    return threshold > 0, (key, max(threshold - 1, 0), 1 / (1 - rate))
+
+
 def grid_for(rows, matrices, columns):
     """(grid, tiles of a matrix's rows)."""
     tiles = blocks_for(rows, TILE)
     return (matrices * tiles, blocks_for(columns, COLUMNS)), tiles
 
 
-def attention_forward(q, k, v, mask, each, scale, causal, y, lse):
+def attention_forward(q, k, v, mask, each, scale, causal, rate, key, y, lse):
     b, n, e = q.shape
     s, d = v.shape[1:]
     grid, tiles = grid_for(n, b, d)
     masks, about = mask_arguments(mask, each)
-    forward[grid, (SIDE, SIDE)](q, k, v, *masks, y, lse, n, s, e, d, *about, int(causal), tiles, scale)
+    drops, dropped = dropout_arguments(rate, key)
+    FORWARD[drops][grid, (SIDE, SIDE)](q, k, v, *masks, y, lse, n, s, e, d, *about, int(causal), tiles, scale, *dropped)
 
 
-def attention_backward(dy, q, k, v, mask, each, scale, causal, y, lse, dq, dk, dv):
+def attention_backward(dy, q, k, v, mask, each, scale, causal, rate, key, y, lse, dq, dk, dv):
     b, n, e = q.shape
     s, d = v.shape[1:]
     masks, about = mask_arguments(mask, each)
+    drops, dropped = dropout_arguments(rate, key)
     delta = context.empty((b, n), q.dtype)
     row_products[blocks_for(b * n, THREADS), THREADS](dy, y, delta, b * n, d)
     grid, tiles = grid_for(n, b, e)
-    GRADIENT_OF_QUERIES[grid, (SIDE, SIDE)](
-        q, k, dy, v, k, lse, delta, *masks, dq, n, s, e, d, e, *about, int(causal), tiles, scale
+    GRADIENT_OF_QUERIES[drops][grid, (SIDE, SIDE)](
+        q, k, dy, v, k, lse, delta, *masks, dq, n, s, e, d, e, *about, int(causal), tiles, scale, *dropped
     )
     grid, tiles = grid_for(s, b, e)
-    GRADIENT_OF_KEYS[grid, (SIDE, SIDE)](
-        k, q, v, dy, q, lse, delta, *masks, dk, s, n, e, d, e, *about, int(causal), tiles, scale
+    GRADIENT_OF_KEYS[drops][grid, (SIDE, SIDE)](
+        k, q, v, dy, q, lse, delta, *masks, dk, s, n, e, d, e, *about, int(causal), tiles, scale, *dropped
     )
     grid, tiles = grid_for(s, b, d)
-    GRADIENT_OF_VALUES[grid, (SIDE, SIDE)](
-        k, q, v, dy, dy, lse, delta, *masks, dv, s, n, e, d, d, *about, int(causal), tiles, scale
+    GRADIENT_OF_VALUES[drops][grid, (SIDE, SIDE)](
+        k, q, v, dy, dy, lse, delta, *masks, dv, s, n, e, d, d, *about, int(causal), tiles, scale, *dropped
     )

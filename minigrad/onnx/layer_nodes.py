@@ -114,6 +114,11 @@ def self_attention(writer: Writer, node: Node) -> None:
 
 def attend(writer: Writer, node: Node, names: list[str], queries: Length, keys: Length, mask: Array | None) -> None:
     """Attention of arrays by their names in the graph; a query that no key takes part for has the result 0."""
+    if any("rate" in given for given in node.parameters):
+        raise ValueError(
+            f"{node.place} cannot be exported: in training it drops weights by random numbers; a model is exported in "
+            "evaluation mode, so pass dropout_p=0.0 where self.training is not set"
+        )
     dtype, ndim = node.result.dtype, node.result.ndim
     turned = [*range(ndim - 2), ndim - 1, ndim - 2]
     products = writer.add("MatMul", names[0], writer.add("Transpose", names[1], perm=turned))

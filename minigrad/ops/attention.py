@@ -14,7 +14,7 @@ from minigrad.ops.arithmetic import add, mul, sub
 from minigrad.ops.checks import float_tensor, refuse_dtypes
 from minigrad.ops.comparison import greater
 from minigrad.ops.creation import zeros_like
-from minigrad.ops.dropout import dropout
+from minigrad.ops.dropout import Dropout, key_of
 from minigrad.ops.gemm import matmul
 from minigrad.ops.launches import expand
 from minigrad.ops.loss import softmax
@@ -33,16 +33,26 @@ class Attention(Op):
     """Values averaged, for each query, by the softmax of its products with the keys."""
 
     formula = (
-        "P = softmax(s Q Kᵀ + mask);  Y = P V, a block of P at a time;  backward P again, from the log-sum-exp of its rows;  "
-        "dV = Pᵀ dY;  dS = s P (dY Vᵀ - Σ dY Y);  dQ = dS K;  dK = dSᵀ Q"
+        "P = softmax(s Q Kᵀ + mask);  Y = m P V, a block of P at a time, m = 1 or that of dropout;  backward P again, from the "
+        "log-sum-exp of its rows;  dV = (m P)ᵀ dY;  dS = s P (m dY Vᵀ - Σ dY Y);  dQ = dS K;  dK = dSᵀ Q"
     )
     passes_on = False
 
-    def forward(self, q: Array, k: Array, v: Array, mask: Array | None, *, scale: float, causal: bool) -> Array:
-        return self.attend(q, k, v, mask, scale, causal, (q, k, v))
+    def forward(self, q: Array, k: Array, v: Array, mask: Array | None, **settings: Any) -> Array:
+        return self.attend(q, k, v, mask, (q, k, v), **settings)
 
     def attend(
-        self, q: Array, k: Array, v: Array, mask: Array | None, scale: float, causal: bool, inputs: tuple[Array, ...]
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        mask: Array | None,
+        inputs: tuple[Array, ...],
+        *,
+        scale: float,
+        causal: bool,
+        rate: float = 0.0,
+        key: Array | None = None,
     ) -> Array:
         """The result, with what backward needs kept; q, k and v are the inputs or parts of them."""
         batch, (queries, keys) = q.shape[:-2], (q.shape[-2], k.shape[-2])
@@ -56,7 +66,9 @@ class Attention(Op):
             weighed, each = self.device.shared_constant(0.0, (0, 0, 0), q.dtype), 1
         else:
             weighed, each = mask_matrices(self, mask, batch, queries, keys)
-        self.settings = each, scale, causal
+        if key is None:  # nothing is dropped
+            key = self.device.shared_constant(0, (0,), np.dtype(np.uint64))
+        self.settings = each, scale, causal, rate, key
         lse = self.empty((math.prod(batch), queries), q.dtype)
         self.kernels.attention.attention_forward(
             stacked(q), stacked(k), stacked(v), weighed, *self.settings, stacked(y), lse
@@ -93,7 +105,7 @@ class Attention(Op):
         mask, y = self.saved[:2]  # type: ignore[index]
         if y is None:
             return [zeros_like(x) for x in (q, k, v)]
-        each, scale, causal = self.settings
+        each, scale, causal, rate, key = self.settings
         masks = len(mask) or 1  # matrix i has mask i // each % masks: each an axis
 
         def apart(x: Tensor) -> Tensor:
@@ -105,17 +117,19 @@ class Attention(Op):
             chosen = reshape(Tensor._wrap(mask, q._device), (masks, 1, *mask.shape[1:]))
         given, queries, keys, values = map(apart, (dy, q, k, v))
         p = weights(queries, keys, chosen, scale, causal)
-        dp = matmul(given, swapaxes(values, -1, -2))
+        dp, kept = matmul(given, swapaxes(values, -1, -2)), p
+        if rate:
+            dp, kept = (Dropout.apply(x, p=rate, key=key) for x in (dp, p))
         ds = mul(mul(p, sub(dp, sum(mul(p, dp), -1, keepdims=True))), scale)
-        found = matmul(ds, keys), matmul(swapaxes(ds, -1, -2), queries), matmul(swapaxes(p, -1, -2), given)
+        found = matmul(ds, keys), matmul(swapaxes(ds, -1, -2), queries), matmul(swapaxes(kept, -1, -2), given)
         return [reshape(gradient, x.shape) for gradient, x in zip(found, (q, k, v), strict=True)]
 
 
 class SelfAttention(Attention):
     """Attention of what comes as one array (3, ..., rows, features): queries, keys and values of the same rows."""
 
-    def forward(self, x: Array, mask: Array | None, *, scale: float, causal: bool) -> Array:  # type: ignore[override]
-        return self.attend(*thirds(x), mask, scale, causal, (x,))
+    def forward(self, x: Array, mask: Array | None, **settings: Any) -> Array:  # type: ignore[override]
+        return self.attend(*thirds(x), mask, (x,), **settings)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         x = self.saved[3]  # type: ignore[index]
@@ -190,8 +204,8 @@ def scaled_dot_product_attention(
     in has the result 0. No gradient goes to the mask.
 
     With `dropout_p` each weight is dropped with this probability and the others are scaled by 1 / (1 - dropout_p): in training,
-    so pass 0 otherwise. Which ones follows from `seed`, an int or (seed, counter) as `mg.dropout` takes it. The matrix is then
-    written, by ops on tensors. Raises ValueError, TypeError.
+    so pass 0 otherwise. Which ones follows from `seed`, an int or (seed, counter): those that `mg.dropout` would drop of the
+    matrix (..., L, S). Raises ValueError, TypeError.
     """
     q, k, v = (float_tensor("scaled_dot_product_attention", t) for t in (query, key, value))
     if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
@@ -210,15 +224,7 @@ def scaled_dot_product_attention(
         refuse_dtypes("scaled_dot_product_attention", query=q, key=k, value=v)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else checked_scale(scale)
     mask = None if attn_mask is None else checked_mask(attn_mask, q, (*q.shape[:-1], k.shape[-2]))
-    if number("scaled_dot_product_attention: dropout_p", dropout_p, 1):
-        if seed is None:
-            raise TypeError(
-                "scaled_dot_product_attention: dropout_p needs seed, an int, or the (seed, counter) of an mg.nn.Dropout: "
-                "its buffer `counter`; mg.nn.MultiheadAttention(dropout=...) has one"
-            )
-        p = weights(q, k, mask, factor, bool(is_causal))
-        return matmul(dropout(p, dropout_p, training=True, seed=seed), v)
-    return Attention.apply(q, k, v, mask, scale=factor, causal=bool(is_causal))
+    return Attention.apply(q, k, v, mask, scale=factor, causal=bool(is_causal), **dropping(q, dropout_p, seed))
 
 
 def self_attention(
@@ -230,12 +236,22 @@ def self_attention(
     seed: Any = None,
 ) -> Tensor:
     """scaled_dot_product_attention of x[0], x[1] and x[2], without copies of them: x (3, ..., L, E) to (..., L, E)."""
-    if dropout_p:
-        return scaled_dot_product_attention(
-            x[0], x[1], x[2], attn_mask, dropout_p=dropout_p, is_causal=is_causal, seed=seed
-        )
     mask = None if attn_mask is None else checked_mask(attn_mask, x, (*x.shape[1:-1], x.shape[-2]))
-    return SelfAttention.apply(x, mask, scale=1 / math.sqrt(x.shape[-1]), causal=bool(is_causal))
+    factor = 1 / math.sqrt(x.shape[-1])
+    return SelfAttention.apply(x, mask, scale=factor, causal=bool(is_causal), **dropping(x, dropout_p, seed))
+
+
+def dropping(like: Tensor, dropout_p: float, seed: Any) -> dict[str, Any]:
+    """The op's settings for dropout: none, or the rate and the key."""
+    rate = number("scaled_dot_product_attention: dropout_p", dropout_p, 1)
+    if not rate:
+        return {}
+    if seed is None:
+        raise TypeError(
+            "scaled_dot_product_attention: dropout_p needs seed, an int, or the (seed, counter) of an mg.nn.Dropout: "
+            "its buffer `counter`; mg.nn.MultiheadAttention(dropout=...) has one"
+        )
+    return {"rate": rate, "key": key_of(like, seed)}
 
 
 def checked_scale(scale: Any) -> float:

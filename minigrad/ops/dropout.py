@@ -1,6 +1,7 @@
 """Dropout by a counter-based generator: the mask is recomputed in backward, not stored."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,11 @@ def dropout(x: Tensor, p: float, *, training: bool, seed: int | np.integer | Arr
     p = number("dropout: p", p, 1)
     if not training or p == 0:
         return x
+    return Dropout.apply(x, p=p, key=key_of(x, seed))
+
+
+def key_of(x: Tensor, seed: Any) -> Array:
+    """The key by which elements are dropped, from a seed as `dropout` takes it."""
     device = at_work(x._device)
     begin("Dropout")
     if isinstance(seed, Tensor):
@@ -62,13 +68,11 @@ def dropout(x: Tensor, p: float, *, training: bool, seed: int | np.integer | Arr
     elif is_array(seed):
         read_array(seed)
     if isinstance(seed, int | np.integer):
-        key = device.from_host(np.array([int(seed) % (1 << 64), 0], np.uint64))
-    elif is_array(seed) and seed.shape == (2,):
+        return device.from_host(np.array([int(seed) % (1 << 64), 0], np.uint64))
+    if is_array(seed) and seed.shape == (2,):
         if type(seed) is not x._device.array_type:
             raise RuntimeError(f"dropout: x is on {x.device!r}, its (seed, counter) is not; move it with .to(...)")
         if seed.dtype != np.uint64:
             raise TypeError(f"dropout: the (seed, counter) array must be uint64, not {seed.dtype}")
-        key = drawn_key(functools.partial(advanced, device, seed))
-    else:
-        raise TypeError(f"dropout: seed must be an int or a uint64 array (seed, counter), not {type(seed).__name__}")
-    return Dropout.apply(x, p=p, key=key)
+        return drawn_key(functools.partial(advanced, device, seed))
+    raise TypeError(f"dropout: seed must be an int or a uint64 array (seed, counter), not {type(seed).__name__}")

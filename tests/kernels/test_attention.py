@@ -20,6 +20,9 @@ CASES = [
     *on_cuda(((1, 33, 34, 2, 3), "allowed", False), ((1, 9, 8, 34, 66), "none", True)),
 ]  # fmt: skip
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
+NOTHING = 0.0, np.empty(0, np.uint64)  # is dropped: rate and key
+DROPPED = 0.3, np.array([7, 1 << 33], np.uint64)
+each_rate = pytest.mark.parametrize("dropped", [NOTHING, DROPPED], ids=["all", "dropped"])
 
 
 def arrays(rng, shape, dtype):
@@ -44,21 +47,23 @@ def results(q, v):
 
 
 @each_case
-def test_forward_matches_reference(check_kernel, rng, dtype, case):
+@each_rate
+def test_forward_matches_reference(check_kernel, rng, dtype, case, dropped):
     shape, mask, causal = case
     q, k, v, _ = arrays(rng, shape, dtype)
     large = work(q, k, v) >= PARALLEL_WORK
     check_kernel(
-        "attention", "attention_forward", q, k, v, *mask_of(rng, mask, shape, dtype), 0.3, causal, *results(q, v),
-        parallel=large, ulps=16,
+        "attention", "attention_forward", q, k, v, *mask_of(rng, mask, shape, dtype), 0.3, causal,
+        *dropped, *results(q, v), parallel=large, ulps=16,
     )  # fmt: skip
 
 
 @each_case
-def test_backward_matches_reference(check_kernel, rng, dtype, case):
+@each_rate
+def test_backward_matches_reference(check_kernel, rng, dtype, case, dropped):
     shape, mask, causal = case
     q, k, v, dy = arrays(rng, shape, dtype)
-    about = *mask_of(rng, mask, shape, dtype), 0.3, causal
+    about = *mask_of(rng, mask, shape, dtype), 0.3, causal, *dropped
     y, lse = results(q, v)
     reference_forward(q, k, v, *about, y, lse)
     large = work(q, k, v) >= PARALLEL_WORK
@@ -78,12 +83,14 @@ def test_a_query_without_a_key_gives_zero_and_no_gradient(check_kernel, rng, dty
     q, k, v, dy = arrays(rng, (1, 3, 4, 2, 2), dtype)
     mask = np.ones((1, 3, 4), bool)
     mask[0, 1] = False
-    *_, y, lse = check_kernel("attention", "attention_forward", q, k, v, mask, 1, 0.5, False, *results(q, v), ulps=16)
+    *_, y, lse = check_kernel(
+        "attention", "attention_forward", q, k, v, mask, 1, 0.5, False, *NOTHING, *results(q, v), ulps=16
+    )
     np.testing.assert_array_equal(y[0, 1], 0)
     np.testing.assert_array_equal(np.isinf(lse[0]), [False, True, False])
     out = np.empty_like(q), np.empty_like(k), np.empty_like(v)
     *_, dq, _, _ = check_kernel(
-        "attention", "attention_backward", dy, q, k, v, mask, 1, 0.5, False, y, lse, *out, ulps=64
+        "attention", "attention_backward", dy, q, k, v, mask, 1, 0.5, False, *NOTHING, y, lse, *out, ulps=64
     )
     np.testing.assert_array_equal(dq[0, 1], 0)
 
@@ -93,7 +100,7 @@ def test_large_scores_do_not_overflow(check_kernel, dtype):
     k = np.array([[[1e4], [-1e4], [9e3]]], dtype)
     v = np.array([[[1.0], [2.0], [3.0]]], dtype)
     *_, y, _ = check_kernel(
-        "attention", "attention_forward", q, k, v, np.empty((0, 0, 0), dtype), 1, 1.0, False, *results(q, v)
+        "attention", "attention_forward", q, k, v, np.empty((0, 0, 0), dtype), 1, 1.0, False, *NOTHING, *results(q, v)
     )
     np.testing.assert_array_equal(y[0, :, 0], [1, 2])
 
@@ -102,10 +109,10 @@ def test_nan_in_a_key_reaches_the_queries_that_see_it(check_kernel, dtype):
     q, k, v = np.ones((1, 4, 2), dtype), np.ones((1, 4, 2), dtype), np.ones((1, 4, 3), dtype)
     k[0, 2, 0] = np.nan
     none = np.empty((0, 0, 0), dtype)
-    *_, y, _ = check_kernel("attention", "attention_forward", q, k, v, none, 1, 0.5, True, *results(q, v))
+    *_, y, _ = check_kernel("attention", "attention_forward", q, k, v, none, 1, 0.5, True, *NOTHING, *results(q, v))
     np.testing.assert_array_equal(np.isnan(y[0]).all(axis=1), [False, False, True, True])
     q[0, 1, 1] = np.nan
     *_, y, _ = check_kernel(
-        "attention", "attention_forward", q, k[:, :2], v[:, :2], none, 1, 0.5, False, *results(q, v)
+        "attention", "attention_forward", q, k[:, :2], v[:, :2], none, 1, 0.5, False, *NOTHING, *results(q, v)
     )
     np.testing.assert_array_equal(np.isnan(y[0]).any(axis=1), [False, True, False, False])

@@ -253,6 +253,10 @@ def of_three_batches(x):
     [
         (Square.apply, r"Square in 1 \(called at .*onnx_models.py:\d+\) cannot be exported: ONNX has no op for it"),
         (lambda x: mg.dropout(x, 0.5, training=True, seed=0), "Dropout in 1 .*it draws random numbers"),
+        (
+            lambda x: mg.scaled_dot_product_attention(x, x, x, dropout_p=0.5, seed=0),
+            "Attention in 1 .*it drops weights by random numbers",
+        ),
         (lambda x: mg.batch_norm(x, None, None, None, None, training=True), "BatchNorm in 1 .*batch's own statistics"),
         (lambda x: x * mg.tensor(x.numpy() > 0, "float32", "reference"), "Mul in 1 .*computed in NumPy or in Python"),
         (lambda x: x * x.numpy().max().item(), "Mul in 1 .*computed in NumPy or in Python"),

@@ -165,6 +165,18 @@ def test_dropout_drops_weights_of_the_formula(mask, device, rng):
     np.testing.assert_array_equal(p, again)
 
 
+@pytest.mark.parametrize("lead", [(2, 3), ()], ids=str)
+def test_the_weights_dropped_are_those_that_dropout_drops_of_the_matrix(lead, device, rng):
+    q, k, _ = arrays(rng, (lead, 5, 7, 4, 3))
+    eye = np.broadcast_to(np.eye(7), (*lead, 7, 7))
+    counter = mg.tensor(np.array([3, 1], np.uint64), device=device)
+    p = attention(*(mg.tensor(a, device=device) for a in (q, k, eye)), dropout_p=0.3, seed=counter).numpy()
+    again = mg.tensor(np.array([3, 1], np.uint64), device=device)
+    dropped = mg.dropout(mg.ones((*lead, 5, 7), device=device), 0.3, training=True, seed=again)
+    np.testing.assert_array_equal(p != 0, dropped.numpy() != 0)
+    assert counter.numpy().tolist() == [3, 2]
+
+
 def test_gradients_with_dropout(device, rng):
     inputs = arrays(rng, ((2,), 3, 4, 2, 3))
     check_grads(lambda *t: attention(*t, is_causal=True, dropout_p=0.4, seed=1), *inputs, device=device)
