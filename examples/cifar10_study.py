@@ -1,37 +1,32 @@
-"""What the CIFAR-10 experiments share: their command, a network and its training as one record, the training of many in turn.
+"""What the CIFAR-10 experiments share: their command, the training of many networks in turn, and what is told of several seeds.
 
-Everything that decides a trained network's bits is in `Network`, whose defaults are those of Kiefer's study. `train_all`
-trains networks one after another and may be killed at any time: each has a folder with a checkpoint while it is trained,
-and with `result.json` once it is done, which the next start of the same command takes as it is. `experiment` makes a script's
-function its command: the options are here, the script adds its own.
+`train_all` trains networks (see cifar10_network.py) one after another and may be killed at any time: each has a folder with a
+checkpoint while it is trained, and with `result.json` once it is done, which the next start of the same command takes as it
+is. `experiment` makes a script's function its command: the options are here, the script adds its own.
 """
 
 import functools
 import hashlib
 import inspect
 import json
-import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from cifar10_network import Network, build, train
 from points import run_points
 from reporting import machine, write_json, write_table
 from rich.console import Console
 
 import minigrad as mg
-from minigrad.data import CIFAR10, BrightnessContrast, Compose, Kiefer, Loader, Scale, load_cifar10
+from minigrad.data import CIFAR10, load_cifar10
 from minigrad.devices import get_device
 from minigrad.train.progress import duration
-
-CHECKPOINT_IMAGES = 5_000  # training images between two checkpoints
-PREFETCH = 2
-INFERENCE_BATCH = 250
 
 # The options of all experiments.
 DataFolder = Annotated[
@@ -53,6 +48,12 @@ Threads = Annotated[int | None, typer.Option(help="CPU threads; by default all."
 Jobs = Annotated[int, typer.Option(min=1, help="Networks to train side by side, the threads shared out among them.")]
 Backend = Annotated[
     str | None, typer.Option(help="Where, by joblib: loky (processes here), or a cluster's dask or ray; see --jobs.")
+]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Networks of each kind, which differ by their seed: the first has --seed, the next one more."
+    ),
 ]
 OPTIONS = {  # those that are fields of Network
     "width": Annotated[float, typer.Option(help="Multiplies every number of channels (at least 8).")],
@@ -84,39 +85,6 @@ def quick_option(**values: Any) -> Any:
 
     text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
     return typer.Option("--quick", callback=use, is_eager=True, help=f"About a minute on two cores: {text}.")
-
-
-@dataclass(frozen=True)
-class Network:
-    """A small Inception and its training by SGD; whatever decides the bits of the trained network.
-
-    `weight_scale` multiplies the initial weights of the convolutions, which are Glorot uniform. `distortion` is by how
-    much brightness and contrast change at random. The learning rate falls to a tenth every `drop_every` epochs, first
-    after one epoch less; or, where `lr_left` is given, exponentially, in every step, to that share of it at the end.
-    """
-
-    batch_norm: bool = True
-    width: float = 1.0
-    activation: str = "relu"
-    gamma: bool = False
-    bn_decay: float = 0.99
-    bn_eps: float = 1e-3
-    dropout: float = 0.0
-    weight_scale: float = 1.0
-    images: int = 50_000
-    test_images: int = 10_000
-    augment: bool = True
-    distortion: float = 0.0
-    epochs: int = 30
-    batch: int = 250
-    lr: float = 0.01
-    drop_every: int = 10
-    lr_left: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    validate_every: int | None = None
-    seed: int = 0
-    device: str = "cpu"
 
 
 @dataclass
@@ -207,108 +175,6 @@ def load_data(folder: Path | None, images: int, test_images: int) -> CIFAR10:
             raise SystemExit(f"{wanted:,} {kind} images were asked for, and {len(there):,} are there; ask for fewer")
     counts = images, images, test_images, test_images
     return CIFAR10(*[array[:count].copy() for array, count in zip(data, counts, strict=True)])
-
-
-def build(network: Network) -> mg.models.Inception:
-    """The network with its initial weights.
-
-    They are drawn layer by layer, so that two networks of one seed, one with BN or Dropout and one without, begin with the
-    same weights.
-    """
-    mg.manual_seed(network.seed)
-    model = mg.models.Inception(
-        width=network.width, batch_norm=network.batch_norm, activation=network.activation, dropout=network.dropout,
-        gamma=network.gamma, decay=network.bn_decay, eps=network.bn_eps,
-    )  # fmt: skip
-    mg.manual_seed(network.seed)
-    weights = {}
-    for name, parameter in model.named_parameters():
-        if parameter.ndim >= 2:
-            scale = network.weight_scale if parameter.ndim == 4 else 1.0
-            weights[name] = np.float32(scale) * mg.nn.init.glorot_uniform(parameter.shape)
-    model.load_state_dict(weights, strict=False)
-    return model.to(network.device)
-
-
-def training_loader(network: Network, data: CIFAR10) -> Loader:
-    """Training batches, shuffled and augmented, prepared ahead on a thread."""
-    transforms = [Kiefer(seed=network.seed)] if network.augment else [Scale()]
-    if network.distortion:
-        transforms.append(BrightnessContrast(network.distortion, network.distortion, seed=network.seed))
-    return Loader(
-        data.train_images, data.train_labels, batch_size=network.batch, seed=network.seed,
-        transform=Compose(*transforms), prefetch=PREFETCH,
-    )  # fmt: skip
-
-
-def test_loader(data: CIFAR10) -> Loader:
-    """The test images in their order."""
-    return Loader(
-        data.test_images, data.test_labels, batch_size=INFERENCE_BATCH, shuffle=False, transform=Scale(),
-        prefetch=PREFETCH,
-    )  # fmt: skip
-
-
-def schedule_of(network: Network, optimizer: mg.optim.SGD, steps_per_epoch: int) -> tuple[mg.optim.Schedule, str]:
-    """The learning-rate schedule, and what it goes by."""
-    if network.lr_left is None:
-        return mg.optim.StepSchedule(optimizer, network.drop_every, offset=1), "epoch"
-    return mg.optim.ExponentialSchedule(optimizer, network.lr_left ** (1 / (steps_per_epoch * network.epochs))), "step"
-
-
-def train(network: Network, data: CIFAR10, folder: Path, progress: bool = True) -> dict[str, Any]:
-    """Train a network, or go on with it from the checkpoint in its folder, and return all that was measured."""
-    model = build(network)
-    loader = training_loader(network, data)
-    optimizer = mg.optim.SGD(model.parameters(), network.lr, network.momentum, weight_decay=network.weight_decay)
-    schedule, by = schedule_of(network, optimizer, len(loader))
-    diverged = None
-    try:
-        history = mg.train.fit(
-            model, optimizer, loader, epochs=network.epochs, schedule=schedule, schedule_by=by,
-            validation=test_loader(data), validate_every=network.validate_every, configuration=asdict(network),
-            checkpoint=mg.train.Checkpoints(folder, every_steps=max(1, CHECKPOINT_IMAGES // network.batch)),
-            resume=True, callbacks=[mg.train.Progress()] if progress else [], progress=progress,
-        )  # fmt: skip
-    except mg.train.DivergedError as error:
-        history = error.history
-        folder_name = f"{Path(__file__).resolve().parent}{os.sep}"  # which says nothing on another machine
-        diverged = {"step": error.step, "message": str(error).replace(folder_name, "")}
-    rows = history.epochs
-    seconds = training_seconds(rows, network.images)
-    best = max(accuracy_curve(history.epochs, history.steps), key=lambda point: point[1], default=(None, None))
-    last = rows[-1] if rows and diverged is None else {}
-    return {
-        "configuration": asdict(network),
-        "parameters": sum(parameter.data.size for parameter in model.parameters()),
-        "diverged": diverged,
-        "best_validation_accuracy": best[1],
-        "best_step": best[0],
-        "training_accuracy": last.get("accuracy"),
-        "validation_accuracy": last.get("validation_accuracy"),
-        "training_seconds": seconds,
-        "images_per_second": seconds and network.images * len(rows) / seconds,
-        "seconds": rows[-1]["seconds"] if rows else None,
-        "versions": mg.checkpoint.versions(),
-        "machine": machine(),
-        "epochs": rows,
-        "steps": history.steps,
-    }
-
-
-def accuracy_curve(epochs: list[dict[str, Any]], steps: list[dict[str, Any]]) -> list[tuple[int, float]]:
-    """(step, validation accuracy) of every validation."""
-    return sorted({row["step"]: row["validation_accuracy"] for row in (*epochs, *steps)}.items())
-
-
-def training_seconds(epochs: list[dict[str, Any]], images: int) -> float | None:
-    """Seconds of the training steps of these epochs, the waiting for batches included.
-
-    Validation, checkpoints, and the first step with each shape, which records it and perhaps compiles kernels, are not in
-    it: what they took is reckoned at the speed of the epoch's other steps, or of the other epochs where there are none.
-    """
-    known = [images / row["images_per_second"] for row in epochs if row["images_per_second"]]
-    return sum(known) / len(known) * len(epochs) if known else None
 
 
 def network_folder(output: Path, name: str) -> Path:
@@ -413,14 +279,27 @@ def load_weights(network: Network, output: Path, name: str, which: str) -> mg.mo
     return model
 
 
-def class_probabilities(model: mg.nn.Module, data: CIFAR10) -> np.ndarray:
-    """The model's probabilities for the test images, in their order; float64 `(test images, classes)`."""
-    model.eval()
-    with mg.no_grad():
-        home = model.parameters()[0].device
-        batches = (images for images, _ in test_loader(data))
-        logits = [model(mg.tensor(images, device=home)).numpy().astype(np.float64) for images in batches]
-    return mg.softmax(mg.tensor(np.concatenate(logits))).numpy()
+def seeded(networks: Mapping[str, Network], seeds: int) -> dict[str, Network]:
+    """Each network with so many seeds, all of one seed before those of the next; the first keeps its name."""
+    return {
+        name_of_seed(name, i): replace(network, seed=network.seed + i)
+        for i in range(seeds)
+        for name, network in networks.items()
+    }
+
+
+def name_of_seed(name: str, i: int) -> str:
+    """The name of a network with the seed `i` after the first."""
+    return name if i == 0 else f"{name}, seed + {i}"
+
+
+def of_seeds(results: Mapping[str, dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The results of a network with all its seeds."""
+    found, i = [], 0
+    while (key := name_of_seed(name, i)) in results:
+        found.append(results[key])
+        i += 1
+    return found
 
 
 def percent(result: Mapping[str, Any], key: str, study: float | None = None) -> str:
@@ -430,3 +309,22 @@ def percent(result: Mapping[str, Any], key: str, study: float | None = None) -> 
     if study is not None:
         words.append(f"({study:g})")
     return " ".join(words)
+
+
+def mean_percent(results: Sequence[Mapping[str, Any]], key: str, study: float | None = None) -> str:
+    """`percent` of one network; of one with several seeds the mean, and the standard deviation from seed to seed."""
+    if len(results) == 1:
+        return percent(results[0], key, study)
+    values = finished_values(results, key)
+    diverged = sum(result["diverged"] is not None for result in results)
+    words = [f"{100 * np.mean(values):.1f}"] if values else []
+    if len(values) > 1:
+        words.append(f"± {100 * np.std(values, ddof=1):.1f}")
+    if diverged:
+        words.append("diverged" if diverged == len(results) else f"({diverged} of {len(results)} diverged)")
+    return " ".join([*(words or ["-"]), *([] if study is None else [f"({study:g})"])])
+
+
+def finished_values(results: Iterable[Mapping[str, Any]], key: str) -> list[float]:
+    """A number of those networks that did not diverge."""
+    return [result[key] for result in results if not result["diverged"] and result[key] is not None]

@@ -9,6 +9,8 @@ million at 5 times the rate) and the best accuracy rises (74.8 % at 30 times); w
     python examples/inception_acceleration.py --quick          about a minute: narrow, few images, few epochs
     python examples/inception_acceleration.py --no-ensemble    the five networks of the paper's table alone
     python examples/inception_acceleration.py --controls       also the two that it says fail, without BN: x5, and sigmoids
+    python examples/inception_acceleration.py --seeds 3        each of them three times; means and standard deviations
+    python examples/inception_acceleration.py --search 0.003 --search 0.01 --search 0.03    Inception's best rate first
     python examples/inception_acceleration.py --help           width, images, epochs, batch, rates, dropout, folders, ...
 
 The networks are Kiefer's small Inception. Inception and BN-Baseline have Dropout of 40 % before the last layer, an L2
@@ -19,8 +21,10 @@ see all images in a new order in each epoch. The paper gives neither schedule no
 
 The ensemble: six networks like BN-x30, each with another seed, and with Dropout of 5 % or 10 %, larger initial weights of the
 convolutions, or both. Left out: per-activation BN in the last hidden layers, of which the small Inception has none. The test
-set is validated on every `--validate-every` steps. The same seed gives the same bits, and a run that was ended goes on
-when the same command is started again.
+set is validated on every `--validate-every` steps, by running averages. With several seeds each network is held against the
+best of Inception with its own seed. With `--search` Inception is trained at these rates first, and the best of them takes
+the place of `--lr`: the paper's factors are of a rate that was chosen well. The same seed gives the same bits, and a run that
+was ended goes on when the same command is started again.
 """
 
 from dataclasses import replace
@@ -30,6 +34,7 @@ from typing import Annotated
 import cifar10_study as study
 import numpy as np
 import typer
+from cifar10_network import Network, accuracy_curve, class_probabilities
 from reporting import plt, save_figure
 
 import minigrad as mg
@@ -63,7 +68,7 @@ VARIATIONS = (
 )  # of the ensemble
 
 
-def family(inception: study.Network, controls: bool) -> dict[str, study.Network]:
+def family(inception: Network, controls: bool) -> dict[str, Network]:
     """The networks of the paper's table, from the first of them."""
     normalized = replace(inception, batch_norm=True)
     changed = replace(
@@ -88,16 +93,25 @@ def family(inception: study.Network, controls: bool) -> dict[str, study.Network]
 
 def steps_to(target: float | None, result: dict) -> int | None:
     """The step of the first validation that reached an accuracy; None if none did."""
-    curve = study.accuracy_curve(result["epochs"], result["steps"])
+    curve = accuracy_curve(result["epochs"], result["steps"])
     return next((step for step, accuracy in curve if target is not None and accuracy >= target), None)
 
 
-def vote(members: dict[str, study.Network], results: dict, data: mg.data.CIFAR10, output: Path) -> dict | None:
+def searched(run: study.Experiment, inception: Network, rates: list[float]) -> dict[str, dict]:
+    """The results of Inception at several rates, by name, the best first."""
+    results = run.train(
+        {f"Inception, learning rate {rate:g}": replace(inception, lr=rate) for rate in sorted(set(rates))}
+    )
+    best = sorted(results.items(), key=lambda item: item[1]["best_validation_accuracy"] or 0, reverse=True)
+    return dict(best)
+
+
+def vote(members: dict[str, Network], results: dict, data: mg.data.CIFAR10, output: Path) -> dict | None:
     """Accuracies of the ensemble's members, with their last weights, and of the mean of their class probabilities."""
     single, total = {}, np.zeros((len(data.test_labels), 10))
     for name, network in members.items():
         if not results[name]["diverged"]:
-            probabilities = study.class_probabilities(study.load_weights(network, output, name, "last"), data)
+            probabilities = class_probabilities(study.load_weights(network, output, name, "last"), data)
             single[name] = mg.train.accuracy(probabilities, data.test_labels)
             total += probabilities
     if not single:
@@ -105,17 +119,31 @@ def vote(members: dict[str, study.Network], results: dict, data: mg.data.CIFAR10
     return {"single": single, "ensemble": mg.train.accuracy(total / len(single), data.test_labels)}
 
 
-def draw(results: dict, target: float | None, path: Path) -> None:
-    """Validation accuracy over the steps, and the accuracy that the steps to are counted for."""
+def draw(results: dict, names: list[str], path: Path) -> None:
+    """Validation accuracy over the steps, a line for each seed, and the accuracies that the steps to are counted for."""
     figure, axes = plt.subplots(figsize=(5.5, 3.5), layout="constrained")
-    for name, result in results.items():
-        curve = study.accuracy_curve(result["epochs"], result["steps"])
-        axes.plot([step for step, _ in curve], [accuracy for _, accuracy in curve], **STYLES[name], label=name)
-    if target is not None:
-        axes.axhline(target, color="lightgray", linewidth=1, zorder=0)
+    for name in names:
+        for i, result in enumerate(study.of_seeds(results, name)):
+            curve = accuracy_curve(result["epochs"], result["steps"])
+            steps, accuracies = [step for step, _ in curve], [accuracy for _, accuracy in curve]
+            axes.plot(steps, accuracies, **STYLES[name], linewidth=1, label=None if i else name)
+    for result in study.of_seeds(results, "Inception"):
+        if (target := result["best_validation_accuracy"]) is not None:
+            axes.axhline(target, color="lightgray", linewidth=1, zorder=0)
     axes.set(ylim=(0, 1), xlabel="training steps", ylabel="validation accuracy")
     axes.legend(ncols=2, fontsize=8)
     save_figure(figure, path)
+
+
+def in_words(steps: list[int | None]) -> str:
+    """Steps of several seeds: their median, and where they differ from what to what; how many got there, if not all."""
+    reached = sorted(step for step in steps if step is not None)
+    if not reached:
+        return "-"
+    words = f"{int(np.median(reached)):,}"
+    if reached[0] != reached[-1]:
+        words += f" ({reached[0]:,} to {reached[-1]:,})"
+    return words if len(reached) == len(steps) else f"{words}; {len(reached)} of {len(steps)} seeds"
 
 
 @study.experiment(
@@ -144,37 +172,50 @@ def main(
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between two validations.")] = 500,
     ensemble: Annotated[bool, typer.Option(help="Also train the six networks of section 4.2.3.")] = True,
     controls: Annotated[bool, typer.Option(help="Also Inception at 5 times the rate, and with sigmoids.")] = False,
+    search: Annotated[
+        list[float] | None, typer.Option(min=0, help="A rate to try Inception at first; give it once for each.")
+    ] = None,
+    seeds: study.Seeds = 1,
 ) -> None:
     """Train the networks of the paper's table and of its ensemble, and compare them."""
     inception = replace(
         run.network, batch_norm=False, lr=lr, lr_left=lr_left, dropout=dropout, weight_decay=weight_decay,
         distortion=distortion, validate_every=validate_every,
     )  # fmt: skip
+    found = searched(run, inception, search) if search else {}
+    results = {"Inception": next(iter(found.values()))} if found else {}  # which need not be trained once more
+    if found:
+        inception = replace(inception, lr=results["Inception"]["configuration"]["lr"])
     networks = family(inception, controls)
     members = {
         f"member {i}": replace(networks["BN-x30"], seed=inception.seed + i, **variation)
         for i, variation in enumerate(VARIATIONS if ensemble else (), 1)
     }
-    results = run.train(networks | members, keep=dict.fromkeys(members, "last"))
-    table = {name: results[name] for name in networks}
-    target = table["Inception"]["best_validation_accuracy"]
-    steps = {name: steps_to(target, result) for name, result in table.items()}
+    todo = {name: network for name, network in (study.seeded(networks, seeds) | members).items() if name not in results}
+    results |= run.train(todo, keep=dict.fromkeys(members, "last"))
+    targets = [result["best_validation_accuracy"] for result in study.of_seeds(results, "Inception")]
+    steps = {
+        name: [steps_to(target, r) for target, r in zip(targets, study.of_seeds(results, name), strict=True)]
+        for name in networks
+    }
     votes = vote(members, results, run.data, run.output)
 
-    run.write_results(results, steps_to_best_of_inception=steps, ensemble=votes)
-    reached = "Inception's best" if target is None else f"{100 * target:.1f} %"
+    run.write_results(found | results, steps_to_best_of_inception=steps, ensemble=votes)
+    known = [target for target in targets if target is not None]
+    reached = f"{100 * np.mean(known):.1f} %" if known else "Inception's best"
     rows = [
         (
             name,
             f"{networks[name].lr:g}",
-            "-" if steps[name] is None else f"{steps[name]:,}",
-            study.percent(result, "best_validation_accuracy"),
+            in_words(steps[name]),
+            study.mean_percent(study.of_seeds(results, name), "best_validation_accuracy"),
             *PAPER[name],
         )
-        for name, result in table.items()
+        for name in networks
     ]
     columns = ("network", "learning rate", f"steps to {reached}", "best, %", "paper: to 72.2 %", "paper: best, %")
-    heading = f"Steps to Inception's best validation accuracy; epochs: {inception.epochs}, batch: {inception.batch}"
+    heading = "Steps to Inception's best validation accuracy; "
+    heading += f"epochs: {inception.epochs}, batch: {inception.batch}, seeds: {seeds}"
     run.write_table("table.md", heading, columns, rows)
     if votes:
         single = list(votes["single"].values())
@@ -185,7 +226,7 @@ def main(
         ]
         heading = "Networks like BN-x30, their last weights: validation accuracy in %"
         run.write_table("ensemble.md", heading, ("", "here", "paper"), rows)
-    draw(table, target, run.path("accuracy.png"))
+    draw(results, list(networks), run.path("accuracy.png"))
 
 
 if __name__ == "__main__":

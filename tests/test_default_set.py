@@ -40,7 +40,7 @@ def test_every_file_keeps_some_of_its_tests(default_set):
 
 @pytest.mark.slow
 def test_every_example_is_run(default_set):
-    of_helpers = {"cifar10_study", "points", "reporting"}  # imported by the others
+    of_helpers = {"cifar10_network", "cifar10_study", "points", "reporting"}  # imported by the others
     scripts = {path.stem for path in (ROOT / "examples").glob("*.py")} - of_helpers
     run_by_tests_of_their_own = {
         "mnist_batchnorm": "tests/test_mnist_example.py::test_batch_normalization_learns_faster",

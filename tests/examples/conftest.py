@@ -37,6 +37,11 @@ def study(scripts):
 
 
 @pytest.fixture(scope="module")
+def cifar10_network(scripts):
+    return importlib.import_module("cifar10_network")
+
+
+@pytest.fixture(scope="module")
 def cifar10(tmp_path_factory):
     """A folder in the layout of the binary distribution, 40 images in each file."""
     folder = tmp_path_factory.mktemp("cifar10")

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +103,7 @@ def test_main_run_records_every_number(finished):
         assert network["best_validation_accuracy"] == max(accuracies)
         assert network["validation_accuracy"] == accuracies[-1]
         assert network["training_accuracy"] == network["epochs"][-1]["accuracy"]
+        assert (network["final_accuracy"] == accuracies[-1]) or name == "BN"
         assert 0 < network["training_seconds"] < network["seconds"]
         assert network["diverged"] is None
 
@@ -121,104 +121,29 @@ def test_main_run_tables_the_numbers_of_its_results(finished):
     assert (rows["BN"][1].split()[1], rows["no BN"][1].split()[1]) == ("(87)", "(66)")
 
 
-def test_quick_changes_defaults_alone(cifar10, monkeypatch):
-    import typer
-    from typer.testing import CliRunner
-
-    script = importlib.import_module("cifar10_inception")
-    asked = []
-    monkeypatch.setattr(script.study, "train_all", lambda networks, *_: sys.exit(asked.append(networks["BN"])))
-    app = typer.Typer()
-    app.command()(script.main)
-    for options in ((), ("--quick",), ("--epochs", "7", "--quick")):
-        arguments = ["--data", cifar10, "--test-images", 30, "--images", 80, *options]
-        CliRunner().invoke(app, list(map(str, arguments)))
-    full, quick, changed = asked
-    assert (full.width, full.epochs, full.batch, full.lr, full.gamma) == (1.0, 30, 250, 0.01, False)
-    assert quick.epochs < 30
-    assert quick.width < 1
-    assert changed == replace(quick, epochs=7)
-
-
-# Networks and what they are trained by.
-
-
-def test_networks_begin_with_the_same_weights_with_and_without_bn_and_dropout(study):
-    base = study.Network(width=0.01, seed=3)
-    others = [replace(base, batch_norm=False), replace(base, dropout=0.5), replace(base, dropout=0.1, gamma=True)]
-    expected = [p.numpy() for p in study.build(base).parameters() if p.ndim >= 2]
-    for other in others:
-        weights = [p.numpy() for p in study.build(other).parameters() if p.ndim >= 2]
-        assert len(weights) == len(expected) == 9 * 6 + 1
-        assert all(np.array_equal(a, b) for a, b in zip(weights, expected, strict=True))
-
-
-def test_initial_weights_are_glorot_uniform_and_those_of_convolutions_scaled(study):
-    plain = study.build(study.Network(width=0.5)).parameters()
-    scaled = study.build(study.Network(width=0.5, weight_scale=2.0)).parameters()
-    for one, other in zip(plain, scaled, strict=True):
-        if one.ndim >= 2:
-            fans = np.prod(one.shape[:-2]) * (one.shape[-2] + one.shape[-1])
-            limit = np.sqrt(6 / fans)
-            assert 0.9 * limit < np.abs(one.numpy()).max() <= limit * (1 + 1e-6)
-        factor = 2 if one.ndim == 4 else 1
-        assert np.array_equal(other.numpy(), factor * one.numpy())
-
-
-def test_learning_rate_drops_as_in_the_study(study):
-    network = study.Network()
-    optimizer = mg.optim.SGD([mg.tensor(np.zeros(1, np.float32), requires_grad=True)], network.lr)
-    schedule, by = study.schedule_of(network, optimizer, 200)
-    rates = []
-    for _ in range(30):
-        rates.append(optimizer.lr)
-        schedule.step()
-    assert by == "epoch"
-    np.testing.assert_allclose(rates, [1e-2] * 9 + [1e-3] * 10 + [1e-4] * 10 + [1e-5])
-
-
-def test_exponential_schedule_leaves_the_share_asked_for(study):
-    network = study.Network(lr_left=0.2, epochs=3, lr=0.5)
-    optimizer = mg.optim.SGD([mg.tensor(np.zeros(1, np.float32), requires_grad=True)], network.lr)
-    schedule, by = study.schedule_of(network, optimizer, 10)
-    for _ in range(30):
-        schedule.step()
-    assert by == "step"
-    assert optimizer.lr == pytest.approx(0.1)
-
-
-def test_training_images_are_augmented_and_test_images_scaled_alone(study, cifar10):
-    data = study.load_data(cifar10, 80, 30)
-    network = study.Network(images=80, test_images=30, batch=80)
-    plain, _ = study.training_loader(replace(network, augment=False), data).batch(0)
-    augmented, labels = study.training_loader(network, data).batch(0)
-    distorted, _ = study.training_loader(replace(network, distortion=0.2), data).batch(0)
-    assert np.abs(augmented - plain).max() > 0.01
-    assert np.abs(distorted - augmented).max() > 0.01
-    assert sorted(labels) == sorted(data.train_labels)
-    images, labels = study.test_loader(data).batch(0)
-    np.testing.assert_allclose(images, data.test_images / 255, atol=1e-6)
-    assert np.array_equal(labels, data.test_labels)
-
-
-def test_training_seconds_are_those_of_the_steps(study):
-    rows = [{"images_per_second": 50.0}, {"images_per_second": 100.0}]
-    assert study.training_seconds(rows, 200) == 4 + 2
-    assert study.training_seconds([{"images_per_second": None}, *rows], 200) == 3 + 4 + 2
-    assert study.training_seconds([{"images_per_second": None}], 200) is None
-
-
 # The sweeps.
 
 
-def test_learning_rate_sweep_tables_the_best_accuracies(finished):
+def test_final_accuracy_is_by_the_statistics_of_the_trained_network(finished, study, cifar10_network, cifar10):
+    output, results, _ = acceleration(finished)
+    data = study.load_data(cifar10, 80, 30)
+    result = results["networks"]["member 2"]
+    network = cifar10_network.Network(**result["configuration"])
+    model = study.load_weights(network, output, "member 2", "last")
+    loader = cifar10_network.training_loader(network, data)
+    mg.nn.recompute_statistics(model, [loader.batch(i)[0] for i in range(len(loader))])
+    logits = model(mg.tensor(data.test_images / np.float32(255))).numpy()
+    assert result["final_accuracy"] == (logits.argmax(axis=1) == data.test_labels).mean()
+
+
+def test_learning_rate_sweep_tables_the_final_accuracies(finished):
     output, results, _ = sweep(finished)
     rows = table(output)
     assert list(rows) == ["0.01", "0.1", "1e+38"]
     for rate in ("0.01", "0.1"):
         for cell, kind in zip(rows[rate], ("BN", "no BN"), strict=True):
             network = results["networks"][f"{kind}, learning rate {rate}"]
-            assert cell.split()[0] == percent(network["best_validation_accuracy"])
+            assert cell.split()[0] == percent(network["final_accuracy"])
     assert rows["0.1"][0].endswith(" (92)")
     shape_of(output / "accuracy.png")
 
@@ -238,17 +163,36 @@ def test_diverging_network_is_recorded_and_the_sweep_goes_on(finished, start, tm
     assert table(tmp_path).keys() == {"1e+38"}
 
 
-def test_batch_size_sweep_tables_accuracies_and_minutes(finished):
-    output, results, _ = finished("sweep_batch_size", "--batch", 10, "--batch", 50)
+def test_batch_size_sweep_tables_mean_and_deviation_of_its_seeds(finished):
+    output, results, _ = finished("sweep_batch_size", "--batch", 10, "--batch", 50, "--seeds", 2)
+    networks = results["networks"]
+    assert list(networks)[:4] == ["BN, batch 10", "no BN, batch 10", "BN, batch 50", "no BN, batch 50"]
     rows = table(output)
     assert list(rows) == ["10", "50"]
-    for size, cells in rows.items():
-        networks = [results["networks"][f"{kind}, batch {size}"] for kind in ("BN", "no BN")]
-        assert [n["configuration"]["batch"] for n in networks] == [int(size)] * 2
-        assert [cell.split()[0] for cell in cells[:2]] == [percent(n["best_validation_accuracy"]) for n in networks]
-        assert [cell.split()[0] for cell in cells[2:]] == [f"{n['training_seconds'] / 60:.2f}" for n in networks]
-    assert rows["10"][2].endswith(" (173)")
-    shape_of(output / "accuracy_and_time.png")
+    for size, (steps, *cells) in rows.items():
+        assert int(steps) == networks[f"BN, batch {size}"]["epochs"][-1]["step"]
+        for kind, cell in zip(("BN", "no BN"), cells, strict=True):
+            one, other = (networks[f"{kind}, batch {size}{seed}"] for seed in ("", ", seed + 1"))
+            assert other["configuration"] == {**one["configuration"], "seed": 1}
+            assert one["configuration"]["batch"] == int(size)
+            a, b = 100 * one["final_accuracy"], 100 * other["final_accuracy"]
+            assert cell.split()[:3] == [f"{(a + b) / 2:.1f}", "±", f"{abs(a - b) / 2**0.5:.1f}"]
+    assert rows["10"][1].endswith(" (92)")
+    shape_of(output / "accuracy.png")
+
+
+def test_times_of_the_steps_are_measured_without_training(start, tmp_path):
+    code, printed = start("sweep_batch_size", tmp_path, "--batch", 10, "--batch", 20, "--times")
+    assert code == 0, printed
+    seconds = json.loads((tmp_path / "times.json").read_text())["seconds_per_step"]
+    assert list(seconds) == ["BN, batch 10", "no BN, batch 10", "BN, batch 20", "no BN, batch 20"]
+    assert all(0 < took < 60 for took in seconds.values())
+    with_bn, without, ratio, minutes, _ = table(tmp_path, "times.md")["10"]
+    assert [with_bn, without] == [f"{1e3 * seconds[f'{kind}, batch 10']:.1f}" for kind in ("BN", "no BN")]
+    assert ratio == f"{seconds['BN, batch 10'] / seconds['no BN, batch 10']:.2f} ({173 / 78:.2f})"
+    assert minutes == f"{seconds['BN, batch 10'] * 5_000 / 2:.0f} (173)"
+    assert not (tmp_path / "networks").exists()
+    shape_of(tmp_path / "times.png")
 
 
 # Dropout.
@@ -308,20 +252,48 @@ def test_steps_to_the_best_of_inception_are_those_of_the_first_validation_that_g
         measured = {row["step"]: row["validation_accuracy"] for row in network["epochs"] + network["steps"]}
         assert sorted(measured) == [3, 4, 6, 8]
         reached = [step for step in sorted(measured) if measured[step] >= target]
-        assert results["steps_to_best_of_inception"][name] == (reached[0] if reached else None)
+        assert results["steps_to_best_of_inception"][name] == [reached[0] if reached else None]
         assert steps == (str(reached[0]) if reached else "-")
         assert best == percent(max(measured.values()))
         assert float(rate) == pytest.approx(network["configuration"]["lr"])
     shape_of(output / "accuracy.png")
 
 
-def test_ensemble_is_the_mean_of_its_members_probabilities(finished, study, cifar10):
+def test_inceptions_best_rate_is_searched_first_and_the_others_follow_it(finished):
+    output, results, _ = finished(
+        "inception_acceleration", "--batch", 20, "--no-ensemble", "--seeds", 2, "--search", 0.001, "--search", 0.05
+    )
+    networks = results["networks"]
+    tried = [networks[f"Inception, learning rate {rate}"] for rate in ("0.001", "0.05")]
+    best = max(tried, key=lambda network: network["best_validation_accuracy"])
+    rate = best["configuration"]["lr"]
+    assert networks["Inception"] == best
+    assert not (output / "networks" / "Inception").exists()  # it was trained once
+    assert networks["BN-x5, seed + 1"]["configuration"]["lr"] == pytest.approx(5 * rate)
+    assert networks["Inception, seed + 1"]["configuration"] == {**best["configuration"], "seed": 1}
+    assert list(table(output)) == ["Inception", "BN-Baseline", "BN-x5", "BN-x30", "BN-x5-Sigmoid"]
+    for name in ("Inception", "BN-x5"):
+        for seed, step in zip(("", ", seed + 1"), results["steps_to_best_of_inception"][name], strict=True):
+            target = networks[f"Inception{seed}"]["best_validation_accuracy"]
+            reached = [r["step"] for r in networks[name + seed]["epochs"] if r["validation_accuracy"] >= target]
+            assert step == (reached[0] if reached else None)
+
+
+def test_steps_of_several_seeds_are_told_by_their_median(scripts):
+    in_words = importlib.import_module("inception_acceleration").in_words
+    assert in_words([None, None]) == "-"
+    assert in_words([1_500]) == "1,500"
+    assert in_words([300, 1_500, 200]) == "300 (200 to 1,500)"
+    assert in_words([300, None, 300]) == "300; 2 of 3 seeds"
+
+
+def test_ensemble_is_the_mean_of_its_members_probabilities(finished, study, cifar10_network, cifar10):
     output, results, _ = acceleration(finished)
     data = study.load_data(cifar10, 80, 30)
     total = 0
     for i in range(1, 7):
         name = f"member {i}"
-        network = study.Network(**results["networks"][name]["configuration"])
+        network = cifar10_network.Network(**results["networks"][name]["configuration"])
         logits = study.load_weights(network, output, name, "last").eval()(mg.tensor(data.test_images / np.float32(255)))
         probabilities = np.exp(logits.numpy() - logits.numpy().max(axis=1, keepdims=True))
         total = total + probabilities / probabilities.sum(axis=1, keepdims=True)
@@ -391,11 +363,11 @@ def test_another_configuration_in_the_same_folder_is_refused(finished, start, op
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
 
-def test_other_images_in_the_same_folder_are_refused(finished, study, cifar10):
+def test_other_images_in_the_same_folder_are_refused(finished, study, cifar10_network, cifar10):
     output, results, _ = main_run(finished)
     data = study.load_data(cifar10, 80, 30)
     data.test_images[0, 0, 0] ^= 1
-    network = study.Network(**results["networks"]["BN"]["configuration"])
+    network = cifar10_network.Network(**results["networks"]["BN"]["configuration"])
     with pytest.raises(SystemExit, match="BN: data"):
         study.train_all({"BN": network}, data, output)
 
