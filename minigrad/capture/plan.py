@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.capture.recorder import ANY, Gradient, Launch, Leaf
-from minigrad.capture.results import returned
+from minigrad.capture.results import movable, returned, same_place
 from minigrad.capture.watch import Conditions, Place, told
 from minigrad.devices import Call, Device, is_array
 from minigrad.notebook import table
@@ -43,7 +43,9 @@ class Plan:
     used: int = 0  # when this was taken up last, counted by its captured step
 
     def __post_init__(self) -> None:
-        self.program = self.device.program([(launch.function, launch.arguments) for launch in self.launches])
+        self.moving = self.movable() if self.device.moves_results else {}
+        calls = [(launch.function, launch.arguments) for launch in self.launches]
+        self.program = self.device.program(calls, list(self.moving.values()))
         self.found = [(tensor, leaf.array, leaf.requires_grad, leaf.hooks) for tensor, leaf in self.leaves]
         self.awaited = [(leaf, g.before) for leaf, g, _ in self.gradients if g.before is not ANY]
         self.read = [(leaf, before) for leaf, before in self.awaited if before is not None]
@@ -108,16 +110,26 @@ class Plan:
             mirror.refresh()
         for check, arguments in self.checks:
             device.check(check, *arguments)
+        written = {}
         if self.replays < TIMED_REPLAYS:
             self.timed()
         else:
-            self.program()
+            for (tensor, block), memory in zip(self.moving.items(), self.program(), strict=True):
+                if memory is not block:
+                    written[tensor] = same_place(tensor._data, block, memory)
         for leaf, added in self.added_to:
             self.give_back(leaf, added)
         for version in self.changed:
             version[0] += 1
         self.finish()
-        return returned(self.outputs)
+        return returned(self.outputs, written)
+
+    def movable(self) -> dict[Tensor, Any]:
+        """The outputs that replays may write into other memory, and their blocks of memory."""
+        outlasting = [*self.inputs, *[tensor._data for _, tensor in self.places]]
+        for _, gradient, after in self.gradients:
+            outlasting += [g._data for g in (gradient.before, after) if isinstance(g, Tensor)]
+        return movable(self.outputs, outlasting, self.launches, self.pool)
 
     def finish(self) -> None:
         """Leave gradients, and tensors in attributes, as the step does."""

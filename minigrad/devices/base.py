@@ -9,7 +9,7 @@ import functools
 import importlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Device:
     dlpack_device = CPU, 0  # as DLPack says where arrays are
     precision = "float32"  # of products where there is a choice, for all devices: see mg.matmul_precision
     replays_python = True  # whether a replay may run Python functions between its launches
+    moves_results = True  # whether a replay may write into memory that it is given for its results
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -163,9 +164,9 @@ class Device:
             return OwnKernel(kernel)
         return kernel
 
-    def program(self, calls: list[Call]) -> "Program":
-        """Recorded launches, to be repeated."""
-        return Program(self, calls)
+    def program(self, calls: list[Call], blocks: Sequence[Any] = ()) -> "Program":
+        """Recorded launches, to be repeated; blocks of memory that may lie elsewhere then."""
+        return Program(self, calls, blocks)
 
     def use_precision(self, precision: str) -> None:
         """Set how float32 products are computed from now on; see mg.matmul_precision."""
@@ -184,18 +185,23 @@ class Device:
 class Program:
     """Recorded launches, a function and its arguments each; calling it runs them all, by machine code where it can."""
 
-    def __init__(self, device: Device, calls: list[Call]) -> None:
+    def __init__(self, device: Device, calls: list[Call], blocks: Sequence[Any] = ()) -> None:
         self.device = device
         self.calls = calls
-        self.replay: Callable[[], None] | None = None
+        self.blocks = blocks
+        self.replay: Callable[..., list[Any]] | None = None
 
-    def __call__(self) -> None:
-        """Run all launches in order."""
+    def __call__(self) -> list[Any]:
+        """Run all launches in order; gives the blocks, each itself or the fresh memory that was written instead."""
         if self.replay is None:
             from minigrad.kernels.cpu.tools.replay import Replay
 
-            self.replay = Replay(self.calls)
-        self.replay()
+            self.replay = Replay(self.calls, self.blocks)
+        return self.replay(self.fresh)
+
+    def fresh(self) -> list[Any]:
+        """Memory for each block."""
+        return [self.device.empty(block.shape, block.dtype) for block in self.blocks]
 
     def run(self) -> None:
         """Run the list."""

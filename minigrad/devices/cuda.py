@@ -15,6 +15,7 @@ import gc
 import math
 import os
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,7 @@ class CudaDevice(Device):
     array_type = CudaArray
     dlpack_device = dlpack.CUDA, 0
     replays_python = False
+    moves_results = False
 
     def __init__(self, driver: Any = None) -> None:
         self.driver = driver or open_driver()
@@ -224,7 +226,7 @@ class CudaDevice(Device):
             )
         return kernel
 
-    def program(self, calls: list[Call]) -> "CudaGraph":
+    def program(self, calls: list[Call], blocks: Sequence[Any] = ()) -> "CudaGraph":
         """A CUDA graph of recorded launches."""
         return CudaGraph(self, calls)
 
@@ -293,11 +295,12 @@ class CudaGraph(Program):
             self.driver.free_event(end)
         return seconds
 
-    def __call__(self) -> None:
+    def __call__(self) -> list[Any]:
         """Launch the graph."""
         if self.graph is None:
             self.graph = self.make()
         self.driver.launch_graph(self.graph, self.stream)
+        return []
 
     def make(self) -> Any:
         """The graph; while it is made nothing runs, and nothing may be allocated, or freed by the garbage collector."""

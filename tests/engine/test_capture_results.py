@@ -235,3 +235,86 @@ def test_gradients_are_as_before_after_an_error_while_recording():
     with pytest.raises(ZeroDivisionError):
         mg.capture(step)(ONE)
     assert w.grad is kept
+
+
+WIDE = (300, 300)  # more than is allocated anew for each array
+
+
+class Keeping(mg.nn.Module):
+    """Leaves its result in an attribute too."""
+
+    def __init__(self):
+        self.last = None
+
+    def forward(self, x):
+        self.last = x * 2.0
+        return self.last
+
+
+def with_gradient(weight):
+    """A step whose result is the gradient that it leaves as well."""
+
+    def step(x):
+        weight.zero_grad()
+        y = (x * weight).exp()
+        y.backward(x)
+        return y, weight.grad
+
+    return step
+
+
+def from_a_list(x):
+    """What is normalized as a branch, whose address a kernel reads from a table."""
+    h = x * 2.0
+    norm = mg.ops.Normalization(None, None, None, None, 0.9, 1e-5)
+    y = mg.ops.concat_branches([mg.ops.Branch(h, norm, "relu"), mg.ops.Branch(x, norm, None)])
+    return h, y.sum()
+
+
+LARGE = {  # a step, and whether its replays write the results into memory of their own
+    "one op": (lambda: lambda x: x * 2.0, True),
+    "several, on memory used again": (lambda: lambda x: mg.softmax(mg.tanh(x * 2.0) + x) * 3.0, True),
+    "another shape": (lambda: lambda x: mg.exp(x).reshape(-1), True),
+    "a dict": (lambda: lambda x: {"a": x + 1.0, "b": (x - 1.0, x.sum())}, True),
+    "several in one launch": (lambda: lambda x: mg.concat([x, x * x], axis=0), True),
+    "one that a kernel has from a list": (lambda: from_a_list, False),
+    "the same twice": (lambda: lambda x: (x * 2.0,) * 2, False),
+    "a part of another": (lambda: lambda x: (lambda y: (y, y.reshape(-1)))(x * 2.0), False),
+    "an argument": (lambda: lambda x: x, False),
+    "kept in an attribute": (lambda: Keeping(), False),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_results_are_written_into_memory_of_their_own(name, rng):
+    make, moves = LARGE[name]
+    step, captured = make(), mg.capture(make())
+    inputs = [rng.standard_normal(WIDE).astype("f4") for _ in range(9)]
+    every = [flat(captured(x)) for x in inputs]
+    for x, results in zip(inputs, every, strict=True):
+        expected = flat(step(mg.tensor(x)))
+        for a, b in zip(results, expected, strict=True):
+            assert a.numpy().tobytes() == b.numpy().tobytes()
+    assert bool(captured.plan.moving) is moves
+    arrays = [t.numpy() for results in every for t in results]
+    assert not any(np.shares_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i])
+
+
+def test_a_large_result_and_a_gradient_in_one_memory_stay_apart(rng):
+    a, b = (mg.nn.Parameter(np.ones(WIDE, np.float32)) for _ in range(2))
+    captured, step = mg.capture(with_gradient(a)), with_gradient(b)
+    for _ in range(9):
+        x = rng.standard_normal(WIDE).astype("f4")
+        y, dw = captured(x)
+        grad = a.grad
+        expected = [t.numpy() for t in step(mg.tensor(x))]
+        captured(2 * x)
+        for found, value in zip((y, dw, grad), (*expected, expected[1]), strict=True):
+            np.testing.assert_array_equal(found.numpy(), value)
+
+
+def flat(results):
+    """All tensors of a nest, in order."""
+    if isinstance(results, mg.Tensor):
+        return [results]
+    return [t for value in (results.values() if isinstance(results, dict) else results) for t in flat(value)]

@@ -215,3 +215,37 @@ def test_other_python_threads_go_on_meanwhile():
     flag[0] = 1
     waiting.join()
     assert 0 < rounds[0] < 2_000_000_000
+
+
+def test_a_block_that_moves_is_written_where_it_is_then():
+    block, x, y = np.zeros(64, np.uint8), np.arange(3.0), np.empty(3)
+    whole, part = block[:24].view(float), block[8:32].view(float)
+    replay = Replay([double.resolve(x, whole), double.resolve(whole, y), double.resolve(y, part)], [block])
+    for start in (0.0, 5.0):
+        x[:] = np.arange(3) + start
+        memory = np.zeros(64, np.uint8)
+        (there,) = replay(lambda memory=memory: [memory])
+        assert there is memory
+        np.testing.assert_array_equal(there[:32].view(float), [2 * x[0], *(8 * x)])
+    np.testing.assert_array_equal(block, 0)
+
+
+def test_a_kernel_that_raises_finds_in_its_block_what_was_written_elsewhere():
+    block, x, y = np.zeros(8, np.uint8), np.ones(1), np.zeros(1)
+    inside = block.view(float)
+    replay = Replay([double.resolve(x, inside), first_element.resolve(inside, y)], [block])
+    replay(lambda: [np.zeros(8, np.uint8)])
+    assert (y[0], inside[0]) == (2, 0)
+    x[0] = -3.0
+    with pytest.raises(ValueError, match="negative"):
+        replay(lambda: [np.zeros(8, np.uint8)])
+    assert inside[0] == -6
+
+
+def test_nothing_moves_where_python_has_a_part():
+    block, x = np.zeros(8, np.uint8), np.ones(1)
+    inside = block.view(float)
+    replay = Replay([double.resolve(x, inside), (lambda y: np.negative(y, out=y), (inside,))], [block])
+    (there,) = replay(lambda: [np.zeros(8, np.uint8)])
+    assert there is block
+    assert inside[0] == -2
