@@ -64,6 +64,12 @@ def write(op: "Op", x: np.ndarray, strides: Shape, offset: int, y: np.ndarray) -
         op.kernels.movement.strided_write(x.reshape(-1), merged, steps, offset, y.reshape(-1))
 
 
+def add(op: "Op", x: np.ndarray, y: np.ndarray) -> None:
+    """y += x, of one shape and neither empty."""
+    merged, strides = flat_layout(x.size)
+    op.kernels.elementwise.add_forward(y.reshape(-1), x.reshape(-1), y.reshape(-1), merged, strides, strides)
+
+
 def binary(op: "Op", kernel: Binary, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """A new array: the kernel on a and b, broadcast."""
     if a.shape == b.shape:

@@ -13,7 +13,7 @@ from minigrad.kernels.axes import Shape, contiguous_strides
 from minigrad.kernels.contract import Array
 from minigrad.modes import at_work, refuse, refuse_arrays
 from minigrad.ops.forms import Form
-from minigrad.ops.launches import filled, read, write
+from minigrad.ops.launches import add, binary, filled, read, write
 from minigrad.ops.shapes import normal_axes, one_axis, some_rows
 from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor
@@ -72,6 +72,7 @@ class Slice(Form):
 
     formula = "y = x[...];  dx = 0, dx[...] = dy"
     passes_on = False
+    adds_to = 0  # so that the gradient of all parts of x costs as much as that of x, not that of x for each
 
     def forward(self, x: np.ndarray, *, index: Index) -> np.ndarray:
         self.x_shape = x.shape
@@ -87,7 +88,11 @@ class Slice(Form):
         return read(self, x, self.shape, self.strides, self.offset)
 
     def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
-        dx = filled(self, self.x_shape, dy.dtype, 0.0)
+        if (dx := self.take_total()) is None:
+            dx = filled(self, self.x_shape, dy.dtype, 0.0)
+        else:
+            there = read(self, dx, dy.shape, self.strides, self.offset)
+            dy = binary(self, self.kernels.elementwise.add_forward, there, dy)
         write(self, dy, self.strides, self.offset, dx)
         return (dx,)
 
@@ -98,6 +103,7 @@ class Rows(Form):
     formula = "y = x[a:b];  dx = 0, dx[a:b] = dy"
     is_view = True
     passes_on = False
+    adds_to = 0
 
     def forward(self, x: Array, *, start: int, stop: int) -> Array:
         self.x_shape, self.rows = x.shape, (start, stop)
@@ -111,7 +117,12 @@ class Rows(Form):
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        dx, (start, stop) = self.empty(self.x_shape, dy.dtype), self.rows
+        start, stop = self.rows
+        if (dx := self.take_total()) is not None:
+            if dy.size:
+                add(self, dy, some_rows(dx, start, stop))
+            return (dx,)
+        dx = self.empty(self.x_shape, dy.dtype)
         for a, b in (0, start), (stop, self.x_shape[0]):
             if (rest := some_rows(dx, a, b)).size:
                 self.kernels.movement.fill(0.0, rest.reshape(-1))

@@ -1,4 +1,4 @@
-"""Products that add their gradient to what a tensor has of it already, in place: 1x1 convolutions and linear layers.
+"""Ops that add their gradient to what a tensor has of it already, in place: 1x1 convolutions, linear layers, parts of a tensor.
 
 Small whole numbers make every sum exact, so that the order of adding does not show and anything lost or doubled does.
 """
@@ -50,6 +50,8 @@ class Uses:
             "itself": lambda h: h,
             "reshaped": lambda h: h.reshape(70, 6),
             "doubled": lambda h: h + h,
+            "part": lambda h: h[:, ::2, 1:4, -1],
+            "last row": lambda h: h[1:],
         }
 
     def weighted(self, name, h):
@@ -87,6 +89,10 @@ COMBINATIONS = [
     ("doubled", "1x1 to 6", "doubled"),
     ("1x1 to 6", "1x1 to 6", "1x1 to 6"),
     ("average", "linear", "3x3", "max pool", "1x1 to 1"),
+    ("part", "1x1 to 6", "last row"),
+    ("last row", "part", "linear", "part", "last row"),
+    ("part", "itself"),
+    ("last row", "itself", "reshaped"),
 ]
 each_combination = pytest.mark.parametrize("names", COMBINATIONS, ids=", ".join)
 
@@ -238,6 +244,21 @@ def test_products_add_in_place_where_they_may(names, added):
     uses = Uses(dtype=np.float32)
     found = launches(step_of(uses, names), np.ones(SHAPE, np.float32))
     assert found.count("gemm.gemm_add") == added
+
+
+@pytest.mark.parametrize("axis", [0, 1, 3])
+def test_gradient_of_all_parts_is_filled_with_zeros_once(axis):
+    uses = Uses(dtype=np.float32)
+
+    def step(scale):
+        uses.x.zero_grad()
+        h = uses.x * scale
+        total_of([part.sum() * i for i, part in enumerate(mg.unstack(h, axis))]).backward()
+
+    found = launches(step, np.full(SHAPE, 2.0, np.float32))
+    assert found.count("movement.fill") == 1, found
+    expected = 2.0 * np.arange(SHAPE[axis]).reshape([-1 if a == axis else 1 for a in range(4)])
+    np.testing.assert_array_equal(uses.x.grad.numpy(), np.broadcast_to(expected, SHAPE))
 
 
 class PassesOn(mg.Op):
