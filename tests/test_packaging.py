@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHES = shutil.ignore_patterns("__pycache__", "*.pyc")
+SHIPPED = "kernels/cuda/kernels.ptx.xz"  # tools/ship_kernels.py writes it for a release; here it is empty
 
 
 def run(*arguments, **options):
@@ -33,6 +34,7 @@ def source(tmp_path_factory):
         shutil.copy(ROOT / name, copy)
     shutil.copytree(ROOT / "minigrad", copy / "minigrad", ignore=shutil.ignore_patterns("__pycache__", "kernels"))
     shutil.copytree(ROOT / "kernels", copy / "kernels", ignore=CACHES)
+    (copy / SHIPPED).touch()
     return copy
 
 
@@ -42,6 +44,7 @@ def sources_into(folder, link):
         pytest.skip("not run from the sources")
     shutil.copytree(ROOT / "minigrad", folder / "minigrad", ignore=shutil.ignore_patterns("__pycache__", "kernels"))
     shutil.copytree(ROOT / "kernels", folder / "kernels", ignore=CACHES)
+    (folder / SHIPPED).touch()
     if link == "link":
         (folder / "minigrad" / "kernels").symlink_to("../kernels")
     elif link == "text":
@@ -75,7 +78,8 @@ def test_archive_and_wheel_have_the_kernels_once(link, tmp_path, names):
     (archive,) = (tmp_path / "dist").glob("*.tar.gz")
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     with tarfile.open(archive) as tar:
-        files = [name.split("/", 1)[1] for name in tar.getnames() if name.endswith(".py")]
+        files = [name.split("/", 1)[1] for name in tar.getnames() if name.endswith((".py", ".xz"))]
+    assert SHIPPED in files
     assert "kernels/cpu/gemm.py" in files
     assert [name for name in files if name.startswith("minigrad/kernels")] == []
     with zipfile.ZipFile(wheel) as built:
@@ -143,6 +147,7 @@ def test_wheel_has_the_embedded_dataset(names):
 @pytest.mark.slow
 def test_wheel_has_nothing_else(names):
     others = [n for n in names if ".dist-info/" not in n and not n.endswith((".py", ".npz", "py.typed"))]
+    others.remove(f"minigrad/{SHIPPED}")
     assert all(n.startswith("minigrad/inspect/page") and n.endswith((".html", ".css", ".js")) for n in others), others
     assert [n for n in names if "test" in Path(n).name and n != "minigrad/testing.py"] == []
 
@@ -314,6 +319,7 @@ def test_nothing_is_published_that_was_not_tried():
     assert [name for name, job in jobs.items() if "id-token: write" in job] == ["publish"]
     assert "minigrad verify" in jobs["verify"]
     assert "twine check --strict" in jobs["build"]
+    assert jobs["build"].index("tools/ship_kernels.py") < jobs["build"].index("python -m build")
 
 
 @pytest.mark.slow

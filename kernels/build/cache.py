@@ -35,6 +35,7 @@ NOT_COMPILED = {
     "contract.py",
     "work.py",
     *("build/files.py", "build/settings.py"),
+    *(f"cuda/tools/{name}.py" for name in ("machine_code", "shipped")),
     *(f"cpu/tools/{name}.py" for name in ("ahead", "contention", "replay", "threads")),
 }
 HOST = "cuda/host"
@@ -46,10 +47,16 @@ def sources_hash(target):
 
     A target is "cpu", "cuda", or "cuda/host": what runs CUDA kernels without a GPU, of which those themselves know nothing.
     """
-    folder = Path(__file__).resolve().parent.parent
     abi = f"{sys.implementation.cache_tag}{getattr(sys, 'abiflags', '')}"
     versions = f"{abi} numpy {np.__version__} numba {numba.__version__} llvmlite {llvmlite.__version__}"
-    digest = hashlib.sha256(versions.encode())
+    return hashlib.sha256(f"{versions} {digest_of_sources(target)}".encode()).hexdigest()[:20]
+
+
+@functools.cache
+def digest_of_sources(target):
+    """A hash of the sources of a target's kernels alone."""
+    folder = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
     patterns = "*.py", "build/*.py", f"{target}/**/*.py", *(("cpu/tools/*.py",) if target == HOST else ())
     files = [path for pattern in patterns for path in folder.glob(pattern)]
     for path in sorted(files):
@@ -57,7 +64,7 @@ def sources_hash(target):
         if name not in NOT_COMPILED and (target == HOST or not name.startswith(HOST)):
             digest.update(name.encode())
             digest.update(path.read_bytes())
-    return digest.hexdigest()[:20]
+    return digest.hexdigest()
 
 
 @functools.cache

@@ -7,51 +7,86 @@ neighbours share rows of A. For its ROWS * COLUMNS multiply-adds of a depth a bl
 shares with the other blocks of its row and column by way of the second-level cache.
 """
 
-from minigrad.kernels.cuda.parts.factors import place_in_matrix
+from typing import NamedTuple
+
+import numpy as np
+
+from minigrad.kernels.cuda.parts.factors import Factor, place_in_matrix
 from minigrad.kernels.cuda.parts.plans import (
     DOUBLE,
     FLOAT32_TILES,
     SMALL,
     SMALL_WORK,
+    TF32_KERNELS,
     TF32_TILES,
     aligned,
     best_tiling,
+    fitting,
     kernels_for,
     run_tiled,
-    shared_bytes,
     uses_tf32,
 )
 from minigrad.kernels.cuda.parts.tensor_cores import product_tf32
-from minigrad.kernels.cuda.parts.tiles import ADDS, HAS_BIAS, WIDE_A, WIDE_B, WIDE_C, product
+from minigrad.kernels.cuda.parts.tiles import ADDS, HAS_BIAS, WIDE_A, WIDE_B, WIDE_C, Result, product
 from minigrad.kernels.cuda.tools.language import at, cuda, uint32, uint64
-from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, ULong
+from minigrad.kernels.cuda.tools.launch import FLOAT64, KernelParameter, Reals, UInt
 
 PRODUCT = product
 MOST_PRODUCTS = 65535  # of a batch in one launch
 
 
+class Sizes(NamedTuple):
+    """C of m x n from factors of depth k, in tiles `across` along a row and parts of so many depths."""
+
+    m: int
+    n: int
+    k: int
+    across: int
+    part: int  # 0: there is a product for each z, of a batch
+
+
+class Lie(NamedTuple):
+    """How a factor lies in memory, and how far the depth goes from one load of a thread to the next."""
+
+    line: int
+    depth: int
+    load: int
+
+
+class Steps(NamedTuple):
+    """From each matrix of a batch, or from a part of C, to the next."""
+
+    a: int
+    b: int
+    c: int
+
+
+UIntSizes, UIntLie, ULongSteps = (
+    KernelParameter(dtype, False, len(named._fields), named)
+    for dtype, named in ((np.uint32, Sizes), (np.uint32, Lie), (np.uint64, Steps))
+)
+
+
 def multiply(
-    a: Reals, b: Reals, bias: Reals, c: Reals, m: UInt, n: UInt, k: UInt,
-    a_line: UInt, a_depth: UInt, a_load: UInt, b_line: UInt, b_depth: UInt, b_load: UInt,
-    across: UInt, part: UInt, a_step: ULong, b_step: ULong, c_step: ULong, flags: UInt,
+    a: Reals, b: Reals, bias: Reals, c: Reals, size: UIntSizes, a_lies: UIntLie, b_lies: UIntLie, step: ULongSteps,
+    flags: UInt,
 ):  # fmt: skip
-    """Block (tile, 0, z): a tile of the z-th product of a batch (part 0), or of the z-th part of the depth."""
+    """Block (tile, 0, z): a tile of the z-th product of a batch, or of the z-th part of the depth."""
     z = uint32(cuda.blockIdx.z)
-    begin = uint32(z * part)
-    end = uint32(min(k, uint32(begin + part))) if part else k
+    begin = uint32(z * size.part)
+    end = uint32(min(size.k, uint32(begin + size.part))) if size.part else size.k
     plain = (uint32(0), uint32(0))
-    factor_a = (plain, plain, (uint32(0), uint32(0), a_load), (m, end, a_line, a_depth))
-    factor_b = (plain, plain, (uint32(0), uint32(0), b_load), (n, end, b_line, b_depth))
-    PRODUCT(
-        at(a, uint64(z) * a_step), place_in_matrix, factor_a, at(b, uint64(z) * b_step), place_in_matrix, factor_b,
-        bias, c, c_step, m, n, across, begin, end, flags,
-    )  # fmt: skip
+    factor_a = Factor(plain, plain, (uint32(0), uint32(0), a_lies.load), (size.m, end, a_lies.line, a_lies.depth))
+    factor_b = Factor(plain, plain, (uint32(0), uint32(0), b_lies.load), (size.n, end, b_lies.line, b_lies.depth))
+    a, b = at(a, uint64(z) * step.a), at(b, uint64(z) * step.b)
+    result = Result(bias, c, step.c, size.m, size.n, size.across, flags)
+    PRODUCT(a, place_in_matrix, factor_a, b, place_in_matrix, factor_b, result, begin, end)
 
 
 ORDERS = [{"A_DEEP": a, "B_DEEP": b} for a, b in ((False, False), (True, False), (True, True))]
 KERNELS = (
     kernels_for(multiply, [*FLOAT32_TILES, SMALL], ORDERS)
-    | kernels_for(multiply, TF32_TILES, ORDERS, PRODUCT=product_tf32)
+    | kernels_for(multiply, TF32_KERNELS, ORDERS, PRODUCT=product_tf32)
     | kernels_for(multiply, [DOUBLE], ORDERS[:1], "float64")
 )
 
@@ -74,18 +109,16 @@ def launcher(a, b, m, n, k, trans_a, trans_b, how, batch=None):
         found |= WIDE_A
     if b_deep == trans_b and aligned(b, k if trans_b else n):
         found |= WIDE_B
-    steps = (0, 0, m * n) if batch is None else (m * k, k * n, m * n)
+    step = Steps(0, 0, m * n) if batch is None else Steps(m * k, k * n, m * n)
     parts, part = (how.parts, how.part) if batch is None else (batch, 0)
+    size = Sizes(m, n, k, how.across, part)
+    a_lies = Lie(*((1, m) if trans_a else (k, 1)), tile.step(a_deep, tile.rows))
+    b_lies = Lie(*((k, 1) if trans_b else (1, n)), tile.step(b_deep, tile.columns))
     grid = how.tiles, 1, parts
-    configured = KERNELS[tile, a_deep, b_deep][grid, tile.threads, shared_bytes(tile, a.itemsize, a_deep, b_deep)]
+    configured = KERNELS[fitting(tile, a.itemsize, a_deep, b_deep), a_deep, b_deep][grid, tile.threads]
 
     def fill(bias, c, flags):
-        configured(
-            a, b, bias, c, m, n, k,
-            *((1, m) if trans_a else (k, 1)), tile.step(a_deep, tile.rows),
-            *((k, 1) if trans_b else (1, n)), tile.step(b_deep, tile.columns),
-            how.across, part, *steps, flags | found,
-        )  # fmt: skip
+        configured(a, b, bias, c, size, a_lies, b_lies, step, flags | found)
 
     return fill
 

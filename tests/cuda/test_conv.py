@@ -38,10 +38,6 @@ def test_pass(check_kernel, rng, dtype, name, problem):
     check_kernel("conv", name, *arguments(rng, name, problem, dtype))
 
 
-def named(tile):
-    return f"{tile.rows}x{tile.columns}"
-
-
 def rounded(x):
     """To 10 bits, as tensor cores take it."""
     return ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
@@ -58,7 +54,7 @@ def choose(monkeypatch):
 
 
 @pytest.mark.parametrize("name", PASSES)
-@pytest.mark.parametrize("tile", [plans.LARGE, plans.TALL], ids=named)
+@pytest.mark.parametrize("tile", [plans.LARGE, plans.TALL], ids=str)
 @pytest.mark.parametrize("problem", ["strides", "3x3, odd channels"])
 def test_tile(check_kernel, choose, rng, name, tile, problem):
     choose(tile)
@@ -66,7 +62,7 @@ def test_tile(check_kernel, choose, rng, name, tile, problem):
 
 
 @pytest.mark.parametrize("name", PASSES)
-@pytest.mark.parametrize("tile", plans.TF32_TILES, ids=named)
+@pytest.mark.parametrize("tile", plans.TF32_TILES, ids=str)
 @pytest.mark.parametrize("problem", ["strides", "3x3, odd channels"])
 def test_tile_on_tensor_cores(check_kernel, choose, rng, name, tile, problem):
     choose(tile)
@@ -120,7 +116,7 @@ ON_WIDE_LOADS = list(itertools.product(conv.DEEP, [plans.LARGE, plans.TF32_LARGE
 @pytest.mark.parametrize(
     ("function", "tile"),
     ON_WIDE_LOADS,
-    ids=lambda value: getattr(value, "__name__", None) or named(value),
+    ids=lambda value: getattr(value, "__name__", None) or str(value),
 )
 def test_wide_loads_in_the_machine_code(function, tile):
     ptx, _ = launch.compile_ptx(conv.KERNELS[function, tile], launch.FLOAT32, (8, 0))

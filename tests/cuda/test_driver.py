@@ -52,6 +52,7 @@ class Api:
             "COMPUTE_CAPABILITY_MAJOR": 9,
             "COMPUTE_CAPABILITY_MINOR": 0,
             "MULTIPROCESSOR_COUNT": 132,
+            "MAX_SHARED_MEMORY_PER_MULTIPROCESSOR": 233472,
             "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN": 232448,
         }
 
@@ -111,6 +112,7 @@ def test_driver_takes_the_gpu_with_that_number(api):
     assert ("cuDevicePrimaryCtxRetain", "device 1") in api.calls
     assert ("cuCtxSetCurrent", "context") in api.calls
     assert (gpu.name, gpu.capability, gpu.multiprocessors, gpu.memory) == ("Some GPU", (9, 0), 132, 1 << 35)
+    assert gpu.shared_memory == 228 * 1024
 
 
 def test_gpu_is_made_current_in_each_thread_that_uses_it(api, gpu):

@@ -10,10 +10,6 @@ FLOAT32_TILES = [*plans.FLOAT32_TILES, plans.SMALL]
 NO_BIAS = np.empty(0, np.float32)
 
 
-def named(tile):
-    return f"{tile.rows}x{tile.columns}"
-
-
 def factors(rng, m, n, k, trans_a, trans_b, dtype=np.float32, batch=()):
     a = rng.standard_normal((*batch, *((k, m) if trans_a else (m, k)))).astype(dtype)
     b = rng.standard_normal((*batch, *((n, k) if trans_b else (k, n)))).astype(dtype)
@@ -35,7 +31,7 @@ def choose(monkeypatch):
     return choose
 
 
-@pytest.mark.parametrize("tile", FLOAT32_TILES, ids=named)
+@pytest.mark.parametrize("tile", FLOAT32_TILES, ids=str)
 @pytest.mark.parametrize(("trans_a", "trans_b"), ORDERS[:3])
 @pytest.mark.parametrize("past", [0, 1])
 def test_tile(check_kernel, choose, rng, tile, trans_a, trans_b, past):
@@ -45,7 +41,7 @@ def test_tile(check_kernel, choose, rng, tile, trans_a, trans_b, past):
     check_kernel("gemm", "gemm", a, b, NO_BIAS, np.empty((m, n), np.float32), trans_a, trans_b)
 
 
-@pytest.mark.parametrize("tile", FLOAT32_TILES, ids=named)
+@pytest.mark.parametrize("tile", FLOAT32_TILES, ids=str)
 def test_second_tile_down(check_kernel, choose, rng, tile):
     choose(tile)
     m, n, k = tile.rows + 3, 5, 4
@@ -53,7 +49,7 @@ def test_second_tile_down(check_kernel, choose, rng, tile):
     check_kernel("gemm", "gemm", a, b, NO_BIAS, np.empty((m, n), np.float32), False, False)
 
 
-@pytest.mark.parametrize("tile", plans.TF32_TILES, ids=named)
+@pytest.mark.parametrize("tile", plans.TF32_KERNELS, ids=str)
 @pytest.mark.parametrize(("trans_a", "trans_b"), ORDERS)
 @pytest.mark.parametrize("past", [0, 1])
 def test_tile_on_tensor_cores(check_kernel, choose, rng, tile, trans_a, trans_b, past):
@@ -81,6 +77,17 @@ def test_tensor_cores_round_to_ten_bits(memory, monkeypatch, rng):
     assert np.abs(want - a.astype(np.float64) @ b).max() > 1e-5
 
 
+@pytest.mark.parametrize(
+    ("kilobytes", "stages"), [(100, (2, 2)), (164, (3, 3)), (228, (3, 3))], ids=["100 KB", "164 KB", "228 KB"]
+)
+def test_stages_are_as_many_as_leave_room_for_the_blocks(memory, monkeypatch, kilobytes, stages):
+    monkeypatch.setattr(memory.driver, "shared_memory", kilobytes * 1024)
+    for a_deep, b_deep in ORDERS:
+        assert tuple(plans.fitting(tile, 4, a_deep, b_deep).stages for tile in plans.TF32_TILES) == stages
+    for tile in FLOAT32_TILES:
+        assert plans.fitting(tile, 4, True, True) == tile
+
+
 def test_tensor_cores_only_when_asked_for(memory, monkeypatch):
     monkeypatch.setattr(plans, "TF32_WORK", 0)
     assert gemm.tiles_for(np.dtype(np.float32), 1) == [plans.SMALL]
@@ -89,7 +96,7 @@ def test_tensor_cores_only_when_asked_for(memory, monkeypatch):
     assert gemm.tiles_for(np.dtype(np.float64), 1) == [plans.DOUBLE]
 
 
-@pytest.mark.parametrize("tile", [*FLOAT32_TILES, plans.TF32_LARGE], ids=named)
+@pytest.mark.parametrize("tile", [*FLOAT32_TILES, plans.TF32_LARGE], ids=str)
 @pytest.mark.parametrize("n", [8, 7])
 def test_gemm_add(check_kernel, choose, rng, tile, n):
     choose(tile)
@@ -105,7 +112,7 @@ def test_gemm_batched(check_kernel, monkeypatch, rng, dtype, trans_a, trans_b):
     check_kernel("gemm", "gemm_batched", a, b, np.empty((3, 3, 5), dtype), trans_a, trans_b)
 
 
-@pytest.mark.parametrize("tile", [plans.SMALL, plans.TF32_TALL], ids=named)
+@pytest.mark.parametrize("tile", [plans.SMALL, plans.TF32_TALL], ids=str)
 @pytest.mark.parametrize("name", ["gemm", "gemm_add"])
 @pytest.mark.parametrize(("trans_a", "trans_b"), ORDERS[:3])
 def test_depth_in_parts(check_kernel, choose, rng, memory, tile, name, trans_a, trans_b):
@@ -118,7 +125,7 @@ def test_depth_in_parts(check_kernel, choose, rng, memory, tile, name, trans_a, 
     assert [name.partition(",")[0] for name in memory.driver.launches] == ["gemm.multiply", "plans.sum_parts"]
 
 
-@pytest.mark.parametrize("tile", [plans.SMALL, plans.TF32_LARGE], ids=named)
+@pytest.mark.parametrize("tile", [plans.SMALL, plans.TF32_LARGE], ids=str)
 def test_memory_off_the_16_bytes(memory, choose, rng, tile):
     choose(tile)
     a, b = (rounded(x) for x in factors(rng, 4, 8, 12, False, False))
@@ -152,7 +159,7 @@ SOON_COMPILED = plans.TF32_TILES[-1:]  # in the default run; others take seconds
 @pytest.mark.parametrize(
     "tile",
     [tile if tile in SOON_COMPILED else pytest.param(tile, marks=pytest.mark.slow) for tile in COMPILED],
-    ids=named,
+    ids=str,
 )
 def test_wide_loads_in_the_machine_code(tile):
     kernel = gemm.KERNELS[tile, True, False]

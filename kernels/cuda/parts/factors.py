@@ -5,23 +5,27 @@ Line and depth are numbers of three digits, because a convolution's are: a pixel
 window (row of the tap, column of the tap, channel). Taking a number apart costs divisions, which happen once per thread;
 from then on it advances by a fixed number of the same digits, two additions with carry.
 
-A factor is a tuple of four:
-
-    lines      (middle, low), the radices of the two lower digits of a line; low 0 for a plain number, all in its last digit
-    depths     (middle, low), those of a depth
-    step       three digits: how far the depth advances from one load of a thread to the next
-    where      whatever its `place` wants
-
-and a function place(where, line, depth) -> (whether there is such an element, its index in memory). What is not there
-counts as zero: the padding of an image, lines and depths beyond the last.
+A factor has, beside its numbers in Factor, a function place(where, line, depth) -> (whether there is such an element, its index
+in memory). What is not there counts as zero: the padding of an image, lines and depths beyond the last.
 
 A factor is deep if neighbours along the depth are neighbours in memory, else its lines are. Every thread loads groups of
 four neighbours, of 16 bytes where the memory is so aligned (`wide`), else one by one.
 """
 
+from typing import Any, NamedTuple
+
 from minigrad.kernels.cuda.tools.language import copy4, copy16, device_function, load4, real, store4, uint32
 
 READ4, WRITE4 = load4, store4  # float64 has no such instructions: see four, put_four
+
+
+class Factor(NamedTuple):
+    """How a factor's lines and depths count, and what its `place` wants."""
+
+    lines: Any  # (middle, low), the radices of the two lower digits of a line; low 0 for a plain number, all in its last digit
+    depths: Any  # (middle, low), those of a depth
+    step: Any  # three digits: how far the depth advances from one load of a thread to the next
+    where: Any
 
 
 @device_function
@@ -72,11 +76,20 @@ def place_in_matrix(where, line, depth):
 
 
 @device_function
-def own_group(thread, deep, size, depths):
-    """(line, depth) of the first group of four that a thread loads, of a tile of `size` lines."""
+def own_group(thread, deep, size, depths, together):
+    """(line, depth) of the first group of four that a thread loads, of a tile of `size` lines.
+
+    Of a deep factor, a warp has so many lines `together`. Turned around in shared memory, the first of each group lie in rows
+    that begin at only two banks, 16 apart: so 16 lines of two groups meet all 32 banks.
+    """
     if deep:
-        groups = uint32(depths // 4)
-        return uint32(thread // groups), uint32(thread % groups * uint32(4))
+        groups = uint32(32 // together)  # of a warp's in a line
+        sets = uint32(depths // 4 // (32 // together))  # of so many groups, which make the tile's depth
+        if sets == uint32(1):
+            return uint32(thread // groups), uint32(thread % groups * uint32(4))
+        lane, warp = uint32(thread & uint32(31)), uint32(thread >> uint32(5))
+        line = uint32(warp // sets * uint32(together) + lane // groups)
+        return line, uint32((warp % sets * groups + lane % groups) * uint32(4))
     groups = uint32(size // 4)
     return uint32(thread % groups * uint32(4)), uint32(thread // groups)
 
@@ -85,7 +98,7 @@ def own_group(thread, deep, size, depths):
 def own_lines(factor, first, deep, apart, loads, lines):
     """The digits of the lines that a thread loads: of `loads` lines so far apart, or of only one if not deep."""
     for q in range(loads if deep else 1):
-        x = number(uint32(first + uint32(q * apart)), factor[0])
+        x = number(uint32(first + uint32(q * apart)), factor.lines)
         lines[3 * q] = x[0]
         lines[3 * q + 1] = x[1]
         lines[3 * q + 2] = x[2]
@@ -94,12 +107,11 @@ def own_lines(factor, first, deep, apart, loads, lines):
 @device_function
 def fetch_group(memory, place, factor, lines, depth, deep, wide, q, values):
     """The q-th group of four to values[4 q] and after. Gives the depth of the next one."""
-    line_radices, depth_radices, step, where = factor
     one = (uint32(0), uint32(0), uint32(1))
     r = 3 * q if deep else 0
     line = (lines[r], lines[r + 1], lines[r + 2])
     if wide:
-        found, i = place(where, line, depth)
+        found, i = place(factor.where, line, depth)
         group = (real(0), real(0), real(0), real(0))
         if found:
             group = READ4(memory, i)
@@ -110,16 +122,16 @@ def fetch_group(memory, place, factor, lines, depth, deep, wide, q, values):
     else:
         depth_of_e = depth
         for e in range(4):
-            found, i = place(where, line, depth_of_e)
+            found, i = place(factor.where, line, depth_of_e)
             value = real(0)
             if found:
                 value = memory[i]
             values[4 * q + e] = value
             if deep:
-                depth_of_e = advanced(depth_of_e, one, depth_radices)
+                depth_of_e = advanced(depth_of_e, one, factor.depths)
             else:
-                line = advanced(line, one, line_radices)
-    return depth if deep else advanced(depth, step, depth_radices)
+                line = advanced(line, one, factor.lines)
+    return depth if deep else advanced(depth, factor.step, factor.depths)
 
 
 @device_function
@@ -134,7 +146,7 @@ def fetch(memory, place, factor, lines, depth, deep, wide, loads, values):
     if loads > 2:
         depth = fetch_group(memory, place, factor, lines, depth, deep, wide, 2, values)
         depth = fetch_group(memory, place, factor, lines, depth, deep, wide, 3, values)
-    return advanced(depth, factor[2], factor[1]) if deep else depth
+    return advanced(depth, factor.step, factor.depths) if deep else depth
 
 
 @device_function
@@ -158,23 +170,22 @@ def put(values, shared, start, pitch, deep, apart, loads):
 @device_function
 def copy_group(memory, place, factor, lines, depth, deep, wide, q, shared, start):
     """As fetch_group, but begin to copy to shared[start] and after."""
-    line_radices, depth_radices, step, where = factor
     one = (uint32(0), uint32(0), uint32(1))
     r = 3 * q if deep else 0
     line = (lines[r], lines[r + 1], lines[r + 2])
     if wide:
-        found, i = place(where, line, depth)
+        found, i = place(factor.where, line, depth)
         copy16(shared, start, memory, i if found else uint32(0), uint32(16) if found else uint32(0))
     else:
         depth_of_e = depth
         for e in range(4):
-            found, i = place(where, line, depth_of_e)
+            found, i = place(factor.where, line, depth_of_e)
             copy4(shared, start + e, memory, i if found else uint32(0), uint32(4) if found else uint32(0))
             if deep:
-                depth_of_e = advanced(depth_of_e, one, depth_radices)
+                depth_of_e = advanced(depth_of_e, one, factor.depths)
             else:
-                line = advanced(line, one, line_radices)
-    return depth if deep else advanced(depth, step, depth_radices)
+                line = advanced(line, one, factor.lines)
+    return depth if deep else advanced(depth, factor.step, factor.depths)
 
 
 @device_function
@@ -186,4 +197,4 @@ def begin_copies(memory, place, factor, lines, depth, deep, wide, loads, shared,
     if loads > 2:
         depth = copy_group(memory, place, factor, lines, depth, deep, wide, 2, shared, start + 2 * apart)
         depth = copy_group(memory, place, factor, lines, depth, deep, wide, 3, shared, start + 3 * apart)
-    return advanced(depth, factor[2], factor[1]) if deep else depth
+    return advanced(depth, factor.step, factor.depths) if deep else depth

@@ -9,45 +9,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minigrad.kernels.cuda.parts.factors import four, put_four
-from minigrad.kernels.cuda.parts.tiles import ADDS, HAS_BIAS, WIDE_C
+from minigrad.kernels.cuda.parts.tiles import ADDS, HAS_BIAS, WIDE_C, TileSize
 from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.cuda.tools.language import cuda, uint32
-from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, blocks_for, kernel
-
-
-class TileSize(NamedTuple):
-    """The size of a block's tile, and of a thread's (float32, float64) or a warp's (TF32)."""
-
-    rows: int
-    columns: int
-    depth: int
-    height: int
-    width: int
-    threads: int
-    min_blocks: int  # on a multiprocessor at once
-    cost: float  # of an element of the result, compared with the largest tile; reckoned, not measured
-
-    def constants(self, dtype="float32"):
-        """What a kernel's names in capitals stand for."""
-        sizes = {"ROWS": self.rows, "COLUMNS": self.columns, "DEPTH": self.depth}
-        sizes |= {"HEIGHT": self.height, "WIDTH": self.width}
-        return sizes | ({"READ4": four, "WRITE4": put_four} if dtype == "float64" else {})
-
-    def step(self, deep, size):
-        """How far a thread's depth advances from load to load, of a factor of `size` lines in a tile."""
-        return self.depth if deep else self.threads * 4 // size
-
+from minigrad.kernels.cuda.tools.launch import FLOAT64, RESERVED_SHARED, Reals, UInt, blocks_for, kernel
 
 LARGE = TileSize(128, 128, 8, 8, 8, 256, 2, 1.0)
 TALL = TileSize(128, 64, 16, 8, 4, 256, 2, 1.2)
 NARROW = TileSize(128, 32, 16, 8, 4, 128, 4, 1.4)
 SMALL = TileSize(32, 32, 32, 4, 4, 64, 6, 2.0)
 DOUBLE = TileSize(32, 32, 16, 4, 4, 64, 4, 1.0)
-TF32_LARGE = TileSize(128, 128, 16, 64, 64, 128, 2, 1.0)
-TF32_TALL = TileSize(128, 64, 16, 64, 32, 128, 3, 1.2)
+TF32_LARGE = TileSize(128, 128, 16, 64, 64, 128, 2, 1.0, 3)
+TF32_TALL = TileSize(128, 64, 16, 64, 32, 128, 3, 1.2, 3)
 
 FLOAT32_TILES, TF32_TILES = (LARGE, TALL, NARROW), (TF32_LARGE, TF32_TALL)
+TF32_KERNELS = [tile._replace(stages=stages) for tile in TF32_TILES for stages in (3, 2)]  # see fitting
 
 # These four are reckoned, not measured.
 SMALL_WORK = 1 << 27  # multiply-adds up to which many small tiles are better than few large ones
@@ -89,12 +65,21 @@ def best_tiling(tiles, m, n, k):
 
 def shared_bytes(tile, itemsize, a_deep, b_deep):
     """Bytes of shared memory of a block."""
-    if tile in TF32_TILES:
-        factors = (tile.rows, a_deep), (tile.columns, b_deep)
-        return (
-            3 * itemsize * sum(size * (tile.depth + 4) if deep else tile.depth * (size + 8) for size, deep in factors)
-        )
-    return 2 * itemsize * tile.depth * (tile.rows + tile.columns + 8)
+    if not tile.is_of_warps:
+        return tile.stages * itemsize * tile.depth * (tile.rows + tile.columns + 8)
+    factors = (tile.rows, a_deep), (tile.columns, b_deep)
+    elements = sum(size * (tile.depth + 4) if deep else tile.depth * (size + 8) for size, deep in factors)
+    return tile.stages * itemsize * elements
+
+
+def fitting(tile, itemsize, a_deep, b_deep):
+    """The tile with as many stages as leave room for its blocks on a multiprocessor of this GPU. The bits are the same.
+
+    Three need 141 KB for the three blocks of TF32_TALL: compute capability 8.0 has 164 KB and 9.0 228, but 8.6, 8.9 and 12.0
+    have 100.
+    """
+    room = context.driver.shared_memory // tile.min_blocks - RESERVED_SHARED
+    return tile if shared_bytes(tile, itemsize, a_deep, b_deep) <= room else tile._replace(stages=2)
 
 
 def aligned(array, row):
@@ -134,5 +119,8 @@ def kernels_for(function, tiles, cases, dtype="float32", **constants):
     for tile in tiles:
         base = kernel(threads=tile.threads, min_blocks=tile.min_blocks, types=(np.dtype(dtype),))(function)
         for case in cases:
-            made[(tile, *case.values())] = base.variant(**tile.constants(dtype), **case, **constants)
+            shared = shared_bytes(tile, np.dtype(dtype).itemsize, case["A_DEEP"], case["B_DEEP"])
+            made[(tile, *case.values())] = base.variant(
+                shared_bytes=shared, **tile.constants(dtype), **case, **constants
+            )
     return made

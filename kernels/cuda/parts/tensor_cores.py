@@ -1,25 +1,21 @@
 """The tile of a matrix product that a block computes on tensor cores, from float32 rounded to TF32.
 
-A warp computes HEIGHT x WIDTH elements by products of 16 x 8 by 8 x 8, of factors rounded to 10 bits, with sums in float32.
-Tiles come into one of three buffers by asynchronous copies, two steps ahead, as they lie in memory: a row of shared memory
-is a line of a deep factor, else a depth. Rows are 4 or 8 numbers longer than the tile: then the 32 threads, which read the
-parts of a small product, meet 32 different banks. A warp's 64 x 64 elements take half of its registers and 32 reads of a
-number for 32 small products; smaller ones would keep the shared memory busier than the tensor cores (reckoned, not
-measured).
+A warp computes height x width elements of the TILE by products of 16 x 8 by 8 x 8, of factors rounded to 10 bits, with sums in
+float32. Tiles come into one of three buffers by asynchronous copies, two steps ahead, as they lie in memory: a row of shared
+memory is a line of a deep factor, else a depth. A GPU that lacks the room for three buffers of the blocks that should be at
+work at once gets two buffers, one step ahead. Rows are 4 or 8 numbers longer than the tile: then the 32 threads, which read the
+parts of a small product, meet 32 different banks. A warp's 64 x 64 elements take half of its registers and 32 reads of a number
+for 32 small products; smaller ones would keep the shared memory busier than the tensor cores (reckoned, not measured).
 """
 
 from minigrad.kernels.cuda.parts.factors import begin_copies, number, own_group, own_lines
 from minigrad.kernels.cuda.parts.tiles import (
     A_DEEP,
     B_DEEP,
-    COLUMNS,
-    DEPTH,
     HAS_BIAS,
-    HEIGHT,
-    ROWS,
+    TILE,
     WIDE_A,
     WIDE_B,
-    WIDTH,
     add_bias,
     finish_rows,
     tile_corner,
@@ -27,6 +23,7 @@ from minigrad.kernels.cuda.parts.tiles import (
 from minigrad.kernels.cuda.tools.language import (
     at,
     copy_commit,
+    copy_wait_all,
     copy_wait_but_one,
     cuda,
     device_function,
@@ -46,23 +43,23 @@ def multiply_eight(shared, left, right, sums):
     b = cuda.local.array(16, uint32)
     lane = uint32(cuda.threadIdx.x) & uint32(31)
     g, t = lane >> uint32(2), lane & uint32(3)
-    line_a, k_a = (DEPTH + 4, 1) if A_DEEP else (1, ROWS + 8)
-    line_b, k_b = (DEPTH + 4, 1) if B_DEEP else (1, COLUMNS + 8)
+    line_a, k_a = (TILE.depth + 4, 1) if A_DEEP else (1, TILE.rows + 8)
+    line_b, k_b = (TILE.depth + 4, 1) if B_DEEP else (1, TILE.columns + 8)
     left = left + int64(g * uint32(line_a) + t * uint32(k_a))
     right = right + int64(g * uint32(line_b) + t * uint32(k_b))
-    for i in range(HEIGHT // 16):
+    for i in range(TILE.height // 16):
         o = left + 16 * i * line_a
         a[4 * i] = to_tf32(shared[o])
         a[4 * i + 1] = to_tf32(shared[o + 8 * line_a])
         a[4 * i + 2] = to_tf32(shared[o + 4 * k_a])
         a[4 * i + 3] = to_tf32(shared[o + (8 * line_a + 4 * k_a)])
-    for j in range(WIDTH // 8):
+    for j in range(TILE.width // 8):
         o = right + 8 * j * line_b
         b[2 * j] = to_tf32(shared[o])
         b[2 * j + 1] = to_tf32(shared[o + 4 * k_b])
-    for i in range(HEIGHT // 16):
-        for j in range(WIDTH // 8):
-            s = 4 * (i * (WIDTH // 8) + j)
+    for i in range(TILE.height // 16):
+        for j in range(TILE.width // 8):
+            s = 4 * (i * (TILE.width // 8) + j)
             total = mma_tf32(
                 (sums[s], sums[s + 1], sums[s + 2], sums[s + 3]),
                 (a[4 * i], a[4 * i + 1], a[4 * i + 2], a[4 * i + 3]),
@@ -78,21 +75,22 @@ def multiply_eight(shared, left, right, sums):
 def multiply_fragments(shared, left, right, sums):
     """Add the product of two tiles; their 16 depths are written out, so that reads of one half hide behind the other."""
     multiply_eight(shared, left, right, sums)
-    further_a, further_b = 8 if A_DEEP else 8 * (ROWS + 8), 8 if B_DEEP else 8 * (COLUMNS + 8)
+    further_a, further_b = 8 if A_DEEP else 8 * (TILE.rows + 8), 8 if B_DEEP else 8 * (TILE.columns + 8)
     multiply_eight(shared, left + further_a, right + further_b, sums)
 
 
 @device_function
-def product_tf32(a, place_a, factor_a, b, place_b, factor_b, bias, c, c_step, m, n, across, begin, end, flags):
+def product_tf32(a, place_a, factor_a, b, place_b, factor_b, result, begin, end):
     """As product, by warps on tensor cores."""
-    threads = ROWS // HEIGHT * (COLUMNS // WIDTH) * 32
-    loads_a, loads_b = ROWS * DEPTH // 4 // threads, COLUMNS * DEPTH // 4 // threads
-    apart_a = threads * 4 // DEPTH if A_DEEP else threads * 4 // ROWS
-    apart_b = threads * 4 // DEPTH if B_DEEP else threads * 4 // COLUMNS
-    pitch_a = DEPTH + 4 if A_DEEP else ROWS + 8
-    pitch_b = DEPTH + 4 if B_DEEP else COLUMNS + 8
-    size_a = ROWS * (DEPTH + 4) if A_DEEP else DEPTH * (ROWS + 8)
-    size_b = COLUMNS * (DEPTH + 4) if B_DEEP else DEPTH * (COLUMNS + 8)
+    flags = result.flags
+    threads = TILE.rows // TILE.height * (TILE.columns // TILE.width) * 32
+    loads_a, loads_b = TILE.rows * TILE.depth // 4 // threads, TILE.columns * TILE.depth // 4 // threads
+    apart_a = threads * 4 // TILE.depth if A_DEEP else threads * 4 // TILE.rows
+    apart_b = threads * 4 // TILE.depth if B_DEEP else threads * 4 // TILE.columns
+    pitch_a = TILE.depth + 4 if A_DEEP else TILE.rows + 8
+    pitch_b = TILE.depth + 4 if B_DEEP else TILE.columns + 8
+    size_a = TILE.rows * (TILE.depth + 4) if A_DEEP else TILE.depth * (TILE.rows + 8)
+    size_b = TILE.columns * (TILE.depth + 4) if B_DEEP else TILE.depth * (TILE.columns + 8)
     shared = cuda.shared.array(0, real, 16)
     buffer = uint32(size_a + size_b)
     sums = cuda.local.array(128, real)
@@ -100,31 +98,34 @@ def product_tf32(a, place_a, factor_a, b, place_b, factor_b, bias, c, c_step, m,
     lines_b = cuda.local.array(12, uint32)
 
     thread = uint32(cuda.threadIdx.x)
-    first_row, first_column = tile_corner(across)
-    line_a, k_a = own_group(thread, A_DEEP, ROWS, DEPTH)
-    line_b, k_b = own_group(thread, B_DEEP, COLUMNS, DEPTH)
+    first_row, first_column = tile_corner(result.across)
+    line_a, k_a = own_group(thread, A_DEEP, TILE.rows, TILE.depth, 128 // TILE.depth)
+    line_b, k_b = own_group(thread, B_DEEP, TILE.columns, TILE.depth, 128 // TILE.depth)
     own_lines(factor_a, uint32(first_row + line_a), A_DEEP, apart_a, loads_a, lines_a)
     own_lines(factor_b, uint32(first_column + line_b), B_DEEP, apart_b, loads_b, lines_b)
-    depth_a = number(uint32(begin + k_a), factor_a[1])
-    depth_b = number(uint32(begin + k_b), factor_b[1])
+    depth_a = number(uint32(begin + k_a), factor_a.depths)
+    depth_b = number(uint32(begin + k_b), factor_b.depths)
     to_a = uint32(line_a * uint32(pitch_a) + k_a if A_DEEP else k_a * uint32(pitch_a) + line_a)
     to_b = uint32(line_b * uint32(pitch_b) + k_b if B_DEEP else k_b * uint32(pitch_b) + line_b) + uint32(size_a)
 
     lane, warp = uint32(thread & uint32(31)), uint32(thread >> uint32(5))
-    warps = uint32(COLUMNS // WIDTH)
-    row, column = uint32(warp // warps * uint32(HEIGHT)), uint32(warp % warps * uint32(WIDTH))
-    left = uint32(row * uint32(DEPTH + 4 if A_DEEP else 1))
-    right = uint32(column * uint32(DEPTH + 4 if B_DEEP else 1) + uint32(size_a))
+    warps = uint32(TILE.columns // TILE.width)
+    row, column = uint32(warp // warps * uint32(TILE.height)), uint32(warp % warps * uint32(TILE.width))
+    left = uint32(row * uint32(TILE.depth + 4 if A_DEEP else 1))
+    right = uint32(column * uint32(TILE.depth + 4 if B_DEEP else 1) + uint32(size_a))
 
-    for i in range(HEIGHT * WIDTH // 32):
+    for i in range(TILE.height * TILE.width // 32):
         sums[i] = real(0)
-    steps = uint32((end - begin + uint32(DEPTH - 1)) // uint32(DEPTH))
-    step = uint32(0)
+    steps = uint32((end - begin + uint32(TILE.depth - 1)) // uint32(TILE.depth))
+    step, ahead = uint32(0), uint32(TILE.stages - 1)
     filled, used = uint32(0), uint32(buffer)  # where the buffers begin that are filled and used in a step
-    while step < steps + uint32(2):
-        if step >= uint32(2):
-            copy_wait_but_one()
-            cuda.syncthreads()  # all have the tiles of two steps ago, and are done with those of three steps ago
+    while step < steps + ahead:
+        if step >= ahead:
+            if TILE.stages == 3:
+                copy_wait_but_one()
+            else:
+                copy_wait_all()
+            cuda.syncthreads()  # all have the tiles of `ahead` steps ago, and are done with those of the step before that
         if step < steps:
             if A_DEEP and B_DEEP:
                 depth_b = depth_a
@@ -137,26 +138,26 @@ def product_tf32(a, place_a, factor_a, b, place_b, factor_b, bias, c, c_step, m,
                 shared, int64(filled + to_b), pitch_b * apart_b,
             )  # fmt: skip
         copy_commit()
-        if step >= uint32(2):
+        if step >= ahead:
             multiply_fragments(shared, int64(used + left), int64(used + right), sums)
-        filled = uint32(0) if filled == uint32(2) * buffer else uint32(filled + buffer)
-        used = uint32(0) if used == uint32(2) * buffer else uint32(used + buffer)
+        filled = uint32(0) if filled == ahead * buffer else uint32(filled + buffer)
+        used = uint32(0) if used == ahead * buffer else uint32(used + buffer)
         step = uint32(step + uint32(1))
 
     exchange_halves(sums)
     row = uint32(first_row + row + (lane >> uint32(2)) + ((lane & uint32(1)) << uint32(3)))
     column = uint32(first_column + column + ((lane & uint32(2)) << uint32(1)))
     if flags & uint32(HAS_BIAS):
-        add_bias(bias, n, sums, HEIGHT // 16, column, WIDTH // 8, 8)
-    c = at(c, uint64(cuda.blockIdx.z) * c_step)
-    finish_rows(c, m, n, flags, sums, 0, row, 16, column, WIDTH // 8, 8)
+        add_bias(result, sums, TILE.height // 16, column, TILE.width // 8, 8)
+    c = at(result.c, uint64(cuda.blockIdx.z) * result.step)
+    finish_rows(c, result, sums, 0, row, 16, column, TILE.width // 8, 8)
 
 
 @device_function
 def exchange_halves(sums):
     """Of each 16 x 8, threads of even t get four columns of row g, those of odd t of row g + 8, from two of both each."""
     odd = (uint32(cuda.threadIdx.x) & uint32(1)) == uint32(1)
-    for f in range(HEIGHT // 16 * (WIDTH // 8)):
+    for f in range(TILE.height // 16 * (TILE.width // 8)):
         upper0, upper1, lower0, lower1 = sums[4 * f], sums[4 * f + 1], sums[4 * f + 2], sums[4 * f + 3]
         got0 = cuda.shfl_xor_sync(uint32(0xFFFFFFFF), upper0 if odd else lower0, 1)
         got1 = cuda.shfl_xor_sync(uint32(0xFFFFFFFF), upper1 if odd else lower1, 1)

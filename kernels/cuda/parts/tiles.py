@@ -1,19 +1,64 @@
 """The tile of a matrix product that a block computes, for matrices and for convolutions.
 
-A block computes ROWS x COLUMNS elements of the result, a thread HEIGHT x WIDTH of them in registers. It goes along the
-shared depth in steps: while the threads multiply one tile of each factor out of shared memory, they have the loads of the
-next on their way into registers, and write them to a second buffer: one barrier a step. Per depth a thread reads HEIGHT +
-WIDTH numbers, 16 bytes at a time, and does HEIGHT * WIDTH multiply-adds: 64 for 4 reads in the largest tile, which keeps the
+A block computes the rows x columns elements of a TILE of the result, a thread height x width of them in registers. It goes
+along the shared depth in steps: while the threads multiply one tile of each factor out of shared memory, they have the loads
+of the next on their way into registers, and write them to a second buffer: one barrier a step. Per depth a thread reads height
++ width numbers, 16 bytes at a time, and does height * width multiply-adds: 64 for 4 reads in the largest tile, which keeps the
 arithmetic and not the shared memory busy (reckoned, not measured). The 32 threads of a warp are 4 x 8: the reads of a
 warp then touch 64 and 128 neighbouring bytes, without bank conflicts. Rows of shared memory are 4 numbers longer than the
-tile, so that the writes of a tile that is turned while it is stored spread over the banks: all at once where it is 8 deep, in
-two turns where it is 16 deep, in four where 32.
+tile, so that the writes of a tile that is turned while it is stored spread over the banks: all at once, but in two turns
+where it is 32 deep.
 """
 
-from minigrad.kernels.cuda.parts.factors import READ4, WRITE4, fetch, number, own_group, own_lines, put
+from typing import Any, NamedTuple
+
+from minigrad.kernels.cuda.parts.factors import READ4, WRITE4, fetch, four, number, own_group, own_lines, put, put_four
 from minigrad.kernels.cuda.tools.language import at, cuda, device_function, int64, real, uint32, uint64
 
-ROWS, COLUMNS, DEPTH, HEIGHT, WIDTH = 128, 128, 8, 8, 8
+
+class TileSize(NamedTuple):
+    """The size of a block's tile, and of a thread's (float32, float64) or a warp's (TF32)."""
+
+    rows: int
+    columns: int
+    depth: int
+    height: int
+    width: int
+    threads: int
+    min_blocks: int  # on a multiprocessor at once
+    cost: float  # of an element of the result, compared with the largest tile; reckoned, not measured
+    stages: int = 2  # buffers of shared memory
+
+    @property
+    def is_of_warps(self):
+        """Whether height and width are a warp's, on tensor cores."""
+        return self.rows * self.columns * 32 == self.threads * self.height * self.width
+
+    def constants(self, dtype="float32"):
+        """What a kernel's names in capitals stand for."""
+        return {"TILE": self, **({"READ4": four, "WRITE4": put_four} if dtype == "float64" else {})}
+
+    def step(self, deep, size):
+        """How far a thread's depth advances from load to load, of a factor of `size` lines in a tile."""
+        return self.depth if deep else self.threads * 4 // size
+
+    def __str__(self):
+        return f"{self.rows}x{self.columns}x{self.depth}" + (f"x{self.stages}" if self.is_of_warps else "")
+
+
+class Result(NamedTuple):
+    """Where a block puts its tile of the product, for `flags` to tell what of it is wanted."""
+
+    bias: Any  # n of them
+    c: Any  # m x n
+    step: Any  # from the C of a part, or of a batch's product, to the next
+    m: Any
+    n: Any
+    across: Any  # tiles along a row
+    flags: Any
+
+
+TILE = TileSize(128, 128, 8, 8, 8, 256, 2, 1.0)  # of a kernel: there is a variant for each of those in plans.py
 A_DEEP, B_DEEP = True, False  # in which order the factors lie in memory
 WIDE_A, WIDE_B, WIDE_C, HAS_BIAS, ADDS = (
     1,
@@ -53,8 +98,9 @@ def store4_or_less(c, start, column, inside, n, wide, sums, s):
 
 
 @device_function
-def finish_row(c, row, m, n, flags, sums, first, first_column, groups, column_step):
+def finish_row(c, result, row, sums, first, first_column, groups, column_step):
     """sums[first] and those after it to C: of a row `groups` times four columns."""
+    m, n, flags = result.m, result.n, result.flags
     wide = (flags & uint32(WIDE_C)) != uint32(0)
     start = uint32(row * n)
     if flags & uint32(ADDS):
@@ -67,23 +113,23 @@ def finish_row(c, row, m, n, flags, sums, first, first_column, groups, column_st
 
 
 @device_function
-def finish_rows(c, m, n, flags, sums, first, row, step, column, groups, column_step):
+def finish_rows(c, result, sums, first, row, step, column, groups, column_step):
     """Four rows, `step` apart; written out, for the compiler would not unroll a loop and keep the sums in registers."""
-    finish_row(c, row, m, n, flags, sums, first, column, groups, column_step)
-    finish_row(c, uint32(row + uint32(step)), m, n, flags, sums, first + 4 * groups, column, groups, column_step)
-    finish_row(c, uint32(row + uint32(2 * step)), m, n, flags, sums, first + 8 * groups, column, groups, column_step)
-    finish_row(c, uint32(row + uint32(3 * step)), m, n, flags, sums, first + 12 * groups, column, groups, column_step)
+    finish_row(c, result, row, sums, first, column, groups, column_step)
+    finish_row(c, result, uint32(row + uint32(step)), sums, first + 4 * groups, column, groups, column_step)
+    finish_row(c, result, uint32(row + uint32(2 * step)), sums, first + 8 * groups, column, groups, column_step)
+    finish_row(c, result, uint32(row + uint32(3 * step)), sums, first + 12 * groups, column, groups, column_step)
 
 
 @device_function
-def add_bias(bias, n, sums, rows, first_column, groups, column_step):
+def add_bias(result, sums, rows, first_column, groups, column_step):
     """To each sum the bias of its column."""
     for j in range(groups):
         for e in range(4):
             column = uint32(first_column + uint32(j * column_step + e))
             value = real(0)
-            if column < n:
-                value = bias[column]
+            if column < result.n:
+                value = result.bias[column]
             for i in range(rows):
                 sums[4 * (i * groups + j) + e] += value
 
@@ -93,21 +139,21 @@ def multiply_depth(shared, left, right, sums):
     """Add the product of a column of A and a row of B."""
     a = cuda.local.array(8, real)
     b = cuda.local.array(8, real)
-    for i in range(HEIGHT // 4):
-        v = READ4(shared, left + i * (ROWS * 4 // HEIGHT))
+    for i in range(TILE.height // 4):
+        v = READ4(shared, left + i * (TILE.rows * 4 // TILE.height))
         a[4 * i] = v[0]
         a[4 * i + 1] = v[1]
         a[4 * i + 2] = v[2]
         a[4 * i + 3] = v[3]
-    for j in range(WIDTH // 4):
-        v = READ4(shared, right + j * (COLUMNS * 4 // WIDTH))
+    for j in range(TILE.width // 4):
+        v = READ4(shared, right + j * (TILE.columns * 4 // TILE.width))
         b[4 * j] = v[0]
         b[4 * j + 1] = v[1]
         b[4 * j + 2] = v[2]
         b[4 * j + 3] = v[3]
-    for i in range(HEIGHT):
-        for j in range(WIDTH):
-            sums[i * WIDTH + j] += a[i] * b[j]
+    for i in range(TILE.height):
+        for j in range(TILE.width):
+            sums[i * TILE.width + j] += a[i] * b[j]
 
 
 @device_function
@@ -116,8 +162,8 @@ def multiply_tile(shared, left, right, sums):
 
     Eight depths are written out: so many reads and multiply-adds the compiler puts into an order that hides the reads.
     """
-    p, q = ROWS + 4, COLUMNS + 4
-    for _ in range(DEPTH // 8):
+    p, q = TILE.rows + 4, TILE.columns + 4
+    for _ in range(TILE.depth // 8):
         multiply_depth(shared, left, right, sums)
         multiply_depth(shared, left + p, right + q, sums)
         multiply_depth(shared, left + 2 * p, right + 2 * q, sums)
@@ -134,19 +180,22 @@ def multiply_tile(shared, left, right, sums):
 def tile_corner(across):
     """(first row, first column) of the block's tile; tiles are numbered along the rows, `across` in each."""
     tile = uint32(cuda.blockIdx.x)
-    return uint32(tile // across * uint32(ROWS)), uint32(tile % across * uint32(COLUMNS))
+    return uint32(tile // across * uint32(TILE.rows)), uint32(tile % across * uint32(TILE.columns))
 
 
 @device_function
-def product(a, place_a, factor_a, b, place_b, factor_b, bias, c, c_step, m, n, across, begin, end, flags):
+def product(a, place_a, factor_a, b, place_b, factor_b, result, begin, end):
     """The block's tile of C = A B, over depths begin to end."""
-    threads = ROWS // HEIGHT * (COLUMNS // WIDTH)
-    loads_a, loads_b = ROWS * DEPTH // 4 // threads, COLUMNS * DEPTH // 4 // threads
-    apart_a = threads * 4 // DEPTH if A_DEEP else threads * 4 // ROWS  # between the groups that a thread loads
-    apart_b = threads * 4 // DEPTH if B_DEEP else threads * 4 // COLUMNS
-    pitch_a, pitch_b = ROWS + 4, COLUMNS + 4
+    flags = result.flags
+    threads = TILE.rows // TILE.height * (TILE.columns // TILE.width)
+    loads_a, loads_b = TILE.rows * TILE.depth // 4 // threads, TILE.columns * TILE.depth // 4 // threads
+    apart_a = (
+        threads * 4 // TILE.depth if A_DEEP else threads * 4 // TILE.rows
+    )  # between the groups that a thread loads
+    apart_b = threads * 4 // TILE.depth if B_DEEP else threads * 4 // TILE.columns
+    pitch_a, pitch_b = TILE.rows + 4, TILE.columns + 4
     shared = cuda.shared.array(0, real, 16)
-    buffer = DEPTH * (pitch_a + pitch_b)
+    buffer = TILE.depth * (pitch_a + pitch_b)
     sums = cuda.local.array(64, real)
     values_a = cuda.local.array(16, real)
     values_b = cuda.local.array(16, real)
@@ -154,24 +203,24 @@ def product(a, place_a, factor_a, b, place_b, factor_b, bias, c, c_step, m, n, a
     lines_b = cuda.local.array(12, uint32)
 
     thread = uint32(cuda.threadIdx.x)
-    first_row, first_column = tile_corner(across)
-    line_a, k_a = own_group(thread, A_DEEP, ROWS, DEPTH)
-    line_b, k_b = own_group(thread, B_DEEP, COLUMNS, DEPTH)
+    first_row, first_column = tile_corner(result.across)
+    line_a, k_a = own_group(thread, A_DEEP, TILE.rows, TILE.depth, min(16, apart_a))
+    line_b, k_b = own_group(thread, B_DEEP, TILE.columns, TILE.depth, min(16, apart_b))
     own_lines(factor_a, uint32(first_row + line_a), A_DEEP, apart_a, loads_a, lines_a)
     own_lines(factor_b, uint32(first_column + line_b), B_DEEP, apart_b, loads_b, lines_b)
-    depth_a = number(uint32(begin + k_a), factor_a[1])
-    depth_b = number(uint32(begin + k_b), factor_b[1])
+    depth_a = number(uint32(begin + k_a), factor_a.depths)
+    depth_b = number(uint32(begin + k_b), factor_b.depths)
     to_a = uint32(k_a * uint32(pitch_a) + line_a)
-    to_b = uint32(k_b * uint32(pitch_b) + line_b + uint32(DEPTH * pitch_a))
+    to_b = uint32(k_b * uint32(pitch_b) + line_b + uint32(TILE.depth * pitch_a))
 
     lane, warp = uint32(thread & uint32(31)), uint32(thread >> uint32(5))
-    warps = uint32(COLUMNS // WIDTH // 8)
+    warps = uint32(TILE.columns // TILE.width // 8)
     row = uint32((warp // warps * uint32(4) + (lane >> uint32(3))) * uint32(4))
     column = uint32((warp % warps * uint32(8) + (lane & uint32(7))) * uint32(4))
 
-    for i in range(HEIGHT * WIDTH):
+    for i in range(TILE.height * TILE.width):
         sums[i] = real(0)
-    steps = uint32((end - begin + uint32(DEPTH - 1)) // uint32(DEPTH))
+    steps = uint32((end - begin + uint32(TILE.depth - 1)) // uint32(TILE.depth))
     step = uint32(0)
     now = uint32(0)  # where the buffer begins that the next tiles go to
     while step <= steps:
@@ -182,7 +231,7 @@ def product(a, place_a, factor_a, b, place_b, factor_b, bias, c, c_step, m, n, a
             depth_b = fetch(b, place_b, factor_b, lines_b, depth_b, B_DEEP, flags & uint32(WIDE_B), loads_b, values_b)
         if step > uint32(0):
             other = uint32(buffer) - now
-            multiply_tile(shared, int64(other + row), int64(other + column + uint32(DEPTH * pitch_a)), sums)
+            multiply_tile(shared, int64(other + row), int64(other + column + uint32(TILE.depth * pitch_a)), sums)
         if step < steps:
             put(values_a, shared, int64(now + to_a), pitch_a, A_DEEP, apart_a, loads_a)
             put(values_b, shared, int64(now + to_b), pitch_b, B_DEEP, apart_b, loads_b)
@@ -192,9 +241,9 @@ def product(a, place_a, factor_a, b, place_b, factor_b, bias, c, c_step, m, n, a
 
     row, column = uint32(first_row + row), uint32(first_column + column)
     if flags & uint32(HAS_BIAS):
-        add_bias(bias, n, sums, HEIGHT, column, WIDTH // 4, COLUMNS * 4 // WIDTH)
-    c = at(c, uint64(cuda.blockIdx.z) * c_step)  # only now, for registers are scarce before
-    finish_rows(c, m, n, flags, sums, 0, row, 1, column, WIDTH // 4, COLUMNS * 4 // WIDTH)
-    if HEIGHT == 8:
-        lower = uint32(row + uint32(ROWS // 2))
-        finish_rows(c, m, n, flags, sums, 4 * WIDTH, lower, 1, column, WIDTH // 4, COLUMNS * 4 // WIDTH)
+        add_bias(result, sums, TILE.height, column, TILE.width // 4, TILE.columns * 4 // TILE.width)
+    c = at(result.c, uint64(cuda.blockIdx.z) * result.step)  # only now, for registers are scarce before
+    finish_rows(c, result, sums, 0, row, 1, column, TILE.width // 4, TILE.columns * 4 // TILE.width)
+    if TILE.height == 8:
+        lower = uint32(row + uint32(TILE.rows // 2))
+        finish_rows(c, result, sums, 4 * TILE.width, lower, 1, column, TILE.width // 4, TILE.columns * 4 // TILE.width)

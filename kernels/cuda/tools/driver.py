@@ -40,6 +40,7 @@ class Driver:
         minor = self.attribute(attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
         self.capability = major, minor
         self.multiprocessors = self.attribute(attributes.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+        self.shared_memory = self.attribute(attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)
         self.name = self.call("cuDeviceGetName", 128, self.device).decode(errors="replace").rstrip("\0 ")
         self.memory = self.call("cuDeviceTotalMem", self.device)
         if self.capability < OLDEST:

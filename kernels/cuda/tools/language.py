@@ -26,17 +26,21 @@ from numba import types
 from numba.core.errors import TypingError
 from numba.extending import overload
 
-from minigrad.kernels.build.settings import install
 from minigrad.kernels.cuda.tools.context import context
+
+
+class NoCompiler:
+    """Stands for numba.cuda where it is not installed, and only kernels run that were compiled before."""
+
 
 try:
     version("numba-cuda")
-    from numba import cuda  # noqa: F401 - the kernels take it from here
+    from numba import cuda
     from numba.cuda.extending import intrinsic
-except ImportError as error:  # also what importlib.metadata raises for a package that is not there
-    raise ImportError(
-        f"minigrad's CUDA kernels need numba-cuda, which is not installed; run: {install('cuda')}"
-    ) from error
+except ImportError:  # also what importlib.metadata raises for a package that is not there
+    from numba.extending import intrinsic
+
+    cuda = NoCompiler()  # the kernels take it from here
 
 COMPILERS = "numba-cuda", "nvidia-nvvm", "nvidia-cuda-nvcc", "cuda-toolkit"
 
@@ -91,15 +95,49 @@ def rebuilt(function, replaced, finished=lambda function: function, constants=No
     return copy(function)
 
 
-def names_in(function):
-    """The global names that a function and the device functions it calls read."""
+def names_in(function, constants):
+    """The global names that a function and the device functions it calls read, where names mean what constants say."""
     found, functions = set(), [function]
     for function in functions:
         names = function.__globals__
         used = [name for name in function.__code__.co_names if name in names]
         found.update(used)
-        functions += [names[name] for name in used if is_new_device_function(names[name], functions)]
+        meant = [constants.get(name, names[name]) for name in used]
+        functions += [value for value in meant if is_new_device_function(value, functions)]
     return found
+
+
+def content(function, constants):
+    """What a function and those it calls are made of, as text, which a change changes. Functions of packages are not in it."""
+    found, functions = [], [function]
+    for function in functions:
+        names = function.__globals__
+        used = {name: constants.get(name, names[name]) for name in function.__code__.co_names if name in names}
+        functions += [value for value in used.values() if is_users(value) and value not in functions]
+        found += [
+            instructions(function.__code__),
+            sorted((name, str(value)) for name, value in used.items() if is_plain(value)),
+        ]
+    return repr(found)
+
+
+def instructions(code):
+    """A code object's instructions and constants, those of functions in it too, without the file and lines they stand in."""
+    constants = [instructions(value) if isinstance(value, python_types.CodeType) else value for value in code.co_consts]
+    return code.co_code, constants, code.co_names, code.co_varnames
+
+
+def is_users(value):
+    """Whether it is a function that a user has written."""
+    packages = "minigrad", "numba", "numpy"
+    return isinstance(value, python_types.FunctionType) and value.__module__.partition(".")[0] not in packages
+
+
+def is_plain(value):
+    """Whether it is a number, a text, a type, or a tuple of such."""
+    return isinstance(value, bool | int | float | str | np.generic | types.Type) or (
+        isinstance(value, tuple) and all(map(is_plain, value))
+    )
 
 
 def is_new_device_function(value, functions):

@@ -13,9 +13,9 @@ the kernel is compiled for, that of the first such array in a call; in the kerne
 in capitals that a kernel reads may be given other values, which are compiled in:
 `gemm.variant(TRANS_A=True)[grid, block](...)`.
 
-A kernel is compiled to PTX when it is first launched, for the oldest GPU that will do, and kept on disk beside the CPU's
-kernels; the driver makes machine code of it for the machine's. Launches go to the context's driver: the GPU, or the
-simulator.
+A kernel comes as PTX, for the oldest GPU that will do, with a release of minigrad; or it is compiled when it is first launched,
+and kept on disk beside the CPU's kernels. The driver makes machine code of it for the machine's GPU. Launches go to the
+context's driver: the GPU, or what stands for it.
 """
 
 import functools
@@ -30,9 +30,15 @@ from numba.extending import register_jitable
 from minigrad.kernels.axes import DIMS
 from minigrad.kernels.build.cache import cache_folder, keep, read, warn_once
 from minigrad.kernels.build.progress import progress
-from minigrad.kernels.cuda.tools import language
+from minigrad.kernels.build.settings import install
+from minigrad.kernels.cuda.tools import language, shipped
 from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.window import Window
+
+if isinstance(language.cuda, language.NoCompiler) and not shipped.kernels():
+    raise ImportError(
+        f"this copy of minigrad has no compiled CUDA kernels, as a release has, and no compiler; run: {install('compiler')}"
+    )
 
 
 class KernelParameter:
@@ -70,6 +76,7 @@ class KernelParameter:
 
 
 MOST_ELEMENTS = 1 << 31  # of an array: an index, and one past the end by what a grid covers too much, is a uint32
+RESERVED_SHARED = 1024  # bytes of shared memory that the driver keeps for itself of each block's
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 CODES = {
@@ -117,11 +124,15 @@ kernels: list["CudaKernel"] = []  # all that are defined
 
 
 class CudaKernel:
-    """One kernel, with its constants; `kernel[grid, block](...)` or `kernel[grid, block, shared_bytes](...)` launches it."""
+    """One kernel, with its constants; `kernel[grid, block](...)` launches it.
 
-    def __init__(self, function, threads, min_blocks, constants, types=None, uses_float64=False):
+    `kernel[grid, block, shared_bytes](...)` gives a block so much shared memory beside the arrays of fixed size, if it is not
+    what the kernel says of itself.
+    """
+
+    def __init__(self, function, threads, min_blocks, constants, types=None, uses_float64=False, shared_bytes=0):
         self.function = function
-        self.threads, self.min_blocks = threads, min_blocks
+        self.threads, self.min_blocks, self.shared_bytes = threads, min_blocks, shared_bytes
         self.uses_float64 = uses_float64
         self.constants = constants
         names = {**function.__globals__, **constants}
@@ -142,18 +153,20 @@ class CudaKernel:
         constants = "".join(f",{name}={getattr(value, '__name__', value)}" for name, value in values)
         return f"{family}.{self.function.__name__}{constants}"
 
-    def variant(self, *, types=None, **constants):
+    def variant(self, *, types=None, shared_bytes=None, **constants):
         """The same kernel with names in capitals standing for other values; `types` if it is not for all of the kernel's."""
         key = tuple(sorted(constants.items()))
         if key not in self.variants:
             named = {p.constant for p in inspect.get_annotations(self.function).values() if isinstance(p, Of)}
-            known = language.names_in(self.function) | named
+            known = language.names_in(self.function, constants) | named
             unknown = [name for name in constants if name not in known]
             if unknown:
                 raise TypeError(f"{self.function.__name__} knows no {', '.join(unknown)}")
             together = {**self.constants, **constants}
+            shared_bytes = self.shared_bytes if shared_bytes is None else shared_bytes
             self.variants[key] = CudaKernel(
-                self.function, self.threads, self.min_blocks, together, types or self.types, self.uses_float64
+                *(self.function, self.threads, self.min_blocks, together, types or self.types),
+                *(self.uses_float64, shared_bytes),
             )
         return self.variants[key]
 
@@ -164,7 +177,7 @@ class CudaKernel:
 
     def __getitem__(self, configuration):
         grid, block, *rest = configuration
-        return functools.partial(self.launch, grid, block, rest[0] if rest else 0)
+        return functools.partial(self.launch, grid, block, rest[0] if rest else self.shared_bytes)
 
     def launch(self, grid, block, shared_bytes, *arguments):
         """Run it on `grid` blocks (an int or up to three) of `block` threads."""
@@ -246,7 +259,15 @@ def entry_of(ptx):
 
 
 def compile_ptx(kernel, real, capability=OLDEST):
-    """(PTX, name of the entry) of a kernel, for GPUs of at least that compute capability."""
+    """(PTX, name of the entry) of a kernel, for GPUs of at least that compute capability.
+
+    Raises ImportError where the compiler is not installed.
+    """
+    if isinstance(language.cuda, language.NoCompiler):
+        raise ImportError(
+            f"{kernel.name} for {real} did not come with this release, as your own kernels do not, nor many that are made of a "
+            f"formula; to compile it takes numba-cuda, which is not installed; run: {install('compiler')}"
+        )
     function = kernel.specialized(real, register_jitable)
     with language.target(capability):
         ptx, _ = language.cuda.compile(
@@ -264,11 +285,16 @@ def compile_ptx(kernel, real, capability=OLDEST):
 
 
 def cached_ptx(kernel, real, capability=OLDEST):
-    """compile_ptx, kept on disk."""
+    """What compile_ptx gives, from what was shipped or kept on disk, if it is there."""
+    ptx = shipped.ptx_of(kernel, real) if capability == OLDEST else None
+    if ptx is not None:
+        return ptx, entry_of(ptx)
     folder = cache_folder("cuda")
     path = None
     if folder is not None:
-        key = repr((kernel.name, real.name, capability, kernel.threads, kernel.min_blocks, language.versions()))
+        how = kernel.name, real.name, capability, kernel.threads, kernel.min_blocks, language.versions()
+        # the folder's name covers our sources
+        key = repr(how if shipped.is_ours(kernel) else (*how, language.content(kernel.function, kernel.constants)))
         digest = hashlib.sha256(key.encode()).hexdigest()[:20]
         path = folder / f"cuda.{kernel.function.__name__}-{digest}.ptx"
         content = read(path)

@@ -3,7 +3,8 @@
     python -m minigrad.kernels.cuda.tools.machine_code            a line for each kernel
     python -m minigrad.kernels.cuda.tools.machine_code FILE       the same as JSON, which the tests compare with
 
-Of each kernel: registers, bytes of shared memory, bytes spilled (stored and loaded), bytes of stack (local memory).
+Of each kernel: registers, bytes of shared memory of a block (with what a launch adds), bytes spilled (stored and loaded), bytes
+of stack (local memory); and how many blocks of the most threads a multiprocessor has room for at once.
 """
 
 import collections
@@ -16,11 +17,29 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from minigrad.kernels.contract import FAMILIES
 from minigrad.kernels.cuda.tools import launch
 
-ARCHITECTURES = "sm_80", "sm_90"
+
+class Multiprocessor(NamedTuple):
+    """What the blocks at work on it share; see "Technical Specifications per Compute Capability" in the CUDA C++ guide."""
+
+    threads: int
+    blocks: int
+    shared: int  # bytes
+    registers: int = 65536
+
+
+ARCHITECTURES = {
+    "sm_80": Multiprocessor(2048, 32, 164 * 1024),  # A100
+    "sm_86": Multiprocessor(1536, 16, 100 * 1024),  # A10, RTX 30
+    "sm_89": Multiprocessor(1536, 24, 100 * 1024),  # L4, L40, RTX 40
+    "sm_90": Multiprocessor(2048, 32, 228 * 1024),  # H100, H200
+    "sm_120": Multiprocessor(1536, 24, 100 * 1024),  # RTX 50, RTX PRO
+}
+WARP, OF_WARP = 32, 256  # threads; registers are handed out to warps by so many
 
 
 def cases():
@@ -62,10 +81,26 @@ def assemble(ptx, architecture):
     }
 
 
+def blocks_at_once(kernel, found, limits):
+    """How many blocks of a kernel a multiprocessor has room for."""
+    warps = -(-kernel.threads // WARP)
+    registers = -(-found["registers"] * WARP // OF_WARP) * OF_WARP * warps
+    shared = found["shared"] + launch.RESERVED_SHARED
+    return min(
+        *(limits.blocks, limits.threads // (warps * WARP)),
+        *(limits.registers // registers, limits.shared // shared),
+    )
+
+
 def measure(kernel, real):
-    """(PTX, {architecture: what `assemble` says})."""
+    """(PTX, {architecture: what `assemble` says, and the blocks at once})."""
     ptx, _ = launch.cached_ptx(kernel, real)
-    return ptx, {architecture: assemble(ptx, architecture) for architecture in ARCHITECTURES}
+    code = {}
+    for architecture, limits in ARCHITECTURES.items():
+        found = assemble(ptx, architecture)
+        found["shared"] += kernel.shared_bytes
+        code[architecture] = {**found, "blocks": blocks_at_once(kernel, found, limits)}
+    return ptx, code
 
 
 def main():

@@ -40,6 +40,7 @@ class SimulatedDriver:
     name = "simulator"
     capability = 9, 0
     multiprocessors = 2
+    shared_memory = 228 * 1024  # bytes of a multiprocessor
 
     def __init__(self, memory=1 << 30, order=None):
         self.memory = memory
