@@ -301,4 +301,4 @@ def test_constants_are_compiled_into_device_functions():
 @pytest.mark.parametrize("kernel", [reversed_fours, through_shared, products], ids=lambda kernel: kernel.__name__)
 def test_intrinsics_assemble(kernel, own_cache):
     _, code = machine_code.measure(kernel, FLOAT32)
-    assert [(found["spills"], found["stack"]) for found in code.values()] == [(0, 0), (0, 0)]
+    assert [(found["spills"], found["stack"]) for found in code.values()] == [(0, 0)] * len(machine_code.ARCHITECTURES)
