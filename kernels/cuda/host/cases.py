@@ -122,8 +122,10 @@ CASES = {
         [(2, 8, 8, 16), (np.uint8, 2, 8, 8, 16), (2, 16, 16, 16)],
     ),
     "attention": Case(
-        lambda q, k, v, y, lse, none: attention.attention_forward(q, k, v, none, 1, 0.125, False, y, lse),
-        [*ATTENDED, (2, 64, 64), (2, 64), (0, 0, 0)],
+        lambda q, k, v, y, lse, none, key: attention.attention_forward(
+            q, k, v, none, 1, 0.125, False, 0.0, key, y, lse
+        ),
+        [*ATTENDED, (2, 64, 64), (2, 64), (0, 0, 0), (np.uint64, 2)],
     ),
     "sgd": Case(lambda p, g, v, h: optim.sgd([p], [g], [v], [0], h), [(MANY,)] * 3 + [(np.float64, 1, 4)]),
     "dropout": Case(lambda x, key, y: dropout.dropout(x, 0.5, key, y), [(MANY,), (np.uint64, 2), (MANY,)]),
