@@ -115,7 +115,12 @@ FUNCTIONS = {
         depthwise_of_jax,
     ),
 }
-STEPS = {"transformer": "transformer step", "resnet": "ResNet step", "autoencoder": "autoencoder step"}
+STEPS = {
+    "transformer": "transformer step",
+    "lstm": "char-LSTM step",
+    "resnet": "ResNet step",
+    "autoencoder": "autoencoder step",
+}
 
 
 @functools.lru_cache(maxsize=1)

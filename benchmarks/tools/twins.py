@@ -14,11 +14,18 @@ from benchmarks.tools.machine import ROOT
 
 SIZES = {  # what the networks are made of
     "transformer": {"context": 128, "batch": 32, "blocks": 4, "features": 128, "heads": 4},
+    "lstm": {"units": 256},
     "resnet": {"blocks": 3, "width": 1.0, "batch": 128},
     "autoencoder": {"code": 16, "batch": 100, "channels": 16},
 }
+CLIPPED = 5.0  # the norm of the LSTM's gradients
 STEPS, ROWS = 2, 4  # whose losses are compared, on so few rows of the batch: the reference takes its time
-LAYOUTS = {"Linear": (1, 0), "Conv2d": (3, 2, 0, 1), "ConvTranspose2d": (2, 3, 0, 1)}  # of PyTorch's weights, from ours
+LAYOUTS = {
+    "Linear": (1, 0),
+    "Conv2d": (3, 2, 0, 1),
+    "ConvTranspose2d": (2, 3, 0, 1),
+    "LSTM": (1, 0),
+}  # of PyTorch's weights, from ours
 NAMES = {"weight": "gamma", "bias": "beta"}  # of normalizations
 
 
@@ -47,6 +54,20 @@ def transformer() -> Step:
     return Step(model, lambda x, y: script.loss_of(model, x, y), *batch)
 
 
+def lstm() -> Step:
+    """Of examples/char_lstm.py, from a state of zeros."""
+    import minigrad as mg
+
+    script, rng, characters = example("char_lstm"), np.random.default_rng(0), 96
+    model = script.Model(characters, SIZES["lstm"]["units"])
+    text = rng.integers(0, characters, (script.BATCH, script.STEPS + 1))
+
+    def loss(x: Any, y: Any) -> Any:
+        return mg.cross_entropy(model(x)[0].reshape(-1, characters), y.reshape(-1))
+
+    return Step(model, loss, text[:, :-1], text[:, 1:])
+
+
 def resnet() -> Step:
     """Of examples/cifar10_resnet.py."""
     import minigrad as mg
@@ -73,7 +94,7 @@ def made(name: str, rows: int | None = None) -> Step:
     import minigrad as mg
 
     mg.manual_seed(0)
-    step = {"transformer": transformer, "resnet": resnet, "autoencoder": autoencoder}[name]()
+    step = {"transformer": transformer, "lstm": lstm, "resnet": resnet, "autoencoder": autoencoder}[name]()
     return step._replace(inputs=step.inputs[:rows], targets=step.targets[:rows])
 
 
@@ -81,7 +102,8 @@ def optimizer_of(lib: Any, name: str, parameters: Any) -> Any:
     """The example's, by `mg.optim` or `torch.optim`."""
     if name == "resnet":
         return lib.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4)
-    return lib.Adam(parameters, lr=0.002) if name == "autoencoder" else lib.AdamW(parameters, lr=1e-3)
+    adam = {"autoencoder": 0.002, "lstm": 0.003}
+    return lib.Adam(parameters, lr=adam[name]) if name in adam else lib.AdamW(parameters, lr=1e-3)
 
 
 def ours(
@@ -99,6 +121,8 @@ def ours(
         optimizer.zero_grad()
         loss = step.loss(x, y)
         loss.backward()
+        if name == "lstm":
+            mg.optim.clip_grad_norm(step.model.parameters(), CLIPPED)
         optimizer.step()
         return loss
 
@@ -118,9 +142,8 @@ def theirs(name: str, rows: int | None = None) -> Callable[[], Any]:
     import torch
 
     step = made(name, rows)
-    model = {"transformer": torch_transformer, "resnet": torch_resnet, "autoencoder": torch_autoencoder}[name](
-        step.model
-    )
+    networks = {"transformer": torch_transformer, "lstm": torch_lstm, "resnet": torch_resnet}
+    model = {**networks, "autoencoder": torch_autoencoder}[name](step.model)
     fill(model, step.model.state_dict())
     model = model.to(memory_format=torch.channels_last)
     optimizer = optimizer_of(torch.optim, name, model.parameters())
@@ -129,7 +152,7 @@ def theirs(name: str, rows: int | None = None) -> Callable[[], Any]:
     def train() -> Any:
         x, y = torch.tensor(step.inputs), torch.tensor(step.targets)
         optimizer.zero_grad()
-        if name == "transformer":
+        if name in ("transformer", "lstm"):
             loss = functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
         elif name == "resnet":
             loss = functional.cross_entropy(model(x.permute(0, 3, 1, 2)), y)
@@ -137,6 +160,8 @@ def theirs(name: str, rows: int | None = None) -> Callable[[], Any]:
             logits = model(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             loss = functional.binary_cross_entropy_with_logits(logits, y)
         loss.backward()
+        if name == "lstm":
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIPPED)
         optimizer.step()
         return loss
 
@@ -204,6 +229,23 @@ def torch_transformer(ours: Any) -> Any:
             return self.last(self.norm(x))
 
     return Transformer()
+
+
+def torch_lstm(ours: Any) -> Any:
+    """Embedding, one layer, and characters again."""
+    from torch import nn
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            (characters, features), units = ours.embedding.weight.shape, SIZES["lstm"]["units"]
+            self.embedding, self.lstm = nn.Embedding(characters, features), nn.LSTM(features, units, batch_first=True)
+            self.out = nn.Linear(units, characters)
+
+        def forward(self, x: Any) -> Any:
+            return self.out(self.lstm(self.embedding(x))[0])
+
+    return Model()
 
 
 def torch_resnet(ours: Any) -> Any:
