@@ -1,6 +1,7 @@
 """Layers and what belongs to them: parameters and state, no math."""
 
 from minigrad.nn import init
+from minigrad.nn.activations import ELU, GELU, LeakyReLU, SiLU, Softplus
 from minigrad.nn.attention import MultiheadAttention
 from minigrad.nn.containers import ModuleDict, ModuleList, ParameterList
 from minigrad.nn.conv import Conv1d, Conv2d, ConvTranspose2d
@@ -25,6 +26,8 @@ from minigrad.nn.resample import AdaptiveAvgPool2d, Upsample
 from minigrad.nn.statistics import convert_sync_batch_norm, fold_batch_norm, recompute_statistics
 
 __all__ = [
+    "ELU",
+    "GELU",
     "GRU",
     "LSTM",
     "RNN",
@@ -41,6 +44,7 @@ __all__ = [
     "GlobalAvgPool",
     "GroupNorm",
     "LayerNorm",
+    "LeakyReLU",
     "Linear",
     "LocalResponseNorm",
     "MaxPool2d",
@@ -53,7 +57,9 @@ __all__ = [
     "RMSNorm",
     "ReLU",
     "Sequential",
+    "SiLU",
     "Sigmoid",
+    "Softplus",
     "SyncBatchNorm",
     "Tanh",
     "Upsample",

@@ -20,6 +20,7 @@ SMALL = {
 }
 SIZES = {
     "transformer": {"context": 6, "batch": 2, "blocks": 1, "features": 8, "heads": 2},
+    "lstm": {"units": 4},
     "resnet": {"blocks": 1, "width": 0.25, "batch": 4},
     "autoencoder": {"code": 3, "batch": 5, "channels": 4},
 }
