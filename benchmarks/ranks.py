@@ -1,12 +1,16 @@
 """What training in several processes costs here, and by a model held against that, with up to 1,024 of them.
 
-    python benchmarks/ranks.py measure OUT.json      1 and 2 processes on this machine, one thread each: two minutes
-    python benchmarks/ranks.py hosts OUT.json        2 and 4 network namespaces as hosts, at several rates; needs root, ip, tc
-    python benchmarks/ranks.py model OUT.json        the table and the figure, from what the other two have left in OUT.json
+    python benchmarks/ranks.py measure OUT.json      1 and 2 processes on this machine, one thread each: three minutes
+    python benchmarks/ranks.py hosts OUT.json        2 and 4 network namespaces as hosts, at several rates
+    python benchmarks/ranks.py links OUT.json        2 of them and a link with a rate, a delay and losses between them
+    python benchmarks/ranks.py overlap OUT.json      exchanges while backward goes on, in memory and between two of them
+    python benchmarks/ranks.py model OUT.json        the tables and the figures, from what the others have left in OUT.json
 
-`measure` times steps of the MNIST network (batch 60 a process) and of the Inception of width 0.25 (batch 50): of one process
-alone, of two that do not know each other, and of two that train together; and averages of 4 bytes to 25 MB by themselves.
-What two that train together take longer than two that do not is the exchange, with the waiting for the slower one in it.
+`measure` times steps of the MNIST network (batch 60 a process) and of the Inceptions of width 0.25 (50) and 1 (16): of one
+process alone, of two that do not know each other, and of two that train together; averages of 4 bytes to 25 MB by themselves;
+and messages of 8 bytes to 4 MB. What two that train together take longer than two that do not is the exchange, with the waiting
+for the slower one in it. `hosts`, `links` and `overlap` need root, ip and
+tc, and touch no network but that of namespaces of their own.
 """
 
 import json
@@ -17,53 +21,70 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+if not __package__:  # run as a script; at the end of the path: an installed minigrad is not hidden by the sources
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
+
 import minigrad as mg
+from benchmarks.tools.hosts import BEFORE, limit, linked, make_hosts, options_of, remove_hosts
+from benchmarks.tools.links import LINKED, LINKS, RATES, WAYS, fitted, fitted_link, ours_seconds, place_of, said_of
+from benchmarks.tools.overlap import timed_ways
+from benchmarks.tools.rank_figures import NETWORKS, WORLDS, draw, draw_links
 from minigrad import distributed
 from minigrad.distributed import launch
 from minigrad.exchange import current
-from minigrad.exchange.sums import SHORT, average, room_for
+from minigrad.exchange.sums import average, room_for
 from minigrad.kernels.cpu.reduce import sum_forward
 
 HERE = Path(__file__).resolve()
 SIZES = (4, 1_000, 8_000, 64_000, 500_000, 2_500_000, 25_000_000)  # bytes of an average
-NETWORKS = {"mnist": 60, "inception": 50}  # and the batch of one process
-STEPS = {"mnist": 2_000, "inception": 12}
-WARM = 6  # steps that are not timed
-RATES = {2: (None, "100mbit", "1gbit"), 4: ("100mbit",)}  # of the links of so many hosts
-LINKS = {  # name: (seconds from the start of a message to its arrival, bytes a second one way); what their makers say
-    "10 GbE": (30e-6, 1.25e9),
-    "200 Gb InfiniBand": (2e-6, 25e9),
-    "NVLink 4": (5e-6, 450e9),
-}
-WORLDS = [2**i for i in range(1, 11)]
-LONG_CALLS = 3  # exchanges that a long average is made of
+STEPS = {"mnist": 2_000, "inception 0.25": 12, "inception 1.0": 6}
+ROUNDS = {"mnist": 500, "inception 0.25": 14}  # of each way to overlap
+OVERLAP_LINK = 100, 1, 0.0
+WARM = 6  # steps, or exchanges, that are not timed
+NAMES = ["mg1", "mg2", "mg3", "mg4"]  # of hosts
+MESSAGES = (
+    8,
+    256,
+    1_000,
+    4_000,
+    8_000,
+    16_000,
+    32_000,
+    64_000,
+    125_000,
+    250_000,
+    500_000,
+    1_250_000,
+    4_000_000,
+)  # bytes
 SHARE = 0.1  # of a step that the exchange may take
-SUBNET = "10.77.0."
 
 
 # What each process does
 
 
-def network(name: str, batch: int, sync: bool) -> tuple[Callable[..., mg.Tensor], list[np.ndarray], mg.nn.Module]:
+def network(
+    name: str, batch: int, sync: bool, lr: float = 0.01, exchanges: bool = True
+) -> tuple[Callable[..., mg.Tensor], list[np.ndarray], mg.nn.Module]:
     """(a captured step, a batch, the model)."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(distributed.rank)
     mg.manual_seed(0)
     if name == "mnist":
         model: mg.nn.Module = mg.models.MLP()
         images = rng.integers(0, 2, (batch, 784)).astype(np.float32)
     else:
-        model = mg.models.Inception(width=0.25)
+        model = mg.models.Inception(width=float(name.split()[1]))
         images = rng.standard_normal((batch, 32, 32, 3)).astype(np.float32)
     if sync:
         distributed.convert(model)
-    optimizer = mg.optim.SGD(model.parameters(), 0.01)
-    together = current() is not None
+    optimizer = mg.optim.SGD(model.parameters(), lr)
+    together = exchanges and current() is not None
 
     def step(images: mg.Tensor, labels: mg.Tensor) -> mg.Tensor:
         optimizer.zero_grad()
@@ -97,26 +118,31 @@ def timed_steps(name: str, batch: int, sync: bool) -> dict[str, Any]:
     }
 
 
-def median_seconds(count: int, work: Callable[[], object]) -> float:
-    """How long a piece of work takes that all processes begin together."""
+def count_for(repeats: int, nbytes: int) -> int:
+    """How often something that moves so many bytes is timed."""
+    return max(5, min(repeats, int(repeats * 100_000 / nbytes)))
+
+
+def seconds_of(count: int, work: Callable[[], object]) -> list[float]:
+    """How long a piece of work takes, each time, of many in a row: all processes begin the first together."""
     session = current()
     assert session is not None
+    session.communicator.Barrier()
     times = []
-    for _ in range(count):
-        session.communicator.Barrier()
+    for _ in range(count + WARM):
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    return times[WARM:]
 
 
 def timed_sums(repeats: int, largest: int) -> dict[str, dict[str, float]]:
-    """The median time of an average of so many bytes, by itself; and of MPI's own sum in place, whose order is not fixed."""
+    """The time of an average of so many bytes, median and mean; and of MPI's own sum in place, whose order is not fixed."""
     from mpi4py import MPI
 
     session = current()
     assert session is not None
-    found: dict[str, dict[str, float]] = {"averages": {}, "sums of MPI": {}}
+    found: dict[str, dict[str, float]] = {"averages": {}, "their mean": {}, "sums of MPI": {}}
     for size in [size for size in SIZES if size <= largest]:
         array = np.ones(max(1, size // 4), np.float32)
         room = room_for(array.size, session.world, array.dtype, np.empty)
@@ -126,18 +152,20 @@ def timed_sums(repeats: int, largest: int) -> dict[str, dict[str, float]]:
             ),
             "sums of MPI": lambda array=array: session.communicator.Allreduce(MPI.IN_PLACE, array),
         }
-        count = max(5, min(repeats, int(repeats * 100_000 / size)))
         for name, work in works.items():
-            found[name][str(array.nbytes)] = median_seconds(count, work)
+            times = seconds_of(count_for(repeats, size), work)
+            found[name][str(array.nbytes)] = float(np.median(times))
+            if name == "averages":
+                found["their mean"][str(array.nbytes)] = float(np.mean(times))
     return found
 
 
-def link_between(repeats: int, size: int = 4_000_000) -> dict[str, float]:
-    """Latency and bandwidth of a message between rank 0 and rank 1: half a round trip of 8 bytes, and of many."""
+def link_between(repeats: int, largest: int) -> dict[str, float]:
+    """By its bytes, the time that a message takes between rank 0 and rank 1: half a round trip, the median."""
     session = current()
     assert session is not None
     found = {}
-    for nbytes, count in ((8, repeats), (size, 7)):
+    for nbytes in [n for n in MESSAGES if n <= largest]:
         message = np.zeros(nbytes, np.uint8)
 
         def there_and_back(message: np.ndarray = message) -> None:
@@ -148,9 +176,8 @@ def link_between(repeats: int, size: int = 4_000_000) -> dict[str, float]:
                 session.communicator.Recv(message, 0)
                 session.communicator.Send(message, 0)
 
-        found[str(nbytes)] = median_seconds(count, there_and_back) / 2
-    latency = found["8"]
-    return {"latency": latency, "bandwidth": size / (found[str(size)] - latency)}
+        found[str(nbytes)] = float(np.median(seconds_of(count_for(repeats, nbytes), there_and_back))) / 2
+    return found
 
 
 def work(task: dict[str, Any]) -> None:
@@ -162,10 +189,15 @@ def work(task: dict[str, Any]) -> None:
         distributed.init(timeout=100, threads_each=1)
     if task["what"] == "steps":
         found: dict[str, Any] = timed_steps(task["network"], task["batch"], bool(task.get("sync")))
+    elif task["what"] == "overlap":
+        session = current()
+        assert session is not None
+        step, given, _ = network(task["network"], task["batch"], False, lr=0.0, exchanges=False)
+        found = timed_ways(step, given, session, task.get("rounds", ROUNDS[task["network"]]))
     else:
         repeats = task.get("repeats", 300)
         largest = task.get("largest", SIZES[-1])
-        found = {"link": link_between(repeats), **timed_sums(repeats, largest)}
+        found = {"link": link_between(repeats, task.get("longest", MESSAGES[-1])), **timed_sums(repeats, largest)}
     if distributed.rank == 0:
         sys.stdout.write(f"FOUND {json.dumps(found)}\n")
         sys.stdout.flush()
@@ -186,9 +218,9 @@ def python(task: dict[str, Any]) -> list[str]:
     return [sys.executable, str(HERE), "work", json.dumps(task)]
 
 
-def together(task: dict[str, Any], n: int = 2, *options: str) -> dict[str, Any]:
+def together(task: dict[str, Any], n: int = 2, *options: str, before: Sequence[str] = ()) -> dict[str, Any]:
     """Several that know each other."""
-    return found_by([launch.mpiexec(), *options, "-n", str(n), *python({**task, "together": True})])
+    return found_by([*before, launch.mpiexec(), *options, "-n", str(n), *python({**task, "together": True})])
 
 
 def side_by_side(task: dict[str, Any]) -> dict[str, Any]:
@@ -220,70 +252,60 @@ def measure(output: Path) -> None:
 
 
 def hosts(output: Path) -> None:
-    """Network namespaces as hosts, with a bridge between them and rates set by tc: averages, and steps of the networks."""
-    found: dict[str, Any] = {}
+    """Network namespaces as hosts, joined by a bridge at several rates: averages, and messages."""
     for n in (2, 4):
-        names = [f"mg{i}" for i in range(1, n + 1)]
+        names = NAMES[:n]
         try:
             make_hosts(names)
             with tempfile.TemporaryDirectory() as folder:
                 given = options_of(names, Path(folder))
                 for rate in RATES[n]:
                     for name in names:
-                        limit(name, rate)
-                    task = {"what": "averages", "repeats": 20, "largest": 2_500_000}
-                    found[f"{n} hosts, {rate or 'no limit'}"] = together(task, n, *given)
-                    write(output, {"hosts": found, "hosts on": machine()})
+                        limit(name, rate and f"{rate}mbit")
+                    task = {"what": "averages", "repeats": 30, "largest": 2_500_000}
+                    add(output, place_of(n, rate), together(task, n, *given, before=BEFORE))
         finally:
             remove_hosts(names)
 
 
-def run(*command: str) -> None:
-    """Run a command of the system."""
-    subprocess.run(command, check=True)
+def links(output: Path) -> None:
+    """The same of two hosts with a link that has a rate, a delay and losses."""
+    names = NAMES[:2]
+    try:
+        make_hosts(names)
+        with tempfile.TemporaryDirectory() as folder:
+            given = options_of(names, Path(folder), link=True)
+            for mbit, delay, loss in LINKED:
+                task = {"what": "averages", "repeats": 30, "largest": 2_500_000, "longest": 1_250_000}
+                with linked(names, mbit, delay, loss):
+                    found = together(task, 2, *given, before=BEFORE)
+                add(output, place_of(2, mbit, delay, loss), found)
+    finally:
+        remove_hosts(names)
 
 
-def make_hosts(names: list[str]) -> None:
-    """A bridge, and namespaces that it joins."""
-    remove_hosts(names)
-    run("ip", "link", "add", "mgbr", "type", "bridge")
-    run("ip", "addr", "add", f"{SUBNET}254/24", "dev", "mgbr")
-    run("ip", "link", "set", "mgbr", "up")
-    for i, name in enumerate(names, 1):
-        run("ip", "netns", "add", name)
-        run("ip", "link", "add", f"{name}v", "type", "veth", "peer", "name", "eth0", "netns", name)
-        run("ip", "link", "set", f"{name}v", "master", "mgbr", "up")
-        run("ip", "-n", name, "addr", "add", f"{SUBNET}{i}/24", "dev", "eth0")
-        run("ip", "-n", name, "link", "set", "eth0", "up")
-        run("ip", "-n", name, "link", "set", "lo", "up")
+def add(output: Path, place: str, found: dict[str, Any]) -> None:
+    """Put what was measured between hosts into a file of results."""
+    there = json.loads(output.read_text()) if output.exists() else {}
+    write(output, {"hosts": {**there.get("hosts", {}), place: found}, "hosts on": machine()})
 
 
-def remove_hosts(names: list[str]) -> None:
-    """What `make_hosts` has made, if it is there."""
-    for command in (*[("ip", "netns", "del", name) for name in names], ("ip", "link", "del", "mgbr")):
-        subprocess.run(command, stderr=subprocess.DEVNULL)
-
-
-def limit(name: str, rate: str | None) -> None:
-    """Let a host send so many bits a second."""
-    subprocess.run(["tc", "-n", name, "qdisc", "del", "dev", "eth0", "root"], stderr=subprocess.DEVNULL)
-    if rate is not None:
-        shape = ("tbf", "rate", rate, "burst", "64kb", "latency", "100ms")
-        run("tc", "-n", name, "qdisc", "add", "dev", "eth0", "root", *shape)
-
-
-def options_of(names: list[str], folder: Path) -> list[str]:
-    """What tells mpiexec to start processes in the namespaces, and MPI to use nothing but TCP between them."""
-    addresses = [f"{SUBNET}{i}" for i in range(1, len(names) + 1)]
-    (folder / "hosts").write_text("\n".join(addresses) + "\n")
-    script = folder / "start"
-    script.write_text(
-        '#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nhost=$1; shift\n'
-        'exec ip netns exec "mg${host##*.}" sh -c "$*"\n'
-    )
-    script.chmod(0o755)
-    start = ["-launcher", "ssh", "-launcher-exec", str(script), "-localhost", f"{SUBNET}254"]
-    return [*start, "-f", str(folder / "hosts"), "-genv", "UCX_TLS", "tcp,self"]
+def overlap(output: Path) -> None:
+    """Exchanges while backward goes on, of two processes: in memory, and over a link."""
+    found: dict[str, Any] = {"overlap on": machine(), "overlap": {}}
+    tasks = {name: {"what": "overlap", "network": name, "batch": NETWORKS[name]} for name in ROUNDS}
+    names = NAMES[:2]
+    for name, task in tasks.items():
+        found["overlap"][name] = {"in memory": together(task)}
+    try:
+        make_hosts(names)
+        with tempfile.TemporaryDirectory() as folder, linked(names, *OVERLAP_LINK):
+            given = options_of(names, Path(folder), link=True)
+            for name, task in tasks.items():
+                found["overlap"][name]["100 Mbit/s, 1 ms"] = together({**task, "rounds": 14}, 2, *given, before=BEFORE)
+    finally:
+        remove_hosts(names)
+    write(output, found)
 
 
 def write(output: Path, found: dict[str, Any]) -> None:
@@ -304,67 +326,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-# The model
-
-
-class Machine(NamedTuple):
-    """What the averages on this machine say of it."""
-
-    call: float  # seconds that an exchange takes of Python and MPI, beside the messages
-    moved: list[
-        tuple[float, float]
-    ]  # (bytes of an average, seconds in which they are packed, received, added up and unpacked)
-
-    def moving(self, nbytes: float) -> float:
-        """Seconds that an average takes of memory: as measured, between the sizes in proportion of their logarithms."""
-        sizes, seconds = np.log(np.array(self.moved)).T
-        return float(np.exp(np.interp(math.log(nbytes), sizes, seconds)))
-
-
-def fitted(found: dict[str, Any]) -> Machine:
-    """From averages of two processes here: what the messages, by the link between them, do not explain."""
-    link = found["link"]
-    seconds = {int(size): value for size, value in found["averages"].items()}
-    call = seconds[min(seconds)] - link["latency"]
-    long = [size for size in seconds if size > SHORT]
-    rest = [seconds[n] - LONG_CALLS * call - 2 * (link["latency"] + n / 2 / link["bandwidth"]) for n in long]
-    return Machine(call, [(n, max(r, 1e-7)) for n, r in zip(long, rest, strict=True)])
-
-
-def gather_seconds(world: int, nbytes: float, latency: float, bandwidth: float) -> float:
-    """A short Allgather: by recursive doubling, a message for each bit of the world's size."""
-    return math.ceil(math.log2(world)) * latency + (world - 1) * nbytes / bandwidth
-
-
-def ours_seconds(world: int, nbytes: float, latency: float, bandwidth: float, machine: Machine) -> float:
-    """An average as minigrad makes it: a check, then Alltoall and Allgather by messages to all others in turn."""
-    if nbytes <= SHORT:
-        return machine.call + gather_seconds(world, nbytes + 32, latency, bandwidth)
-    check = gather_seconds(world, 32, latency, bandwidth)
-    rounds = 2 * (world - 1) * (latency + nbytes / world / bandwidth)
-    return LONG_CALLS * machine.call + check + rounds + machine.moving(nbytes)
-
-
-def ring_seconds(world: int, nbytes: float, latency: float, bandwidth: float, machine: Machine) -> float:
-    """A ring: the same bytes and as many messages, to the neighbour alone."""
-    return machine.call + 2 * (world - 1) * (latency + nbytes / world / bandwidth) + machine.moving(nbytes)
-
-
-def tree_seconds(world: int, nbytes: float, latency: float, bandwidth: float, machine: Machine) -> float:
-    """Halving and doubling (Rabenseifner): the bytes of a ring in 2 log2(world) messages."""
-    rounds = math.ceil(math.log2(world))
-    messages = 2 * rounds * latency + 2 * (world - 1) / world * nbytes / bandwidth
-    return machine.call + messages + machine.moving(nbytes)
-
-
-WAYS = {"minigrad": ours_seconds, "ring": ring_seconds, "tree": tree_seconds}
-
-
-def sync_seconds(world: int, steps: dict[str, Any], latency: float, bandwidth: float, machine: Machine) -> float:
-    """The exchanges of SyncBatchNorm in a step: two numbers of 8 bytes a feature on the way forward, of 4 back."""
-    layers, features = steps["layers"], steps["features"]
-    each = machine.call + gather_seconds(world, 32, latency, bandwidth)
-    return 2 * layers * each + (world - 1) * (16 + 8) * features / bandwidth
+# What it says
 
 
 def model(output: Path) -> None:
@@ -376,17 +338,32 @@ def model(output: Path) -> None:
     print("| us | " + " | ".join(sizes) + " |\n|---" + "|---" * len(sizes) + "|")
     for name, times in (("minigrad", found["averages"]), ("MPI_Allreduce", found["sums of MPI"])):
         print(f"| {name} | " + " | ".join(f"{seconds * 1e6:,.0f}" for seconds in times.values()) + " |")
-    print("\n| hosts | average of | measured, us | model, us |\n|---|---|---|---|")
+    print("\n| hosts | average of | median, us | mean, us | model, us |\n|---|---|---|---|---|")
     for place, there in found.get("hosts", {}).items():
-        link = there["link"]
         for size, seconds in there["averages"].items():
-            said = ours_seconds(int(place[0]), int(size), link["latency"], link["bandwidth"], here)
-            print(f"| {place} | {int(size):,} B | {seconds * 1e6:,.0f} | {said * 1e6:,.0f} |")
+            said = said_of(found, place, int(size))
+            numbers = [f"{each * 1e6:,.0f}" for each in (seconds, there["their mean"][size], said)]
+            print(f"| {place} | {int(size):,} B | " + " | ".join(numbers) + " |")
+    places = {place: None for of_one in found.get("overlap", {}).values() for place in of_one}
+    for place in places:
+        print(
+            f"\n| ms a step, {place} | "
+            + " | ".join(found["overlap"])
+            + " |\n|---"
+            + "|---" * len(found["overlap"])
+            + "|"
+        )
+        ways = next(iter(found["overlap"].values()))[place]
+        for way in ways:
+            print(
+                f"| {way} | "
+                + " | ".join(f"{t[place][way]['seconds'] * 1e3:.3f}" for t in found["overlap"].values())
+                + " |"
+            )
     columns = ("alone", "side by side", "together", "together, sync", "side by side, half", "together, half")
     print("\n| ms a step | " + " | ".join(columns) + " | exchange by the model |\n|---" + "|---" * 7 + "|")
     for name, steps in found["steps"].items():
-        link = found["link"]
-        said = ours_seconds(2, 4 * steps["alone"]["parameters"], link["latency"], link["bandwidth"], here)
+        said = ours_seconds(2, 4 * steps["alone"]["parameters"], fitted_link(found["link"]), here)
         times = [f"{steps[column]['seconds'] * 1e3:.3f}" for column in columns]
         print(f"| {name} | " + " | ".join([*times, f"{said * 1e3:.3f}"]) + " |")
     print(f"\nSamples a process needs in a step for the exchange to take {SHARE:.0%} of it:\n")
@@ -396,44 +373,12 @@ def model(output: Path) -> None:
         one = steps["alone"]["seconds"] / NETWORKS[name]
         for link_name, link in LINKS.items():
             for way, seconds_of in WAYS.items():
-                exchange = [seconds_of(world, 4 * steps["alone"]["parameters"], *link, here) for world in WORLDS]
+                exchange = [seconds_of(world, 4 * steps["alone"]["parameters"], link, here) for world in WORLDS]
                 needed = [math.ceil(seconds * (1 / SHARE - 1) / one) for seconds in exchange]
                 print(f"| {name} | {link_name} | {way} | " + " | ".join(f"{n:,}" for n in needed) + " |")
     draw(found, here, output.with_suffix(".svg"))
-
-
-def draw(found: dict[str, Any], here: Machine, path: Path) -> None:
-    """Time per step over the number of processes, of one network a panel, for each link and way."""
-    import matplotlib as mpl
-    import matplotlib.pyplot as plt
-
-    mpl.rcParams["svg.hashsalt"] = "minigrad"
-    figure, panels = plt.subplots(1, len(found["steps"]), figsize=(9, 3.4), layout="constrained")
-    for axes, (name, steps) in zip(panels, found["steps"].items(), strict=True):
-        compute = steps["side by side"]["seconds"]
-        sync = steps["together, sync"]
-        nbytes = 4 * steps["alone"]["parameters"]
-        for i, (link_name, link) in enumerate(LINKS.items()):
-            for way, style in (("minigrad", "-"), ("tree", ":")):
-                y = [1e3 * (compute + WAYS[way](world, nbytes, *link, here)) for world in WORLDS]
-                axes.plot(WORLDS, y, style, color=f"C{i}", label=f"{link_name}, {way}")
-            y = [
-                1e3 * (compute + ours_seconds(w, nbytes, *link, here) + sync_seconds(w, sync, *link, here))
-                for w in WORLDS
-            ]  # fmt: skip
-            axes.plot(WORLDS, y, "--", color=f"C{i}", linewidth=0.8, label=f"{link_name}, with SyncBatchNorm")
-        axes.plot([1], [1e3 * compute], "ks", markersize=4, label="measured here: two side by side")
-        axes.plot([2], [1e3 * steps["together"]["seconds"]], "ko", markersize=4, label="two together")
-        axes.set(
-            xscale="log",
-            yscale="log",
-            xlabel="processes",
-            ylabel="ms a step",
-            title=f"{name}, {NETWORKS[name]} a process",
-        )
-    panels[-1].legend(fontsize=5.5, loc="upper left", ncols=2)
-    figure.savefig(path, metadata={"Date": None})
-    print(f"\n{path}")
+    if "hosts" in found:
+        draw_links(found, output.with_name("links.svg"))
 
 
 def main(command: str, given: str) -> None:
@@ -441,7 +386,7 @@ def main(command: str, given: str) -> None:
     if command == "work":
         work(json.loads(given))
     else:
-        {"measure": measure, "hosts": hosts, "model": model}[command](Path(given))
+        {"measure": measure, "hosts": hosts, "links": links, "overlap": overlap, "model": model}[command](Path(given))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,161 @@
+"""What an exchange takes, by a link and a machine: the model of benchmarks/ranks.py."""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minigrad.exchange.sums import SHORT
+
+LONG_CALLS = 3  # exchanges that a long average is made of
+HEADER = 24  # bytes beside what is averaged
+CHANGES = (1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536, 131_072)  # sizes from which messages may go another way
+
+RATES = {2: (None, 100, 1_000), 4: (100,)}  # Mbit/s of the links of so many hosts
+LINKED = [
+    (100, 1, 0.0),
+    (100, 5, 0.0),
+    (100, 20, 0.0),
+    (100, 5, 0.001),
+    (100, 5, 0.01),
+]  # (Mbit/s, ms one way, share lost)
+
+
+class Way(NamedTuple):
+    """Messages up to so many bytes: seconds until one has arrived, and bytes a second on top."""
+
+    largest: float
+    latency: float
+    bandwidth: float
+
+
+class Link(NamedTuple):
+    """A link; MPI sends short messages at once, and asks first for long ones (rendezvous), so that there are two ways."""
+
+    ways: tuple[Way, ...]
+
+    def message(self, nbytes: float) -> float:
+        """Seconds that a message takes, alone on the link."""
+        way = next(way for way in self.ways if nbytes <= way.largest)
+        return way.latency + nbytes / way.bandwidth
+
+
+def plain(latency: float, bandwidth: float) -> Link:
+    """A link as its makers describe it."""
+    return Link((Way(math.inf, latency, bandwidth),))
+
+
+FULL, PAYLOAD = 1_500, 1_448  # bytes of a packet, and of those what TCP carries for us
+
+
+def as_set(base: Link, mbit: float | None, delay_ms: float) -> Link:
+    """A link between hosts that has been given a rate and a delay, from one without: nothing of it is fitted."""
+    rate = math.inf if mbit is None else mbit * 1e6 / 8 * PAYLOAD / FULL
+    return Link(tuple([Way(n, t + delay_ms / 1e3, 1 / (1 / bandwidth + 1 / rate)) for n, t, bandwidth in base.ways]))
+
+
+LINKS = {  # by what their makers say: seconds from the start of a message to its arrival, bytes a second one way
+    "10 GbE": plain(30e-6, 1.25e9),
+    "200 Gb InfiniBand": plain(2e-6, 25e9),
+    "NVLink 4": plain(5e-6, 450e9),
+}
+
+
+def fitted_link(seconds: dict[str, float]) -> Link:
+    """From the time of messages by their bytes: one way, or two, by the least squares of relative errors."""
+    n = np.array([float(size) for size in seconds])
+    t = np.array([*seconds.values()])
+
+    def fit(chosen: np.ndarray, largest: float) -> tuple[float, Way]:
+        rows = np.stack([np.ones(chosen.sum()), n[chosen]], axis=1) / t[chosen, None]
+        latency, slope = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)[0]
+        latency, slope = max(latency, 1e-9), max(slope, 1e-15)
+        error = np.square((latency + slope * n[chosen]) / t[chosen] - 1).sum()
+        return float(error), Way(largest, float(latency), float(1 / slope))
+
+    found = []
+    for change in CHANGES:
+        short = n <= change
+        if min(short.sum(), (~short).sum()) >= 2:
+            (e1, first), (e2, second) = fit(short, change), fit(~short, math.inf)
+            found.append((e1 + e2, Link((first, second))))
+    error, one = fit(n > 0, math.inf)
+    found.append((error, Link((one,))))
+    return min(found)[1]
+
+
+class Machine(NamedTuple):
+    """What the averages on this machine say of it."""
+
+    call: float  # seconds that an exchange takes of Python and MPI, beside the messages
+    moved: list[
+        tuple[float, float]
+    ]  # (bytes of an average, seconds in which they are packed, received, added up, unpacked)
+
+    def moving(self, nbytes: float) -> float:
+        """Seconds that an average takes of memory: as measured, between the sizes in proportion of their logarithms."""
+        sizes, seconds = np.log(np.array(self.moved)).T
+        return float(np.exp(np.interp(math.log(nbytes), sizes, seconds)))
+
+
+def fitted(found: dict[str, Any]) -> Machine:
+    """From averages of two processes here: what the messages, by the link between them, do not explain."""
+    link = fitted_link(found["link"])
+    seconds = {int(size): value for size, value in found["averages"].items()}
+    call = seconds[min(seconds)] - link.message(min(seconds) + HEADER)
+    long = [size for size in seconds if size > SHORT]
+    rest = [seconds[n] - LONG_CALLS * call - link.message(HEADER) - 2 * link.message(n / 2) for n in long]
+    return Machine(call, [(n, max(r, 1e-7)) for n, r in zip(long, rest, strict=True)])
+
+
+def gather_seconds(world: int, nbytes: float, link: Link) -> float:
+    """A short Allgather: by recursive doubling, a message for each bit of the world's size, each twice as long."""
+    return sum([link.message(2**i * nbytes) for i in range(math.ceil(math.log2(world)))])
+
+
+def ours_seconds(world: int, nbytes: float, link: Link, machine: Machine) -> float:
+    """An average as minigrad makes it: a check, then Alltoall and Allgather by messages to all others in turn."""
+    if nbytes <= SHORT:
+        return machine.call + gather_seconds(world, nbytes + HEADER, link)
+    rounds = 2 * (world - 1) * link.message(nbytes / world)
+    return LONG_CALLS * machine.call + gather_seconds(world, HEADER, link) + rounds + machine.moving(nbytes)
+
+
+def ring_seconds(world: int, nbytes: float, link: Link, machine: Machine) -> float:
+    """A ring: the same bytes and as many messages, to the neighbour alone."""
+    return machine.call + 2 * (world - 1) * link.message(nbytes / world) + machine.moving(nbytes)
+
+
+def tree_seconds(world: int, nbytes: float, link: Link, machine: Machine) -> float:
+    """Halving and doubling (Rabenseifner): the bytes of a ring in 2 log2(world) messages."""
+    halves = itertools.accumulate(range(math.ceil(math.log2(world)) - 1), lambda n, _: n / 2, initial=nbytes / 2)
+    return machine.call + 2 * sum([link.message(n) for n in halves]) + machine.moving(nbytes)
+
+
+WAYS = {"minigrad": ours_seconds, "ring": ring_seconds, "tree": tree_seconds}
+
+
+def sync_seconds(world: int, steps: dict[str, Any], link: Link, machine: Machine) -> float:
+    """The exchanges of SyncBatchNorm in a step: two numbers of 8 bytes a feature on the way forward, of 4 back."""
+    count, features = steps["exchanges"] - 1, steps["features"]
+    each = (16 + 8) * features / max(count, 1)
+    return count * (machine.call + gather_seconds(world, HEADER + each, link))
+
+
+def place_of(n: int, mbit: float | None, delay_ms: float = 0, loss: float = 0) -> str:
+    """Hosts, and what joins them, in words."""
+    rate = "no limit" if mbit is None else f"{mbit:,} Mbit/s"
+    return f"{n} hosts, {rate}" + (f", {delay_ms} ms" if delay_ms else "") + (f", {loss:.1%} lost" if loss else "")
+
+
+PLACES = {place_of(n, mbit): (n, mbit, 0) for n, rates in RATES.items() for mbit in rates} | {
+    place_of(2, *linked_by): (2, *linked_by[:2]) for linked_by in LINKED
+}  # how many hosts, Mbit/s, ms of delay
+
+
+def said_of(found: dict[str, Any], place: str, nbytes: int) -> float:
+    """What the model says of an average between hosts: from messages without a limit, and what their link was set to."""
+    n, mbit, delay = PLACES[place]
+    base = fitted_link(found["hosts"][place_of(2, None)]["link"])
+    return ours_seconds(n, nbytes, as_set(base, mbit, delay), fitted(found))
