@@ -103,6 +103,11 @@ LAYERS = {
     "ReLU": (nn.Sequential(nn.ReLU()), ROWS),
     "Sigmoid": (nn.Sequential(nn.Sigmoid()), ROWS),
     "Tanh": (nn.Sequential(nn.Tanh()), ROWS),
+    "activations of formulas": (
+        nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.SiLU(), nn.LeakyReLU(0.2), nn.ELU(0.5), nn.Softplus()),
+        ROWS,
+    ),
+    "GELU of tanh": (nn.Sequential(nn.Linear(4, 4), nn.GELU("tanh")), ROWS),
     "Dropout": (nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), ROWS),
     "Flatten": (nn.Flatten(), IMAGE),
     "Flatten before a Linear": (of_images(nn.ReLU(), nn.Flatten(), nn.Linear(120, 4)), IMAGE),

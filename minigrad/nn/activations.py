@@ -6,7 +6,7 @@ from minigrad.tensor import Tensor
 
 
 class GELU(Module):
-    """x Φ(x), Φ the normal distribution function; with approximate="tanh" by a formula of tanh."""
+    """x Φ(x), Φ the normal distribution function; with approximate="tanh" by a formula of tanh. ValueError for another."""
 
     def __init__(self, approximate: str = "none") -> None:
         if approximate not in ("none", "tanh"):
