@@ -169,8 +169,10 @@ class KernelCache(_Cache):
         if result is None and path:
             self.leave()
             self.claim = Claim(path)
-            if self.claim.wait(PATIENCE):
-                result = self.load(path, sig, target_context)
+            self.claim.take(PATIENCE)
+            result = self.load(
+                path, sig, target_context
+            )  # another may have made it, even between the look and the claim
             if result is not None:
                 self.leave()
         if result is None:

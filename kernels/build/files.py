@@ -45,13 +45,6 @@ class Claim:
             pass
         return True
 
-    def wait(self, patience):
-        """Take it as soon as nobody else has it, or do without after `patience` seconds; whether there was somebody."""
-        if self.take():
-            return False
-        self.take(patience)
-        return True
-
     def release(self):
         """Let another have it. Who waits for the file that is removed here looks for a new one."""
         if self.lock.is_locked:

@@ -374,6 +374,21 @@ def test_a_kernel_that_another_process_compiles_is_waited_for(folder, monkeypatc
     assert [entry.suffix for entry in entries(folder)] == [".kernel"]
 
 
+def test_a_kernel_that_is_made_between_the_look_and_the_claim_is_not_compiled_again(folder, monkeypatch):
+    take, others = files.Claim.take, [kernel(double)]
+
+    def late(claim, patience=0):
+        if others:
+            others.pop()(np.arange(3.0), np.empty(3))
+        return take(claim, patience)
+
+    monkeypatch.setattr(files.Claim, "take", late)
+    y, before = np.empty(3), len(progress.compiled)
+    kernel(double)(np.arange(3.0), y)
+    assert list(y) == [0, 2, 4]
+    assert len(progress.compiled) - before == 1
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
