@@ -170,9 +170,8 @@ class KernelCache(_Cache):
             self.leave()
             self.claim = Claim(path)
             self.claim.take(PATIENCE)
-            result = self.load(
-                path, sig, target_context
-            )  # another may have made it, even between the look and the claim
+            # Another may have made it, even between the look and the claim.
+            result = self.load(path, sig, target_context)
             if result is not None:
                 self.leave()
         if result is None:

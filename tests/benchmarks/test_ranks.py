@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_steps import step_of
 
 import minigrad as mg
 
@@ -159,14 +160,7 @@ def test_buckets_are_complete_behind_the_launch_that_writes_their_last_gradient(
     model = mg.nn.Sequential(mg.nn.Linear(8, 8), mg.nn.ReLU(), mg.nn.Linear(8, 8), mg.nn.ReLU(), mg.nn.Linear(8, 3))
     optimizer = mg.optim.SGD(model.parameters(), 0.0)
 
-    @mg.capture
-    def step(x, labels):
-        optimizer.zero_grad()
-        loss = mg.cross_entropy(model(x), labels)
-        loss.backward()
-        optimizer.step()
-        return loss
-
+    step = mg.capture(step_of(model, optimizer))
     given = rng.standard_normal((4, 8)).astype(np.float32), rng.integers(0, 3, 4)
     for _ in range(2):
         step(*given)
