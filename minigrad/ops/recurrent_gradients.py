@@ -14,7 +14,7 @@ from minigrad.ops.elementwise import ReLU, Sigmoid, Tanh, sigmoid, tanh
 from minigrad.ops.gemm import linear, matmul
 from minigrad.ops.movement import Rows, concat, reshape, swapaxes
 from minigrad.ops.reduce import sum
-from minigrad.ops.shape_functions import split, stack
+from minigrad.ops.shape_functions import split, stack, unstack
 from minigrad.tensor import Tensor
 
 # As in minigrad.ops.recurrent a sequence is (steps, N, features).
@@ -150,19 +150,10 @@ def states_before(y: Tensor, first: Tensor | None, reverse: bool) -> Tensor:
 
 def backwards(reverse: bool, *sequences: Tensor) -> list[tuple[Tensor, ...]]:
     """Step by step, from the one that comes last, what each sequence has of it."""
-    steps = list(zip(*map(each_step, sequences), strict=True))
+    steps = list(zip(*map(unstack, sequences), strict=True))
     return steps if reverse else steps[::-1]
 
 
 def sequence(steps: list[Tensor], reverse: bool) -> Tensor:
     """What was made of each step, from the one that comes last, as a sequence."""
     return stack(steps if reverse else steps[::-1])
-
-
-def each_step(x: Tensor) -> list[Tensor]:
-    """x[0], x[1] and so on. By halves: where gradients come back, each half is filled once, not all of x for each step."""
-    steps = x.shape[0]
-    if steps == 1:
-        return [reshape(x, x.shape[1:])]
-    half = steps // 2
-    return each_step(Rows.apply(x, start=0, stop=half)) + each_step(Rows.apply(x, start=half, stop=steps))
