@@ -23,7 +23,7 @@ import typer
 import minigrad as mg
 
 
-class Block(mg.nn.Module):
+class TransformerBlock(mg.nn.Module):
     """x + attention of x to what came before, then x + MLP of x."""
 
     def __init__(self, features: int, heads: int) -> None:
@@ -44,7 +44,7 @@ class Transformer(mg.nn.Module):
         self.characters, self.context = mg.nn.Embedding(characters, features), context
         self.places = mg.nn.Parameter(mg.nn.init.gaussian((context, features), 0.02))
         self.characters.weight = mg.nn.Parameter(mg.nn.init.gaussian((characters, features), 0.02))
-        self.blocks = mg.nn.ModuleList([Block(features, heads) for _ in range(blocks)])
+        self.blocks = mg.nn.ModuleList([TransformerBlock(features, heads) for _ in range(blocks)])
         self.norm, self.last = mg.nn.LayerNorm(features), mg.nn.Linear(features, characters)
 
     def forward(self, x: mg.Tensor) -> mg.Tensor:

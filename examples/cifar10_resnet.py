@@ -30,7 +30,7 @@ STYLES = {True: WITH_BN, False: WITHOUT_BN}
 joined = mg.elementwise(lambda x, y: mg.where(x + y > 0, x + y, 0.0))  # relu(x + y) in one pass
 
 
-class Block(mg.nn.Module):
+class ResidualBlock(mg.nn.Module):
     """relu(x + f(x)), f two normalized convolutions; without its shortcut, relu(f(x))."""
 
     def __init__(self, before: int, channels: int, stride: int, shortcut: bool) -> None:
@@ -62,7 +62,7 @@ def network(blocks: int, width: float, shortcuts: bool = True) -> mg.nn.Sequenti
         for n in range(blocks):
             begins = n == 0
             before, stride = channels[stage - begins], 2 if begins and stage > 1 else 1
-            layers.append(Block(before, channels[stage], stride, shortcuts))
+            layers.append(ResidualBlock(before, channels[stage], stride, shortcuts))
     return mg.nn.Sequential(*layers, mg.nn.GlobalAvgPool(), mg.nn.Linear(channels[-1], 10))
 
 

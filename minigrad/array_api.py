@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from numpy import e, iinfo, inf, isdtype, nan, newaxis, pi
 
+from minigrad import ops
 from minigrad.devices import Device
 from minigrad.devices.registry import DEVICES
 from minigrad.dlpack import from_dlpack
@@ -75,26 +76,13 @@ from minigrad.ops import (
     zeros,
     zeros_like,
 )
-from minigrad.ops import all as each
-from minigrad.ops import any as some
-from minigrad.ops import clip as bounded
-from minigrad.ops import concat as joined
 from minigrad.ops import div as divide
-from minigrad.ops import expand_dims as expanded
-from minigrad.ops import full as filled
-from minigrad.ops import full_like as filled_like
-from minigrad.ops import isfinite as finite
-from minigrad.ops import isinf as infinite
-from minigrad.ops import isnan as undefined
 from minigrad.ops import mul as multiply
-from minigrad.ops import prod as product
-from minigrad.ops import reshape as reshaped
 from minigrad.ops import sub as subtract
-from minigrad.ops import sum as total
 from minigrad.tensor import FLOATS, Tensor
 
 Dtype = Any  # what NumPy makes a dtype of
-Place = str | Device | None
+DeviceLike = str | Device | None
 Shape = int | Sequence[SupportsIndex]
 Copy = builtins.bool | None
 VERSIONS = "2022.12", "2023.12", "2024.12"  # each has all of the one before
@@ -109,7 +97,7 @@ DTYPES = (bool, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float3
 # Creation
 
 
-def asarray(obj: Any, /, *, dtype: Dtype = None, device: Place = None, copy: Copy = None) -> Tensor:
+def asarray(obj: Any, /, *, dtype: Dtype = None, device: DeviceLike = None, copy: Copy = None) -> Tensor:
     """A tensor of numbers, nested lists, or an array, whose memory it shares if it can, unless copy=True.
 
     With copy=False what would be a copy is a ValueError, or a BufferError of `mg.from_dlpack`.
@@ -127,7 +115,7 @@ def asarray(obj: Any, /, *, dtype: Dtype = None, device: Place = None, copy: Cop
     return astype(t, t.dtype if dtype is None else dtype, copy=copy)
 
 
-def astype(x: Tensor, dtype: Dtype, /, *, copy: Copy = True, device: Place = None) -> Tensor:
+def astype(x: Tensor, dtype: Dtype, /, *, copy: Copy = True, device: DeviceLike = None) -> Tensor:
     """x of another dtype; a copy of x for the same, unless copy=False (or None)."""
     x = x if device is None else to(x, device)
     if np.dtype(dtype) == x.dtype:
@@ -135,28 +123,28 @@ def astype(x: Tensor, dtype: Dtype, /, *, copy: Copy = True, device: Place = Non
     return to(x, dtype)
 
 
-def empty(shape: Shape, *, dtype: Dtype = None, device: Place = None) -> Tensor:
+def empty(shape: Shape, *, dtype: Dtype = None, device: DeviceLike = None) -> Tensor:
     """Zeros: no memory is shown that holds something else."""
     return zeros(shape, dtype=dtype, device=device)
 
 
-def empty_like(x: Tensor, /, *, dtype: Dtype = None, device: Place = None) -> Tensor:
+def empty_like(x: Tensor, /, *, dtype: Dtype = None, device: DeviceLike = None) -> Tensor:
     """Zeros in x's shape, dtype and device."""
     return zeros_like(x, dtype=dtype, device=device)
 
 
-def full(shape: Shape, fill_value: Any, *, dtype: Dtype = None, device: Place = None) -> Tensor:
+def full(shape: Shape, fill_value: Any, *, dtype: Dtype = None, device: DeviceLike = None) -> Tensor:
     """One number everywhere; of its own dtype, float32 for a Python float."""
-    return filled(shape, fill_value, dtype=dtype, device=device)
+    return ops.full(shape, fill_value, dtype=dtype, device=device)
 
 
-def full_like(x: Tensor, /, fill_value: Any, *, dtype: Dtype = None, device: Place = None) -> Tensor:
+def full_like(x: Tensor, /, fill_value: Any, *, dtype: Dtype = None, device: DeviceLike = None) -> Tensor:
     """One number everywhere, in x's shape, dtype and device."""
-    return filled_like(x, fill_value, dtype=dtype, device=device)
+    return ops.full_like(x, fill_value, dtype=dtype, device=device)
 
 
 def linspace(
-    start: float, stop: float, /, num: int, *, dtype: Dtype = None, device: Place = None, endpoint: Any = True
+    start: float, stop: float, /, num: int, *, dtype: Dtype = None, device: DeviceLike = None, endpoint: Any = True
 ) -> Tensor:
     """`num` numbers at equal distances, float32 by default."""
     return Tensor(np.linspace(start, stop, num, endpoint=endpoint), dtype or float32, device)
@@ -177,41 +165,41 @@ def positive(x: Tensor, /) -> Tensor:
 
 def clip(x: Tensor, /, min: Any = None, max: Any = None) -> Tensor:
     """x, but `min` where it is less and `max` where it is more, element by element; x itself without both."""
-    return x if min is None and max is None else bounded(x, min, max)
+    return x if min is None and max is None else ops.clip(x, min, max)
 
 
 def isfinite(x: Tensor, /) -> Tensor:
     """Whether x is neither infinite nor NaN, element by element; integers are."""
-    return finite(x) if x.dtype in FLOATS else ones_like(x, dtype=bool)
+    return ops.isfinite(x) if x.dtype in FLOATS else ones_like(x, dtype=bool)
 
 
 def isinf(x: Tensor, /) -> Tensor:
     """Whether x is infinite, element by element; integers are not."""
-    return infinite(x) if x.dtype in FLOATS else zeros_like(x, dtype=bool)
+    return ops.isinf(x) if x.dtype in FLOATS else zeros_like(x, dtype=bool)
 
 
 def isnan(x: Tensor, /) -> Tensor:
     """Whether x is NaN, element by element; integers are not."""
-    return undefined(x) if x.dtype in FLOATS else zeros_like(x, dtype=bool)
+    return ops.isnan(x) if x.dtype in FLOATS else zeros_like(x, dtype=bool)
 
 
 def concat(arrays: Sequence[Tensor], /, *, axis: int | None = 0) -> Tensor:
     """One after another on an axis, by default the first; None joins them all flat."""
     if axis is None:
-        return joined([reshaped(x, (-1,)) for x in arrays], 0)
-    return joined(arrays, axis)
+        return ops.concat([ops.reshape(x, (-1,)) for x in arrays], 0)
+    return ops.concat(arrays, axis)
 
 
 def reshape(x: Tensor, /, shape: Shape, *, copy: Copy = None) -> Tensor:
     """The same elements in another shape; the same memory, unless copy=True."""
-    return reshaped(astype(x, x.dtype, copy=copy), shape)
+    return ops.reshape(astype(x, x.dtype, copy=copy), shape)
 
 
 def expand_dims(x: Tensor, /, axis: int = 0) -> Tensor:
     """A new axis of length 1, in this place of the result. Raises IndexError for a place that is not there."""
     if not -x.ndim - 1 <= axis <= x.ndim:
         raise IndexError(f"axis {axis} is no place for a new one in the shape {x.shape}")
-    return expanded(x, axis)
+    return ops.expand_dims(x, axis)
 
 
 def matrix_transpose(x: Tensor, /) -> Tensor:
@@ -236,17 +224,17 @@ def meshgrid(*arrays: Tensor, indexing: str = "xy") -> list[Tensor]:
     if indexing == "xy" and len(axes) > 1:
         axes[:2] = 1, 0
     places = [[-1 if i == axis else 1 for i in range(len(axes))] for axis in axes]
-    return broadcast_arrays(*[reshaped(x, place) for x, place in zip(arrays, places, strict=True)])
+    return broadcast_arrays(*[ops.reshape(x, place) for x, place in zip(arrays, places, strict=True)])
 
 
 def all(x: Tensor, /, *, axis: Any = None, keepdims: Any = False) -> Tensor:
     """Whether all elements hold, over all axes or some; a number holds if it is not 0."""
-    return each(x if x.dtype == bool else not_equal(x, 0), axis, keepdims)
+    return ops.all(x if x.dtype == bool else not_equal(x, 0), axis, keepdims)
 
 
 def any(x: Tensor, /, *, axis: Any = None, keepdims: Any = False) -> Tensor:
     """Whether an element holds, over all axes or some; a number holds if it is not 0."""
-    return some(x if x.dtype == bool else not_equal(x, 0), axis, keepdims)
+    return ops.any(x if x.dtype == bool else not_equal(x, 0), axis, keepdims)
 
 
 # Sums, and what is composed of other ops
@@ -254,19 +242,19 @@ def any(x: Tensor, /, *, axis: Any = None, keepdims: Any = False) -> Tensor:
 
 def sum(x: Tensor, /, *, axis: Any = None, dtype: Dtype = None, keepdims: Any = False) -> Tensor:
     """Sums over all axes, or some; of x in another dtype, if one is given."""
-    return total(x if dtype is None else astype(x, dtype, copy=False), axis, keepdims)
+    return ops.sum(x if dtype is None else astype(x, dtype, copy=False), axis, keepdims)
 
 
 def prod(x: Tensor, /, *, axis: Any = None, dtype: Dtype = None, keepdims: Any = False) -> Tensor:
     """Products over all axes, or some; of x in another dtype, if one is given."""
-    return product(x if dtype is None else astype(x, dtype, copy=False), axis, keepdims)
+    return ops.prod(x if dtype is None else astype(x, dtype, copy=False), axis, keepdims)
 
 
 def diff(
     x: Tensor, /, *, axis: int = -1, n: int = 1, prepend: Tensor | None = None, append: Tensor | None = None
 ) -> Tensor:
     """Each element less the one before it on an axis, n times over; `prepend` and `append` are joined to x before."""
-    x = joined([part for part in (prepend, x, append) if part is not None], axis)
+    x = ops.concat([part for part in (prepend, x, append) if part is not None], axis)
     others = (slice(None),) * (axis % x.ndim)
     for _ in range(n):
         x = x[(*others, slice(1, None))] - x[(*others, slice(None, -1))]
@@ -285,7 +273,7 @@ def cumulative_sum(
         return sums
     shape = list(sums.shape)
     shape[axis] = 1
-    return joined([zeros(shape, dtype=sums.dtype, device=sums.device), sums], axis)
+    return ops.concat([zeros(shape, dtype=sums.dtype, device=sums.device), sums], axis)
 
 
 def vecdot(x1: Tensor, x2: Tensor, /, *, axis: int = -1) -> Tensor:
@@ -307,9 +295,9 @@ def tensordot(x1: Tensor, x2: Tensor, /, *, axes: int | tuple[Sequence[int], Seq
         raise ValueError(f"the axes {first} of {x1.shape} and {second} of {x2.shape} are to be of the same lengths")
     kept = [[i for i in range(x.ndim) if i not in given] for x, given in zip((x1, x2), (first, second), strict=True)]
     rows, columns = [[x.shape[i] for i in axes] for x, axes in zip((x1, x2), kept, strict=True)]
-    left = reshaped(permute_dims(x1, (*kept[0], *first)), (math.prod(rows), math.prod(lengths[0])))
-    right = reshaped(permute_dims(x2, (*second, *kept[1])), (math.prod(lengths[0]), math.prod(columns)))
-    return reshaped(matmul(left, right), (*rows, *columns))
+    left = ops.reshape(permute_dims(x1, (*kept[0], *first)), (math.prod(rows), math.prod(lengths[0])))
+    right = ops.reshape(permute_dims(x2, (*second, *kept[1])), (math.prod(lengths[0]), math.prod(columns)))
+    return ops.reshape(matmul(left, right), (*rows, *columns))
 
 
 def logical_xor(x1: Tensor, x2: Tensor, /) -> Tensor:
@@ -363,7 +351,7 @@ class Info:
         """Where tensors are made."""
         return "cpu"
 
-    def default_dtypes(self, *, device: Place = None) -> dict[str, np.dtype]:
+    def default_dtypes(self, *, device: DeviceLike = None) -> dict[str, np.dtype]:
         """Of Python numbers; there are no complex ones."""
         return {"real floating": float32, "integral": int64, "indexing": int64}
 
@@ -371,7 +359,7 @@ class Info:
         """Those in use; "cuda" once it was asked for."""
         return list(DEVICES)
 
-    def dtypes(self, *, device: Place = None, kind: str | tuple[str, ...] | None = None) -> dict[str, np.dtype]:
+    def dtypes(self, *, device: DeviceLike = None, kind: str | tuple[str, ...] | None = None) -> dict[str, np.dtype]:
         """The dtypes that tensors have; computing is for "real floating"."""
         return {str(t): t for t in DTYPES if kind is None or isdtype(t, kind)}
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import minigrad as mg
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """torchvision's BasicBlock, with its names."""
 
     def __init__(self, inputs, outputs, stride):
@@ -35,7 +35,7 @@ class ResNet18(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         widths = [width, width, 2 * width, 4 * width, 8 * width]
         for i in range(1, 5):
-            blocks = Block(widths[i - 1], widths[i], 1 if i == 1 else 2), Block(widths[i], widths[i], 1)
+            blocks = ResidualBlock(widths[i - 1], widths[i], 1 if i == 1 else 2), ResidualBlock(widths[i], widths[i], 1)
             setattr(self, f"layer{i}", nn.Sequential(*blocks))
         self.fc = nn.Linear(8 * width, classes)
 
@@ -45,7 +45,7 @@ class ResNet18(nn.Module):
         return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
 
 
-class OurBlock(mg.nn.Module):
+class OurResidualBlock(mg.nn.Module):
     def __init__(self, inputs, outputs, stride):
         self.conv1 = mg.nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn1 = mg.nn.BatchNorm(outputs)
@@ -66,7 +66,10 @@ class OurResNet18(mg.nn.Module):
         self.bn1 = mg.nn.BatchNorm(width)
         widths = [width, width, 2 * width, 4 * width, 8 * width]
         for i in range(1, 5):
-            blocks = OurBlock(widths[i - 1], widths[i], 1 if i == 1 else 2), OurBlock(widths[i], widths[i], 1)
+            blocks = (
+                OurResidualBlock(widths[i - 1], widths[i], 1 if i == 1 else 2),
+                OurResidualBlock(widths[i], widths[i], 1),
+            )
             setattr(self, f"layer{i}", mg.nn.Sequential(*blocks))
         self.fc = mg.nn.Linear(8 * width, classes)
 

@@ -18,7 +18,7 @@ from minigrad.kernels.cuda.tools.simulated_driver import SimulatedDriver
 from minigrad.ops.pointwise import Elementwise
 
 
-class Recorder(SimulatedDriver):
+class NotingDriver(SimulatedDriver):
     """A GPU that notes which kernels it is asked for, and does nothing."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Recorder(SimulatedDriver):
 
 def launched() -> dict[str, tuple[launch.CudaKernel, np.dtype]]:
     """{name: (kernel, type)} that ops launch, with their gradients."""
-    driver = Recorder()
+    driver = NotingDriver()
     DEVICES["cuda"] = CudaDevice(driver)
 
     for dtype in (np.float32, np.float64):

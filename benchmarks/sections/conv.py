@@ -9,10 +9,10 @@ import numpy as np
 
 from benchmarks.tools.frameworks import OURS
 from benchmarks.tools.machine import KEEP_MEMORY
-from benchmarks.tools.sides import Burst, Processes, Run, Side, in_words
+from benchmarks.tools.sides import Burst, Conditions, Processes, Side, in_words
 from benchmarks.tools.tables import left_out, rate_table, ratios_of, target
 from benchmarks.tools.timing import TOLERANCE as OF_PRODUCTS
-from benchmarks.tools.timing import Case, Work, measured, relative_error
+from benchmarks.tools.timing import Case, Job, measured, relative_error
 from benchmarks.tools.timing import prepare as checked
 
 # images, channels, side of the image, output channels, side of the window; stride 1, "same" padding
@@ -207,9 +207,9 @@ def convolution(shape: Shape, name: str, device: str) -> Case:
     channels = CHANNELS if device == "cuda" else None
     parts = slice(CHECKED), slice(CHECKED), (..., slice(channels))
 
-    def builder(build: Callable[..., tuple[Callable, Callable]], framework: Any) -> Work:
+    def builder(build: Callable[..., tuple[Callable, Callable]], framework: Any) -> Job:
         call, results = build(framework, name, x, w, dy)
-        return Work(call, lambda returned: [results(returned)[i][parts[i]] for i in COMPUTED[name]])
+        return Job(call, lambda returned: [results(returned)[i][parts[i]] for i in COMPUTED[name]])
 
     builders = {contender: functools.partial(builder, build) for contender, build in BUILDERS.items()}
     expected = [expected_parts(shape, channels)[i] for i in COMPUTED[name]]
@@ -230,7 +230,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
     return checked(spec, framework, cases, TOLERANCE)
 
 
-def plan(run: Run) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
     """With each number of threads, or in each precision."""
     device = run.sides[0].device
     shapes = QUICK[device] if run.quick else ALL[device]

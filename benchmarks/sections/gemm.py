@@ -9,9 +9,9 @@ import numpy as np
 
 from benchmarks.tools.frameworks import OURS
 from benchmarks.tools.machine import first_level_cache
-from benchmarks.tools.sides import Burst, Run, Side, in_words
+from benchmarks.tools.sides import Burst, Conditions, Side, in_words
 from benchmarks.tools.tables import left_out, rate_table, ratio, target
-from benchmarks.tools.timing import Case, Work, measured
+from benchmarks.tools.timing import Case, Job, measured
 from benchmarks.tools.timing import prepare as checked
 
 LARGE = {"cpu": "1024 x 1024 x 1024", "cuda": "4096 x 4096 x 4096"}
@@ -70,7 +70,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
     cases = [product(name, shape, spec["device"]) for name, shape in shapes.items()]
     if PEAK in spec["cases"] and spec["contender"] == OURS:
         call, count = micro_kernel()
-        cases.append(Case(PEAK, UNIT, 0, [], {OURS: lambda framework: Work(call, lambda _: [], count / UNIT)}))
+        cases.append(Case(PEAK, UNIT, 0, [], {OURS: lambda framework: Job(call, lambda _: [], count / UNIT)}))
     return checked(spec, framework, cases)
 
 
@@ -83,19 +83,19 @@ def product(name: str, shape: tuple, device: str) -> Case:
     rows = slice(None, None, max(1, m // CHECKED) if device == "cuda" else 1)
     expected = (a.T if trans_a else a)[rows].astype(float) @ (b.T if trans_b else b).astype(float)
 
-    def ours(framework: Any) -> Work:
+    def ours(framework: Any) -> Job:
         gemm = framework.home.kernels.gemm.gemm
         given, found = (
             (framework.put(a), framework.put(b), framework.put(np.empty(0, np.float32))),
             framework.room(m, n),
         )
-        return Work(lambda: gemm(*given, found, trans_a, trans_b), lambda _: [framework.get(found)[rows]])
+        return Job(lambda: gemm(*given, found, trans_a, trans_b), lambda _: [framework.get(found)[rows]])
 
-    def theirs(framework: Any) -> Work:
+    def theirs(framework: Any) -> Job:
         library = getattr(framework, "torch", np)
         left, right, found = framework.put(a), framework.put(b), framework.room(m, n)
         left, right = left.T if trans_a else left, right.T if trans_b else right
-        return Work(lambda: library.matmul(left, right, out=found), lambda _: [framework.get(found)[rows]])
+        return Job(lambda: library.matmul(left, right, out=found), lambda _: [framework.get(found)[rows]])
 
     builders = {OURS: ours, "NumPy": theirs, "PyTorch": theirs}
     return Case(name, operations(shape), a.nbytes + b.nbytes + 4 * m * n, [expected], builders)
@@ -162,7 +162,7 @@ def micro_kernel():
     return lambda: run(*arguments), operations
 
 
-def plan(run: Run) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
     """All products with every number of threads, or in every precision, in one run."""
     device = run.sides[0].device
     length = {"rounds": 3, "seconds": 0.01} if run.quick else {"rounds": 25, "seconds": 0.05}

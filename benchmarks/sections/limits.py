@@ -7,9 +7,9 @@ import numpy as np
 
 from benchmarks.sections import gemm
 from benchmarks.tools.frameworks import OURS
-from benchmarks.tools.sides import Burst, Run, Side
+from benchmarks.tools.sides import Burst, Conditions, Side
 from benchmarks.tools.tables import left_out, median, spread, table
-from benchmarks.tools.timing import TOLERANCE, Case, Work, measured
+from benchmarks.tools.timing import TOLERANCE, Case, Job, measured
 from benchmarks.tools.timing import prepare as checked
 
 COPIED = 1 << 28  # float32 numbers
@@ -30,18 +30,18 @@ def copying(n: int) -> Case:
     """Of n float32 numbers from one place to another."""
     x = np.random.default_rng(0).standard_normal(n, np.float32)
 
-    def ours(framework: Any) -> Work:
+    def ours(framework: Any) -> Job:
         given, found = framework.put(x), framework.room(n)
-        return Work(lambda: framework.home.write(found, given), lambda _: [framework.get(found)[::1009]])
+        return Job(lambda: framework.home.write(found, given), lambda _: [framework.get(found)[::1009]])
 
-    def theirs(framework: Any) -> Work:
+    def theirs(framework: Any) -> Job:
         given, found = framework.put(x), framework.room(n)
-        return Work(lambda: found.copy_(given), lambda _: [framework.get(found)[::1009]])
+        return Job(lambda: found.copy_(given), lambda _: [framework.get(found)[::1009]])
 
     return Case(COPY, 0, 2 * x.nbytes, [x[::1009]], {OURS: ours, "PyTorch": theirs})
 
 
-def plan(run: Run) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Once."""
     length = {"rounds": 3, "seconds": 0.005} if run.quick else {"rounds": 15, "seconds": 0.03}
     yield "the limits of the GPU", lambda: compare(run.sides, **length)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.tools.machine import KEEP_MEMORY
-from benchmarks.tools.sides import Burst, Processes, Run, Side, in_words
+from benchmarks.tools.sides import Burst, Conditions, Processes, Side, in_words
 from benchmarks.tools.tables import left_out, rate_table, ratios_of, target
-from benchmarks.tools.timing import Case, Work, measured
+from benchmarks.tools.timing import Case, Job, measured
 from benchmarks.tools.timing import prepare as checked
 
 GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
@@ -90,7 +90,7 @@ def expected(layer: Layer, name: str) -> list[np.ndarray]:
     return [y.numpy(), *(t.grad.numpy() for t in (x, *rest) if t.grad is not None)]
 
 
-def by_minigrad(framework: Any, layer: Layer, name: str, *, captured: bool) -> Work:
+def by_minigrad(framework: Any, layer: Layer, name: str, *, captured: bool) -> Job:
     """`mg.nn`'s layer."""
     mg, given = framework.mg, arrays(layer)
     module = getattr(mg.nn, layer.kind)(layer.inputs, layer.units)
@@ -112,10 +112,10 @@ def by_minigrad(framework: Any, layer: Layer, name: str, *, captured: bool) -> W
 
     step = forward if name == "forward" else both
     call = mg.capture(step) if captured else step
-    return Work(call, lambda y: [y.numpy(), *([] if name == "forward" else [t.grad.numpy() for t in leaves])])
+    return Job(call, lambda y: [y.numpy(), *([] if name == "forward" else [t.grad.numpy() for t in leaves])])
 
 
-def by_torch(framework: Any, layer: Layer, name: str) -> Work:
+def by_torch(framework: Any, layer: Layer, name: str) -> Job:
     """`torch.nn`'s layer, batch_first."""
     torch, given = framework.torch, arrays(layer)
     module = getattr(torch.nn, layer.kind)(layer.inputs, layer.units, batch_first=True)
@@ -142,10 +142,10 @@ def by_torch(framework: Any, layer: Layer, name: str) -> Work:
             *([] if name == "forward" else [framework.get(t.grad.mT if t.ndim == 2 else t.grad) for t in leaves]),
         ]
 
-    return Work(forward if name == "forward" else both, results)
+    return Job(forward if name == "forward" else both, results)
 
 
-def by_jax(framework: Any, layer: Layer, name: str) -> Work:
+def by_jax(framework: Any, layer: Layer, name: str) -> Job:
     """The products of all inputs at once, then `lax.scan` over the steps, all under jit."""
     jax, given = framework.jax, arrays(layer)
     numpy, units = jax.numpy, layer.units
@@ -180,10 +180,10 @@ def by_jax(framework: Any, layer: Layer, name: str) -> Work:
         "forward": lambda: [jax.block_until_ready(forward(x, *rest))],
         "forward + backward": lambda: jax.block_until_ready(with_gradients(dy, x, *rest)),
     }
-    return Work(calls[name], lambda found: [np.asarray(a) for a in found])
+    return Job(calls[name], lambda found: [np.asarray(a) for a in found])
 
 
-BUILDERS: dict[str, Callable[..., Work]] = {
+BUILDERS: dict[str, Callable[..., Job]] = {
     CAPTURED: functools.partial(by_minigrad, captured=True),
     EAGER: functools.partial(by_minigrad, captured=False),
     THEIRS: by_torch,
@@ -210,7 +210,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
     return checked(spec, framework, (case_of(*case) for case in wanted if case_name(*case) in spec["cases"]), TOLERANCE)
 
 
-def plan(run: Run) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
     """With each number of threads."""
     length = {"rounds": 3, "seconds": 0.01} if run.quick else {"rounds": 7, "seconds": 0.05}
     for side in run.sides:

@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.tools import twins
 from benchmarks.tools.machine import KEEP_MEMORY
-from benchmarks.tools.sides import Burst, Processes, Run, Side, in_words
+from benchmarks.tools.sides import Burst, Conditions, Processes, Side, in_words
 from benchmarks.tools.tables import left_out, median, ratios_of, spread, table, target
-from benchmarks.tools.timing import Case, Work, measured
+from benchmarks.tools.timing import Case, Job, measured
 from benchmarks.tools.timing import prepare as checked
 
 PASSES = "forward", "forward + backward"
@@ -144,7 +144,7 @@ def expected(name: str, backward: bool) -> list[np.ndarray]:
     return [y.numpy(), *(t.grad.numpy() for t in leaves if t.grad is not None)]
 
 
-def by_minigrad(framework: Any, name: str, backward: bool, *, captured: bool) -> Work:
+def by_minigrad(framework: Any, name: str, backward: bool, *, captured: bool) -> Job:
     """The function on tensors."""
     mg = framework.mg
     *given, dy = arrays(name)
@@ -152,17 +152,17 @@ def by_minigrad(framework: Any, name: str, backward: bool, *, captured: bool) ->
     leaves = [mg.tensor(a, requires_grad=backward) for a in given]
     call = with_gradients(function, leaves, weight) if backward else without(mg.no_grad, function, leaves)
     results = lambda y: [y.numpy(), *(t.grad.numpy() for t in leaves if t.grad is not None)]  # noqa: E731 - of both ways
-    return Work(mg.capture(call) if captured else call, results)
+    return Job(mg.capture(call) if captured else call, results)
 
 
-def by_torch(framework: Any, name: str, backward: bool) -> Work:
+def by_torch(framework: Any, name: str, backward: bool) -> Job:
     """The function on tensors of PyTorch's."""
     torch = framework.torch
     *given, dy = arrays(name)
     function, weight = FUNCTIONS[name].torch(torch), framework.put(dy)
     leaves = [framework.put(a).requires_grad_(backward) for a in given]
     call = with_gradients(function, leaves, weight) if backward else without(torch.no_grad, function, leaves)
-    return Work(call, lambda y: [framework.get(y), *(framework.get(t.grad) for t in leaves if t.grad is not None)])
+    return Job(call, lambda y: [framework.get(y), *(framework.get(t.grad) for t in leaves if t.grad is not None)])
 
 
 def with_gradients(function: Callable, leaves: list, weight: Any) -> Callable[[], Any]:
@@ -188,7 +188,7 @@ def without(no_grad: Callable, function: Callable, leaves: list) -> Callable[[],
     return forward
 
 
-def by_jax(framework: Any, name: str, backward: bool) -> Work:
+def by_jax(framework: Any, name: str, backward: bool) -> Job:
     """The function, or it and its gradients, under jit."""
     jax = framework.jax
     function = FUNCTIONS[name].jax(jax)
@@ -200,10 +200,10 @@ def by_jax(framework: Any, name: str, backward: bool) -> Work:
     *given, dy = map(framework.put, arrays(name))
     compiled = jax.jit(both if backward else lambda *inputs: [function(*inputs)])
     inputs = [dy, *given] if backward else given
-    return Work(lambda: jax.block_until_ready(compiled(*inputs)), lambda found: [np.asarray(a) for a in found])
+    return Job(lambda: jax.block_until_ready(compiled(*inputs)), lambda found: [np.asarray(a) for a in found])
 
 
-BUILDERS: dict[str, Callable[..., Work]] = {
+BUILDERS: dict[str, Callable[..., Job]] = {
     CAPTURED: functools.partial(by_minigrad, captured=True),
     EAGER: functools.partial(by_minigrad, captured=False),
     THEIRS: by_torch,
@@ -216,14 +216,14 @@ BY_STEP: dict[str, Callable[..., Callable]] = {
 }
 
 
-def by_step(framework: Any, step: Callable[..., Callable], name: str) -> Work:
+def by_step(framework: Any, step: Callable[..., Callable], name: str) -> Job:
     """A step; what is compared are the losses of the first ones on few rows of the batch."""
 
     def results(_: Any) -> list[np.ndarray]:
         small = step(name, twins.ROWS)
         return [np.array([small().item() for _ in range(twins.STEPS)])]
 
-    return Work(step(name), results)
+    return Job(step(name), results)
 
 
 def cases(names: list[str]) -> Iterator[Case]:
@@ -245,7 +245,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
     return checked(spec, framework, taking_part, TOLERANCE)
 
 
-def plan(run: Run) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
     """With each number of threads."""
     length = {"rounds": 3, "seconds": 0.01} if run.quick else {"rounds": 5, "seconds": 0.05}
     names = [*(f"{name}, {way}" for name in FUNCTIONS for way in PASSES), *STEPS.values()]

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.tools import networks
 from benchmarks.tools.frameworks import OURS
-from benchmarks.tools.timing import Case, Work
+from benchmarks.tools.timing import Case, Job
 from minigrad.kernels import reference
 from minigrad.kernels.activations import RELU
 from minigrad.kernels.axes import broadcast_layout
@@ -60,7 +60,7 @@ def by_torch(
     def put(framework: Any, array: np.ndarray) -> Any:
         return framework.images(array) if array.ndim == 4 else framework.put(array)
 
-    def builder(framework: Any) -> Work:
+    def builder(framework: Any) -> Job:
         torch, given = framework.torch, [put(framework, array) for array in inputs]
         with torch.no_grad():
             given = given if first is None else first(torch, *given)
@@ -73,7 +73,7 @@ def by_torch(
             tensors = returned if isinstance(returned, tuple | list) else [returned]
             return [part(framework.get_images(t) if t.ndim == 4 else framework.get(t)) for t in tensors] + [*known]
 
-        return Work(run, results)
+        return Job(run, results)
 
     return builder
 
@@ -84,7 +84,7 @@ def case_of(
     arguments: list,
     outputs: tuple[int, ...],
     expected: Arrays,
-    theirs: Callable[[Any], Work],
+    theirs: Callable[[Any], Job],
     *,
     part: Part = some,
     twice: int = 0,
@@ -103,14 +103,14 @@ def case_of(
             return argument
         return framework.room(*argument.shape, dtype=argument.dtype) if i in outputs else framework.put(argument)
 
-    def ours(framework: Any) -> Work:
+    def ours(framework: Any) -> Job:
         family, _, function = kernel.partition(".")
         given = [put(framework, i, argument) for i, argument in enumerate(arguments)]
         if before is not None:
             before(framework.home, given)
         results = [a for i in outputs for a in (given[i] if isinstance(given[i], list) else [given[i]])]
         call = functools.partial(getattr(getattr(framework.home.kernels, family), function), *given)
-        return Work(call, lambda _: [part(framework.get(array)) for array in results])
+        return Job(call, lambda _: [part(framework.get(array)) for array in results])
 
     return Case(name, 0, work_of(kernel, arguments).bytes + twice, expected, {OURS: ours, "PyTorch": theirs})
 
@@ -265,7 +265,7 @@ def sgd(name: str) -> Case:
     expected = [wide(*arrays) for arrays in (params, grads, velocities)]
     reference.optim.sgd(*expected, groups, hyper)
 
-    def theirs(framework: Any) -> Work:
+    def theirs(framework: Any) -> Job:
         torch = framework.torch
         tensors = [torch.nn.Parameter(framework.put(a)) for a in params]
         optimizer = torch.optim.SGD(tensors, lr=RATE, momentum=MOMENTUM, fused=True)
@@ -273,7 +273,7 @@ def sgd(name: str) -> Case:
             tensor.grad = framework.put(grad)
             optimizer.state[tensor]["momentum_buffer"] = framework.put(velocity)
         state = [optimizer.state[t]["momentum_buffer"] for t in tensors]
-        return Work(optimizer.step, lambda _: [framework.get(a) for a in (*tensors, *state)])
+        return Job(optimizer.step, lambda _: [framework.get(a) for a in (*tensors, *state)])
 
     arguments, expected = [params, grads, velocities, groups, hyper], [*expected[0], *expected[2]]
     return case_of(name, "optim.sgd", arguments, (0, 2), expected, theirs, part=lambda array: array)

@@ -17,7 +17,7 @@ MOST_SETS = 64  # of inputs
 TOLERANCE = {"cpu": 2e-5, "float32": 1e-4, "tf32": 3e-3}  # relative error that may be
 
 
-class Work(NamedTuple):
+class Job(NamedTuple):
     """One call on arrays of its own."""
 
     call: Callable[[], Any]
@@ -32,7 +32,7 @@ class Case(NamedTuple):
     operations: int  # floating-point
     nbytes: int  # the fewest that it moves
     expected: list[np.ndarray]  # in float64, or a part of the results
-    builders: dict[str, Callable[[Any], Work]]  # by contender, given its framework; each call takes other memory
+    builders: dict[str, Callable[[Any], Job]]  # by contender, given its framework; each call takes other memory
 
 
 class Timed(NamedTuple):

@@ -201,7 +201,7 @@ def torch_transformer(ours: Any) -> Any:
             y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
             return self.out_proj(y.transpose(1, 2).reshape(x.shape))
 
-    class Block(nn.Module):
+    class TransformerBlock(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.norm, self.attention, self.mlp_norm = nn.LayerNorm(features), Attention(), nn.LayerNorm(features)
@@ -219,7 +219,7 @@ def torch_transformer(ours: Any) -> Any:
                 nn.Embedding(characters, features),
                 nn.Parameter(torch.empty(ours.places.shape)),
             )
-            self.blocks = nn.ModuleList([Block() for _ in ours.blocks])
+            self.blocks = nn.ModuleList([TransformerBlock() for _ in ours.blocks])
             self.norm, self.last = nn.LayerNorm(features), nn.Linear(features, characters)
 
         def forward(self, x: Any) -> Any:
@@ -252,7 +252,7 @@ def torch_resnet(ours: Any) -> Any:
     """The same layers by the same numbers."""
     from torch import nn
 
-    class Block(nn.Module):
+    class ResidualBlock(nn.Module):
         def __init__(self, block: Any) -> None:
             super().__init__()
             (_, _, before, channels), self.stride, self.added = block.conv1.weight.shape, block.stride, block.added
@@ -266,7 +266,7 @@ def torch_resnet(ours: Any) -> Any:
             return nn.functional.relu(y + (nn.functional.pad(x, (0, 0, 0, 0, 0, self.added)) if self.added else x))
 
     first = ours[0].weight.shape[3]
-    inner = [Block(layer) for layer in list(ours)[3:-2]]
+    inner = [ResidualBlock(layer) for layer in list(ours)[3:-2]]
     ends = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(ours[-1].weight.shape[0], 10)
     return nn.Sequential(
         nn.Conv2d(3, first, 3, padding=1, bias=False), nn.BatchNorm2d(first), nn.ReLU(inplace=True), *inner, *ends

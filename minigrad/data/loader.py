@@ -12,12 +12,12 @@ from minigrad.data.collate import Batch, Sample, stack
 from minigrad.data.prefetch import END, LEAVING, PATIENCE, End, Here, Maker, Prefetcher
 from minigrad.data.sources import (
     FIRST_ROW,
+    ColumnTable,
     Dataset,
     Items,
     Reading,
     Samples,
     Stream,
-    Table,
     Task,
     checked_keys,
     chosen,
@@ -438,9 +438,11 @@ class Loader:
         stager = self.stager  # which another thread may set to None meanwhile
         return batch if stager is None or not isinstance(batch, tuple | list) else stager.stage(tuple(batch))
 
-    def _table(self) -> Table | None:
+    def _table(self) -> ColumnTable | None:
         """The table the samples are of, which has an order of its own when they are shuffled."""
-        return self.source.data if isinstance(self.source, Items) and isinstance(self.source.data, Table) else None
+        return (
+            self.source.data if isinstance(self.source, Items) and isinstance(self.source.data, ColumnTable) else None
+        )
 
     def _rows(self, epoch: int, start: int, stop: int) -> np.ndarray:
         """The positions of the samples `start` to `stop` of a shuffled epoch."""

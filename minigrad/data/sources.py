@@ -35,7 +35,7 @@ class Dataset(Protocol):
 
 
 @runtime_checkable
-class Table(Protocol):
+class ColumnTable(Protocol):
     """A data set of columns, which a Loader reads as such, in an order that suits it; `mg.data.parquet` makes one."""
 
     columns: Sequence[str]  # their names
@@ -109,7 +109,7 @@ class Items:
 
     def __init__(self, data: Any) -> None:
         self.data = data
-        self.names = tuple(data.columns) if isinstance(data, Table) else None
+        self.names = tuple(data.columns) if isinstance(data, ColumnTable) else None
         self.length = len(data)
         if self.length == 0:
             raise ValueError(f"the {type(data).__name__} holds no samples: its length is 0")
@@ -118,7 +118,7 @@ class Items:
         self, rows: np.ndarray, keys: tuple[str, ...] | None
     ) -> tuple[np.ndarray, ...] | dict[str, np.ndarray] | None:
         """The columns of a table at some positions; None of what is no table."""
-        if not isinstance(self.data, Table):
+        if not isinstance(self.data, ColumnTable):
             return None
         columns = self.data.read_columns(rows, keys)
         return columns if keys is None else tuple([columns[key] for key in keys])

@@ -23,7 +23,7 @@ from numba.core.dispatcher import Dispatcher
 
 from minigrad.devices import dlpack
 from minigrad.devices.base import Call, Device, Program
-from minigrad.devices.cuda_memory import CudaPool, Held, block_of, host_copy, is_ours, known, remembered
+from minigrad.devices.cuda_memory import BlockOwner, CudaPool, block_of, host_copy, is_ours, known, remembered
 from minigrad.devices.cuda_staging import Stager
 from minigrad.devices.memory import Lease
 from minigrad.kernels import cuda as kernels
@@ -232,7 +232,7 @@ class CudaDevice(Device):
 
     def alias(self, array: CudaArray, lease: Lease) -> CudaArray:
         """The same memory without the lease it is on; it stays alive all the same, but may be used again."""
-        return CudaArray(array.pointer, array.shape, array.dtype, Held(lease.pool, lease.block))
+        return CudaArray(array.pointer, array.shape, array.dtype, BlockOwner(lease.pool, lease.block))
 
     @functools.cached_property
     def copy_stream(self) -> Any:

@@ -31,7 +31,7 @@ class MemoryBlock:
         self.known, self.lent = None, True
 
 
-class Held(NamedTuple):
+class BlockOwner(NamedTuple):
     """What an array without a lease has for its base: it keeps the pool, and so the block's memory."""
 
     pool: Pool

@@ -24,7 +24,7 @@ class Stager:
     def __init__(self, device: "CudaDevice") -> None:
         self.device, self.driver = device, device.driver
         self.stream = device.copy_stream
-        self.places: list[Place] = []
+        self.places: list[StagingBuffer] = []
         self.lock = threading.Lock()
 
     def stage(self, batch: tuple[np.ndarray, ...]) -> tuple[CudaArray, ...]:
@@ -37,19 +37,19 @@ class Stager:
             self.driver.wait(self.device.stream, array.base.place.sent)
         return batch
 
-    def place(self, array: np.ndarray) -> "Place":
+    def place(self, array: np.ndarray) -> "StagingBuffer":
         """A free place for such an array."""
         with self.lock:
             for place in self.places:
                 if place.free and place.nbytes == array.nbytes:
                     place.free = False
                     return place
-            place = Place(self, array.nbytes)
+            place = StagingBuffer(self, array.nbytes)
             self.places.append(place)
             return place
 
 
-class Place:
+class StagingBuffer:
     """Memory for one array of a batch, pinned on the host and on the GPU."""
 
     def __init__(self, stager: Stager, nbytes: int) -> None:
@@ -93,7 +93,7 @@ class Loan(Lease):
 
     __slots__ = ("place",)
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: StagingBuffer) -> None:
         self.place = place
         self.block = place.block
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minigrad.inspect.graph import Graph, kept_arrays, short_line, source_line
+from minigrad.inspect.graph import TapeGraph, kept_arrays, short_line, source_line
 from minigrad.inspect.layered import Layout, layered
 from minigrad.inspect.text import number_of_bytes
 from minigrad.nn import Module
@@ -73,7 +73,7 @@ def draw(
     arrow is a tensor that is passed on; backward goes the other way. Pointing at an op shows its formula, the bytes it keeps
     and its line of code. `names` and `model` name the leaves, as in `table`. Raises RuntimeError if there is no tape.
     """
-    boxes = boxes_of(Graph(loss, names, model))
+    boxes = boxes_of(TapeGraph(loss, names, model))
     layout = layered([box.sources for box in boxes], [box.width for box in boxes], GAP)
     title = f"The tape of {boxes[-1].title}, {sum(bool(box.number) for box in boxes)} ops"
     picture = svg(boxes, layout, title)
@@ -82,7 +82,7 @@ def draw(
     return picture
 
 
-def boxes_of(graph: Graph) -> list[Box]:
+def boxes_of(graph: TapeGraph) -> list[Box]:
     """A box for each op, leaf and recorded constant, all sources of a box before it."""
     boxes: list[Box] = []
     where: dict[Op | Tensor | tuple[str, tuple[int, ...]], int] = {}

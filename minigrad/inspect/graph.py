@@ -74,7 +74,7 @@ class Constant:
     dtype: np.dtype
 
 
-class Graph:
+class TapeGraph:
     """The ops that a tensor was computed by, in the order of their making, and its leaves by name.
 
     `names` and `model` name leaves (and, where the inputs were recorded, constants); the others are called leaf1, leaf2, ...

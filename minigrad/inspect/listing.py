@@ -7,14 +7,14 @@ import numpy as np
 
 from minigrad import notebook
 from minigrad.devices import address
-from minigrad.inspect.graph import Graph, kept_arrays, short_line, source_line
+from minigrad.inspect.graph import TapeGraph, kept_arrays, short_line, source_line
 from minigrad.inspect.text import columns, number_of_bytes, shortened
 from minigrad.nn import Module
 from minigrad.tensor import Tensor
 
 
 @dataclass(frozen=True)
-class Row:
+class TapeRow:
     """One op of a tape."""
 
     number: int
@@ -30,7 +30,7 @@ class Row:
 class Table:
     """The ops of a tape in the order of their making, as `table` returns them; print it."""
 
-    rows: list[Row]
+    rows: list[TapeRow]
     saved: int  # bytes of all rows, an array that several ops keep counted once
 
     def _cells(self) -> tuple[list[str], list[list[str]], str]:
@@ -67,7 +67,7 @@ def table(loss: Tensor, names: Mapping[str, Tensor] | None = None, model: Module
     needs no gradient, which `record()` tells more about. Saved bytes leave out the leaves, which live anyway. Lines are
     known of what was computed inside `trace()` or `record()`. Raises RuntimeError if there is no tape, or no more.
     """
-    graph = Graph(loss, names, model)
+    graph = TapeGraph(loss, names, model)
     rows = []
     arrays: dict[tuple[int, int], int] = {}
     for op in graph.ops:
@@ -75,5 +75,5 @@ def table(loss: Tensor, names: Mapping[str, Tensor] | None = None, model: Module
         arrays |= {(address(a), a.nbytes): a.nbytes for a in kept}
         saved = sum(a.nbytes for a in kept)
         number = graph.numbers[op]
-        rows.append(Row(number, op._title(), op.shape, op.dtype, saved, graph.inputs(op), op.line))
+        rows.append(TapeRow(number, op._title(), op.shape, op.dtype, saved, graph.inputs(op), op.line))
     return Table(rows, sum(arrays.values()))

@@ -11,7 +11,7 @@ import numpy as np
 from minigrad.checks import integer
 from minigrad.inspect.drawing import GAP, HEIGHT, SVG, Box, drawn, edges, escaped, svg_head, top
 from minigrad.inspect.layered import layered
-from minigrad.inspect.model_graph import Block, Unit, blocks_of, units_of
+from minigrad.inspect.model_graph import ModelBlock, Unit, blocks_of, units_of
 from minigrad.inspect.modules import input_of
 from minigrad.nn import Module
 from minigrad.tensor import Tensor
@@ -88,7 +88,7 @@ def amount(shape: tuple[int, ...], parameters: int) -> str:
     return f"{size} · {parameters:,}" if parameters else size
 
 
-def part_of(block: Block, units: list[Unit]) -> Part:
+def part_of(block: ModelBlock, units: list[Unit]) -> Part:
     """A block: a box alone, or a graph, in a frame if the block has a name and more than one box."""
     if len(block.units) == 1:
         box = box_of(units[block.units[0]], [])

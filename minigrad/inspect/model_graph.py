@@ -166,30 +166,30 @@ def merged(units: list[Unit]) -> list[Unit]:
 
 
 @dataclass
-class Block:
+class ModelBlock:
     """A part of a model that follows another: the units of a module, or a single one without a name."""
 
     name: str
     units: list[int]
 
 
-def blocks_of(units: list[Unit]) -> list[Block]:
+def blocks_of(units: list[Unit]) -> list[ModelBlock]:
     """The units in blocks that follow one another, each read by the next through one arrow; one block if they do not."""
     depth = 0
     while len({unit.path[: depth + 1] for unit in units[1:]}) == 1 and all(len(u.path) > depth for u in units[1:]):
         depth += 1
-    blocks: list[Block] = []
+    blocks: list[ModelBlock] = []
     for number, unit in enumerate(units):
         name = unit.path[depth] if len(unit.path) > depth else ""
         if name and blocks and blocks[-1].name == name:
             blocks[-1].units.append(number)
         else:
-            blocks.append(Block(name, [number]))
+            blocks.append(ModelBlock(name, [number]))
     block_of = {number: i for i, block in enumerate(blocks) for number in block.units}
     for i, block in enumerate(blocks):
         for number in block.units:
             for source in units[number].sources:
                 outside = block_of[source] != i
                 if outside and (block_of[source] != i - 1 or source != blocks[i - 1].units[-1]):
-                    return [Block("", list(range(len(units))))]
+                    return [ModelBlock("", list(range(len(units))))]
     return blocks

@@ -93,7 +93,7 @@ def watched(modules: Iterable[Module], before: Before | None = None, after: Afte
 
 
 @dataclass(frozen=True)
-class Layer:
+class SummaryRow:
     """One call of one module: a row of a summary."""
 
     name: str
@@ -108,7 +108,7 @@ class Layer:
 class Summary:
     """What `summary` returns; print it."""
 
-    layers: list[Layer]
+    layers: list[SummaryRow]
     parameters: int
     multiply_adds: int
     activation: int  # bytes
@@ -165,7 +165,7 @@ def summary(model: Module, shape: tuple[int, ...] | Tensor | np.ndarray, dtype: 
             title = type(call.module).__name__ if children else repr(call.module)
             result = call.result.shape if isinstance(call.result, Tensor) else ()
             cost = sum(multiply_adds(op, shapes) for op, shapes in call.ops)
-            layers.append(Layer(names[id(call.module)], title, result, call.parameters, cost, call.activation))
+            layers.append(SummaryRow(names[id(call.module)], title, result, call.parameters, cost, call.activation))
     return Summary(
         layers,
         sum(t.size for t in parameters),

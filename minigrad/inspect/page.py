@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minigrad.inspect.graph import Graph, ops_behind
+from minigrad.inspect.graph import TapeGraph, ops_behind
 from minigrad.inspect.limits import Limits
 from minigrad.inspect.limits import limits as measured
 from minigrad.inspect.page_data import Json, model_of, page_data
@@ -62,7 +62,7 @@ def page(
         RuntimeError: there is no tape, or no gradient to start from.
     """
     model = model or model_of(ops_behind(loss))
-    graph = Graph(loss, names, model)
+    graph = TapeGraph(loss, names, model)
     steps = Steps(graph, first_gradient(loss, grad), loss._device, seed)
     if plan is not None and limits is None:
         limits = measured(loss._device)
@@ -72,11 +72,11 @@ def page(
     data["about"] = f"{ops} on {loss.device!r}"
     data["result"] = f"{loss.item():.6g}" if loss.size == 1 else ""
     target = Path(path)
-    target.write_text(filled(data), encoding="utf-8")
+    target.write_text(html_of(data), encoding="utf-8")
     return target
 
 
-def filled(data: Json) -> str:
+def html_of(data: Json) -> str:
     """The page: the template with its style, its script and the data."""
     title = html.escape(str(data["title"]))
     script = "\n".join(["{", text_of("page_layout.js"), text_of("page_graph.js"), text_of("page.js"), "}"])

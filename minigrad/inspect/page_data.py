@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad.inspect.drawing import Box, boxes_of
-from minigrad.inspect.graph import Graph, Recorded, kept_arrays, short_line, source_line
+from minigrad.inspect.graph import Recorded, TapeGraph, kept_arrays, short_line, source_line
 from minigrad.inspect.heatmap import SIDE, heat_map
 from minigrad.inspect.kernel_calls import KernelCall, Shapes, shapes_in_words, shapes_of
 from minigrad.inspect.limits import Limits
@@ -59,7 +59,7 @@ class PlanTimes:
         return about
 
 
-class Pictures:
+class HeatMaps:
     """The heat maps of a page, each kept once."""
 
     def __init__(self, count: int) -> None:
@@ -80,10 +80,10 @@ class Pictures:
         return self.where[key]
 
 
-def page_data(graph: Graph, steps: Steps, model: Module | None, plan: "Plan | None", limits: Limits | None) -> Json:
+def page_data(graph: TapeGraph, steps: Steps, model: Module | None, plan: "Plan | None", limits: Limits | None) -> Json:
     """All that the page shows: nodes, modules, steps, pictures, kernels and their sources."""
     boxes = boxes_of(graph)
-    pictures = Pictures(len(boxes) + sum(len(op.sources or ()) for op in graph.ops))
+    pictures = HeatMaps(len(boxes) + sum(len(op.sources or ()) for op in graph.ops))
     times = PlanTimes(plan, limits)
     names = {module: name for name, module in reversed(list(model.modules()))} if model else {}
     number = {id(box.of): i for i, box in enumerate(boxes) if not isinstance(box.of, tuple)}
@@ -120,7 +120,7 @@ def page_data(graph: Graph, steps: Steps, model: Module | None, plan: "Plan | No
     }
 
 
-def node(box: Box, graph: Graph, path: Sequence[str]) -> Json:
+def node(box: Box, graph: TapeGraph, path: Sequence[str]) -> Json:
     """What there is to say of a box."""
     about: Json = {"kind": box.kind, "title": box.title, "below": box.below, "path": list(path), "sources": box.sources}
     if isinstance(box.of, Op):
@@ -137,7 +137,7 @@ def node(box: Box, graph: Graph, path: Sequence[str]) -> Json:
     return about
 
 
-def passed(step: Step, graph: Graph, number: dict[int, int], pictures: Pictures) -> list[Json]:
+def passed(step: Step, graph: TapeGraph, number: dict[int, int], pictures: HeatMaps) -> list[Json]:
     """The gradients that a step passes on, and what finite differences say of them."""
     leaves = {name: leaf for leaf, name in graph.leaves.items()}
     found = []
@@ -162,7 +162,7 @@ def checked(check: Check) -> Json:
     }
 
 
-def values_of(graph: Graph, boxes: list[Box], number: dict[int, int]) -> dict[int, np.ndarray]:
+def values_of(graph: TapeGraph, boxes: list[Box], number: dict[int, int]) -> dict[int, np.ndarray]:
     """By box, the values that are known: of leaves and the result, and of all that was recorded as an input."""
     known: dict[int, np.ndarray] = {}
     for op in graph.ops:

@@ -15,7 +15,7 @@ LONGEST = 160  # lines: a kernel, then what it calls of its file, as far as that
 
 
 @dataclass(frozen=True)
-class Source:
+class Excerpt:
     """A piece of a file."""
 
     file: str
@@ -23,17 +23,17 @@ class Source:
     text: str
 
 
-def op_source(kind: type) -> Source | None:
+def op_source(kind: type) -> Excerpt | None:
     """The class of an op; None where its text is not to be had, as of one typed in at a prompt."""
     try:
         lines, first = inspect.getsourcelines(kind)
         file = inspect.getsourcefile(kind) or ""
     except (OSError, TypeError):
         return None
-    return Source(short(file), first, "".join(lines).rstrip())
+    return Excerpt(short(file), first, "".join(lines).rstrip())
 
 
-def kernel_sources(kernel: str) -> dict[str, Source]:
+def kernel_sources(kernel: str) -> dict[str, Excerpt]:
     """By device, the definition of the kernel "family.name" of the contract, and of what it calls of its file."""
     family, _, name = kernel.partition(".")
     if family not in contract.FAMILIES:
@@ -42,7 +42,7 @@ def kernel_sources(kernel: str) -> dict[str, Source]:
     return {device: source for device, source in found.items() if source is not None}
 
 
-def definition(path: Path, name: str) -> Source | None:
+def definition(path: Path, name: str) -> Excerpt | None:
     """What a file has under a name, then what that uses of the same file and of formulas.py."""
     found = parsed(path)[1].get(name)
     if found is None:
@@ -64,7 +64,7 @@ def definition(path: Path, name: str) -> Source | None:
             if used not in seen and used[1] in parsed(used[0])[1]:
                 seen.add(used)
                 waiting.append(used)
-    return Source(short(str(path)), found.lineno, "\n\n\n".join(parts))
+    return Excerpt(short(str(path)), found.lineno, "\n\n\n".join(parts))
 
 
 @functools.cache

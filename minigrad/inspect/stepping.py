@@ -7,7 +7,7 @@ import numpy as np
 
 from minigrad.devices import Device, get_device
 from minigrad.gradients import add_arrays, run_hooks
-from minigrad.inspect.graph import Graph, Recorded, copied, short_line, source_line
+from minigrad.inspect.graph import Recorded, TapeGraph, copied, short_line, source_line
 from minigrad.inspect.kernel_calls import KernelCall, NotedKernels
 from minigrad.inspect.text import described, shortened
 from minigrad.nn import Module
@@ -95,7 +95,7 @@ class Steps(Iterator[Step]):
     Hooks of ops run with their step, those of leaves after the last step, on the whole gradient.
     """
 
-    def __init__(self, graph: Graph, dy: np.ndarray, device: Device, seed: int) -> None:
+    def __init__(self, graph: TapeGraph, dy: np.ndarray, device: Device, seed: int) -> None:
         self.gradients: dict[Tensor, Tensor] = {}
         self._graph = graph
         self._device = device
@@ -176,7 +176,7 @@ def steps(
     the end `gradients`, a dict by leaf, holds to the bit what `loss.backward(grad)` would add to them. `names` and
     `model` name the leaves, as in `table`. Raises RuntimeError if there is no tape, or no gradient to start from.
     """
-    graph = Graph(loss, names, model)
+    graph = TapeGraph(loss, names, model)
     return Steps(graph, first_gradient(loss, grad), loss._device, seed)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.interop.tracing import Step, Trace, as_examples, traced
+from minigrad.interop.tracing import Trace, TracedOp, as_examples, traced
 from minigrad.nn import Flatten, Linear, Module
 
 Orders = dict[int, np.ndarray]  # of features, by id of the array whose axis 0 has them, or axis -2 of a Linear's weight
@@ -46,7 +46,7 @@ class Followed:
         for step in trace.steps:
             self.follow(step)
 
-    def follow(self, step: Step) -> None:
+    def follow(self, step: TracedOp) -> None:
         """Note what is known of the result."""
         kind = type(step.op).__name__
         found = [None if x is None else self.known.get(id(x)) for x in step.inputs]
@@ -70,7 +70,7 @@ class Followed:
         if result is not None:
             self.known[id(step.result)] = result
 
-    def share(self, step: Step, found: list[Any], order: np.ndarray) -> None:
+    def share(self, step: TracedOp, found: list[Any], order: np.ndarray) -> None:
         """The other inputs of an op that goes feature by feature have the order too, or are vectors that concern it."""
         for x, other in zip(step.inputs, found, strict=True):
             if x is None or x.ndim == 0 or x.shape[-1] == 1:
@@ -80,19 +80,19 @@ class Followed:
             elif other is None or not np.array_equal(other, order):
                 raise lost(step)
 
-    def concerns(self, step: Step, array: Any, order: np.ndarray) -> None:
+    def concerns(self, step: TracedOp, array: Any, order: np.ndarray) -> None:
         """Note the order of an array of the model."""
         before = self.orders.setdefault(id(array), order)
         if not np.array_equal(before, order):
             raise lost(step)
 
 
-def keeps_places(step: Step) -> bool:
+def keeps_places(step: TracedOp) -> bool:
     """Whether each feature of the result is made of the input's feature at the same place."""
     return type(step.op).__name__ in SAME_PLACES
 
 
-def reshaped(step: Step, order: Any) -> Any:
+def reshaped(step: TracedOp, order: Any) -> Any:
     """What is known of the result of a reshape."""
     (x, *_), y = step.inputs, step.result
     if isinstance(order, np.ndarray):
@@ -110,7 +110,7 @@ def reshaped(step: Step, order: Any) -> Any:
     return None if np.array_equal(order, np.arange(order.size)) else order
 
 
-def transposed(step: Step, order: Any) -> Any:
+def transposed(step: TracedOp, order: Any) -> Any:
     """What is known of an image whose axes were put in another order."""
     axes = step.parameters["axes"]
     if order is None and axes == (0, 3, 1, 2):
@@ -120,7 +120,7 @@ def transposed(step: Step, order: Any) -> Any:
     return None
 
 
-def concatenated(step: Step, found: list[Any]) -> Any:
+def concatenated(step: TracedOp, found: list[Any]) -> Any:
     """What is known of several tensors one after another."""
     if all(order is None for order in found):
         return None
@@ -139,7 +139,7 @@ def concatenated(step: Step, found: list[Any]) -> Any:
     return np.concatenate(parts)
 
 
-def lost(step: Step) -> ValueError:
+def lost(step: TracedOp) -> ValueError:
     """The error for an op that order cannot be followed through."""
     return ValueError(
         f"features of flattened images, whose order is another in PyTorch, go through {step.name}, after which their order is "

@@ -20,7 +20,7 @@ from minigrad.tensor import FLOATS, Tensor
 
 
 @dataclass(eq=False)
-class Step:
+class TracedOp:
     """One use of an op: the arrays it was given (None for one left out), its parameters, and the array it made."""
 
     op: Op
@@ -41,7 +41,7 @@ class Trace:
     """The steps of a forward pass, in their order, and what went in and came out."""
 
     inputs: list[Any] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[TracedOp] = field(default_factory=list)
     outputs: Any = None  # what the model returned
     versions: dict[int, int] = field(default_factory=dict)  # of arrays by id: how often each had been changed in place
     names: dict[int, str] = field(default_factory=dict)  # of modules by id
@@ -62,7 +62,7 @@ class Trace:
         def noted(*arrays: Any, **given: Any) -> Any:
             del op.forward
             y = forward(*arrays, **given)
-            self.steps.append(Step(op, arrays, parameters, y, op.line, module))
+            self.steps.append(TracedOp(op, arrays, parameters, y, op.line, module))
             view = 0 if op.is_view else source_of(y, inputs)
             self.versions[id(y)] = 0 if view is None else inputs[view]._version[0]  # type: ignore[union-attr]
             return y

@@ -7,7 +7,7 @@ import numpy as np
 from minigrad.onnx.library import library
 
 
-class Graph:
+class GraphBuilder:
     """Nodes and initializers, and the names that are taken."""
 
     def __init__(self) -> None:

@@ -43,7 +43,7 @@ def import_model(path: str | os.PathLike[str], *, layout: str | None = None) -> 
 
 
 @dataclass(eq=False)
-class Step:
+class ReadyNode:
     """A node, ready to run."""
 
     kind: str
@@ -183,11 +183,11 @@ def own_name(name: str) -> str:
     return f"{name}_" if hasattr(Module, name) else name
 
 
-def step_of(node: Any, number: int, opset: int, constants: dict[str, np.ndarray], wishes: Wishes) -> Step:
+def step_of(node: Any, number: int, opset: int, constants: dict[str, np.ndarray], wishes: Wishes) -> ReadyNode:
     """A node, read; ValueError for what is not supported."""
     if node.op_type not in READERS:
         raise ValueError(f"{place_of(node, number)}: minigrad has no such op")
     source = Source(node, number, opset, constants, wishes)
     run = READERS[source.kind](source)
     source.finish()
-    return Step(source.kind, source.place, source.inputs, source.outputs, run, source.of_numbers, [])
+    return ReadyNode(source.kind, source.place, source.inputs, source.outputs, run, source.of_numbers, [])

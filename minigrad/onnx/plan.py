@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.devices import Device, get_device
-from minigrad.interop.tracing import Step, Trace, device_of, traced
+from minigrad.interop.tracing import Trace, TracedOp, device_of, traced
 from minigrad.kernels.expressions import Formula
 from minigrad.nn import Module
 from minigrad.ops.pointwise import Pointwise
@@ -157,7 +157,7 @@ class TracedRun:
         self.numbers: dict[int, int] = {}
         self.arrays: list[Array] = []
         self.made: set[int] = set()  # numbers of inputs and results
-        self.steps: list[tuple[Step, list[int | None], int]] = []
+        self.steps: list[tuple[TracedOp, list[int | None], int]] = []
 
         def number(array: Any, constant: bool = True) -> int:
             if id(array) not in self.numbers:
@@ -173,7 +173,7 @@ class TracedRun:
             inputs = [None if x is None else number(x) for x in step.inputs]
             result = number(step.result, constant=False)
             self.made.add(result)
-            self.steps.append((Step(step.op, (), step.parameters, None, step.line, step.module), inputs, result))
+            self.steps.append((TracedOp(step.op, (), step.parameters, None, step.line, step.module), inputs, result))
         self.outputs = {name: number(t._data) for name, t in named_outputs(trace.outputs)}
 
 

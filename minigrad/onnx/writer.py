@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.onnx.graph import Graph
+from minigrad.onnx.graph import GraphBuilder
 from minigrad.onnx.layout import IMAGES, Axes, Flattened, Layout, between, in_order, inverse, plain
 from minigrad.onnx.plan import Array, Length, Node, same
 
@@ -14,7 +14,7 @@ class Writer:
     """A graph in the making: which arrays of the model are in it, under which names."""
 
     def __init__(self, inputs: Sequence[Array], decays: dict[str, float]) -> None:
-        self.graph = Graph()
+        self.graph = GraphBuilder()
         self.versions: dict[Array, dict[Layout, str]] = {}  # in the order of their coming
         self.initializers: dict[tuple[Array, Hashable], str] = {}
         self.inputs = list(inputs)

@@ -16,7 +16,7 @@ from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
 
-class Constants(TypedDict):
+class LrnArguments(TypedDict):
     """The arguments of local_response_norm but for x."""
 
     size: int
@@ -80,7 +80,7 @@ def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: flo
     return LocalResponseNorm.apply(x, **constants(size, alpha, beta, k))
 
 
-def constants(size: SupportsIndex, alpha: float, beta: float, k: float) -> Constants:
+def constants(size: SupportsIndex, alpha: float, beta: float, k: float) -> LrnArguments:
     """The arguments of local_response_norm by name, checked."""
     size = integer("local_response_norm: size", size)
     if size > MOST:

@@ -25,7 +25,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Rows = Any  # what scikit-learn takes for data: an array, a data frame, nested lists
 
 
-class Network(BaseEstimator):
+class NetworkEstimator(BaseEstimator):
     """What the two estimators share; a subclass says how targets become numbers, and outputs predictions."""
 
     model_: Module  # these are there once it is fitted
@@ -162,7 +162,7 @@ class Network(BaseEstimator):
         return train.predict(self.model_, rows).astype(np.float64)
 
 
-def in_float32(estimator: Network, *data: Rows, **options: bool) -> Any:
+def in_float32(estimator: NetworkEstimator, *data: Rows, **options: bool) -> Any:
     """The data as scikit-learn checks and converts them; a number that float32 cannot hold is its ValueError."""
     with np.errstate(over="ignore", invalid="ignore"):  # it becomes infinite, which is what the check finds
         return validate_data(estimator, *data, dtype=np.float32, **options)
@@ -180,7 +180,7 @@ def checked(loss: Loss, outputs: int) -> Loss:
     return checked_loss
 
 
-class MinigradClassifier(ClassifierMixin, Network):
+class MinigradClassifier(ClassifierMixin, NetworkEstimator):
     """A network that tells classes apart, trained by `mg.train.fit` on the mean cross entropy.
 
     Args:
@@ -259,7 +259,7 @@ class MinigradClassifier(ClassifierMixin, Network):
         return log_softmax(self._predicted(X), axis=1)
 
 
-class MinigradRegressor(RegressorMixin, Network):
+class MinigradRegressor(RegressorMixin, NetworkEstimator):
     """A network for numbers, one or several a row, trained by `mg.train.fit` on the mean squared error.
 
     Targets are taken as they are, as float32: where they are far from 0 or spread wide, train on standardized ones, by

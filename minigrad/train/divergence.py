@@ -115,7 +115,7 @@ class Rewind:
         """Forward and backward of one batch, watched; what went wrong, or None."""
         device = self.optimizer.params[0]._device
         x, y = Tensor(inputs, device=device), Tensor(targets, device=device)
-        watch = Watch(self.model, x)
+        watch = FiniteWatch(self.model, x)
         try:
             with Switch(anomaly=True, trace=True, observe=watch):
                 loss = self.loss(self.model(x), y)
@@ -128,7 +128,7 @@ class Rewind:
         return None
 
 
-class Watch:
+class FiniteWatch:
     """Called with each op before it runs: notes the first input that is not finite, and what was used last."""
 
     def __init__(self, model: Module, batch: Tensor) -> None:

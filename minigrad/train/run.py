@@ -35,7 +35,7 @@ def only_looks(callback: object) -> bool:
 Mark = tuple[int, int, int, str | None]
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """Where in a step of so many batches one comes: the first forgets old gradients, the last updates."""
 
     first: bool
@@ -85,10 +85,10 @@ class Run:
         if self.validation is not None:
             self.evaluator = Evaluator(model, loss, self.metrics, settings.capture, self.told)
         self.device = optimizer.params[0]._device
-        self.parts: dict[Part, Step] = {}
+        self.parts: dict[MicroBatch, Step] = {}
         self.drawing_before: Json = None  # the random numbers' state before a checkpoint was loaded
 
-    def part(self, part: Part) -> Step:
+    def part(self, part: MicroBatch) -> Step:
         """What a step does for one of its batches, made when it is first needed."""
         if part not in self.parts:
             model, optimizer, loss, clip_norm = self.model, self.optimizer, self.settings.loss, self.settings.clip_norm
@@ -362,7 +362,7 @@ class Run:
         own = sum(len(inputs) for inputs, _ in given)
         for i, (inputs, targets) in enumerate(given):
             last = i == count - 1
-            part = Part(i == 0, last, share_of(inputs, own), own if last and self.ranks.several else None)
+            part = MicroBatch(i == 0, last, share_of(inputs, own), own if last and self.ranks.several else None)
             loss, outputs = self.part(part)(inputs, targets)
             found.append((measured(loss, outputs, targets, self.metrics), len(inputs)))
         values, rows = together(found)

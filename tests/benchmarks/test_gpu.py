@@ -8,7 +8,7 @@ from benchmarks import compare
 from benchmarks.sections import gemm, inception, kernels, limits, step
 from benchmarks.tools import kernel_cases, machine, networks, timing
 from benchmarks.tools.frameworks import OURS, Minigrad, NumPy, Torch
-from benchmarks.tools.sides import Here
+from benchmarks.tools.sides import InProcess
 
 SHORT = {"rounds": 2, "seconds": 1e-6}
 SMALL = {"ELEMENTS": 300, "BATCH": 2, "ROWS": 5, "CLASSES": 7, "LAYERS": ((2, 8),), "POOLS": ((3, 4, 1), (4, 4, 2))}
@@ -18,7 +18,7 @@ SMALL = {"ELEMENTS": 300, "BATCH": 2, "ROWS": 5, "CLASSES": 7, "LAYERS": ((2, 8)
 def gpu(simulated):
     """minigrad on the simulated GPU, PyTorch on the CPU."""
     pytest.importorskip("torch")
-    return Here({OURS: Minigrad(home=simulated), "PyTorch": Torch()}, "float32")
+    return InProcess({OURS: Minigrad(home=simulated), "PyTorch": Torch()}, "float32")
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_limits_are_unknown_without_pytorch(gpu, monkeypatch):
 def case_of(call, expected):
     """A case whose work is a function."""
     return timing.Case(
-        "work", 1, 8, [np.array(expected)], {"NumPy": lambda _: timing.Work(call, lambda found: [np.array(found)])}
+        "work", 1, 8, [np.array(expected)], {"NumPy": lambda _: timing.Job(call, lambda found: [np.array(found)])}
     )
 
 

@@ -29,7 +29,7 @@ def test_the_resnet_of_the_paper(resnet):
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_block_that_computes_nothing_passes_its_input_on(resnet, rng, stride):
-    block = resnet.Block(2, 2 * stride, stride, shortcut=True)
+    block = resnet.ResidualBlock(2, 2 * stride, stride, shortcut=True)
     block.norm2.gamma = mg.nn.Parameter(np.zeros(2 * stride, np.float32))
     x = rng.uniform(size=(2, 4, 4, 2)).astype(np.float32)
     y = block(mg.tensor(x)).numpy()
