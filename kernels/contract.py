@@ -7,6 +7,8 @@ imported when first used. A test holds all three against these protocols, name b
 Arrays are C-contiguous, of float32 or float64 where nothing else is said, and those of one call of one dtype. Inputs are
 only read; outputs come last and are filled; nothing is returned. Arguments are passed by position: a recorded step (mg.capture)
 keeps them so. Callers check, kernels trust.
+
+All families stand in this one file: who asks what a device must bring, or where a kernel is, has one place to look.
 """
 
 import importlib

@@ -13,9 +13,10 @@ import numba  # noqa: F401 - before ours: the garbage collector then runs at che
 from minigrad import models, nn, optim, random, testing
 from minigrad.anomaly import AnomalyError
 from minigrad.capture import capture
-from minigrad.derivatives import grad, hessian, hvp, jacobian, jvp
+from minigrad.derivatives import grad
 from minigrad.devices.precision import matmul_precision
 from minigrad.dlpack import from_dlpack
+from minigrad.jacobians import hessian, hvp, jacobian, jvp
 from minigrad.kernels.build.progress import UnexpectedCompile, no_compile
 from minigrad.kernels.cpu.tools.threads import get_num_threads, set_num_threads
 from minigrad.modes import CaptureError, detect_anomaly, enable_grad, is_grad_enabled, no_grad

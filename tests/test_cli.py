@@ -5,6 +5,7 @@ import pytest
 
 import minigrad as mg
 from minigrad import cli
+from minigrad.cli import verification
 from minigrad.kernels.build import cache
 from minigrad.kernels.build.settings import cache_root
 
@@ -82,13 +83,13 @@ def test_verify_has_a_line_for_every_family_of_kernels():
 
     families = set(contract.Kernels.__annotations__)
     assert len(families) >= 13
-    checked = {name.partition(":")[0] for name in cli.op_cases()} | {"optim", "augment"}
+    checked = {name.partition(":")[0] for name in verification.op_cases()} | {"optim", "augment"}
     assert checked == families
 
 
-@pytest.mark.parametrize("name", cli.op_cases())
+@pytest.mark.parametrize("name", verification.op_cases())
 def test_ops_pass_on_the_reference(name):
-    cli.check_op("reference", *cli.op_cases()[name])
+    verification.check_op("reference", *verification.op_cases()[name])
 
 
 def test_verify_passes(run):
@@ -96,13 +97,13 @@ def test_verify_passes(run):
     status, out, _ = run("verify", "--device", "reference")
     assert status == 0
     assert all(line.startswith("ok      ") for line in out.splitlines())
-    assert len(out.splitlines()) == len(cli.op_cases()) + 3
+    assert len(out.splitlines()) == len(verification.op_cases()) + 3
 
 
 @pytest.mark.slow
 def test_verify_passes_on_the_cpu(run):
     status, out, _ = run("verify")
-    assert (status, out.count("ok      ")) == (0, len(cli.op_cases()) + 3)
+    assert (status, out.count("ok      ")) == (0, len(verification.op_cases()) + 3)
 
 
 def test_verify_tells_what_fails(run, monkeypatch):

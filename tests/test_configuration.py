@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = {variable.name for variable in settings.VARIABLES}
 BY_LISTS = {
     "kernels/cpu/tools/threads.py",
-    "minigrad/cli.py",
+    "minigrad/cli/__init__.py",
     "minigrad/distributed/guard.py",
     "minigrad/distributed/processes.py",
 }  # which go through USERS_WORDS, through the list itself, and through what mpiexec tells the processes it starts

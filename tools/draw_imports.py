@@ -23,7 +23,7 @@ SCRIPTS = "examples/", "tools/"  # folders of scripts that the map speaks of
 
 # The boxes of the picture, each above those that it uses, and the rooms in them: files by their folder if not by name.
 BOXES = {
-    "face": ("minigrad/__init__.py", "minigrad/cli.py"),
+    "face": ("minigrad/__init__.py", "minigrad/cli/"),
     "sklearn": ("minigrad/sklearn/",),
     "train": ("minigrad/train/",),
     "distributed": ("minigrad/distributed/",),
@@ -42,7 +42,7 @@ BOXES = {
     "optim": ("minigrad/optim/",),
     "nn": ("minigrad/nn/",),
     "random": ("minigrad/random.py",),
-    "derivatives": ("minigrad/derivatives.py", "minigrad/recompute.py"),
+    "derivatives": ("minigrad/derivatives.py", "minigrad/jacobians.py", "minigrad/recompute.py"),
     "ops": ("minigrad/ops/",),
     "engine": (
         "minigrad/tensor.py",

@@ -10,7 +10,7 @@ the compiler (`pip install -e '.[compiler]'`), no GPU, and minutes. Where a kern
 import numpy as np
 
 import minigrad as mg
-from minigrad.cli import op_cases
+from minigrad.cli.verification import op_cases
 from minigrad.devices.cuda import CudaDevice
 from minigrad.devices.registry import DEVICES
 from minigrad.kernels.cuda.tools import launch, machine_code, shipped

@@ -7,7 +7,7 @@ import pytest
 from small_steps import data, network, step_of
 
 import minigrad as mg
-from minigrad import cli
+from minigrad.cli import verification
 from minigrad.devices import get_device
 from minigrad.devices.cuda_memory import block_of
 from minigrad.kernels.cuda.tools import launch
@@ -231,7 +231,7 @@ def test_auto_takes_the_gpu(gpu):
     assert get_device("auto") is gpu
 
 
-@pytest.mark.parametrize("check", [cli.check_optimizers, cli.check_augmentation])
+@pytest.mark.parametrize("check", [verification.check_optimizers, verification.check_augmentation])
 def test_what_verify_holds_it_to(gpu, check):
     """Beside the ops, which `minigrad verify --device cuda` runs too, and tests/ops."""
     check("cuda")

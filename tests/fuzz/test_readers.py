@@ -1,22 +1,21 @@
 """Every reader of files, fed with damaged ones: loaded rightly, or refused by the documented error, in little memory and time."""
 
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fuzz.feed import READERS
 
-FEED = Path(__file__).parent / "feed.py"
-READERS = tuple(runpy.run_path(str(FEED))["READERS"])
+TESTS = Path(__file__).resolve().parents[1]
 NEEDS = {"weights": "safetensors", "tables": "pyarrow", "pictures": "PIL", "onnx": "onnx"}
 
 
 def fed(reader, first, count, timeout):
     """What `feed.py` says."""
-    command = [sys.executable, FEED, reader, str(first), str(count)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    command = [sys.executable, "-m", "fuzz.feed", reader, str(first), str(count)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=TESTS)
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout)
 
