@@ -36,7 +36,7 @@ from benchmarks.sections import (
 from benchmarks.tools import machine, tables
 from benchmarks.tools.copies import check_copy
 from benchmarks.tools.frameworks import CLOCK, OURS, PRECISIONS, Minigrad, Torch
-from benchmarks.tools.sides import Conditions, InProcess, Processes, Side
+from benchmarks.tools.sides import Campaign, Here, Processes, Side
 
 SECTIONS = {
     "cpu": {
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     failed: list[str] = []
     results: dict[str, Any] = {"machine": about, "quick": options.quick, "targets": targets, "failed": failed}
     print(machine.in_words(about), *(f"Left out: {name} ({why})\n" for name, why in left_out.items()), sep="\n")
-    run = Conditions(sides, options.quick, results)
+    run = Campaign(sides, options.quick, results)
     for name, section in SECTIONS[options.device].items():
         if name not in options.only and section is not limits:
             continue
@@ -171,7 +171,7 @@ def sides_of(device: Any, about: dict) -> tuple[list[Side], dict[str, str]]:
         frameworks["PyTorch"] = torch
         cudnn = str(torch.torch.backends.cudnn.version())
         about["gpu"]["versions"] |= {"torch's CUDA": torch.torch.version.cuda, "cuDNN": cudnn}
-    return [InProcess(frameworks, precision, machine.gpu_cache(device)) for precision in PRECISIONS], left_out
+    return [Here(frameworks, precision, machine.gpu_cache(device)) for precision in PRECISIONS], left_out
 
 
 def pytorch() -> tuple[Torch | None, str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.tools import machine, mlp, networks
 from benchmarks.tools.networks import Network
-from benchmarks.tools.sides import Burst, Conditions, Processes, in_words, taking_part
+from benchmarks.tools.sides import Burst, Campaign, Processes, in_words, taking_part
 from benchmarks.tools.tables import left_out, median, ratio, table, target
 from benchmarks.tools.training import burst_of, losses_of
 
@@ -124,7 +124,7 @@ def company(work: str, threads: int) -> dict[str, tuple[int, list[str]]]:
     return {ALONE: (0, [""]), **busy, TRAINING: (1, [TRAIN, str(machine.ROOT), work, *cores])}
 
 
-def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Each step, with the most threads: one thread waits for nobody."""
     side = run.sides[-1]
     if isinstance(side, Processes) and side.threads > 1:

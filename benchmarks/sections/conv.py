@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.tools.frameworks import OURS
 from benchmarks.tools.machine import KEEP_MEMORY
-from benchmarks.tools.sides import Burst, Conditions, Processes, Side, in_words
+from benchmarks.tools.sides import Burst, Campaign, Processes, Side, in_words
 from benchmarks.tools.tables import left_out, rate_table, ratios_of, target
 from benchmarks.tools.timing import TOLERANCE as OF_PRODUCTS
 from benchmarks.tools.timing import Case, Job, measured, relative_error
@@ -230,7 +230,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
     return checked(spec, framework, cases, TOLERANCE)
 
 
-def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
     """With each number of threads, or in each precision."""
     device = run.sides[0].device
     shapes = QUICK[device] if run.quick else ALL[device]

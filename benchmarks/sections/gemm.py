@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.tools.frameworks import OURS
 from benchmarks.tools.machine import first_level_cache
-from benchmarks.tools.sides import Burst, Conditions, Side, in_words
+from benchmarks.tools.sides import Burst, Campaign, Side, in_words
 from benchmarks.tools.tables import left_out, rate_table, ratio, target
 from benchmarks.tools.timing import Case, Job, measured
 from benchmarks.tools.timing import prepare as checked
@@ -162,7 +162,7 @@ def micro_kernel():
     return lambda: run(*arguments), operations
 
 
-def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
     """All products with every number of threads, or in every precision, in one run."""
     device = run.sides[0].device
     length = {"rounds": 3, "seconds": 0.01} if run.quick else {"rounds": 25, "seconds": 0.05}

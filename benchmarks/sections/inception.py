@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.tools import networks
 from benchmarks.tools.machine import KEEP_MEMORY, peak_memory
 from benchmarks.tools.networks import Network
-from benchmarks.tools.sides import COMPILED, Burst, Conditions, Party, Processes, Side, in_words, taking_part
+from benchmarks.tools.sides import COMPILED, Burst, Campaign, Party, Processes, Side, in_words, taking_part
 from benchmarks.tools.tables import Samples, left_out, median, ratio, spread, table, target
 from benchmarks.tools.training import burst_of, losses_of, resident
 
@@ -132,7 +132,7 @@ def check(party: Party, label: str, differences: dict[str, float], limits: dict[
             return
 
 
-def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
     """The networks that are trained: on the CPU with the largest number of threads, on a GPU in both precisions."""
 
     def of(network: Network, rows: Rows, **length: int) -> tuple[str, Callable[[], dict]]:

@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.sections import limits
 from benchmarks.tools.frameworks import OURS
 from benchmarks.tools.kernel_cases import ELEMENTWISE, NORM, OPTIMIZER, cases
-from benchmarks.tools.sides import Burst, Conditions, Side
+from benchmarks.tools.sides import Burst, Campaign, Side
 from benchmarks.tools.tables import left_out, median, rate_table, target
 from benchmarks.tools.timing import measured
 from benchmarks.tools.timing import prepare as checked
@@ -23,7 +23,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
     return checked(spec, framework, (made[name][1](name) for name in spec["cases"]), TOLERANCE)
 
 
-def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Once, in float32, where the bandwidth of copying is known."""
     length = {"rounds": 3, "seconds": 0.005} if run.quick else {"rounds": 15, "seconds": 0.03}
     for found in run.results.get("limits", ()):

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.sections import gemm
 from benchmarks.tools.frameworks import OURS
-from benchmarks.tools.sides import Burst, Conditions, Side
+from benchmarks.tools.sides import Burst, Campaign, Side
 from benchmarks.tools.tables import left_out, median, spread, table
 from benchmarks.tools.timing import TOLERANCE, Case, Job, measured
 from benchmarks.tools.timing import prepare as checked
@@ -41,7 +41,7 @@ def copying(n: int) -> Case:
     return Case(COPY, 0, 2 * x.nbytes, [x[::1009]], {OURS: ours, "PyTorch": theirs})
 
 
-def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Once."""
     length = {"rounds": 3, "seconds": 0.005} if run.quick else {"rounds": 15, "seconds": 0.03}
     yield "the limits of the GPU", lambda: compare(run.sides, **length)

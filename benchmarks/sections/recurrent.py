@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.tools.machine import KEEP_MEMORY
-from benchmarks.tools.sides import Burst, Conditions, Processes, Side, in_words
+from benchmarks.tools.sides import Burst, Campaign, Processes, Side, in_words
 from benchmarks.tools.tables import left_out, rate_table, ratios_of, target
 from benchmarks.tools.timing import Case, Job, measured
 from benchmarks.tools.timing import prepare as checked
@@ -210,7 +210,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
     return checked(spec, framework, (case_of(*case) for case in wanted if case_name(*case) in spec["cases"]), TOLERANCE)
 
 
-def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
     """With each number of threads."""
     length = {"rounds": 3, "seconds": 0.01} if run.quick else {"rounds": 7, "seconds": 0.05}
     for side in run.sides:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from benchmarks.tools.machine import ROOT
-from benchmarks.tools.sides import Conditions, Process
+from benchmarks.tools.sides import Campaign, Process
 from benchmarks.tools.tables import left_out, ratio, table, target
 
 IMPORTS = ("minigrad", "numba", "numpy", "torch", "jax")
@@ -70,7 +70,7 @@ def cold_and_warm_experiment() -> dict[str, float]:
         return {"cold": experiment_seconds(cache), "warm": experiment_seconds(cache)}
 
 
-def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Once, with the largest number of threads."""
     yield "imports, first steps, cold compile", lambda: compare(run.sides[-1].threads, rounds=2 if run.quick else 7)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.tools import mlp, peers
-from benchmarks.tools.sides import COMPILED, Burst, Conditions, Side, in_words, taking_part
+from benchmarks.tools.sides import COMPILED, Burst, Campaign, Side, in_words, taking_part
 from benchmarks.tools.tables import left_out, median, ratio, spread, table, target
 from benchmarks.tools.training import burst_of, losses_of, resident
 
@@ -60,7 +60,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
     return answer, burst_of(framework, contender, given, settle=SETTLE, read_every=READ_EVERY)
 
 
-def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
     """With each number of threads, with BN and without; on a GPU in float32."""
     on_gpu = run.sides[0].device == "cuda"
     length = {"rounds": 3, "steps": 50} if run.quick else {"rounds": 40, "steps": 200}

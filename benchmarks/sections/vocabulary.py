@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.tools import twins
 from benchmarks.tools.machine import KEEP_MEMORY
-from benchmarks.tools.sides import Burst, Conditions, Processes, Side, in_words
+from benchmarks.tools.sides import Burst, Campaign, Processes, Side, in_words
 from benchmarks.tools.tables import left_out, median, ratios_of, spread, table, target
 from benchmarks.tools.timing import Case, Job, measured
 from benchmarks.tools.timing import prepare as checked
@@ -245,7 +245,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
     return checked(spec, framework, taking_part, TOLERANCE)
 
 
-def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
     """With each number of threads."""
     length = {"rounds": 3, "seconds": 0.01} if run.quick else {"rounds": 5, "seconds": 0.05}
     names = [*(f"{name}, {way}" for name in FUNCTIONS for way in PASSES), *STEPS.values()]

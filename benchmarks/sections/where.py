@@ -19,7 +19,7 @@ from benchmarks.sections.inception import ON_GPU, OURS, described, title
 from benchmarks.tools import networks
 from benchmarks.tools.machine import KEEP_MEMORY
 from benchmarks.tools.networks import Network
-from benchmarks.tools.sides import Conditions, Processes, Side, in_words
+from benchmarks.tools.sides import Campaign, Processes, Side, in_words
 from benchmarks.tools.tables import table
 from benchmarks.tools.training import burst_of, losses_of, resident
 
@@ -90,7 +90,7 @@ def summary(launches: list, limits: dict[str, float]) -> list[dict]:
     return sorted(rows.values(), key=lambda row: -row["seconds"])
 
 
-def plan(run: Conditions) -> Iterator[tuple[str, Callable[[], dict]]]:
+def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
     """The networks whose launches are timed: with most threads, or in each precision whose limits are known."""
     rounds = 3 if run.quick else 9
     if run.sides[0].device == "cuda":

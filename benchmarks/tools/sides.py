@@ -3,7 +3,7 @@
 `Processes`: the CPU. Libraries with pools of threads disturb each other inside one process, so every contender has its own,
 pinned to the same cores and told the same number of threads. Parent and child exchange lines of JSON.
 
-`InProcess`: this process, for one GPU, at which one contender works at a time.
+`Here`: this process, for one GPU, at which one contender works at a time.
 
 Either way all contenders are there at once; each does a short burst of work in turn, many rounds, and whatever else the
 machine does meets them all alike. What fails is told and left out, and the others go on.
@@ -63,7 +63,7 @@ class Processes(NamedTuple):
         return one
 
 
-class InProcess(NamedTuple):
+class Here(NamedTuple):
     """A GPU: contenders in this process, by their frameworks' names, products in one precision."""
 
     frameworks: dict[str, Any]
@@ -87,7 +87,7 @@ class InProcess(NamedTuple):
         return InProcess(section, self, settings)
 
 
-Side = Processes | InProcess
+Side = Processes | Here
 
 
 def in_words(setting: dict[str, Any]) -> str:
@@ -148,7 +148,7 @@ class Process:
 class InProcess:
     """A contender in this process."""
 
-    def __init__(self, section: str, side: InProcess, settings: dict[str, Any]) -> None:
+    def __init__(self, section: str, side: Here, settings: dict[str, Any]) -> None:
         self.side = side
         self.framework = side.frameworks.get(framework_of(settings["contender"]))
         now = time.monotonic()
@@ -267,7 +267,7 @@ def sits_out(seconds: dict[str, float], name: str, i: int) -> bool:
     return i % SELDOM != 0 and seconds[name] > SLOW * min(seconds.values())
 
 
-class Conditions(NamedTuple):
+class Campaign(NamedTuple):
     """What a section's `plan` goes by: where to measure, how thoroughly, and what sections before it found."""
 
     sides: list[Side]  # of the CPU with each number of threads, or of the GPU with each precision

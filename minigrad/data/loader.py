@@ -9,7 +9,7 @@ import numpy as np
 
 from minigrad.checks import integer
 from minigrad.data.collate import Batch, Sample, stack
-from minigrad.data.prefetch import END, LEAVING, PATIENCE, End, Here, Maker, Prefetcher
+from minigrad.data.prefetch import END, LEAVING, PATIENCE, End, LocalMaker, Maker, Prefetcher
 from minigrad.data.sources import (
     FIRST_ROW,
     ColumnTable,
@@ -339,7 +339,7 @@ class Loader:
             job = self._job()
             makers = [Staged(self, Worker(job, self.prefetch_threads)) for _ in range(self.workers)]
         else:
-            makers = [Staged(self, Here(self._make)) for _ in range(max(1, self.workers))]
+            makers = [Staged(self, LocalMaker(self._make)) for _ in range(max(1, self.workers))]
         return Prefetcher(tasks, makers, depth=self.prefetch, most_threads=self.prefetch_threads)
 
     def _job(self) -> bytes:

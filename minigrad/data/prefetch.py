@@ -37,7 +37,7 @@ class Maker(Protocol[Work_contra, Result_co]):
         """Called last, on the thread itself."""
 
 
-class Here(Generic[Work, Result]):
+class LocalMaker(Generic[Work, Result]):
     """A Maker that calls a function."""
 
     def __init__(self, make: Callable[[Work], Result]) -> None:

@@ -81,10 +81,10 @@ def frameworks(monkeypatch):
 def sides(request, frameworks):
     """On the CPU, one side with all frameworks; on a simulated GPU minigrad, PyTorch on the CPU, in both precisions."""
     from benchmarks.tools.frameworks import PRECISIONS, Minigrad
-    from benchmarks.tools.sides import InProcess
+    from benchmarks.tools.sides import Here
 
     if request.param == "cpu":
-        return [InProcess(frameworks, "float32")]
+        return [Here(frameworks, "float32")]
     here = {"minigrad": Minigrad(home=request.getfixturevalue("simulated"))}
     here |= {"PyTorch": frameworks["PyTorch"]} if "PyTorch" in frameworks else {}
-    return [InProcess(here, precision) for precision in PRECISIONS]
+    return [Here(here, precision) for precision in PRECISIONS]

@@ -8,7 +8,7 @@ from benchmarks import compare
 from benchmarks.sections import gemm, inception, kernels, limits, step
 from benchmarks.tools import kernel_cases, machine, networks, timing
 from benchmarks.tools.frameworks import OURS, Minigrad, NumPy, Torch
-from benchmarks.tools.sides import InProcess
+from benchmarks.tools.sides import Here
 
 SHORT = {"rounds": 2, "seconds": 1e-6}
 SMALL = {"ELEMENTS": 300, "BATCH": 2, "ROWS": 5, "CLASSES": 7, "LAYERS": ((2, 8),), "POOLS": ((3, 4, 1), (4, 4, 2))}
@@ -18,7 +18,7 @@ SMALL = {"ELEMENTS": 300, "BATCH": 2, "ROWS": 5, "CLASSES": 7, "LAYERS": ((2, 8)
 def gpu(simulated):
     """minigrad on the simulated GPU, PyTorch on the CPU."""
     pytest.importorskip("torch")
-    return InProcess({OURS: Minigrad(home=simulated), "PyTorch": Torch()}, "float32")
+    return Here({OURS: Minigrad(home=simulated), "PyTorch": Torch()}, "float32")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.sections import conv, gemm, inception, step, where
 from benchmarks.tools import mlp, networks, training
 from benchmarks.tools.frameworks import OURS, framework_of
-from benchmarks.tools.sides import Conditions
+from benchmarks.tools.sides import Campaign
 from minigrad.models import inception as model
 
 SHORT = {"rounds": 2, "seconds": 1e-6}
@@ -176,9 +176,9 @@ def test_launches_of_the_step_are_counted_alike_on_every_device(sides, small_inc
 def test_every_section_plans_something_on_its_device(sides):
     limits = {"bytes": 8, "copy": {OURS: [1.0]}, "operations": 16, "products": {"float32": [1.0], "tf32": [1.0]}}
     for quick, section in itertools.product((True, False), (gemm, conv)):
-        assert all(callable(measure) for _, measure in section.plan(Conditions(sides, quick, {})))
+        assert all(callable(measure) for _, measure in section.plan(Campaign(sides, quick, {})))
     if sides[0].device == "cuda":
-        run = Conditions(sides, True, {"limits": [limits]})
+        run = Campaign(sides, True, {"limits": [limits]})
         assert len(list(where.plan(run))) == len(list(conv.plan(run))) == 2
         assert len(list(step.plan(run))) == 2
         assert [what for what, _ in inception.plan(run)] == ["training step of Inception, width 1, batch 250, with BN"]

@@ -6,7 +6,7 @@ from benchmarks.sections import inception, step
 from benchmarks.tools import sides
 from benchmarks.tools.frameworks import NumPy
 from benchmarks.tools.machine import KEEP_MEMORY
-from benchmarks.tools.sides import InProcess, Processes
+from benchmarks.tools.sides import Here, Processes
 
 
 def test_each_round_starts_with_another_contender():
@@ -51,7 +51,7 @@ def test_rounds_keep_a_sample_or_none_of_each_contender_that_has_the_case():
     assert latest["slow"] == {"seconds": 9.0, "case": 2}
 
 
-@pytest.mark.parametrize("side", [Processes(1), InProcess({"NumPy": NumPy()}, "float32")], ids=["process", "here"])
+@pytest.mark.parametrize("side", [Processes(1), Here({"NumPy": NumPy()}, "float32")], ids=["process", "here"])
 def test_a_contender_trains_in_a_process_or_here(side):
     settings = {"batch_norm": True}
     rows = {
@@ -70,7 +70,7 @@ def test_what_is_not_installed_is_left_out_and_what_need_not_run_everywhere_too(
         raise ModuleNotFoundError("No module named 'jax'", name="jax")
 
     monkeypatch.setattr(step, "prepare", absent)
-    side = InProcess({"NumPy": NumPy(), "JAX": NumPy()}, "float32")
+    side = Here({"NumPy": NumPy(), "JAX": NumPy()}, "float32")
     with sides.taking_part("step", {n: (side, {"contender": n}) for n in ("JAX jit", "PyTorch eager")}) as party:
         assert party.left_out == {
             "JAX jit": "ModuleNotFoundError: No module named 'jax'",

@@ -31,7 +31,7 @@ from sample_sets import (
 )
 
 from minigrad.data import Loader, workers
-from minigrad.data.prefetch import END, Here, Prefetcher
+from minigrad.data.prefetch import END, LocalMaker, Prefetcher
 
 KINDS = [("thread", 1), ("thread", 3), pytest.param("process", 1, marks=pytest.mark.slow), ("process", 2)]
 ROOT = Path(__file__).parents[2]
@@ -271,7 +271,7 @@ def test_bad_settings_are_refused(options, error, message):
 
 def test_prefetcher_keeps_the_order_of_tasks():
     delays = [0.03, 0.0, 0.02, 0.0, 0.01]
-    makers = [Here(lambda i: (time.sleep(delays[i]), i)[1]) for _ in range(3)]
+    makers = [LocalMaker(lambda i: (time.sleep(delays[i]), i)[1]) for _ in range(3)]
     ahead = Prefetcher(iter(range(5)), makers, depth=4, most_threads=1)
     assert [ahead.take() for _ in range(5)] == list(range(5))
     assert ahead.take() is END
