@@ -8,6 +8,7 @@ from .measure import DEVICES, Benchmark, empty, normal
 class Attention(Benchmark):
     """All keys, and those up to the query's own place."""
 
+    timed = ("forward", "backward")
     params = (["32x256x64", "8x1024x64"], [False, True], DEVICES)
     param_names = ("heads x positions x features", "causal", "device")
 
@@ -17,13 +18,9 @@ class Attention(Benchmark):
         q, k, v, dy, y = normal(5, b, n, e)
         about = empty(0, 0, 0), 1, 0.125, causal, 0.0, np.empty(0, np.uint64)
         lse = abs(normal(b, n)) + 8
-        self.forward = self.kernel_call("attention", "attention_forward", q, k, v, *about, empty(b, n, e), empty(b, n))
-        self.backward = self.kernel_call(
+        self.works["forward"] = self.kernel_call(
+            "attention", "attention_forward", q, k, v, *about, empty(b, n, e), empty(b, n)
+        )
+        self.works["backward"] = self.kernel_call(
             "attention", "attention_backward", dy, q, k, v, *about, y, lse, *(empty(b, n, e) for _ in range(3))
         )
-
-    def time_forward(self, shape, causal, device):
-        self.sample(self.forward)
-
-    def time_backward(self, shape, causal, device):
-        self.sample(self.backward)

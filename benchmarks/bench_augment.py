@@ -18,6 +18,7 @@ def pictures(count):
 class Augment(Benchmark):
     """The kernels."""
 
+    timed = ("affine", "shift_crop", "brightness_contrast", "normalize")
     params = (PLACES,)
     param_names = ("place",)
 
@@ -36,22 +37,11 @@ class Augment(Benchmark):
         }
         self.works = {name: self.kernel_call("augment", name, *given) for name, given in arguments.items()}
 
-    def time_affine(self, place):
-        self.sample(self.works["affine"])
-
-    def time_shift_crop(self, place):
-        self.sample(self.works["shift_crop"])
-
-    def time_brightness_contrast(self, place):
-        self.sample(self.works["brightness_contrast"])
-
-    def time_normalize(self, place):
-        self.sample(self.works["normalize"])
-
 
 class Batches(Benchmark):
     """A batch of Kiefer's augmentation from a Loader, and a step of some 10 ms that takes batches prepared ahead."""
 
+    timed = ("batch", "batch_and_step")
     params = ([0, 2],)
     param_names = ("prefetch",)
 
@@ -61,12 +51,6 @@ class Batches(Benchmark):
             np.testing.assert_array_equal(images, loader.batch(step)[0])
         batches = loader.steps()
         x = mg.tensor(np.ones((1024, 1024), np.float32))
-        self.take = lambda: next(batches)
-        self.step = lambda: (next(batches), x @ x, x @ x)
-        self.step()
-
-    def time_batch(self, prefetch):
-        self.sample(self.take)
-
-    def time_batch_and_step(self, prefetch):
-        self.sample(self.step)
+        self.works["batch"] = lambda: next(batches)
+        self.works["batch_and_step"] = lambda: (next(batches), x @ x, x @ x)
+        self.works["batch_and_step"]()

@@ -11,6 +11,7 @@ SHAPES = {conv.name_of(conv.SHAPES[i]): conv.SHAPES[i] for i in (9, 0, 1, 3, 5, 
 class Conv(Benchmark):
     """Forward, gradient of the image, gradient of the weights; the results lie ready."""
 
+    timed = ("forward", "backward_x", "backward_w")
     params = (list(SHAPES), PLACES)
     param_names = ("shape", "place")
 
@@ -22,20 +23,14 @@ class Conv(Benchmark):
         limit = conv.TOLERANCE["cpu" if device.name == "cpu" else "float32"]
         if (error := conv.largest_error((y, dx, dw), x, w, dy)) > limit:
             raise RuntimeError(f"relative error {error:.1e}, at most {limit:g} was expected")
-        self.works = [conv.launcher(calls) for calls in (forward, backward_x, backward_w)]
-
-    def time_forward(self, name, place):
-        self.sample(self.works[0])
-
-    def time_backward_x(self, name, place):
-        self.sample(self.works[1])
-
-    def time_backward_w(self, name, place):
-        self.sample(self.works[2])
+        calls = {"forward": forward, "backward_x": backward_x, "backward_w": backward_w}
+        self.works = {name: conv.launcher(launches) for name, launches in calls.items()}
 
 
 class ConvFloat64(Benchmark):
     """3x3 in float64, for checks."""
+
+    timed = ("forward", "backward")
 
     def setup(self):
         x, w, dy = (a.astype(float) for a in conv.arrays((8, 32, 16, 48, 3)))
@@ -43,10 +38,4 @@ class ConvFloat64(Benchmark):
         expected = conv.expected_of(x, w, dy, images=len(x))
         for got, right in zip(found, expected, strict=True):
             np.testing.assert_allclose(got, right, rtol=1e-10, atol=1e-10)
-        self.forward, self.backward = conv.launcher(forward), conv.launcher(backward)
-
-    def time_forward(self):
-        self.sample(self.forward)
-
-    def time_backward(self):
-        self.sample(self.backward)
+        self.works = {"forward": conv.launcher(forward), "backward": conv.launcher(backward)}

@@ -13,6 +13,7 @@ SIZES = [6_000, 1 << 20]
 class Unary(Benchmark):
     """y = f(x), and dx from dy and what the forward kernel saved."""
 
+    timed = ("forward", "backward")
     params = (["exp", "log", "sqrt", "tanh", "sigmoid", "relu"], SIZES, DEVICES)
     param_names = ("function", "elements", "device")
 
@@ -21,38 +22,27 @@ class Unary(Benchmark):
         x = normal(n)
         if function in ("log", "sqrt"):
             x = np.abs(x) + np.float32(0.1)
-        self.forward = self.kernel_call("elementwise", f"{function}_forward", x, empty(n))
+        self.works["forward"] = self.kernel_call("elementwise", f"{function}_forward", x, empty(n))
         saved = empty(n)
         if function == "log":
             saved = x
         else:
             getattr(reference.elementwise, f"{function}_forward")(x, saved)
-        self.backward = self.kernel_call("elementwise", f"{function}_backward", normal(n), saved, empty(n))
-
-    def time_forward(self, function, n, device):
-        self.sample(self.forward)
-
-    def time_backward(self, function, n, device):
-        self.sample(self.backward)
+        self.works["backward"] = self.kernel_call("elementwise", f"{function}_backward", normal(n), saved, empty(n))
 
 
 class Power(Benchmark):
     """x^p, for 2 and for another number."""
 
+    timed = ("forward", "backward")
     params = ([2.0, 2.5], SIZES, DEVICES)
     param_names = ("p", "elements", "device")
 
     def setup(self, p, n, device):
         self.use(device)
         x = np.abs(normal(n)) + np.float32(0.1)
-        self.forward = self.kernel_call("elementwise", "power_forward", x, p, empty(n))
-        self.backward = self.kernel_call("elementwise", "power_backward", normal(n), x, p, empty(n))
-
-    def time_forward(self, p, n, device):
-        self.sample(self.forward)
-
-    def time_backward(self, p, n, device):
-        self.sample(self.backward)
+        self.works["forward"] = self.kernel_call("elementwise", "power_forward", x, p, empty(n))
+        self.works["backward"] = self.kernel_call("elementwise", "power_backward", normal(n), x, p, empty(n))
 
 
 SHAPE = (1024, 1024)
@@ -68,6 +58,7 @@ def broadcast(b_is):
 class Binary(Benchmark):
     """a op b of equal shapes, a matrix and a row, a matrix and a column."""
 
+    timed = ("forward",)
     params = (["add", "sub", "mul", "div"], ["equal", "row", "column"], DEVICES)
     param_names = ("function", "b", "device")
 
@@ -75,15 +66,13 @@ class Binary(Benchmark):
         self.use(device)
         b, layout = broadcast(b_is)
         x, y = normal(*SHAPE).ravel(), np.abs(normal(*b)).ravel() + np.float32(0.1)
-        self.work = self.kernel_call("elementwise", f"{function}_forward", x, y, empty(1 << 20), *layout)
-
-    def time_forward(self, function, b_is, device):
-        self.sample(self.work)
+        self.works["forward"] = self.kernel_call("elementwise", f"{function}_forward", x, y, empty(1 << 20), *layout)
 
 
 class Comparison(Benchmark):
     """Whether a op b, of equal shapes, a matrix and a row, a matrix and a column."""
 
+    timed = ("forward",)
     params = (["equal", "not_equal", "less", "less_equal"], ["equal", "row", "column"], DEVICES)
     param_names = ("function", "b", "device")
 
@@ -91,7 +80,6 @@ class Comparison(Benchmark):
         self.use(device)
         b, layout = broadcast(b_is)
         y = np.empty(1 << 20, bool)
-        self.work = self.kernel_call("elementwise", function, normal(*SHAPE).ravel(), normal(*b).ravel(), y, *layout)
-
-    def time_forward(self, function, b_is, device):
-        self.sample(self.work)
+        self.works["forward"] = self.kernel_call(
+            "elementwise", function, normal(*SHAPE).ravel(), normal(*b).ravel(), y, *layout
+        )

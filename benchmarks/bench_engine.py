@@ -41,6 +41,7 @@ OPS = {
 class Overhead(Benchmark):
     """One op on six numbers: the call, the tape, the launch; then the same with its backward."""
 
+    timed = ("forward", "forward_backward")
     params = (list(OPS),)
     param_names = ("op",)
 
@@ -59,18 +60,14 @@ class Overhead(Benchmark):
             function(*inputs).backward(dy)
 
         forward_backward()
-        self.forward = lambda: function(*inputs)
-        self.both = forward_backward
-
-    def time_forward(self, op):
-        self.sample(self.forward)
-
-    def time_forward_backward(self, op):
-        self.sample(self.both)
+        self.works["forward"] = lambda: function(*inputs)
+        self.works["forward_backward"] = forward_backward
 
 
 class Chain(Benchmark):
     """A thousand ops one after another, forward and backward: divide by 1,000 for the cost of one in a long tape."""
+
+    timed = ("forward_backward",)
 
     def setup(self):
         x = mg.tensor(normal(2, 3), requires_grad=True)
@@ -84,7 +81,4 @@ class Chain(Benchmark):
 
         work()
         np.testing.assert_array_equal(x.grad.numpy(), np.ones((2, 3)))
-        self.work = work
-
-    def time_forward_backward(self):
-        self.sample(self.work)
+        self.works["forward_backward"] = work

@@ -20,6 +20,7 @@ CASES = {
 class Gemm(Benchmark):
     """C = A B + bias."""
 
+    timed = ("gemm",)
     params = (list(CASES), PLACES)
     param_names = ("product", "place")
 
@@ -28,30 +29,27 @@ class Gemm(Benchmark):
         m, k, n, trans_a, trans_b = CASES[case]
         a = normal(k, m) if trans_a else normal(m, k)
         b = normal(n, k) if trans_b else normal(k, n)
-        self.work = self.kernel_call("gemm", "gemm", a, b, normal(n), empty(m, n), trans_a, trans_b)
-
-    def time_gemm(self, case, place):
-        self.sample(self.work)
+        self.works["gemm"] = self.kernel_call("gemm", "gemm", a, b, normal(n), empty(m, n), trans_a, trans_b)
 
 
 class GemmFloat64(Benchmark):
     """The same in float64."""
 
+    timed = ("512x512x512",)
+
     def setup(self):
         a, b = normal(512, 512).astype(float), normal(512, 512).astype(float)
-        self.work = self.kernel_call("gemm", "gemm", a, b, np.empty(0), np.zeros((512, 512)), False, False)
-
-    def time_512x512x512(self):
-        self.sample(self.work)
+        self.works["512x512x512"] = self.kernel_call(
+            "gemm", "gemm", a, b, np.empty(0), np.zeros((512, 512)), False, False
+        )
 
 
 class GemmBatched(Benchmark):
     """Many small products."""
 
+    timed = ("64_of_32x64x32",)
+
     def setup(self):
-        self.work = self.kernel_call(
+        self.works["64_of_32x64x32"] = self.kernel_call(
             "gemm", "gemm_batched", normal(64, 32, 64), normal(64, 64, 32), empty(64, 32, 32), False, False
         )
-
-    def time_64_of_32x64x32(self):
-        self.sample(self.work)

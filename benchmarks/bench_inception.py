@@ -28,6 +28,7 @@ def first_losses(contender, data):
 class Step(Benchmark):
     """Forward, backward and SGD with momentum, with the batch handed over as NumPy arrays."""
 
+    timed = ("step",)
     params = (list(MODES), [True, False], DEVICES)
     param_names = ("mode", "batch_norm", "device")
 
@@ -37,10 +38,7 @@ class Step(Benchmark):
         expected = first_losses(*training("eager", batch_norm, dtype=np.float64))
         np.testing.assert_allclose(first_losses(contender, data), expected, rtol=1e-3)
         batches = itertools.cycle(data)
-        self.work = lambda: contender.step(*next(batches))
-
-    def time_step(self, mode, batch_norm, device):
-        self.sample(self.work)
+        self.works["step"] = lambda: contender.step(*next(batches))
 
 
 class Memory:

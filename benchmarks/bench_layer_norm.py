@@ -8,6 +8,7 @@ from .measure import DEVICES, Benchmark, empty, normal
 class LayerNorm(Benchmark):
     """Forward and backward, with gamma and beta."""
 
+    timed = ("forward", "backward")
     params = (["layer_norm", "rms_norm"], ["2048x128", "4096x1024"], DEVICES)
     param_names = ("norm", "rows x features", "device")
 
@@ -16,10 +17,10 @@ class LayerNorm(Benchmark):
         m, n = map(int, shape.split("x"))
         x, gamma, centered = normal(m, n), normal(n), norm == "layer_norm"
         mean, scale = np.zeros(m), np.ones(m)
-        self.forward = self.kernel_call(
+        self.works["forward"] = self.kernel_call(
             "layer_norm", "layer_norm_forward", x, gamma, normal(n), 1e-5, centered, empty(m, n), mean, scale
         )
-        self.backward = self.kernel_call(
+        self.works["backward"] = self.kernel_call(
             "layer_norm",
             "layer_norm_backward",
             normal(m, n),
@@ -32,9 +33,3 @@ class LayerNorm(Benchmark):
             empty(n),
             empty(n),
         )
-
-    def time_forward(self, norm, shape, device):
-        self.sample(self.forward)
-
-    def time_backward(self, norm, shape, device):
-        self.sample(self.backward)

@@ -10,6 +10,7 @@ from .measure import DEVICES, Benchmark, empty, normal
 class Loss(Benchmark):
     """Forward and backward over rows."""
 
+    timed = ("forward", "backward")
     params = (["softmax", "log_softmax", "cross_entropy", "nll"], ["60x10", "10000x10", "1024x1000"], DEVICES)
     param_names = ("loss", "rows x classes", "device")
 
@@ -25,12 +26,6 @@ class Loss(Benchmark):
             forward, backward = (x, labels, *options, empty(m)), (normal(m), labels, *options, y)
         else:
             forward, backward = (x, y), (normal(m, n), y, empty(m, n))
-        self.forward = self.kernel_call("loss", f"{loss}_forward", *forward)
+        self.works["forward"] = self.kernel_call("loss", f"{loss}_forward", *forward)
         getattr(reference.loss, f"{loss}_forward")(*forward)  # fills y for the other direction
-        self.backward = self.kernel_call("loss", f"{loss}_backward", *backward)
-
-    def time_forward(self, loss, shape, device):
-        self.sample(self.forward)
-
-    def time_backward(self, loss, shape, device):
-        self.sample(self.backward)
+        self.works["backward"] = self.kernel_call("loss", f"{loss}_backward", *backward)

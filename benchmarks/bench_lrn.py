@@ -6,6 +6,7 @@ from .measure import DEVICES, Benchmark, empty, normal
 class LocalResponseNorm(Benchmark):
     """With the paper's power, 0.75, and with one that takes a logarithm."""
 
+    timed = ("forward", "backward")
     params = (["64x32x32x16", "64x55x55x96"], [0.75, 0.6], DEVICES)
     param_names = ("images", "beta", "device")
 
@@ -14,11 +15,5 @@ class LocalResponseNorm(Benchmark):
         n, h, w, c = map(int, images.split("x"))
         m = n * h * w
         x, constants = normal(m, c), (5, 1e-4, beta, 2.0)
-        self.forward = self.kernel_call("lrn", "local_response_norm_forward", x, *constants, empty(m, c))
-        self.backward = self.kernel_call("lrn", "local_response_norm_backward", x, x, *constants, empty(m, c))
-
-    def time_forward(self, images, beta, device):
-        self.sample(self.forward)
-
-    def time_backward(self, images, beta, device):
-        self.sample(self.backward)
+        self.works["forward"] = self.kernel_call("lrn", "local_response_norm_forward", x, *constants, empty(m, c))
+        self.works["backward"] = self.kernel_call("lrn", "local_response_norm_backward", x, x, *constants, empty(m, c))

@@ -22,6 +22,17 @@ def lengths(*values):
 class Movement(Benchmark):
     """Reading and writing every element once."""
 
+    timed = (
+        "fill",
+        "copy",
+        "transpose",
+        "every_second_column",
+        "into_every_second_column",
+        "take_rows",
+        "take_rows_backward",
+        "take_along",
+        "take_along_backward",
+    )
     params = (DEVICES,)
     param_names = ("device",)
 
@@ -38,42 +49,19 @@ class Movement(Benchmark):
             "transpose": self.kernel_call(
                 "movement", "strided_read", x, lengths(SIDE, SIDE), layout(1, SIDE), 0, empty(n)
             ),
-            "slice": self.kernel_call("movement", "strided_read", x, *half, 1, empty(n // 2)),
-            "scatter": self.kernel_call("movement", "strided_write", normal(n // 2), *half, 1, empty(n)),
-            "take": self.kernel_call("movement", "take_rows", matrix, index, empty(SIDE, SIDE)),
-            "take_backward": self.kernel_call("movement", "take_rows_backward", matrix, index, empty(SIDE, SIDE)),
-            "along": self.kernel_call("movement", "take_along", cube(matrix), cube(places), cube(empty(SIDE, SIDE))),
-            "along_backward": self.kernel_call(
+            "every_second_column": self.kernel_call("movement", "strided_read", x, *half, 1, empty(n // 2)),
+            "into_every_second_column": self.kernel_call(
+                "movement", "strided_write", normal(n // 2), *half, 1, empty(n)
+            ),
+            "take_rows": self.kernel_call("movement", "take_rows", matrix, index, empty(SIDE, SIDE)),
+            "take_rows_backward": self.kernel_call("movement", "take_rows_backward", matrix, index, empty(SIDE, SIDE)),
+            "take_along": self.kernel_call(
+                "movement", "take_along", cube(matrix), cube(places), cube(empty(SIDE, SIDE))
+            ),
+            "take_along_backward": self.kernel_call(
                 "movement", "take_along_backward", cube(matrix), cube(places), cube(empty(SIDE, SIDE))
             ),
         }
-
-    def time_fill(self, device):
-        self.sample(self.works["fill"])
-
-    def time_copy(self, device):
-        self.sample(self.works["copy"])
-
-    def time_transpose(self, device):
-        self.sample(self.works["transpose"])
-
-    def time_every_second_column(self, device):
-        self.sample(self.works["slice"])
-
-    def time_into_every_second_column(self, device):
-        self.sample(self.works["scatter"])
-
-    def time_take_rows(self, device):
-        self.sample(self.works["take"])
-
-    def time_take_rows_backward(self, device):
-        self.sample(self.works["take_backward"])
-
-    def time_take_along(self, device):
-        self.sample(self.works["along"])
-
-    def time_take_along_backward(self, device):
-        self.sample(self.works["along_backward"])
 
 
 def cube(x):

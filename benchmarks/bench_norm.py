@@ -12,6 +12,7 @@ EPS = 1e-5
 class BatchNorm(Benchmark):
     """Training and inference, forward and backward, each with ReLU in the same pass."""
 
+    timed = ("forward", "backward", "inference", "inference_backward", "running_update")
     params = (["60x100", "10000x256", "131072x16", "3200x384"], DEVICES)  # the last two: 128 x 32x32x16, 50 x 8x8x384
     param_names = ("rows x features", "device")
 
@@ -26,27 +27,14 @@ class BatchNorm(Benchmark):
         gradients = empty(m, c), empty(c), empty(c)
         y, into = empty(m, c), (EPS, RELU, empty(m, c), 0)
         arguments = {
-            "batch_norm_forward": (x, gamma, beta, *into, *room),
-            "batch_norm_backward": (dy, x, y, 0, gamma, beta, mean, var, EPS, RELU, *gradients),
-            "batch_norm_inference": (x, gamma, beta, narrow_mean, narrow_var, *into),
-            "batch_norm_inference_backward": (
+            "forward": (x, gamma, beta, *into, *room),
+            "backward": (dy, x, y, 0, gamma, beta, mean, var, EPS, RELU, *gradients),
+            "inference": (x, gamma, beta, narrow_mean, narrow_var, *into),
+            "inference_backward": (
                 dy, x, y, 0, gamma, beta, narrow_mean, narrow_var, EPS, RELU, *gradients,
             ),
             "running_update": (mean, var, m, 0.9, empty(c), empty(c)),
         }  # fmt: skip
-        self.works = {name: self.kernel_call("norm", name, *given) for name, given in arguments.items()}
-
-    def time_forward(self, shape, device):
-        self.sample(self.works["batch_norm_forward"])
-
-    def time_backward(self, shape, device):
-        self.sample(self.works["batch_norm_backward"])
-
-    def time_inference(self, shape, device):
-        self.sample(self.works["batch_norm_inference"])
-
-    def time_inference_backward(self, shape, device):
-        self.sample(self.works["batch_norm_inference_backward"])
-
-    def time_running_update(self, shape, device):
-        self.sample(self.works["running_update"])
+        for name, given in arguments.items():
+            kernel = name if name == "running_update" else f"batch_norm_{name}"
+            self.works[name] = self.kernel_call("norm", kernel, *given)

@@ -14,6 +14,7 @@ RATE = 1e-7  # so small that thousands of repetitions leave the numbers ordinary
 class Optim(Benchmark):
     """All parameters in one launch."""
 
+    timed = ("step",)
     params = (
         ["sgd", "sgd_momentum", "adagrad", "rmsprop", "adam", "average", "grad_total", "clip_norm"],
         list(NETWORKS),
@@ -37,7 +38,4 @@ class Optim(Benchmark):
             "grad_total": (grads, 2, np.zeros(1)),
             "clip_norm": (grads, np.ones(1), 2, 1e6, grads, np.zeros(1)),
         }[optimizer]
-        self.work = self.kernel_call("optim", optimizer.removesuffix("_momentum"), *arguments)
-
-    def time_step(self, optimizer, network, device):
-        self.sample(self.work)
+        self.works["step"] = self.kernel_call("optim", optimizer.removesuffix("_momentum"), *arguments)

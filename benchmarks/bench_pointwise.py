@@ -17,6 +17,7 @@ FUNCTIONS = {name: op for name, op in TABLE.items() if not op.is_condition}
 class Table(Benchmark):
     """An op and its gradient to all of its inputs, which are of one shape."""
 
+    timed = ("forward", "backward")
     params = (list(FUNCTIONS), SIZES, DEVICES)
     param_names = ("op", "elements", "device")
 
@@ -27,14 +28,8 @@ class Table(Benchmark):
         backward = gradient(formula, wanted, partials)
         x = np.abs(normal(n)) + np.float32(0.1)
         given = [x > 0.5 if kind == "bool" else x for kind in formula.kinds]
-        self.forward = self.kernel_call("pointwise", "evaluate", *call(formula, given, (n,)))
-        self.backward = self.kernel_call("pointwise", "evaluate", *call(backward, [normal(n), *given], (n,)))
-
-    def time_forward(self, op, n, device):
-        self.sample(self.forward)
-
-    def time_backward(self, op, n, device):
-        self.sample(self.backward)
+        self.works["forward"] = self.kernel_call("pointwise", "evaluate", *call(formula, given, (n,)))
+        self.works["backward"] = self.kernel_call("pointwise", "evaluate", *call(backward, [normal(n), *given], (n,)))
 
 
 def call(formula, inputs, shape):
@@ -47,6 +42,7 @@ def call(formula, inputs, shape):
 class Chain(Benchmark):
     """a x tanh(b + x), where b is a matrix as x, a row, a column or a number."""
 
+    timed = ("forward",)
     params = (["matrix", "row", "column", "number"], DEVICES)
     param_names = ("b", "device")
 
@@ -56,7 +52,4 @@ class Chain(Benchmark):
         b = normal(*{"matrix": shape, "row": (1024,), "column": (1024, 1), "number": ()}[b_is])
         formula = trace(lambda a, x, b: a * x * tanh(b + x))
         given = [np.array(0.7, np.float32), normal(*shape), np.asarray(b)]
-        self.work = self.kernel_call("pointwise", "evaluate", *call(formula, given, shape))
-
-    def time_forward(self, b_is, device):
-        self.sample(self.work)
+        self.works["forward"] = self.kernel_call("pointwise", "evaluate", *call(formula, given, shape))

@@ -16,6 +16,7 @@ SHAPES = {
 class Reduce(Benchmark):
     """The middle axis goes."""
 
+    timed = ("sum", "max", "max_backward", "cumsum")
     params = (list(SHAPES), DEVICES)
     param_names = ("shape", "device")
 
@@ -23,19 +24,7 @@ class Reduce(Benchmark):
         self.use(device)
         outer, reduced, inner = SHAPES[shape]
         x, y, index = normal(outer, reduced, inner), empty(outer, inner), np.zeros((outer, inner), np.int64)
-        self.sum = self.kernel_call("reduce", "sum_forward", x, y)
-        self.max = self.kernel_call("reduce", "max_forward", x, y, index)
-        self.cumsum = self.kernel_call("reduce", "cumsum", np.abs(x), False, empty(outer, reduced, inner))
-        self.max_backward = self.kernel_call("reduce", "max_backward", y, index, empty(outer, reduced, inner))
-
-    def time_sum(self, shape, device):
-        self.sample(self.sum)
-
-    def time_max(self, shape, device):
-        self.sample(self.max)
-
-    def time_max_backward(self, shape, device):
-        self.sample(self.max_backward)
-
-    def time_cumsum(self, shape, device):
-        self.sample(self.cumsum)
+        self.works["sum"] = self.kernel_call("reduce", "sum_forward", x, y)
+        self.works["max"] = self.kernel_call("reduce", "max_forward", x, y, index)
+        self.works["cumsum"] = self.kernel_call("reduce", "cumsum", np.abs(x), False, empty(outer, reduced, inner))
+        self.works["max_backward"] = self.kernel_call("reduce", "max_backward", y, index, empty(outer, reduced, inner))

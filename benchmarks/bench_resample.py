@@ -1,7 +1,5 @@
 """Images in other sizes: bilinear to twice the sides, and means over 7 x 7 windows."""
 
-import functools
-
 import numpy as np
 
 from minigrad.ops.resample import Axis, made_of
@@ -14,6 +12,7 @@ CASES = {"bilinear, twice": ("bilinear", 2.0), "means over 7 x 7": ("mean", 1 / 
 class Resample(Benchmark):
     """The kernel, which serves interpolation, means and their gradients."""
 
+    timed = ("resample",)
     params = ([*CASES], DEVICES)
     param_names = ("case", "device")
 
@@ -26,12 +25,7 @@ class Resample(Benchmark):
         places = np.cumsum([0, *[len(weights) for _, weights in parts]])
         table = np.array([(first, len(w), at) for (first, w), at in zip(parts, places[:-1], strict=True)], np.int64)
         weights = np.array([weight for _, weights in parts for weight in weights], np.float32)
-        arguments = table, weights, table, weights
-        self.kernel_call("resample", "resample", x[:1], *arguments, empty(1, m, m, 64))
-        self.work = functools.partial(
-            self.device.kernels.resample.resample, *self.put((x, *arguments, empty(32, m, m, 64)))
+        y = empty(32, m, m, 64)
+        self.works["resample"] = self.kernel_call(
+            "resample", "resample", x, table, weights, table, weights, y, images=1
         )
-        self.work()
-
-    def time_resample(self, case, device):
-        self.sample(self.work)

@@ -15,6 +15,7 @@ MODES = {"captured": contenders.minigrad_captured, "eager": contenders.minigrad_
 class Step(Benchmark):
     """Forward, backward and SGD, with the batch handed over as NumPy arrays; the loss is read after the sample."""
 
+    timed = ("step",)
     params = (["captured", "eager"], [True, False], DEVICES)
     param_names = ("mode", "batch_norm", "device")
 
@@ -29,10 +30,7 @@ class Step(Benchmark):
             losses, [expected.loss(expected.step(*batch)) for batch in data[:CHECKED]], rtol=1e-5
         )
         batches = itertools.cycle(data)
-        self.work = lambda: contender.step(*next(batches))
-
-    def time_step(self, mode, batch_norm, device):
-        self.sample(self.work)
+        self.works["step"] = lambda: contender.step(*next(batches))
 
 
 class Memory:

@@ -39,6 +39,15 @@ def must_sample(name: str, measure: Callable[..., None]) -> Callable[..., None]:
     return measured
 
 
+def sampled(name: str) -> Callable[..., None]:
+    """A measurement of the work that has this name."""
+
+    def measure(self: "Benchmark", *parameters: Any) -> None:
+        self.sample(self.works[name])
+
+    return measure
+
+
 class Benchmark:
     """Base of the benchmarks: `sample` times a piece of work that may take less than a microsecond.
 
@@ -47,11 +56,17 @@ class Benchmark:
     done when the clock is read, on the GPU too; how long the GPU itself takes for one is what compare.py measures.
     """
 
+    timed: tuple[str, ...] = ()  # `time_<name>` takes a sample of `works[name]`, which `setup` has made
     clock = 0.0
     repeats = 1
     device = get_device("cpu")
 
+    def __init__(self) -> None:
+        self.works: dict[str, Callable[[], Any]] = {}
+
     def __init_subclass__(cls) -> None:
+        for name in cls.timed:
+            setattr(cls, f"time_{name}", sampled(name))
         for name, value in list(vars(cls).items()):
             if name.startswith("time_"):
                 setattr(cls, name, must_sample(f"{cls.__name__}.{name}", value))
@@ -79,13 +94,15 @@ class Benchmark:
             raise NotImplementedError(str(error)) from error
         return self.device
 
-    def kernel_call(self, family: str, name: str, *arguments: Any) -> Callable[[], None]:
+    def kernel_call(self, family: str, name: str, *arguments: Any, images: int | None = None) -> Callable[[], None]:
         """A call of a kernel of the device, compiled, after it left in all its arguments what the reference kernel leaves.
 
-        Arrays are given as NumPy's; the call works on copies of them, on the device.
+        Arrays are given as NumPy's; the call works on copies of them, on the device. It is held against the reference on
+        the first `images` alone, if they are given: on all, that would take too long.
         """
         kernel = getattr(getattr(self.device.kernels, family), name)
-        ours, theirs = self.put(arguments), copy.deepcopy(arguments)
+        compared = arguments if images is None else first_of(arguments, images)
+        ours, theirs = self.put(compared), copy.deepcopy(compared)
         kernel(*ours)
         getattr(getattr(reference, family), name)(*theirs)
         for i, (got, expected) in enumerate(zip(arrays(ours), arrays(theirs), strict=True)):
@@ -93,7 +110,10 @@ class Benchmark:
             np.testing.assert_allclose(
                 self.device.to_host(got), expected, rtol=1e-4, atol=1e-5 * scale, err_msg=f"{family}.{name}, array {i}"
             )
-        return functools.partial(kernel, *self.put(arguments))
+        call = functools.partial(kernel, *self.put(arguments))
+        if images is not None:
+            call()  # what is compiled for the whole is
+        return call
 
     def put(self, argument: Any) -> Any:
         """Copies on the device of NumPy arrays, also in lists and tuples; anything else as it is."""
@@ -102,6 +122,12 @@ class Benchmark:
         if type(argument) in (list, tuple):
             return type(argument)([self.put(a) for a in argument])
         return argument
+
+
+def first_of(arguments: tuple[Any, ...], images: int) -> tuple[Any, ...]:
+    """The arguments of a kernel for the first images: (n, h, w, c) of the most n are cut, weights of a window are not."""
+    count = max(len(a) for a in arguments if np.ndim(a) == 4)
+    return tuple([a[:images] if np.ndim(a) == 4 and len(a) == count else a for a in arguments])
 
 
 def repeated(work: Callable[[], Any], count: int, wait: Callable[[], None]) -> float:

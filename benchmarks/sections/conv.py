@@ -9,7 +9,8 @@ import numpy as np
 
 from benchmarks.tools.frameworks import OURS
 from benchmarks.tools.machine import KEEP_MEMORY
-from benchmarks.tools.sides import Burst, Campaign, Processes, Side, in_words
+from benchmarks.tools.passes import under_jit
+from benchmarks.tools.sides import Burst, Campaign, Side, in_words
 from benchmarks.tools.tables import left_out, rate_table, ratios_of, target
 from benchmarks.tools.timing import TOLERANCE as OF_PRODUCTS
 from benchmarks.tools.timing import Case, Job, measured, relative_error
@@ -173,17 +174,9 @@ def by_jax(framework: Any, name: str, x: np.ndarray, w: np.ndarray, dy: np.ndarr
     def convolve(x, w):
         return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    def with_gradients(x, w, dy):
-        y, pull_back = jax.vjp(convolve, x, w)
-        return y, *pull_back(dy)
-
-    forward, both = jax.jit(convolve), jax.jit(with_gradients)
     x, w, dy = map(framework.put, (x, w, dy))
-    calls = {
-        "forward": lambda: (jax.block_until_ready(forward(x, w)), None, None),
-        "forward + backward": lambda: jax.block_until_ready(both(x, w, dy)),
-    }
-    return calls[name], lambda found: tuple(None if a is None else np.asarray(a) for a in found)
+    call = under_jit(jax, convolve, (x, w), None if name == "forward" else dy)
+    return call, lambda found: tuple(np.asarray(a) for a in found)
 
 
 BUILDERS: dict[str, Callable[..., tuple[Callable, Callable]]] = {
@@ -242,8 +235,7 @@ def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
 def compare(side: Side, shapes: tuple[Shape, ...], *, rounds: int, seconds: float) -> dict:
     """Times of all contenders for all passes of every shape, taken in turn; slow contenders only in some rounds."""
     device = side.device
-    if isinstance(side, Processes):
-        side = side._replace(variables=KEEP_MEMORY)
+    side = side.keeping_memory()
     rows = {name: (side, {"contender": name, "shapes": shapes}) for name in CONTENDERS[device]}
     cases = [case_name(shape, name) for shape in shapes for name in PASSES[device]]
     found = measured("conv", rows, cases, rounds=rounds, seconds=seconds)

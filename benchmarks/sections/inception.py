@@ -156,7 +156,7 @@ def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
 
 def rows_on_cpu(side: Processes, network: Network, names: tuple[str, ...], variants: tuple[str, ...] = ()) -> Rows:
     """By label: all contenders, and variants of PyTorch. Without BN, two with BN besides, for what BN costs."""
-    keeping = side._replace(variables=KEEP_MEMORY)
+    keeping = side.keeping_memory()
     found = {name: (keeping, name, network) for name in names}
     for label in variants:
         found[label] = side._replace(variables={**KEEP_MEMORY, **VARIANTS[label]}), BASE, network

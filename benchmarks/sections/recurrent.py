@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.tools.machine import KEEP_MEMORY
-from benchmarks.tools.sides import Burst, Campaign, Processes, Side, in_words
+from benchmarks.tools.passes import forward_of, under_jit, with_gradients
+from benchmarks.tools.sides import Burst, Campaign, Side, in_words
 from benchmarks.tools.tables import left_out, rate_table, ratios_of, target
 from benchmarks.tools.timing import Case, Job, measured
 from benchmarks.tools.timing import prepare as checked
@@ -96,23 +96,17 @@ def by_minigrad(framework: Any, layer: Layer, name: str, *, captured: bool) -> J
     module = getattr(mg.nn, layer.kind)(layer.inputs, layer.units)
     values = zip(("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"), given[2:], strict=True)
     module.load_state_dict(dict(values))
-    x, dy = mg.tensor(given.x, requires_grad=name != "forward"), mg.tensor(given.dy)
-    leaves = [x, *module.parameters()]
+    x, leaves = mg.tensor(given.x, requires_grad=name != "forward"), list(module.parameters())
+    function = lambda x: module(x)[0]  # noqa: E731 - of both ways
+    if name == "forward":
+        call = forward_of(mg.no_grad, function, [x])
+    else:
+        call = with_gradients(function, [x], mg.tensor(given.dy), leaves)
 
-    def forward() -> Any:
-        with mg.no_grad():
-            return module(x)[0]
+    def results(y: Any) -> list[np.ndarray]:
+        return [y.numpy(), *(t.grad.numpy() for t in (x, *leaves) if t.grad is not None)]
 
-    def both() -> Any:
-        for leaf in leaves:
-            leaf.grad = None
-        y = module(x)[0]
-        y.backward(dy)
-        return y
-
-    step = forward if name == "forward" else both
-    call = mg.capture(step) if captured else step
-    return Job(call, lambda y: [y.numpy(), *([] if name == "forward" else [t.grad.numpy() for t in leaves])])
+    return Job(mg.capture(call) if captured else call, results)
 
 
 def by_torch(framework: Any, layer: Layer, name: str) -> Job:
@@ -122,27 +116,18 @@ def by_torch(framework: Any, layer: Layer, name: str) -> Job:
     with torch.no_grad():
         for parameter, value in zip(module.parameters(), given[2:], strict=True):
             parameter.copy_(torch.tensor(value.T))
-    x, dy = framework.put(given.x).requires_grad_(name != "forward"), framework.put(given.dy)
-    leaves = [x, *module.parameters()]
-
-    def forward() -> Any:
-        with torch.no_grad():
-            return module(x)[0]
-
-    def both() -> Any:
-        for leaf in leaves:
-            leaf.grad = None
-        y = module(x)[0]
-        y.backward(dy)
-        return y
+    x, leaves = framework.put(given.x).requires_grad_(name != "forward"), list(module.parameters())
+    function = lambda x: module(x)[0]  # noqa: E731 - of both ways
+    if name == "forward":
+        call = forward_of(torch.no_grad, function, [x])
+    else:
+        call = with_gradients(function, [x], framework.put(given.dy), leaves)
 
     def results(y: Any) -> list[np.ndarray]:
-        return [
-            framework.get(y),
-            *([] if name == "forward" else [framework.get(t.grad.mT if t.ndim == 2 else t.grad) for t in leaves]),
-        ]
+        grads = [t.grad for t in (x, *leaves) if t.grad is not None]
+        return [framework.get(y), *(framework.get(grad.mT if grad.ndim == 2 else grad) for grad in grads)]
 
-    return Job(forward if name == "forward" else both, results)
+    return Job(call, results)
 
 
 def by_jax(framework: Any, layer: Layer, name: str) -> Job:
@@ -170,17 +155,9 @@ def by_jax(framework: Any, layer: Layer, name: str) -> Job:
         a = numpy.swapaxes(x @ w_ih + b_ih, 0, 1)
         return numpy.swapaxes(jax.lax.scan(functools.partial(cell, w_hh, b_hh), start, a)[1], 0, 1)
 
-    def both(dy: Any, *inputs: Any) -> Any:
-        y, pull_back = jax.vjp(run, *inputs)
-        return [y, *pull_back(dy)]
-
     x, dy, *rest = map(framework.put, given)
-    forward, with_gradients = jax.jit(run), jax.jit(both)
-    calls = {
-        "forward": lambda: [jax.block_until_ready(forward(x, *rest))],
-        "forward + backward": lambda: jax.block_until_ready(with_gradients(dy, x, *rest)),
-    }
-    return Job(calls[name], lambda found: [np.asarray(a) for a in found])
+    call = under_jit(jax, run, (x, *rest), None if name == "forward" else dy)
+    return Job(call, lambda found: [np.asarray(a) for a in found])
 
 
 BUILDERS: dict[str, Callable[..., Job]] = {
@@ -219,16 +196,10 @@ def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
 
 def compare(side: Side, layers: tuple[Layer, ...], *, rounds: int, seconds: float) -> dict:
     """Times of all contenders for both passes of every layer, taken in turn."""
-    if isinstance(side, Processes):
-        side = side._replace(variables=KEEP_MEMORY)
+    side = side.keeping_memory()
     rows = {name: (side, {"contender": name, "layers": layers}) for name in CONTENDERS}
-    found = measured(
-        "recurrent",
-        rows,
-        [case_name(layer, name) for layer in layers for name in PASSES],
-        rounds=rounds,
-        seconds=seconds,
-    )
+    cases = [case_name(layer, name) for layer in layers for name in PASSES]
+    found = measured("recurrent", rows, cases, rounds=rounds, seconds=seconds)
 
     def by_pass(of_case: dict[str, Any]) -> dict[str, dict[str, Any]]:
         return {name: {layer.name: of_case[case_name(layer, name)] for layer in layers} for name in PASSES}

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.tools import twins
-from benchmarks.tools.machine import KEEP_MEMORY
-from benchmarks.tools.sides import Burst, Campaign, Processes, Side, in_words
+from benchmarks.tools.passes import forward_of, under_jit, with_gradients
+from benchmarks.tools.sides import Burst, Campaign, Side, in_words
 from benchmarks.tools.tables import left_out, median, ratios_of, spread, table, target
 from benchmarks.tools.timing import Case, Job, measured
 from benchmarks.tools.timing import prepare as checked
@@ -150,7 +150,7 @@ def by_minigrad(framework: Any, name: str, backward: bool, *, captured: bool) ->
     *given, dy = arrays(name)
     function, weight = FUNCTIONS[name].minigrad(mg), mg.tensor(dy)
     leaves = [mg.tensor(a, requires_grad=backward) for a in given]
-    call = with_gradients(function, leaves, weight) if backward else without(mg.no_grad, function, leaves)
+    call = with_gradients(function, leaves, weight) if backward else forward_of(mg.no_grad, function, leaves)
     results = lambda y: [y.numpy(), *(t.grad.numpy() for t in leaves if t.grad is not None)]  # noqa: E731 - of both ways
     return Job(mg.capture(call) if captured else call, results)
 
@@ -161,46 +161,16 @@ def by_torch(framework: Any, name: str, backward: bool) -> Job:
     *given, dy = arrays(name)
     function, weight = FUNCTIONS[name].torch(torch), framework.put(dy)
     leaves = [framework.put(a).requires_grad_(backward) for a in given]
-    call = with_gradients(function, leaves, weight) if backward else without(torch.no_grad, function, leaves)
+    call = with_gradients(function, leaves, weight) if backward else forward_of(torch.no_grad, function, leaves)
     return Job(call, lambda y: [framework.get(y), *(framework.get(t.grad) for t in leaves if t.grad is not None)])
-
-
-def with_gradients(function: Callable, leaves: list, weight: Any) -> Callable[[], Any]:
-    """Forward and backward, by a framework that keeps gradients in `.grad`."""
-
-    def both() -> Any:
-        for leaf in leaves:
-            leaf.grad = None
-        y = function(*leaves)
-        y.backward(weight)
-        return y
-
-    return both
-
-
-def without(no_grad: Callable, function: Callable, leaves: list) -> Callable[[], Any]:
-    """Forward alone."""
-
-    def forward() -> Any:
-        with no_grad():
-            return function(*leaves)
-
-    return forward
 
 
 def by_jax(framework: Any, name: str, backward: bool) -> Job:
     """The function, or it and its gradients, under jit."""
-    jax = framework.jax
-    function = FUNCTIONS[name].jax(jax)
-
-    def both(dy: Any, *inputs: Any) -> Any:
-        y, pull_back = jax.vjp(function, *inputs)
-        return [y, *pull_back(dy)]
-
     *given, dy = map(framework.put, arrays(name))
-    compiled = jax.jit(both if backward else lambda *inputs: [function(*inputs)])
-    inputs = [dy, *given] if backward else given
-    return Job(lambda: jax.block_until_ready(compiled(*inputs)), lambda found: [np.asarray(a) for a in found])
+    function = FUNCTIONS[name].jax(framework.jax)
+    call = under_jit(framework.jax, function, given, dy if backward else None)
+    return Job(call, lambda found: [np.asarray(a) for a in found])
 
 
 BUILDERS: dict[str, Callable[..., Job]] = {
@@ -255,8 +225,7 @@ def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
 
 def compare(side: Side, names: list[str], *, rounds: int, seconds: float) -> dict:
     """Times of all contenders, taken in turn."""
-    if isinstance(side, Processes):
-        side = side._replace(variables=KEEP_MEMORY)
+    side = side.keeping_memory()
     rows = {contender: (side, {"contender": contender}) for contender in CONTENDERS}
     found = measured("vocabulary", rows, names, rounds=rounds, seconds=seconds)
     return {**side.setting, "device": side.device, **found}

@@ -102,7 +102,7 @@ def plan(run: Campaign) -> Iterator[tuple[str, Callable[[], dict]]]:
                     what = f"launches of Inception, {in_words(side.setting)}"
                     yield what, lambda side=side, limits=limits: compare(side, ON_GPU, rounds=rounds, limits=limits)
         return
-    side = run.sides[-1]._replace(variables=KEEP_MEMORY)
+    side = run.sides[-1].keeping_memory()
     for network in [Network(0.25, 128, True)] if run.quick else [Network(0.25, 128, True), Network(1.0, 50, True)]:
         what = f"launches of Inception, {described(network)}"
         yield what, lambda network=network: compare(side, network, rounds=rounds)

@@ -9,6 +9,7 @@ A contender is a function of the initial parameters that returns a `Contender`. 
 w0 to w3 (in, out); b0 to b2 or gamma0 to gamma2 and beta0 to beta2; b3. Running statistics are mean0 to var2.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.tools import training
 from benchmarks.tools.frameworks import Torch, no_collection
 
 WIDTHS = (784, 100, 100, 100, 10)
@@ -82,31 +84,14 @@ def minigrad_model(parameters: Parameters, device: str) -> Any:
     return model, optimizer, lambda: {name: t.numpy().copy() for name, t in tensors.items()}
 
 
-def minigrad_step(parameters: Parameters, device: str, captured: bool) -> Contender:
-    """minigrad as it runs line by line, or with the step recorded and replayed."""
-    import minigrad as mg
-
-    model, optimizer, state = minigrad_model(parameters, device)
-
-    def step(x: Any, labels: Any) -> Any:
-        images = x if isinstance(x, mg.Tensor) else mg.tensor(x, device=device)
-        loss = mg.cross_entropy(model(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return Contender(mg.capture(step, device=device) if captured else step, lambda loss: loss.item(), state)
-
-
-def minigrad_eager(parameters: Parameters, device: str = "cpu") -> Contender:
+def minigrad_eager(parameters: Parameters, device: str = "cpu", *, captured: bool = False) -> Contender:
     """minigrad as it runs line by line."""
-    return minigrad_step(parameters, device, captured=False)
+    model, optimizer, state = minigrad_model(parameters, device)
+    step = training.minigrad_step(model, optimizer, device, captured=captured)
+    return Contender(step, lambda loss: loss.item(), state)
 
 
-def minigrad_captured(parameters: Parameters, device: str = "cpu") -> Contender:
-    """minigrad with the step recorded and replayed."""
-    return minigrad_step(parameters, device, captured=True)
+minigrad_captured = functools.partial(minigrad_eager, captured=True)  # with the step recorded and replayed
 
 
 def torch_model(parameters: Parameters, device: str) -> Any:
@@ -138,36 +123,10 @@ def torch_model(parameters: Parameters, device: str) -> Any:
     return model, optimizer, lambda: {name: t.detach().cpu().numpy().T.copy() for name, t in tensors.items()}
 
 
-def on_device(array: Any, device: str) -> Any:
-    """A NumPy array as a tensor on PyTorch's device; a tensor as it is."""
-    import torch
-
-    return array if isinstance(array, torch.Tensor) else torch.from_numpy(array).to(device)
-
-
 def torch_step(parameters: Parameters, device: str = "cpu", *, compiled: bool = False) -> Contender:
-    """PyTorch as it runs line by line, or with forward and backward compiled together.
-
-    Compiling the optimizer's step too makes no difference.
-    """
-    import torch
-    from torch.nn.functional import cross_entropy
-
+    """PyTorch as it runs line by line, or with forward and backward compiled together."""
     model, optimizer, state = torch_model(parameters, device)
-
-    def compute_loss(x: Any, labels: Any) -> Any:
-        return cross_entropy(model(x), labels)
-
-    if compiled:
-        compute_loss = torch.compile(compute_loss)
-
-    def step(x: Any, labels: Any) -> Any:
-        loss = compute_loss(on_device(x, device), on_device(labels, device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss
-
+    step = training.torch_step(model, optimizer, device, compiled=compiled)
     return Contender(step, lambda loss: loss.item(), state)
 
 
@@ -198,8 +157,8 @@ def torch_graphed(parameters: Parameters, device: str) -> Contender:
         loss = train()
 
     def step(images: Any, targets: Any) -> Any:
-        x.copy_(on_device(images, device))
-        labels.copy_(on_device(targets, device))
+        x.copy_(training.on_device(images, device))
+        labels.copy_(training.on_device(targets, device))
         graph.replay()
         return loss
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.tools.mlp import on_device
+from benchmarks.tools import training
 
 # channels of: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection; None halves the image
 MODULES: dict[str, tuple[int, ...] | None] = {
@@ -134,21 +134,10 @@ def minigrad_model(network: Network, arrays: Arrays, device: str) -> Any:
 
 def minigrad_step(network: Network, arrays: Arrays, device: str = "cpu", *, captured: bool) -> Contender:
     """minigrad as it runs line by line, or with the step recorded and replayed."""
-    import minigrad as mg
-
     model, optimizer, tensors = minigrad_model(network, arrays, device)
-
-    def step(x: Any, labels: Any) -> Any:
-        images = x if isinstance(x, mg.Tensor) else mg.tensor(x, device=device)
-        optimizer.zero_grad()
-        loss = mg.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        return loss
-
+    step = training.minigrad_step(model, optimizer, device, captured=captured)
     count = sum(p.size for p in model.parameters())
-    train = mg.capture(step, device=device) if captured else step
-    return Contender(train, lambda loss: loss.item(), lambda name: tensors[name].numpy(), count)
+    return Contender(step, lambda loss: loss.item(), lambda name: tensors[name].numpy(), count)
 
 
 def torch_model(network: Network, arrays: Arrays, layout: Any, device: str) -> Any:
@@ -222,24 +211,14 @@ def torch_step(
 ) -> Contender:
     """PyTorch as it runs line by line, or with forward, loss and their backward compiled."""
     import torch
-    from torch.nn.functional import cross_entropy
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model, optimizer, tensors = torch_model(network, arrays, layout, device)
 
-    def compute_loss(x: Any, labels: Any) -> Any:
-        return cross_entropy(model(x), labels)
+    def laid_out(images: Any) -> Any:
+        return images.permute(0, 3, 1, 2).contiguous(memory_format=layout)
 
-    if compiled:
-        compute_loss = torch.compile(compute_loss)
-
-    def step(x: Any, labels: Any) -> Any:
-        images = on_device(x, device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-        optimizer.zero_grad()
-        loss = compute_loss(images, on_device(labels, device))
-        loss.backward()
-        optimizer.step()
-        return loss
+    step = training.torch_step(model, optimizer, device, compiled=compiled, laid_out=laid_out)
 
     def value(name: str) -> np.ndarray:
         array = tensors[name].detach().cpu().numpy()

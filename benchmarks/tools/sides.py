@@ -49,6 +49,10 @@ class Processes(NamedTuple):
         """What a result says about it."""
         return {"threads": self.threads}
 
+    def keeping_memory(self) -> "Processes":
+        """With the memory allocator told to keep what was freed, as training would have it."""
+        return self._replace(variables=machine.KEEP_MEMORY)
+
     def start(self, section: str, *, warm: bool = False, **settings: Any) -> "Process":
         """A contender's process, ready.
 
@@ -81,6 +85,10 @@ class Here(NamedTuple):
     def setting(self) -> dict[str, Any]:
         """What a result says about it."""
         return {"precision": self.precision}
+
+    def keeping_memory(self) -> "Here":
+        """As it is: its memory is pooled."""
+        return self
 
     def start(self, section: str, *, warm: bool = False, **settings: Any) -> "InProcess":
         """A contender, ready."""

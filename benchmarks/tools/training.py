@@ -5,6 +5,7 @@ before the clock starts, as batches prepared ahead do. The loss is read now and 
 queued counts.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,54 @@ from benchmarks.tools.sides import Burst
 WARM = 10  # steps on a GPU before a captured one has its graph
 
 Batches = list[tuple[np.ndarray, np.ndarray]]
+
+
+def minigrad_step(model: Any, optimizer: Any, device: str, *, captured: bool) -> Callable[[Any, Any], Any]:
+    """A step as minigrad runs it line by line, or recorded and replayed."""
+    import minigrad as mg
+
+    def step(x: Any, labels: Any) -> Any:
+        images = x if isinstance(x, mg.Tensor) else mg.tensor(x, device=device)
+        optimizer.zero_grad()
+        loss = mg.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return mg.capture(step, device=device) if captured else step
+
+
+def torch_step(
+    model: Any, optimizer: Any, device: str, *, compiled: bool, laid_out: Callable[[Any], Any] = lambda images: images
+) -> Callable[[Any, Any], Any]:
+    """A step as PyTorch runs it line by line, or with forward, loss and their backward compiled.
+
+    Compiling the optimizer's step too makes no difference. `laid_out` turns a batch into what the model takes.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    def compute_loss(x: Any, labels: Any) -> Any:
+        return cross_entropy(model(x), labels)
+
+    if compiled:
+        compute_loss = torch.compile(compute_loss)
+
+    def step(x: Any, labels: Any) -> Any:
+        optimizer.zero_grad()
+        loss = compute_loss(laid_out(on_device(x, device)), on_device(labels, device))
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def on_device(array: Any, device: str) -> Any:
+    """A NumPy array as a tensor on PyTorch's device; a tensor as it is."""
+    import torch
+
+    return array if isinstance(array, torch.Tensor) else torch.from_numpy(array).to(device)
 
 
 def resident(framework: Any, contender: str, batches: Batches) -> list[tuple[Any, Any]]:
