@@ -27,6 +27,8 @@ OWN_FOLDERS = tuple(os.path.join(os.path.dirname(file), "") for file in (__file_
 class Recording(Protocol):
     """What `mg.capture` puts in the place of the device, and what the engine tells it while a step is recorded."""
 
+    device: "Device"
+
     def begin(self, name: str) -> None:
         """The launches to come belong to this op."""
 
@@ -211,6 +213,11 @@ def repeats() -> bool:
 def at_work(device: "Device") -> "Device":
     """What allocates and launches now: the recording, if there is one, else the device itself."""
     return device if state.recording is None else state.recording  # type: ignore[return-value]  # it stands in for one
+
+
+def recorded_device() -> "Device | None":
+    """The device of the step that is being recorded; None if none is."""
+    return None if state.recording is None else state.recording.device
 
 
 def begin(name: str) -> None:

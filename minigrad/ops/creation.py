@@ -8,7 +8,7 @@ import numpy as np
 
 from minigrad.arrays import check_dtype
 from minigrad.devices import Device, get_device
-from minigrad.modes import at_work, begin, state
+from minigrad.modes import at_work, begin, recorded_device
 from minigrad.ops.shape_functions import as_shape, tensor_of
 from minigrad.tensor import FLOATS, Tensor
 
@@ -18,9 +18,8 @@ Lengths = SupportsIndex | Sequence[SupportsIndex]
 
 def home_of(device: Any) -> Device:
     """The device of this name; without one that of the step that is being recorded, else the CPU."""
-    if device is None and state.recording is not None:
-        return state.recording.device  # type: ignore[attr-defined, no-any-return]
-    return get_device(device)
+    recorded = recorded_device() if device is None else None
+    return get_device(device) if recorded is None else recorded
 
 
 def dtype_of(dtype: Any, default: np.dtype) -> np.dtype:
@@ -43,7 +42,7 @@ def from_values(name: str, values: np.ndarray, device: Any, requires_grad: bool)
     """A tensor of NumPy's values."""
     home = home_of(device)
     array = home.from_host(np.ascontiguousarray(values))
-    if state.recording is not None:
+    if recorded_device() is not None:
         begin(name)
         array = at_work(home).copy(array)
     return finished(array, home, requires_grad)

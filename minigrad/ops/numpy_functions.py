@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.modes import state
+from minigrad.modes import is_grad_enabled
 from minigrad.ops import arithmetic, comparison, elementwise, gemm, table
 from minigrad.ops.pointwise import Elementwise
 from minigrad.tensor import FLOATS, Tensor
@@ -91,7 +91,7 @@ def on_arrays(function: Callable[..., Any], name: str, args: tuple[Any, ...], kw
 
     def as_arrays(value: Any) -> Any:
         if isinstance(value, Tensor):
-            if value.requires_grad and state.grad_enabled and name not in ONLY_LOOK:
+            if value.requires_grad and is_grad_enabled() and name not in ONLY_LOOK:
                 off_tape.append(f"{value.dtype}{list(value.shape)}")
             return np.asarray(value)
         if type(value) in (list, tuple):

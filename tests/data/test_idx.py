@@ -18,11 +18,6 @@ def images(rng):
     return rng.integers(0, 256, (5, 4, 3), dtype=np.uint8)
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def write(path, data):
     path.write_bytes(data)
     return path
