@@ -90,6 +90,17 @@ def expected(layer: Layer, name: str) -> list[np.ndarray]:
     return [y.numpy(), *(t.grad.numpy() for t in (x, *rest) if t.grad is not None)]
 
 
+def pass_of(no_grad: Callable, module: Any, x: Any, dy: Any) -> Callable[[], Any]:
+    """A layer's forward off the tape, or, where dy is given, with the gradients of x and of its parameters."""
+
+    def function(x: Any) -> Any:
+        return module(x)[0]
+
+    if dy is None:
+        return forward_of(no_grad, function, [x])
+    return with_gradients(function, [x], dy, list(module.parameters()))
+
+
 def by_minigrad(framework: Any, layer: Layer, name: str, *, captured: bool) -> Job:
     """`mg.nn`'s layer."""
     mg, given = framework.mg, arrays(layer)
@@ -97,11 +108,7 @@ def by_minigrad(framework: Any, layer: Layer, name: str, *, captured: bool) -> J
     values = zip(("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"), given[2:], strict=True)
     module.load_state_dict(dict(values))
     x, leaves = mg.tensor(given.x, requires_grad=name != "forward"), list(module.parameters())
-    function = lambda x: module(x)[0]  # noqa: E731 - of both ways
-    if name == "forward":
-        call = forward_of(mg.no_grad, function, [x])
-    else:
-        call = with_gradients(function, [x], mg.tensor(given.dy), leaves)
+    call = pass_of(mg.no_grad, module, x, None if name == "forward" else mg.tensor(given.dy))
 
     def results(y: Any) -> list[np.ndarray]:
         return [y.numpy(), *(t.grad.numpy() for t in (x, *leaves) if t.grad is not None)]
@@ -117,11 +124,7 @@ def by_torch(framework: Any, layer: Layer, name: str) -> Job:
         for parameter, value in zip(module.parameters(), given[2:], strict=True):
             parameter.copy_(torch.tensor(value.T))
     x, leaves = framework.put(given.x).requires_grad_(name != "forward"), list(module.parameters())
-    function = lambda x: module(x)[0]  # noqa: E731 - of both ways
-    if name == "forward":
-        call = forward_of(torch.no_grad, function, [x])
-    else:
-        call = with_gradients(function, [x], framework.put(given.dy), leaves)
+    call = pass_of(torch.no_grad, module, x, None if name == "forward" else framework.put(given.dy))
 
     def results(y: Any) -> list[np.ndarray]:
         grads = [t.grad for t in (x, *leaves) if t.grad is not None]
