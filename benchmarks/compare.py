@@ -21,6 +21,7 @@ if not __package__:  # run as a script; at the end of the path: an installed min
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.sections import (
+    bfloat16,
     contention,
     conv,
     gemm,
@@ -44,6 +45,7 @@ SECTIONS = {
         "gemm": gemm,
         "start": start,
         "conv": conv,
+        "bfloat16": bfloat16,
         "recurrent": recurrent,
         "vocabulary": vocabulary,
         "inception": inception,

@@ -4,7 +4,7 @@ Claim (Ioffe & Szegedy 2015, section 4.1): with Batch Normalization the network 
 accuracy, and the inputs of its sigmoids keep a stable distribution.
 
     python examples/mnist_batchnorm.py            50,000 steps of 60 images for each network, then figure1.png
-    python examples/mnist_batchnorm.py --help     steps, learning rate, sigma, seed, device, threads, output folder
+    python examples/mnist_batchnorm.py --help     steps, learning rate, sigma, seed, device, threads, precision, output folder
 
 The paper names neither learning rate nor the scale of the initial weights. With the larger `--learning-rate 0.5
 --sigma 0.1` the network without BN catches up sooner. The same seed gives the same bits, with any number of threads.
@@ -157,6 +157,7 @@ def main(
     unit: Annotated[int, typer.Option(min=0, max=99, help="The sigmoid of panels b and c.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, auto, or reference (plain NumPy, slow).")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads; by default all.")] = None,
+    precision: Annotated[str, typer.Option(help="Of products: float32, tf32 on a GPU, bf16 on a CPU.")] = "float32",
     output: Annotated[Path, typer.Option(help="Folder for figure1.png and history.json.")] = Path(
         "runs/mnist_batchnorm"
     ),
@@ -165,6 +166,7 @@ def main(
     began = time.perf_counter()
     if threads is not None:
         mg.set_num_threads(threads)
+    mg.matmul_precision(precision)
     console = Console()
     data = load_binary_mnist()
     histories = {}
@@ -195,6 +197,7 @@ def main(
             "seed": seed,
             "unit": unit,
             "device": device,
+            "precision": precision,
         },
         "versions": mg.checkpoint.versions(),
         "machine": machine(),

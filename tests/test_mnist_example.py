@@ -11,6 +11,7 @@ import pytest
 
 import minigrad as mg
 from minigrad.kernels.cpu.tools import threads
+from minigrad.kernels.cpu.vector.target import HAS_BFLOAT16
 
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "mnist_batchnorm.py"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -55,6 +56,7 @@ def test_history_has_every_number(one_thread):
     configuration = history["configuration"]
     assert configuration == {
         "steps": 60, "batch": 60, "learning_rate": 0.5, "sigma": 0.1, "seed": 0, "unit": 0, "device": "cpu",
+        "precision": "float32",
     }  # fmt: skip
     assert history["versions"]["minigrad"] == mg.__version__
     assert history["versions"]["numpy"] == np.__version__
@@ -70,6 +72,15 @@ def test_history_has_every_number(one_thread):
             assert len(network[name]) == len(network["steps"]), name
         assert all(0 <= value <= 1 for value in network["test_accuracy"])
         assert all(low <= middle <= high for low, middle, high in network["percentiles"])
+
+
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor does not multiply bfloat16")
+def test_products_in_bfloat16_train_alike(one_thread, tmp_path):
+    exact, rounded = one_thread[1]["networks"], run(tmp_path / "run", "--precision", "bf16")[1]["networks"]
+    for name in exact:
+        assert rounded[name]["loss"][-1] != exact[name]["loss"][-1]
+        assert rounded[name]["loss"][-1] == pytest.approx(exact[name]["loss"][-1], rel=0.01)
+        assert rounded[name]["test_accuracy"][-1] == pytest.approx(exact[name]["test_accuracy"][-1], abs=0.02)
 
 
 def test_batch_normalization_learns_faster(one_thread):

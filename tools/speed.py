@@ -26,7 +26,7 @@ KINDS = {"avx512": "AVX-512", "avx2": "AVX2"}  # folders, in the order of the co
 BLOCK = re.compile(r"^<!-- speed: (?P<name>[\w ]+) -->\n.*?^<!-- /speed -->$", re.MULTILINE | re.DOTALL)
 BUSY = 0.5  # load from which on benchmarks/compare.py calls the machine busy and its numbers disturbed
 LARGE = "1024 x 1024 x 1024"
-SECTIONS = "step", "gemm", "start", "conv", "recurrent", "vocabulary", "inception", "where", "contention"
+SECTIONS = "step", "gemm", "start", "conv", "bfloat16", "recurrent", "vocabulary", "inception", "where", "contention"
 NOT_YET = (
     "*Not measured on an idle machine yet; the [list of files](docs/results/benchmarks/README.md) has what there is.*"
 )
@@ -196,6 +196,26 @@ def convolution() -> str:
     return table(["", *columns], rows) + "\n\n" + measured("conv")
 
 
+def bfloat16() -> str:
+    """GFLOP/s with factors in bfloat16, and how many times as fast as others; a table for each number of threads."""
+    parts = []
+    for kind in kinds():
+        for result in section(kind, "bfloat16"):
+            rows = []
+            for case, taken in result["seconds"].items():
+                ours = taken["minigrad bf16"]
+                others = [taken[name] for name in ("minigrad", "PyTorch bf16", "PyTorch")]
+                times = [
+                    statistics.median(a / b for a, b in zip(other, ours, strict=True) if a and b) for other in others
+                ]
+                rate = result["operations"][case] / median(ours) / 1e9
+                rows.append([case, f"{rate:,.0f}", *[f"{ratio:.2f}" for ratio in times]])
+            header = ["", "GFLOP/s", "minigrad, float32", "PyTorch, autocast", "PyTorch, float32"]
+            threads = f"{result['threads']} thread{'s' * (result['threads'] > 1)}"
+            parts.append(f"{KINDS[kind]}, {threads}:\n\n{table(header, rows)}")
+    return "\n\n".join([*parts, measured("bfloat16")])
+
+
 def inception() -> str:
     """Images per second of training steps, and the memory they take."""
     columns: dict[str, dict[str, float]] = {}
@@ -355,6 +375,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "step without BN": lambda: step(batch_norm=False),
     "gemm": gemm,
     "convolution": convolution,
+    "bfloat16": bfloat16,
     "inception": inception,
     "contention": contention,
     "aims": aims,

@@ -19,7 +19,7 @@ import functools
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu.conv import axis_groups, backward_axis, forward_axis
+from minigrad.kernels.cpu.parts.gather import axis_groups, backward_axis, forward_axis
 from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined
 from minigrad.kernels.cpu.vector.depthwise import correlated_run, weighted_run
 

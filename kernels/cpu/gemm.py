@@ -15,6 +15,7 @@ into the same few sets of the cache and would drive each other out.
 import numpy as np
 from numba import prange
 
+from minigrad.kernels.cpu.parts import bfloat16
 from minigrad.kernels.cpu.parts.panels import (
     NO_BIAS,
     PARALLEL_WORK,
@@ -25,7 +26,8 @@ from minigrad.kernels.cpu.parts.panels import (
     split,
     tiles_down,
 )
-from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, parallel_kernel, team_size
+from minigrad.kernels.cpu.parts.sums import add_parts, parts_of, start_rows
+from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_size
 from minigrad.kernels.cpu.tools.pointers import element_at, row_at
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.copies import touch
@@ -35,10 +37,6 @@ BLOCK = 480  # rows of C that one task computes
 REUSE = 192  # rows of C from which copying B into panels pays: each element copied is used that often
 DEPTH = 384  # shared indices at a time in x^T y: as many rows of both sides as the second-level cache holds
 COPY_STEP = 2048  # bytes between rows of x from which copying a block of it pays
-PART = 2048  # shared indices from which it pays to sum up a small product in parts
-FEW_ROWS = 128  # rows of C, at most, for which the rows of B are shared out
-ROW_PART = 256  # of them to a part, at least
-MOST_SUMS = 1 << 20  # elements of all parts together, at most
 NEAR_BYTES = 1 << 15  # of both sides of x^T y, gone through together: what stays in the first-level cache, or at least
 NEAR_ROWS = 128  # so many rows, since C is read and written for every block
 TOUCHED = 1 << 19  # bytes of C that are read in order before a product is written there: as many as stay in the cache
@@ -90,19 +88,6 @@ def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, q0, q1, p0, 
 
 
 @inlined
-def parts_of(m, n, depth, trans_a):
-    """In how many parts A B or A^T B is summed up over `depth` shared indices."""
-    rows = m if trans_a else FEW_ROWS  # the same parts for one row and for a few
-    most = MOST_SUMS // max(rows * n, 1)
-    if trans_a:
-        return max(1, min(32, depth // PART, most))
-    parts = 1  # a power of two, as the number of threads is mostly
-    while m <= FEW_ROWS and parts < 8 and 2 * parts <= min(most, depth // ROW_PART):
-        parts *= 2
-    return parts
-
-
-@inlined
 def transposed_part(a, b, k0, k1, c):
     """C = A[k0:k1]^T B[k0:k1], (k, m) (k, n) -> (m, n)."""
     item = np.intp(c.itemsize)
@@ -118,26 +103,6 @@ def transposed_part(a, b, k0, k1, c):
                 c.dtype, width, True, element_at(a, q0, 0), a_step, m, depth, element_at(b, q0, j), b_step, 0,
                 row_at(c, 0) + j * item, n * item, used, 1 if q0 > k0 else 0, a_ahead if p == 0 else 0, b_ahead,
             )  # fmt: skip
-
-
-@inlined
-def add_parts(sums, bias, c, added):
-    """C = the bias, or C if added, plus all parts in order."""
-    for i in range(c.shape[0]):
-        if not added:
-            for j in range(c.shape[1]):
-                c[i, j] = bias[j] if bias.size else 0
-        for part in range(sums.shape[0]):
-            for j in range(c.shape[1]):
-                c[i, j] += sums[part, i, j]
-
-
-@inlined
-def start_rows(bias, c, i0, i1, j0, j1):
-    """C[i0:i1, j0:j1] = bias, or zero without one."""
-    for i in range(i0, i1):
-        for j in range(j0, min(j1, c.shape[1])):
-            c[i, j] = bias[j] if bias.size else 0
 
 
 def prepare_gemm(a, b, bias, c, trans_a, trans_b):
@@ -208,12 +173,20 @@ def gemm_is_large(a, b, bias, c, trans_a, *rest):
     return c.size * a.shape[not trans_a] >= PARALLEL_WORK
 
 
-gemm = CpuKernel(multiply, FLAGS, is_large=gemm_is_large, prepare=prepare_gemm)
-gemm_add = CpuKernel(multiply, FLAGS, is_large=gemm_is_large, prepare=prepare_gemm_add, shares=gemm)
+gemm = CpuKernel(
+    multiply, FLAGS, is_large=gemm_is_large, prepare=prepare_gemm, instead=((bfloat16.asked, bfloat16.product),)
+)
+gemm_add = CpuKernel(
+    multiply,
+    FLAGS,
+    is_large=gemm_is_large,
+    prepare=prepare_gemm_add,
+    shares=gemm,
+    instead=((bfloat16.asked, bfloat16.product_add),),
+)
 
 
-@parallel_kernel(is_large=lambda a, b, c, trans_a, trans_b: c.size * a.shape[1 + (not trans_a)] >= PARALLEL_WORK)
-def gemm_batched(a, b, c, trans_a, trans_b):
+def multiply_batch(a, b, c, trans_a, trans_b):
     """C[i] = A[i] B[i] for every i: (batch, m, k) (batch, k, n) -> (batch, m, n), A and B transposed as in gemm."""
     batch, m, n = c.shape
     k = a.shape[1] if trans_a else a.shape[2]
@@ -228,3 +201,11 @@ def gemm_batched(a, b, c, trans_a, trans_b):
         if k == 0:
             c[i, :, :] = 0
         multiply_rows(a[i], b[i], no_bias, c[i], trans_a, trans_b, b_packed, 0, m, 0, k, 0, panels, 0)
+
+
+gemm_batched = CpuKernel(
+    multiply_batch,
+    FLAGS,
+    is_large=lambda a, b, c, trans_a, trans_b: c.size * a.shape[1 + (not trans_a)] >= PARALLEL_WORK,
+    instead=((bfloat16.asked, bfloat16.products),),
+)

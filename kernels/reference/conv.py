@@ -6,10 +6,12 @@
 
 `window` is a kernels.window.Window; what lies outside the image counts as zero. bias (k,), or (0,) for none.
 
-float32 is computed in float64.
+float32 is computed in float64, of factors rounded to bfloat16 where that is asked for (kernels/precision.py).
 """
 
 import numpy as np
+
+from minigrad.kernels.precision import round_factors
 
 
 def _wide(x):
@@ -37,6 +39,7 @@ def _padded(x, height, width, window):
 
 
 def conv_forward(x, w, bias, window, y):
+    x, w = round_factors(x, w)
     height, width, taps = _views(x.shape[1:3], window)
     padded = _padded(x, height, width, window)
     total = np.zeros(y.shape) + (_wide(bias) if bias.size else 0)
@@ -46,6 +49,7 @@ def conv_forward(x, w, bias, window, y):
 
 
 def conv_backward_x(dy, w, window, dx):
+    dy, w = round_factors(dy, w)
     height, width, taps = _views(dx.shape[1:3], window)
     padded = np.zeros((dx.shape[0], height, width, dx.shape[3]))
     for a, b, rows, columns in taps:
@@ -54,6 +58,7 @@ def conv_backward_x(dy, w, window, dx):
 
 
 def conv_backward_w(x, dy, window, dw):
+    x, dy = round_factors(x, dy)
     height, width, taps = _views(x.shape[1:3], window)
     padded = _padded(x, height, width, window)
     for a, b, rows, columns in taps:

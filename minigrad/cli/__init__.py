@@ -93,6 +93,16 @@ def found_device(name: str) -> Device:
         sys.exit(f"minigrad: {error}")
 
 
+def found_precision(name: str) -> mg.matmul_precision:
+    """Products in this precision, to be left again; or the end of the program, with what mends it."""
+    try:
+        return mg.matmul_precision(name)
+    except ValueError as error:
+        refuse(f"--precision: {error}")
+    except RuntimeError as error:
+        sys.exit(f"minigrad: {error}")
+
+
 def info() -> None:
     """Print versions, the machine, threads, and where compiled kernels are kept."""
     import llvmlite
@@ -109,7 +119,8 @@ def info() -> None:
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "numpy, numba, llvmlite": f"{np.__version__}, {numba.__version__}, {llvmlite.__version__}",
         "vector unit": f"{target.REGISTERS} registers of {target.REGISTER_BITS} bits"
-        + (", fma" if target.HAS_FMA else ""),
+        + (", fma" if target.HAS_FMA else "")
+        + (", bfloat16" if target.HAS_BFLOAT16 else ""),
         "threads": f"{mg.get_num_threads()} of {threads.available_threads()} available",
         "kernel cache": f"{folder}" if folder else "none (see the warning)",
         "": f"{amount(kept)} for this version; `minigrad cache` shows all" if folder else "",
@@ -158,10 +169,10 @@ def gpu() -> str:
     return f"{driver.name}, compute capability {major}.{minor}, {driver.memory / 2**30:.0f} GiB"
 
 
-def warmup(model: str = "mnist", processes: int | None = None, device: str = "cpu") -> None:
+def warmup(model: str = "mnist", processes: int | None = None, device: str = "cpu", precision: str = "float32") -> None:
     """Compile, once for this machine, the kernels that "mnist", "inception" or "all" need, by as many processes as cores.
 
-    The device is "cpu", "cuda", "reference" or "auto".
+    The device is "cpu", "cuda", "reference" or "auto"; the precision is that of products, "float32", "tf32" or "bf16".
     """
     device = found_device(device).name
     from minigrad.kernels.build.progress import progress
@@ -172,13 +183,14 @@ def warmup(model: str = "mnist", processes: int | None = None, device: str = "cp
     if processes is not None and processes < 1:
         refuse(f"--processes must be at least 1, not {processes}")
     start = time.perf_counter()
-    if device == "cpu":
-        with noted() as wanted:
-            for run in WORK[model]:
-                run(device)
-        compile_all(wanted, processes)
-    for run in WORK[model]:
-        run(device)
+    with found_precision(precision):
+        if device == "cpu":
+            with noted() as wanted:
+                for run in WORK[model]:
+                    run(device)
+            compile_all(wanted, processes)
+        for run in WORK[model]:
+            run(device)
     print(f"{len(progress.compiled)} kernels compiled, {time.perf_counter() - start:.1f} s")
 
 

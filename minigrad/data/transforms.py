@@ -229,7 +229,7 @@ class ZCA(Transform):
             part = images[start : start + ROWS]
             centred = scale_of(images) * part.astype(np.float64) - self.mean
             rows = np.ascontiguousarray(centred.reshape(len(part), -1), kind)
-            gemm(rows, matrix, bias, y[start : start + ROWS].reshape(rows.shape), False, False)
+            gemm.itself(rows, matrix, bias, y[start : start + ROWS].reshape(rows.shape), False, False)
         return y
 
     def images(self, images: np.ndarray, epoch: int, step: int) -> np.ndarray:

@@ -1,18 +1,22 @@
-"""How exactly products of float32 matrices are computed where there is a choice: on a GPU's tensor cores."""
+"""How exactly products of float32 numbers are computed where there is a choice: tensor cores, and bfloat16 on the CPU."""
 
 from minigrad.devices.base import Device
 from minigrad.devices.registry import DEVICES
+from minigrad.kernels.precision import Products
 
-PRECISIONS = ("float32", "tf32")
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
 class matmul_precision:
-    """Choose the precision of float32 matrix products and convolutions on the GPU, from now on or inside a `with` block.
+    """Choose the precision of float32 matrix products and convolutions, from now on or inside a `with` block.
 
-    "float32", the default: every product and sum in float32. "tf32": factors are rounded to TF32, a float32 with 10 bits
-    of significand (a relative error of up to 2^-11 each), for the tensor cores; sums stay in float32. Several times as
-    fast. The CPU always computes in float32, and float64 is never touched. A captured step has a recording for each.
-    Raises ValueError for another name.
+    "float32", the default: every product and sum in float32. "tf32": on the GPU factors are rounded to TF32, a float32 with
+    10 bits of significand (a relative error of up to 2^-11 each), for the tensor cores; sums stay in float32. Several times
+    as fast. "bf16": on the CPU factors are rounded to bfloat16, 7 bits of significand (up to 2^-8 each) and the range of
+    float32; sums, results and weights stay in float32. Up to twice as fast. The CPU computes in float32 under "tf32", the GPU
+    under "bf16"; "reference" rounds as the CPU does. float64 is never touched, nor are attention, recurrent layers and
+    depthwise convolutions. A captured step has a recording for each.
+    Raises ValueError for another name, and RuntimeError for "bf16" where the processor has no AVX512_BF16.
 
         mg.matmul_precision("tf32")
         with mg.matmul_precision("float32"):
@@ -26,13 +30,16 @@ class matmul_precision:
             raise ValueError(
                 f"the precision of products is one of {', '.join(map(repr, PRECISIONS))}, not {precision!r}"
             )
+        if precision == "bf16":
+            check_bfloat16()
         self.before = matmul_precision.current
         self.set(precision)
 
     @staticmethod
     def set(precision: str) -> None:
-        """Tell the GPU's kernels."""
+        """Tell the kernels."""
         matmul_precision.current = Device.precision = precision
+        Products.in_bfloat16 = precision == "bf16"
         if "cuda" in DEVICES:
             DEVICES["cuda"].use_precision(precision)
 
@@ -41,3 +48,14 @@ class matmul_precision:
 
     def __exit__(self, *exception: object) -> None:
         self.set(self.before)
+
+
+def check_bfloat16() -> None:
+    """RuntimeError, with what mends it, unless kernels are compiled for a processor that multiplies bfloat16."""
+    from minigrad.kernels.cpu.vector import target
+
+    if not target.HAS_BFLOAT16:
+        raise RuntimeError(
+            f'matmul_precision("bf16") needs a processor with AVX512_BF16, such as AMD Zen 4 or Intel Sapphire Rapids, and '
+            f'kernels are compiled for {target.name()}, without it; stay with "float32", which is exact and here the fastest'
+        )

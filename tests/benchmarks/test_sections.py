@@ -8,10 +8,11 @@ import itertools
 import numpy as np
 import pytest
 
-from benchmarks.sections import conv, gemm, inception, step, where
+from benchmarks.sections import bfloat16, conv, gemm, inception, step, where
 from benchmarks.tools import mlp, networks, training
 from benchmarks.tools.frameworks import OURS, framework_of
-from benchmarks.tools.sides import Campaign
+from benchmarks.tools.sides import Campaign, Here
+from minigrad.kernels.cpu.vector.target import HAS_BFLOAT16
 from minigrad.models import inception as model
 
 SHORT = {"rounds": 2, "seconds": 1e-6}
@@ -38,6 +39,21 @@ def test_products(shape, sides, monkeypatch):
     assert gemm.report(result).count("Matrix products, ") == len(sides)
     if "PyTorch" in sides[0].frameworks:
         assert [t["target"] for t in gemm.targets(result)] == [0.6, 0.5][: len(sides)]
+
+
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor does not multiply bfloat16")
+def test_products_and_convolutions_in_bfloat16(frameworks, monkeypatch):
+    monkeypatch.setattr(bfloat16, "LAYERS", ((5, 7, 9),))
+    monkeypatch.setattr(bfloat16, "SHAPES", ((2, 4, 6, 5, 3),))
+    side = Here(frameworks, "float32")
+    cases = bfloat16.cases_of(bfloat16.LAYERS, bfloat16.SHAPES)
+    result = bfloat16.compare(side, cases, **SHORT)
+    assert not result["failed"]
+    assert len(cases) == len(result["seconds"]) == 4
+    for of_case in result["errors"].values():
+        rounded, exact = of_case[bfloat16.ROUNDED], of_case["minigrad"]
+        assert exact < 1e-5 < 1e-4 < rounded
+    assert "GFLOP/s" in bfloat16.report({**result, "threads": 1})
 
 
 def test_the_micro_kernel_is_timed_beside_the_product_it_limits(frameworks, monkeypatch):

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from targets import Cpu
 
+import minigrad as mg
 from minigrad.kernels.cpu import conv as cpu
 from minigrad.kernels.cpu.parts import winograd
+from minigrad.kernels.cpu.vector.target import HAS_BFLOAT16
 from minigrad.kernels.reference import conv as reference
 from minigrad.ops.window import resolve
 
@@ -58,6 +60,27 @@ def agree(name, shapes, window, dtype, with_bias=False):
 def test_agrees_with_the_reference(name, problem, dtype, with_bias):
     *shapes, window = problem
     agree(name, shapes, window, dtype, with_bias)
+
+
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor does not multiply bfloat16")
+@pytest.mark.parametrize("name", PASSES)
+@given(problem=problems(), with_bias=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_agrees_with_the_reference_in_bfloat16(name, problem, with_bias):
+    *shapes, window = problem
+    with mg.matmul_precision("bf16"):
+        agree(name, shapes, window, np.float32, with_bias)
+
+
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor does not multiply bfloat16")
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize(
+    ("shape", "k", "size"), [((8, 32, 32, 24), 32, 3), ((8, 16, 16, 48), 50, 5), ((16, 16, 17, 64), 65, 3)], ids=str
+)
+def test_large_convolutions_agree_with_the_reference_in_bfloat16(name, shape, k, size):
+    window = resolve("conv", shape[1:3], (size, size), 1, "same")
+    with mg.matmul_precision("bf16"):
+        agree(name, (shape, (size, size, shape[3], k), (*shape[:3], k)), window, np.float32)
 
 
 @pytest.mark.parametrize("name", PASSES)

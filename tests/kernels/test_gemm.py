@@ -8,6 +8,7 @@ from products import LENGTHS, LONG, each_transposition, flipped, guarded, is_unt
 from targets import on_cpu, on_cuda
 
 from minigrad.kernels.cpu import gemm
+from minigrad.kernels.cpu.parts.sums import ROW_PART
 from minigrad.kernels.cpu.tools import threads
 from minigrad.kernels.cpu.vector import target
 
@@ -61,7 +62,7 @@ def test_product_matches_reference(check_kernel, rng, dtype, trans_a, trans_b, s
 
 @each_transposition
 def test_rounding_is_that_of_one_sum(rng, dtype, trans_a, trans_b):
-    m, n, k = 65, 70, 2 * gemm.ROW_PART - 1
+    m, n, k = 65, 70, 2 * ROW_PART - 1
     a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
     c = np.empty((m, n), dtype)
     gemm.gemm(flipped(a, trans_a), flipped(b, trans_b), np.empty(0, dtype), c, trans_a, trans_b)
@@ -88,7 +89,7 @@ def test_each_element_is_one_chain_of_fused_multiply_adds(rng, trans_a, trans_b,
 
 
 def test_an_element_of_one_chain_does_not_depend_on_the_others(rng, dtype):
-    depth = 2 * gemm.ROW_PART - 1
+    depth = 2 * ROW_PART - 1
     a, b = rng.standard_normal((300, depth)).astype(dtype), rng.standard_normal((depth, 300)).astype(dtype)
     whole_c = np.empty((300, 300), dtype)
     gemm.gemm(a, b, np.empty(0, dtype), whole_c, False, False)

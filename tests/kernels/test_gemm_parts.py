@@ -9,9 +9,9 @@ import pytest
 from products import flipped, guarded, is_untouched, whole
 
 from minigrad.kernels.cpu import gemm
+from minigrad.kernels.cpu.parts.sums import FEW_ROWS, MOST_SUMS, PART, ROW_PART
 from minigrad.kernels.cpu.tools import threads
 
-PART, FEW_ROWS, ROW_PART = gemm.PART, gemm.FEW_ROWS, gemm.ROW_PART
 PARTED = [  # whether A comes transposed, m, n, k and the number of parts
     (True, 1, 1, 2 * PART - 1, 1),
     (True, 1, 1, 2 * PART, 2),
@@ -173,8 +173,8 @@ def test_product_with_transposed_b_is_one_chain(rng, dtype, trans_a):
 
 
 def test_a_large_product_is_one_chain(rng):
-    m, n, k = 725, 725, 2 * gemm.PART
-    assert m * n > gemm.MOST_SUMS // 2
+    m, n, k = 725, 725, 2 * PART
+    assert m * n > MOST_SUMS // 2
     a, b = rng.standard_normal((k, m)).astype(np.float32), rng.standard_normal((k, n)).astype(np.float32)
     one, other = np.empty((m, n), np.float32), np.zeros((m, n), np.float32)
     gemm.gemm(a, b, np.empty(0, np.float32), one, True, False)

@@ -97,11 +97,11 @@ class CpuKernel:
 
     `resolve` gives the compiled function a call runs and its arguments, so that a recorded call is repeated without the
     work of choosing and preparing. `prepare` turns the caller's arguments into the compiled function's where they differ.
-    `instead` is (predicate of the caller's arguments, another kernel), which runs where the predicate holds. The parallel
-    variant runs where argument `sized_by` has GRAIN elements or more, or where `is_large(*arguments)` says so.
+    `instead` has pairs (predicate of the caller's arguments, another kernel): the first runs whose predicate holds. The
+    parallel variant runs where argument `sized_by` has GRAIN elements or more, or where `is_large(*arguments)` says so.
     """
 
-    def __init__(self, function, flags, *, sized_by=None, is_large=None, prepare=None, shares=None, instead=None):
+    def __init__(self, function, flags, *, sized_by=None, is_large=None, prepare=None, shares=None, instead=()):
         self.function = function
         self.instead = instead
         self.shares = shares  # another kernel of the same function, whose compiled variants serve this one too
@@ -152,8 +152,9 @@ class CpuKernel:
 
     def chosen(self, *arguments):
         """(the kernel that a call with these arguments runs, what its compiled function takes)."""
-        if self.instead is not None and self.instead[0](*arguments):
-            return self.instead[1].chosen(*arguments)
+        for is_for, kernel in self.instead:
+            if is_for(*arguments):
+                return kernel.chosen(*arguments)
         return self, arguments if self.prepare is None else self.prepare(*arguments)
 
     def resolve(self, *arguments):
@@ -184,6 +185,12 @@ class CpuKernel:
             kernel.run_parallel(*arguments)
         else:
             kernel.serial(*arguments)
+
+    def itself(self, *arguments):
+        """Launch this kernel, also where `instead` has another."""
+        if self.prepare is not None:
+            arguments = self.prepare(*arguments)
+        (self.run_parallel if self.runs_parallel(arguments) else self.serial)(*arguments)
 
     def __repr__(self):
         return f"<kernel {self.__module__}.{self.__qualname__}>"

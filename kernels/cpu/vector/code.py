@@ -60,6 +60,7 @@ class VectorCode:
     def __init__(self, builder, dtype):
         self.builder = builder
         self.bytes = dtype.bitwidth // 8  # of an element
+        self.of_words = isinstance(dtype, types.Integer)  # of pairs of factors: see vector/bfloat16.py
         self.lanes = REGISTER_BITS // dtype.bitwidth
         self.width = self.lanes * self.bytes  # of a register, in bytes
         self.scalar = ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()

@@ -26,6 +26,12 @@ def vector_unit(features, machine):
     return 128, 16
 
 
+def name():
+    """The processor that code is compiled for, as LLVM calls it."""
+    return config.CPU_NAME or llvm.get_host_cpu_name()
+
+
 MACHINE = platform.machine().lower()
 REGISTER_BITS, REGISTERS = vector_unit(target_features(), MACHINE)
 HAS_FMA = "fma" in target_features() or MACHINE in ("aarch64", "arm64")
+HAS_BFLOAT16 = REGISTER_BITS == 512 and "avx512bf16" in target_features()

@@ -20,6 +20,7 @@ K. Goto and R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
 
 import functools
 
+from minigrad.kernels.cpu.vector.bfloat16 import multiply_add_words
 from minigrad.kernels.cpu.vector.code import micro_kernel
 from minigrad.kernels.cpu.vector.copies import LINE
 from minigrad.kernels.cpu.vector.target import REGISTERS
@@ -109,7 +110,8 @@ class Tile:
         a_element = functools.cache(lambda i: code.broadcast(a[i]))
         # One by one: were all elements of A broadcast before they are multiplied, they would need registers of their own.
         factors = (self.merged([a_element(i) for i, _, _ in parts]) for _, parts in self.layout)
-        return join([fma(a, b_row[j], c) for a, (j, _), c in zip(factors, self.layout, sums, strict=True)])
+        multiply = functools.partial(multiply_add_words, code) if code.of_words else fma
+        return join([multiply(a, b_row[j], c) for a, (j, _), c in zip(factors, self.layout, sums, strict=True)])
 
 
 @micro_kernel(choose_tile)
