@@ -22,9 +22,8 @@ MOST_ROWS = 64  # of a task: what they have of the gates stays in the second-lev
 
 
 @inlined
-def tasks_for(rows):
-    """How many tasks share out the rows."""
-    threads = team_size()
+def tasks_for(rows, threads):
+    """How many tasks share out the rows among the threads."""
     return max(-(-rows // (MOST_ROWS * threads)) * threads, 1)
 
 
@@ -108,7 +107,7 @@ def rnn_forward(h0, w_hh, with_relu, reverse, y):
     panels = np.empty(room_for_panels(w_hh), y.dtype)
     for k0 in prange((units + PACK_ROWS - 1) // PACK_ROWS):
         pack_rows(w_hh, k0 * PACK_ROWS, min(units, (k0 + 1) * PACK_ROWS), panels)
-    tasks = tasks_for(n)
+    tasks = tasks_for(n, team_size())
     for task in prange(tasks):
         i0, i1 = rows_of(task, tasks, n)
         flat = y.reshape(-1)
@@ -134,7 +133,7 @@ def rnn_backward(dy, y, w_hh, with_relu, reverse, dgates, dh0):
     for p in prange(split(units, y.dtype)[1]):
         pack_transposed(w_hh, p, panels)
     dh = np.empty((n, units), y.dtype)
-    tasks = tasks_for(n)
+    tasks = tasks_for(n, team_size())
     for task in prange(tasks):
         i0, i1 = rows_of(task, tasks, n)
         dy_flat, y_flat, dgates_flat, dh_flat = dy.reshape(-1), y.reshape(-1), dgates.reshape(-1), dh.reshape(-1)
@@ -180,7 +179,7 @@ def lstm_forward(h0, c0, w_hh, reverse, gates, c, y):
     panels = np.empty(room_for_panels(w_hh), y.dtype)
     for k0 in prange((units + PACK_ROWS - 1) // PACK_ROWS):
         pack_rows(w_hh, k0 * PACK_ROWS, min(units, (k0 + 1) * PACK_ROWS), panels)
-    tasks = tasks_for(n)
+    tasks = tasks_for(n, team_size())
     for task in prange(tasks):
         i0, i1 = rows_of(task, tasks, n)
         gates_flat, c0_flat, c_flat, y_flat = gates.reshape(-1), c0.reshape(-1), c.reshape(-1), y.reshape(-1)
@@ -233,7 +232,7 @@ def lstm_backward(dy, dc, gates, c0, c, w_hh, reverse, dgates, dh0, dc0):
     for p in prange(split(units, c.dtype)[1]):
         pack_transposed(w_hh, p, panels)
     dh, dstate = np.empty((n, units), c.dtype), np.empty((n, units), c.dtype)
-    tasks = tasks_for(n)
+    tasks = tasks_for(n, team_size())
     for task in prange(tasks):
         i0, i1 = rows_of(task, tasks, n)
         dy_flat, gates_flat, c0_flat, c_flat = dy.reshape(-1), gates.reshape(-1), c0.reshape(-1), c.reshape(-1)
@@ -289,7 +288,7 @@ def gru_forward(h0, w_hh, b_hh, reverse, gates, hidden, y):
     for k0 in prange((units + PACK_ROWS - 1) // PACK_ROWS):
         pack_rows(w_hh, k0 * PACK_ROWS, min(units, (k0 + 1) * PACK_ROWS), panels)
     products = np.empty((n, 3 * units), y.dtype)
-    tasks = tasks_for(n)
+    tasks = tasks_for(n, team_size())
     for task in prange(tasks):
         i0, i1 = rows_of(task, tasks, n)
         gates_flat, hidden_flat, h0_flat, y_flat = gates.reshape(-1), hidden.reshape(-1), h0.reshape(-1), y.reshape(-1)
@@ -346,7 +345,7 @@ def gru_backward(dy, gates, hidden, h0, y, w_hh, reverse, dgates, dhidden, dh0):
     for p in prange(split(units, y.dtype)[1]):
         pack_transposed(w_hh, p, panels)
     dh = np.empty((n, units), y.dtype)
-    tasks = tasks_for(n)
+    tasks = tasks_for(n, team_size())
     for task in prange(tasks):
         i0, i1 = rows_of(task, tasks, n)
         dy_flat, gates_flat, hidden_flat, h0_flat = (

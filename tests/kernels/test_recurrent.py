@@ -1,6 +1,12 @@
+import time
+
 import numpy as np
 import pytest
 from targets import on_cpu
+
+import minigrad as mg
+from minigrad.kernels.cpu import recurrent
+from minigrad.kernels.cpu.tools import threads
 
 SHAPES = [(3, 2, 5), *on_cpu((1, 1, 1), (4, 9, 17), (2, 70, 33))]  # steps, sequences, units
 LARGE = (28, 40, 64)  # for several threads, which is compiled anew
@@ -78,3 +84,22 @@ def test_nan_stays_in_its_sequence(check_kernel, rng, dtype, name):
     expected[1:, 2] = True
     np.testing.assert_array_equal(np.isnan(y).all(axis=2), expected)
     np.testing.assert_array_equal(np.isnan(y).any(axis=2), expected)
+
+
+@pytest.mark.skipif(mg.get_num_threads() < 2, reason="needs two threads")
+def test_threads_share_the_sequences_of_a_batch(rng, monkeypatch):
+    """By processor time, which the thread that launches has a part of only."""
+    monkeypatch.setattr(threads, "_contention", None)  # all of them, whatever else the machine does
+    steps, n, units = LARGE
+    gates, none = normal(rng, np.float32, steps, n, 4 * units), np.empty((0, units), np.float32)
+    w, c, y = normal(rng, np.float32, units, 4 * units), *np.empty((2, *LARGE), np.float32)
+
+    def launch():
+        recurrent.lstm_forward(none, none, w, False, gates.copy(), c, y)
+
+    launch()
+    whole, own = time.process_time(), time.thread_time()
+    for _ in range(50):
+        launch()
+    whole, own = time.process_time() - whole, time.thread_time() - own
+    assert own < 0.75 * whole, f"{own:.3f} s of {whole:.3f}"

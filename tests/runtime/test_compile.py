@@ -110,6 +110,18 @@ def test_team_size_is_the_number_of_threads(monkeypatch):
     assert set(parallel) == {mg.get_num_threads()}
 
 
+def test_team_size_is_not_to_be_had_where_it_would_be_one_always():
+    share = inlined(lambda rows: rows // team_size())
+
+    @parallel_kernel()
+    def shared(x, y):
+        for i in prange(y.size):
+            y[i] = share(x.size)
+
+    with pytest.raises(numba.errors.LoweringError, match="hand it to the inlined function"):
+        shared(np.zeros(10), np.zeros(10))
+
+
 def test_limited_to_one_thread_is_serial():
     counts, y = parallel_kernel()(team), np.zeros(GRAIN)
     with threads.limited(1):

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from minigrad.kernels.build.cache import KernelCache
 from minigrad.kernels.build.progress import progress
 from minigrad.kernels.cpu.tools import threads
-from minigrad.kernels.cpu.tools.pipeline import KernelCompiler, PartCompiler
+from minigrad.kernels.cpu.tools.pipeline import KernelCompiler, PartCompiler, PartLibrary
 
 GRAIN = 1 << 15  # elements from which a parallel region pays
 
@@ -247,9 +247,12 @@ def team_size(typingctx):
     """Inside a kernel: the number of threads of its parallel loops; 1 in the serial variant.
 
     To share out work evenly, never to order a sum. (numba.get_num_threads would embed an address, which cannot be cached.)
+    A function that is `inlined` has no variants and cannot ask: it takes the number from its kernel.
     """
 
     def codegen(context, builder, signature, arguments):
+        if isinstance(context.active_code_library, PartLibrary):
+            raise numba.errors.LoweringError("team_size() is known in kernels only: hand it to the inlined function")
         flags = ConfigStack.top_or_none()
         if flags is None or not flags.auto_parallel.enabled:
             return ir.Constant(ir.IntType(64), 1)
