@@ -40,7 +40,7 @@ FAULTS = [
     Fault("off by one on the edge", "kernels/window.py", "(place - size) // stride + number(1)", "(place - size) // stride", "kernels/test_pool.py"),
     Fault("NaN is no maximum", "kernels/cpu/reduce.py", "(not row[j] <= value[j]) and", "row[j] > value[j] and", "kernels/test_reduce.py"),
     Fault("last chunk lost", "kernels/cpu/reduce.py", "for chunk in range(1, chunks):\n                total", "for chunk in range(1, chunks - 1):\n                total", "kernels/test_reduce.py"),
-    Fault("chunks weighed alike", "kernels/cpu/norm.py", "+ n * gap * gap", "+ gap * gap", "kernels/test_norm.py"),
+    Fault("chunks weighed alike", "kernels/cpu/parts/norm_rows.py", "+ n * gap * gap", "+ gap * gap", "kernels/test_norm.py"),
     Fault("a logarithm left out", "kernels/cpu/loss.py", "or row + 1 == last", "", "kernels/test_loss.py"),
     Fault("only the first bits of exp", "kernels/formulas.py", "np.float32(0.041666362)", "np.float32(0.0416)", "kernels/test_formulas.py"),
     # kernels of CUDA, in the simulator

@@ -84,6 +84,7 @@ def layer_norm_backward(dy, x, gamma, mean, scale, centered, dx, dgamma, dbeta):
     blocks = -(-m // rows)
     sums = np.zeros((blocks, 2, n if affine else 0))
     gamma_at = gamma.ctypes.data if affine else 0
+    # 1. Blocks of rows, whose number the threads do not decide; of gamma and beta each has sums of its own.
     for block in prange(blocks):
         along_gamma, along_beta = sums[block, 0], sums[block, 1]
         table, found = np.empty((5, ROWS), dtype), np.empty((2, ROWS))
@@ -93,6 +94,7 @@ def layer_norm_backward(dy, x, gamma, mean, scale, centered, dx, dgamma, dbeta):
             for r in range(count):
                 table[HIGH, r], table[LOW, r] = apart(mean[row + r], x)
                 table[SCALE, r] = scale[row + r]
+            # What dx has in common along a row: the means of dy gamma, and of that times the normalized x.
             slope_rows(
                 dtype, row_at(dy, row), row_at(x, row), gamma_at, row_at(dx, row), step, count, n, table.ctypes.data,
                 found.ctypes.data,
@@ -100,12 +102,14 @@ def layer_norm_backward(dy, x, gamma, mean, scale, centered, dx, dgamma, dbeta):
             for r in range(count):
                 table[LEVEL, r] = found[0, r] / n if centered else 0.0
                 table[SLOPE, r] = found[1, r] / n
+            # dx, and its row's part of the gradients of gamma and beta, while dy and x are in the cache.
             together = ROWS if count == ROWS else 1
             for r in range(0, count, together):
                 gradient_rows(
                     dtype, together, row_at(dy, row + r), row_at(x, row + r), gamma_at, row_at(dx, row + r), step, n,
                     element_at(table, 0, r), along_gamma.ctypes.data, along_beta.ctypes.data,
                 )  # fmt: skip
+    # 2. The blocks' sums, added up in order.
     for block in range(1, blocks):
         for j in range(dgamma.size):
             sums[0, 0, j] += sums[block, 0, j]

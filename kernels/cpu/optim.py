@@ -131,6 +131,7 @@ def rmsprop(total, sizes, like, params, grads, squares, means, velocities, group
         own = hyper[groups[i]]
         lr, alpha, eps, weight_decay = scalar(own[0]), scalar(own[1]), scalar(own[2]), scalar(own[3])
         rest, momentum, centered = scalar(1 - own[1]), scalar(own[4]), scalar(own[5])
+        # Without means or velocities nothing is read or written for them: a loop for each case.
         if means.size == 0 and velocities.size == 0:
             for k in range(size):
                 p[k], s[k] = rmsprop_step(p[k], g[k], s[k], lr, alpha, rest, eps, weight_decay)

@@ -228,9 +228,11 @@ def lstm_cell_backward(gates, p, before, b, c, q, dy, dgates, dh, dc, r, squashe
 def lstm_backward(dy, dc, gates, c0, c, w_hh, reverse, dgates, dh0, dc0):
     steps, n, units = c.shape
     none = np.empty(0, c.dtype)
+    # 1. The weights, transposed, in panels that all steps read.
     panels = np.empty(room_for_panels(w_hh), c.dtype)
     for p in prange(split(units, c.dtype)[1]):
         pack_transposed(w_hh, p, panels)
+    # 2. Sequences know nothing of one another, so each task takes some of them through all steps, the last step first.
     dh, dstate = np.empty((n, units), c.dtype), np.empty((n, units), c.dtype)
     tasks = tasks_for(n, team_size())
     for task in prange(tasks):
@@ -242,6 +244,7 @@ def lstm_backward(dy, dc, gates, c0, c, w_hh, reverse, dgates, dh0, dc0):
         dstate[i0:i1] = dc[i0:i1]
         for s in range(steps - 1, -1, -1):
             t, last = turn(s, steps, reverse), turn(s - 1, steps, reverse)
+            # The gradients of the gates, and in dstate that of the cell state before, c0 at the first step.
             for i in range(i0, i1):
                 p, q, r = np.uintp((t * n + i) * 4 * units), np.uintp((t * n + i) * units), np.uintp(i * units)
                 if s > 0:
@@ -254,6 +257,7 @@ def lstm_backward(dy, dc, gates, c0, c, w_hh, reverse, dgates, dh0, dc0):
                         gates_flat, p, c0_flat, r, c_flat, q, dy_flat,
                         dgates_flat, dh_flat, dstate_flat, r, squashed, width,
                     )  # fmt: skip
+            # What the hidden state before did to these gates makes its gradient.
             if s > 0:
                 times(dgates[t], w_hh, panels, none, dh, i0, i1, 0)
             elif dh0.size:
@@ -341,9 +345,11 @@ def gru_cell_backward(gates, p, hidden, before, b, dy, q, dgates, dhidden, dh, r
 def gru_backward(dy, gates, hidden, h0, y, w_hh, reverse, dgates, dhidden, dh0):
     steps, n, units = y.shape
     none = np.empty(0, y.dtype)
+    # 1. The weights, transposed, in panels that all steps read.
     panels = np.empty(room_for_panels(w_hh), y.dtype)
     for p in prange(split(units, y.dtype)[1]):
         pack_transposed(w_hh, p, panels)
+    # 2. Sequences know nothing of one another, so each task takes some of them through all steps, the last step first.
     dh = np.empty((n, units), y.dtype)
     tasks = tasks_for(n, team_size())
     for task in prange(tasks):
@@ -364,6 +370,7 @@ def gru_backward(dy, gates, hidden, h0, y, w_hh, reverse, dgates, dhidden, dh0):
         dh[i0:i1] = 0
         for s in range(steps - 1, -1, -1):
             t, last = turn(s, steps, reverse), turn(s - 1, steps, reverse)
+            # The gradients of the gates; dh keeps the share that goes by z straight to the state before.
             for i in range(i0, i1):
                 p, q, r = np.uintp((t * n + i) * 3 * units), np.uintp((t * n + i) * units), np.uintp(i * units)
                 if s > 0:
@@ -376,6 +383,7 @@ def gru_backward(dy, gates, hidden, h0, y, w_hh, reverse, dgates, dhidden, dh0):
                         gates_flat, p, hidden_flat, h0_flat, r, dy_flat, q,
                         dgates_flat, dhidden_flat, dh_flat, r, width,
                     )  # fmt: skip
+            # The other share, through the products of the state before, is added to it.
             if s > 0 or dh0.size:
                 times(dhidden[t], w_hh, panels, none, dh, i0, i1, 1)
         if dh0.size:

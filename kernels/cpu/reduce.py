@@ -121,6 +121,7 @@ def max_forward(x, y, index):
     runs = outer * chunks
     flat, out, position = x.reshape(-1), y.reshape(-1), index.reshape(-1)
     candidates = position if chunks == 1 else np.empty(runs * inner, np.int64)
+    # 1. The place of the largest of each chunk: along a row if the reduced axis is the last, else down some columns at once.
     for task in prange(-(-runs // group) * panels):
         first_run, column = task // panels * group, task % panels * PANEL
         width = min(PANEL, inner - column)
@@ -134,6 +135,7 @@ def max_forward(x, y, index):
             else:
                 place = run * inner + column
                 argmax_down(flat[start:], rows, inner, first_row, value, candidates[place : place + width])
+    # 2. The first of the largest among the chunks, in their order; a NaN is larger than all, and the first NaN stays.
     for block in prange(-(-out.size // CHUNK)):
         for k in range(block * CHUNK, min((block + 1) * CHUNK, out.size)):
             i, j = k // inner, k % inner

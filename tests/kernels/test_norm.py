@@ -4,10 +4,11 @@ from targets import on_cpu, on_cuda
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cpu import norm
+from minigrad.kernels.cpu.parts.norm_rows import CHUNK
 from minigrad.kernels.cpu.tools.launch import GRAIN
 
 EPS = 1e-5
-CHUNK = norm.CHUNK
+CHUNK = CHUNK
 SHAPES = [
     (2, 1),
     (2, 17),

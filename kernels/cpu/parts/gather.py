@@ -72,6 +72,7 @@ def gather_plan(axis, image, window, channels, item):
     for rows, row_distances, row_positions in vertical:
         for columns, column_distances, column_positions in horizontal:
             start = len(taps)
+            # The group's taps: one whose pixels follow those of the tap before, in the source and in B, makes that longer.
             for a, down in zip(rows, row_distances, strict=True):
                 for b, right in zip(columns, column_distances, strict=True):
                     distance, first = (down * width + right) * channels * item, (a * window.kw + b) * channels
@@ -80,12 +81,13 @@ def gather_plan(axis, image, window, channels, item):
                         last[2] += channels
                     else:
                         taps.append([distance, first, channels])
+            # Where the group's results are, and what the first tap of each reads.
             h = len(positions), len(row_positions)
             positions += row_positions
             w = len(positions), len(column_positions)
             positions += column_positions
             groups.append((*h, *w, start, len(taps) - start))
-    groups.sort(key=lambda group: -group[1] * group[3])
+    groups.sort(key=lambda group: -group[1] * group[3])  # the largest first, so that threads end together
     shapes = ((groups, 6), (positions, 2), (taps, 3))
     return tuple(np.array(rows, np.int64).reshape(-1, columns) for rows, columns in shapes)
 

@@ -55,7 +55,7 @@ def larger(a, b):
     return where(a < b, b, a)
 
 
-class Row:
+class ScoreRow:
     """A row of scores: how many registers it has, and the terms t of each."""
 
     def __init__(self, code, scale, keys, visible, mask, kind):
@@ -87,7 +87,7 @@ def weigh_rows(
     zero = code.everywhere(0.0)
     first_lane = code.first_lanes(code.index(1))
     for row in code.loop(rows, at_least=1, scores=scores, visible=visible, mask=mask, state=state):
-        part = Row(code, scale, keys, row.visible, row.mask, kind)
+        part = ScoreRow(code, scale, keys, row.visible, row.mask, kind)
         # 1. The terms, and the largest of them.
         for each in code.loop(part.whole, top=code.everywhere(NOTHING), at=row.scores):
             t = part.terms(code.load(each.at), each.number)
@@ -133,14 +133,16 @@ def gradient_rows(
     for row in code.loop(
         rows, at_least=1, scores=scores, slopes=slopes, visible=visible, mask=mask, lse=lse, delta=delta
     ):
-        part = Row(code, scale, keys, row.visible, row.mask, kind)
+        part = ScoreRow(code, scale, keys, row.visible, row.mask, kind)
         shift, level = code.broadcast(row.lse) * (1 / LN2), code.broadcast(row.delta)
+        # 1. Whole registers of keys that take part: weights in the place of scores, gradients of scores in that of dp.
         for each in code.loop(part.whole, at=row.scores, slope=row.slopes):
             weight = powers_of_two(code, part.terms(code.load(each.at), each.number) - shift)
             code.store(weight, each.at)
             code.store(weight * (code.load(each.slope) - level) * plain_scale, each.slope)
             each.at += code.width
             each.slope += code.width
+        # 2. The register of which a part does: zeros behind.
         with code.only_if(part.rest > 0, at=each.at, slope=each.slope) as last:
             lanes = code.first_lanes(part.rest)
             weight = powers_of_two(code, part.terms(code.load(last.at), part.whole, lanes) - shift)
@@ -149,6 +151,7 @@ def gradient_rows(
             code.store(slope, last.slope)
             last.at += code.width
             last.slope += code.width
+        # 3. Keys behind them weigh nothing.
         for each in code.loop(part.unseen, at=last.at, slope=last.slope):
             code.store(zero, each.at)
             code.store(zero, each.slope)

@@ -98,7 +98,9 @@ def correlated_run(
 ):  # fmt: skip
     """sums += sum over `count` pixels of x dy, at rows x columns taps."""
     for distance, mask in vectors(code, length, masked):
-        if unrolled:
+        if (
+            unrolled
+        ):  # the sums of all taps stay in registers while the pixels pass, MET at a time, then the rest one by one
             places = [
                 sums + distance + sums_row_step * a + sums_column_step * b
                 for a in range(unrolled) for b in range(unrolled)
@@ -112,7 +114,7 @@ def correlated_run(
                 add_products(code, pixel, 1, pixel_step, row_step, column_step, dy_step, unrolled, apart, mask)
             for place, total in zip(places, pixel.total, strict=True):
                 code.store(total, place, mask)
-        else:
+        else:  # tap by tap, all pixels each time: MET sums that do not wait for one another, added up at the end
             for row in code.loop(rows):
                 for tap in code.loop(columns):
                     place = sums + distance + row.number * sums_row_step + tap.number * sums_column_step
