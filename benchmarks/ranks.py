@@ -2,17 +2,19 @@
 
     python benchmarks/ranks.py measure OUT.json      1 and 2 processes on this machine, one thread each: three minutes
     python benchmarks/ranks.py hosts OUT.json        2 and 4 network namespaces as hosts, at several rates
-    python benchmarks/ranks.py links OUT.json        2 of them and a link with a rate, a delay and losses between them
+    python benchmarks/ranks.py links OUT.json        2 of them and a link with a rate and a delay between them
+    python benchmarks/ranks.py losses OUT.json       the same, of which packets are lost
     python benchmarks/ranks.py overlap OUT.json      exchanges while backward goes on, in memory and between two of them
     python benchmarks/ranks.py model OUT.json        the tables and the figures, from what the others have left in OUT.json
 
 `measure` times steps of the MNIST network (batch 60 a process) and of the Inceptions of width 0.25 (50) and 1 (16): of one
 process alone, of two that do not know each other, and of two that train together; averages of 4 bytes to 25 MB by themselves;
 and messages of 8 bytes to 4 MB. What two that train together take longer than two that do not is the exchange, with the waiting
-for the slower one in it. `hosts`, `links` and `overlap` need root, ip and
+for the slower one in it. `hosts`, `links`, `losses` and `overlap` need root, ip and
 tc, and touch no network but that of namespaces of their own.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -31,9 +33,20 @@ if not __package__:  # run as a script; at the end of the path: an installed min
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import minigrad as mg
-from benchmarks.tools.hosts import BEFORE, limit, linked, make_hosts, options_of, remove_hosts
-from benchmarks.tools.links import LINKED, LINKS, RATES, WAYS, fitted, fitted_link, ours_seconds, place_of, said_of
-from benchmarks.tools.overlap import timed_ways
+from benchmarks.tools.hosts import BEFORE, control, limit, linked, make_hosts, options_of, remove_hosts
+from benchmarks.tools.links import (
+    LINKED,
+    LINKS,
+    LOSSY,
+    RATES,
+    WAYS,
+    fitted,
+    fitted_link,
+    ours_seconds,
+    place_of,
+    said_of,
+)
+from benchmarks.tools.overlap import BUCKETS, timed_ways
 from benchmarks.tools.rank_figures import NETWORKS, WORLDS, draw, draw_links
 from minigrad import distributed
 from minigrad.distributed import launch
@@ -44,8 +57,12 @@ from minigrad.kernels.cpu.reduce import sum_forward
 HERE = Path(__file__).resolve()
 SIZES = (4, 1_000, 8_000, 64_000, 500_000, 2_500_000, 25_000_000)  # bytes of an average
 STEPS = {"mnist": 2_000, "inception 0.25": 12, "inception 1.0": 6}
-ROUNDS = {"mnist": 500, "inception 0.25": 14}  # of each way to overlap
-OVERLAP_LINK = 100, 1, 0.0
+ROUNDS = {"mnist": 500, "inception 0.25": 10}  # of each way to overlap
+OVERLAP_PLACES: dict[str, str | tuple[float, float, float] | None] = {  # a rate of tc's, or a link (see relay.py)
+    "in memory": None,
+    "1 Gbit/s": "1000mbit",
+    "100 Mbit/s, 1 ms": (100, 1, 0.0),
+}
 WARM = 6  # steps, or exchanges, that are not timed
 NAMES = ["mg1", "mg2", "mg3", "mg4"]  # of hosts
 MESSAGES = (
@@ -70,9 +87,9 @@ SHARE = 0.1  # of a step that the exchange may take
 
 
 def network(
-    name: str, batch: int, sync: bool, lr: float = 0.01, exchanges: bool = True
+    name: str, batch: int, sync: bool, lr: float = 0.01, exchanges: bool = True, buckets: int = 0
 ) -> tuple[Callable[..., mg.Tensor], list[np.ndarray], mg.nn.Module]:
-    """(a captured step, a batch, the model)."""
+    """(a captured step, a batch, the model); with buckets, gradients are exchanged while backward goes on."""
     rng = np.random.default_rng(distributed.rank)
     mg.manual_seed(0)
     if name == "mnist":
@@ -89,8 +106,11 @@ def network(
     def step(images: mg.Tensor, labels: mg.Tensor) -> mg.Tensor:
         optimizer.zero_grad()
         loss = mg.cross_entropy(model(images), labels)
-        loss.backward()
-        if together:
+        if buckets:
+            distributed.backward(loss, model, 1.0, buckets)  # weights as those of tools/overlap.py: bits are compared
+        else:
+            loss.backward()
+        if together and not buckets:
             distributed.average_gradients(model, batch)
         optimizer.step()
         return loss
@@ -118,9 +138,9 @@ def timed_steps(name: str, batch: int, sync: bool) -> dict[str, Any]:
     }
 
 
-def count_for(repeats: int, nbytes: int) -> int:
-    """How often something that moves so many bytes is timed."""
-    return max(5, min(repeats, int(repeats * 100_000 / nbytes)))
+def count_for(repeats: int, nbytes: int, even: int = 100_000) -> int:
+    """How often something that moves so many bytes is timed: less often where it is more than `even`."""
+    return max(5, min(repeats, int(repeats * even / nbytes)))
 
 
 def seconds_of(count: int, work: Callable[[], object]) -> list[float]:
@@ -136,13 +156,15 @@ def seconds_of(count: int, work: Callable[[], object]) -> list[float]:
     return times[WARM:]
 
 
-def timed_sums(repeats: int, largest: int) -> dict[str, dict[str, float]]:
-    """The time of an average of so many bytes, median and mean; and of MPI's own sum in place, whose order is not fixed."""
+def timed_sums(
+    repeats: int, largest: int, even: int = 100_000, sums_of_mpi: bool = True
+) -> dict[str, dict[str, float]]:
+    """The time of an average of so many bytes, its median, mean and standard error; and of MPI's own sum, in any order."""
     from mpi4py import MPI
 
     session = current()
     assert session is not None
-    found: dict[str, dict[str, float]] = {"averages": {}, "their mean": {}, "sums of MPI": {}}
+    found: dict[str, dict[str, float]] = {"averages": {}, "their mean": {}, "its error": {}, "sums of MPI": {}}
     for size in [size for size in SIZES if size <= largest]:
         array = np.ones(max(1, size // 4), np.float32)
         room = room_for(array.size, session.world, array.dtype, np.empty)
@@ -153,10 +175,13 @@ def timed_sums(repeats: int, largest: int) -> dict[str, dict[str, float]]:
             "sums of MPI": lambda array=array: session.communicator.Allreduce(MPI.IN_PLACE, array),
         }
         for name, work in works.items():
-            times = seconds_of(count_for(repeats, size), work)
+            if name != "averages" and not sums_of_mpi:
+                continue
+            times = seconds_of(count_for(repeats, size, even), work)
             found[name][str(array.nbytes)] = float(np.median(times))
             if name == "averages":
                 found["their mean"][str(array.nbytes)] = float(np.mean(times))
+                found["its error"][str(array.nbytes)] = float(np.std(times) / math.sqrt(len(times)))
     return found
 
 
@@ -192,12 +217,17 @@ def work(task: dict[str, Any]) -> None:
     elif task["what"] == "overlap":
         session = current()
         assert session is not None
-        step, given, _ = network(task["network"], task["batch"], False, lr=0.0, exchanges=False)
-        found = timed_ways(step, given, session, task.get("rounds", ROUNDS[task["network"]]))
+        given = task["network"], task["batch"], False, 0.0
+        step, batch, _ = network(*given, exchanges=False)
+        overlapped = {n: network(*given, buckets=n)[0] for n in (BUCKETS // 2, BUCKETS)}
+        found = timed_ways(step, overlapped, batch, session, task.get("rounds", ROUNDS[task["network"]]))
     else:
         repeats = task.get("repeats", 300)
         largest = task.get("largest", SIZES[-1])
-        found = {"link": link_between(repeats, task.get("longest", MESSAGES[-1])), **timed_sums(repeats, largest)}
+        found = {
+            "link": link_between(repeats, task.get("longest", MESSAGES[-1])),
+            **timed_sums(repeats, largest, task.get("even", 100_000), task.get("sums of MPI", True)),
+        }
     if distributed.rank == 0:
         sys.stdout.write(f"FOUND {json.dumps(found)}\n")
         sys.stdout.flush()
@@ -269,17 +299,37 @@ def hosts(output: Path) -> None:
 
 
 def links(output: Path) -> None:
-    """The same of two hosts with a link that has a rate, a delay and losses."""
+    """The same of two hosts with a link that has a rate and a delay."""
+    task = {"what": "averages", "repeats": 30, "largest": 2_500_000, "longest": 1_250_000}
+    over_links(output, task, [(mbit, delay, 0.0, "bbr") for mbit, delay in LINKED])
+
+
+def losses(output: Path) -> None:
+    """The same where packets are lost: averages alone, and many, since a loss is rare and costs much."""
+    task = {
+        "what": "averages",
+        "repeats": 1_500,
+        "even": 12_000,
+        "largest": 500_000,
+        "longest": 0,
+        "sums of MPI": False,
+    }
+    over_links(output, task, LOSSY)
+
+
+def over_links(output: Path, task: dict[str, Any], places: list[tuple[float, float, float, str]]) -> None:
+    """What two hosts find over links, one after another."""
     names = NAMES[:2]
     try:
         make_hosts(names)
         with tempfile.TemporaryDirectory() as folder:
             given = options_of(names, Path(folder), link=True)
-            for mbit, delay, loss in LINKED:
-                task = {"what": "averages", "repeats": 30, "largest": 2_500_000, "longest": 1_250_000}
+            for mbit, delay, loss, way in places:
+                for name in names:
+                    control(name, way)
                 with linked(names, mbit, delay, loss):
                     found = together(task, 2, *given, before=BEFORE)
-                add(output, place_of(2, mbit, delay, loss), found)
+                add(output, place_of(2, mbit, delay, loss, way), found)
     finally:
         remove_hosts(names)
 
@@ -287,25 +337,38 @@ def links(output: Path) -> None:
 def add(output: Path, place: str, found: dict[str, Any]) -> None:
     """Put what was measured between hosts into a file of results."""
     there = json.loads(output.read_text()) if output.exists() else {}
-    write(output, {"hosts": {**there.get("hosts", {}), place: found}, "hosts on": machine()})
+    write(output, {"hosts": {**there.get("hosts", {}), place: {**found, "on": machine()}}})
 
 
 def overlap(output: Path) -> None:
-    """Exchanges while backward goes on, of two processes: in memory, and over a link."""
-    found: dict[str, Any] = {"overlap on": machine(), "overlap": {}}
+    """Exchanges while backward goes on, of two processes: in memory, and over links."""
+    for place in OVERLAP_PLACES:
+        overlap_at(output, place)
+
+
+def overlap_at(output: Path, place: str) -> None:
+    """The same in one of the places."""
+    way, names = OVERLAP_PLACES[place], NAMES[:2]
     tasks = {name: {"what": "overlap", "network": name, "batch": NETWORKS[name]} for name in ROUNDS}
-    names = NAMES[:2]
-    for name, task in tasks.items():
-        found["overlap"][name] = {"in memory": together(task)}
-    try:
-        make_hosts(names)
-        with tempfile.TemporaryDirectory() as folder, linked(names, *OVERLAP_LINK):
-            given = options_of(names, Path(folder), link=True)
-            for name, task in tasks.items():
-                found["overlap"][name]["100 Mbit/s, 1 ms"] = together({**task, "rounds": 14}, 2, *given, before=BEFORE)
-    finally:
-        remove_hosts(names)
-    write(output, found)
+    if way is None:
+        found = {name: together(task) for name, task in tasks.items()}
+    else:
+        try:
+            make_hosts(names)
+            with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+                if isinstance(way, str):
+                    for name in names:
+                        limit(name, way)
+                else:
+                    stack.enter_context(linked(names, *way))
+                given = options_of(names, Path(folder), link=not isinstance(way, str))
+                rounds = {name: {**task, "rounds": min(ROUNDS[name], 14)} for name, task in tasks.items()}
+                found = {name: together(task, 2, *given, before=BEFORE) for name, task in rounds.items()}
+        finally:
+            remove_hosts(names)
+    there = json.loads(output.read_text()).get("overlap", {}) if output.exists() else {}
+    merged = {name: {**there.get(name, {}), place: ways} for name, ways in found.items()}
+    write(output, {"overlap on": machine(), "overlap": merged})
 
 
 def write(output: Path, found: dict[str, Any]) -> None:
@@ -344,22 +407,8 @@ def model(output: Path) -> None:
             said = said_of(found, place, int(size))
             numbers = [f"{each * 1e6:,.0f}" for each in (seconds, there["their mean"][size], said)]
             print(f"| {place} | {int(size):,} B | " + " | ".join(numbers) + " |")
-    places = {place: None for of_one in found.get("overlap", {}).values() for place in of_one}
-    for place in places:
-        print(
-            f"\n| ms a step, {place} | "
-            + " | ".join(found["overlap"])
-            + " |\n|---"
-            + "|---" * len(found["overlap"])
-            + "|"
-        )
-        ways = next(iter(found["overlap"].values()))[place]
-        for way in ways:
-            print(
-                f"| {way} | "
-                + " | ".join(f"{t[place][way]['seconds'] * 1e3:.3f}" for t in found["overlap"].values())
-                + " |"
-            )
+    if "overlap" in found:
+        table_of_overlap(found["overlap"])
     columns = ("alone", "side by side", "together", "together, sync", "side by side, half", "together, half")
     print("\n| ms a step | " + " | ".join(columns) + " | exchange by the model |\n|---" + "|---" * 7 + "|")
     for name, steps in found["steps"].items():
@@ -381,12 +430,25 @@ def model(output: Path) -> None:
         draw_links(found, output.with_name("links.svg"))
 
 
+def table_of_overlap(found: dict[str, dict[str, Any]]) -> None:
+    """The time of a step by each way to exchange, of each network in each place."""
+    columns = [(network, place) for network, places in found.items() for place in places]
+    print("\n| ms a step | " + " | ".join([f"{network}, {place}" for network, place in columns]) + " |")
+    print("|---" * (1 + len(columns)) + "|")
+    network, place = columns[0]
+    for way in found[network][place]:
+        times = [f"{found[network][place][way]['seconds'] * 1e3:.3f}" for network, place in columns]
+        print(f"| {way} | " + " | ".join(times) + " |")
+
+
 def main(command: str, given: str) -> None:
     """One of the commands."""
     if command == "work":
         work(json.loads(given))
     else:
-        {"measure": measure, "hosts": hosts, "links": links, "overlap": overlap, "model": model}[command](Path(given))
+        {"measure": measure, "hosts": hosts, "links": links, "losses": losses, "overlap": overlap, "model": model}[
+            command
+        ](Path(given))
 
 
 if __name__ == "__main__":

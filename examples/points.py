@@ -16,6 +16,8 @@ from typing import Any
 
 import minigrad as mg
 
+MOST_KILLS = 3  # processes of a point, after which a cluster that begins it again is told that it failed
+
 
 def run_points(
     points: Mapping[str, Path], work: Callable[[str], Any], jobs: int = 1, backend: str | None = None
@@ -37,11 +39,21 @@ def run_points(
 
 
 def attempt(name: str, folder: Path, work: Callable[[str], Any], threads: int | None = None) -> str | None:
-    """Work on a point; what went wrong, or None. An interruption goes on its way."""
+    """Work on a point; what went wrong, or None. An interruption goes on its way.
+
+    A process that is killed leaves its line in the note "at work". A cluster begins the point again by itself, and again.
+    """
     if threads is not None:
         mg.set_num_threads(threads)
     at_work = folder / "at work"
-    at_work.write_text(f"{os.getpid()} on {platform.node()}\n")
+    killed = len(at_work.read_text().splitlines()) if at_work.exists() else 0
+    if killed >= MOST_KILLS:
+        why = f"the process at work on it was killed, {killed} times"
+        note_failure(folder, why)
+        at_work.unlink()
+        return why
+    with at_work.open("a") as note:
+        note.write(f"{os.getpid()} on {platform.node()}\n")
     try:
         work(name)
     except Exception as error:

@@ -272,11 +272,15 @@ def no_tensor(cls: type, inputs: Sequence[Any]) -> TypeError:
 
 
 def backward(
-    tensor: "tensors.Tensor", grad: "tensors.Tensor | np.ndarray | None" = None, retain_graph: bool = False
+    tensor: "tensors.Tensor",
+    grad: "tensors.Tensor | np.ndarray | None" = None,
+    retain_graph: bool = False,
+    passed: Callable[[Op], None] | None = None,
 ) -> None:
     """Add d(tensor)/d(leaf), weighted by `grad`, to `.grad` of every leaf that requires a gradient.
 
-    `grad` has the tensor's shape and may be left out for a single element. The tape is freed unless `retain_graph`.
+    `grad` has the tensor's shape and may be left out for a single element. The tape is freed unless `retain_graph`. `passed`
+    is called with each op once it has given its inputs their gradients.
     Raises RuntimeError where there is no tape, no gradient to start from, or a saved tensor was changed in place.
     """
     gradients = Gradients(tensor._device)
@@ -301,7 +305,31 @@ def backward(
             op.free()
         pass_on(op, sources, results, gradients)
         del dy, results  # so that their memory is used again by the next op
+        if passed is not None:
+            passed(op)
     gradients.finish()
+
+
+def last_uses(tensor: "tensors.Tensor") -> "dict[Op, list[tensors.Tensor]]":
+    """The leaves that `backward` from a tensor comes to, by the op that it visits last of those that use them, in its order."""
+    last: dict[tensors.Tensor, Op] = {}
+    waiting = [] if tensor._op is None else [tensor._op]
+    seen = set(waiting)
+    while waiting:
+        op = waiting.pop()
+        for source in op.sources or ():
+            if isinstance(source, Op):
+                if source not in seen:
+                    seen.add(source)
+                    waiting.append(source)
+            elif source is not None and (source not in last or op.order < last[source].order):
+                last[source] = op
+    found: dict[Op, list[tensors.Tensor]] = {op: [] for op in sorted(set(last.values()), key=lambda op: -op.order)}
+    for op, leaves in found.items():
+        for source in dict.fromkeys(op.sources or ()):
+            if isinstance(source, tensors.Tensor) and last[source] is op:
+                leaves.append(source)
+    return found
 
 
 def watching() -> list[Any]:

@@ -55,6 +55,11 @@ def limit(name: str, rate: str | None) -> None:
         run("tc", "-n", name, "qdisc", "add", "dev", "eth0", "root", *shape)
 
 
+def control(name: str, way: str) -> None:
+    """Let TCP of a host control congestion so: "reno", "bbr", or another that the kernel has."""
+    run("ip", "netns", "exec", name, "sysctl", "-qw", f"net.ipv4.tcp_congestion_control={way}")
+
+
 def options_of(names: list[str], folder: Path, link: bool = False) -> list[str]:
     """What tells mpiexec to start processes in the namespaces, and MPI to use nothing but TCP between them, or `link`."""
     addresses = [f"{SUBNET}{i}" for i in range(1, len(names) + 1)]

@@ -13,13 +13,9 @@ HEADER = 24  # bytes beside what is averaged
 CHANGES = (1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536, 131_072)  # sizes from which messages may go another way
 
 RATES = {2: (None, 100, 1_000), 4: (100,)}  # Mbit/s of the links of so many hosts
-LINKED = [
-    (100, 1, 0.0),
-    (100, 5, 0.0),
-    (100, 20, 0.0),
-    (100, 5, 0.001),
-    (100, 5, 0.01),
-]  # (Mbit/s, ms one way, share lost)
+LINKED = [(100, 1), (100, 5), (100, 20)]  # (Mbit/s, ms one way)
+LOSSY = [(100, 5, loss, control) for control in ("bbr", "reno") for loss in (0.001, 0.01)]
+"""(Mbit/s, ms one way, share of the packets lost, how TCP controls congestion)."""
 
 
 class Way(NamedTuple):
@@ -143,19 +139,68 @@ def sync_seconds(world: int, steps: dict[str, Any], link: Link, machine: Machine
     return count * (machine.call + gather_seconds(world, HEADER + each, link))
 
 
-def place_of(n: int, mbit: float | None, delay_ms: float = 0, loss: float = 0) -> str:
+class Losses(NamedTuple):
+    """Packets that are lost, of a link with a rate and a delay, and what TCP makes of them."""
+
+    share: float
+    round_trip: float  # seconds
+    rate: float  # bytes a second that the link carries of what we send
+    control: str  # "reno", which halves its window at each loss; "bbr", which does not
+
+    def bound(self) -> float:
+        """Bytes a second that TCP sends at most: of Reno by Mathis, Semke, Mahdavi and Ott (1997), equation 3."""
+        if self.control == "bbr":
+            return self.rate
+        return min(self.rate, PAYLOAD / self.round_trip * math.sqrt(3 / (2 * self.share)))
+
+    def late(self, nbytes: float) -> list[tuple[float, float]]:
+        """(probability, seconds): a message comes later, since its last packet is lost, or one shortly before.
+
+        A packet is sent again when the receiver has told of those behind it (RFC 8985), a round trip after it was sent first.
+        That costs nothing where the rest of the message takes longer than that. Behind the last packet comes the next
+        exchange, a message of which has arrived half a round trip later. Were there none, it would be sent again after two
+        round trips, or, if it is the only one, after the timeout of RFC 6298, which is 0.2 s and a round trip in Linux.
+        """
+        packets = math.ceil(nbytes / PAYLOAD)
+        before = min(packets - 1, self.bound() * self.round_trip / PAYLOAD)
+        return [(self.share, 1.5 * self.round_trip), (1 - (1 - self.share) ** before, self.round_trip)]
+
+    def mean_delay(self, world: int, nbytes: float) -> float:
+        """Seconds that a message to each, sent by all at the same time, comes later, the latest of them, on average."""
+        return sum([(1 - (1 - probability) ** world) * seconds for probability, seconds in self.late(nbytes)])
+
+
+def lost_seconds(world: int, nbytes: float, losses: Losses) -> float:
+    """What losses add to an average as minigrad makes it, on average."""
+    if nbytes <= SHORT:
+        return losses.mean_delay(world, nbytes + HEADER)
+    part = nbytes / world
+    slower = part / losses.bound() - part / losses.rate
+    return losses.mean_delay(world, HEADER) + 2 * (world - 1) * (losses.mean_delay(world, part) + slower)
+
+
+def place_of(n: int, mbit: float | None, delay_ms: float = 0, loss: float = 0, control: str = "") -> str:
     """Hosts, and what joins them, in words."""
     rate = "no limit" if mbit is None else f"{mbit:,} Mbit/s"
-    return f"{n} hosts, {rate}" + (f", {delay_ms} ms" if delay_ms else "") + (f", {loss:.1%} lost" if loss else "")
+    lost = f", {loss:.1%} lost, {control}" if loss else ""
+    return f"{n} hosts, {rate}" + (f", {delay_ms} ms" if delay_ms else "") + lost
 
 
-PLACES = {place_of(n, mbit): (n, mbit, 0) for n, rates in RATES.items() for mbit in rates} | {
-    place_of(2, *linked_by): (2, *linked_by[:2]) for linked_by in LINKED
-}  # how many hosts, Mbit/s, ms of delay
+PLACES: dict[str, tuple[int, float | None, float, float, str]] = {
+    place_of(n, mbit): (n, mbit, 0, 0.0, "") for n, rates in RATES.items() for mbit in rates
+}
+PLACES |= {place_of(2, *linked_by): (2, *linked_by, 0.0, "") for linked_by in LINKED}
+PLACES |= {place_of(2, *linked_by): (2, *linked_by) for linked_by in LOSSY}
 
 
 def said_of(found: dict[str, Any], place: str, nbytes: int) -> float:
-    """What the model says of an average between hosts: from messages without a limit, and what their link was set to."""
-    n, mbit, delay = PLACES[place]
+    """What the model says of an average between hosts: from messages without a limit, and what their link was set to.
+
+    Where packets are lost it is the mean.
+    """
+    n, mbit, delay, loss, control = PLACES[place]
     base = fitted_link(found["hosts"][place_of(2, None)]["link"])
-    return ours_seconds(n, nbytes, as_set(base, mbit, delay), fitted(found))
+    seconds = ours_seconds(n, nbytes, as_set(base, mbit, delay), fitted(found))
+    if not loss or mbit is None:
+        return seconds
+    return seconds + lost_seconds(n, nbytes, Losses(loss, 2 * delay / 1e3, mbit * 1e6 / 8 * PAYLOAD / FULL, control))

@@ -1,11 +1,10 @@
 """Gradients exchanged while backward goes on, in the ways there are, beside one exchange after it.
 
 A captured step is a list of launches, so an exchange can stand anywhere in it: that of a bucket of gradients behind the launch
-that completes the last of them, in the order of the tape. Every way works on the same launches, with the same numbers.
+that completes the last of them, in the order of the tape. Every way works on the same launches, with the same numbers. What
+`mg.distributed.backward` makes of the step, with a thread that exchanges, is timed beside them.
 """
 
-import queue
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +16,8 @@ from minigrad.exchange import Session
 from minigrad.exchange.sums import Room, average, room_for
 from minigrad.kernels.cpu.reduce import sum_forward
 
-BUCKETS = 2, 4
-WAYS = ("nothing", "after", "blocking", "started", "Iallreduce", "thread")  # of how many buckets each but the first two
+BUCKETS = 4
+WAYS = "nothing", "after", "blocking", "started", "Iallreduce"  # of so many buckets each but the first two
 Call = tuple[Callable[..., None], tuple[Any, ...]]
 
 
@@ -114,23 +113,11 @@ def calls_of(way: str, count: int, plan: Any, session: Session, communicator: An
     if way == "after":
         buckets = [Bucket(session, [g for _, g in gradients], communicator)]
         return [*calls[:update], (buckets[0].whole, ()), *calls[update:]], 1
-    tasks: queue.Queue[Bucket] = queue.Queue()
-    if way == "thread":
-
-        def work() -> None:
-            while True:
-                tasks.get().whole()
-                tasks.task_done()
-
-        threading.Thread(target=work, daemon=True).start()
     made: list[Call] = []
     ends = {i: bucket for (i, _), bucket in zip(parts, buckets, strict=True)}
     for i, call in enumerate(calls):
-        if i == update:
-            if way == "thread":
-                made.append((tasks.join, ()))
-            elif way != "blocking":
-                made += [(b.finish if way == "started" else b.finish_sum, ()) for b in buckets]
+        if i == update and way != "blocking":
+            made += [(b.finish if way == "started" else b.finish_sum, ()) for b in buckets]
         made.append(call)
         if i in ends:
             bucket = ends[i]
@@ -140,40 +127,47 @@ def calls_of(way: str, count: int, plan: Any, session: Session, communicator: An
                     "blocking": (bucket.whole, ()),
                     "started": (bucket.start, (earlier,)),
                     "Iallreduce": (bucket.start_sum, (earlier,)),
-                    "thread": (tasks.put, (bucket,)),
                 }[way]
             )
     return made, len(buckets)
 
 
-def timed_ways(step: Any, given: list[np.ndarray], session: Session, rounds: int) -> dict[str, Any]:
+def timed_ways(
+    step: Any, overlapped: dict[int, Any], given: list[np.ndarray], session: Session, rounds: int
+) -> dict[str, Any]:
     """The median time of a step by each way, and whether the gradients have the bits of those exchanged after it.
 
-    `step` is captured, exchanges nothing, and updates with a learning rate of 0, so that every step is the same.
+    `step` is captured, exchanges nothing, and updates with a learning rate of 0, so that every step is the same; `overlapped`
+    are the same steps with `mg.distributed.backward`, by the number of buckets.
     """
-    for _ in range(7):
-        step(*given)
+    for captured in (step, *overlapped.values()):
+        for _ in range(7):
+            captured(*given)
     communicator = session.communicator.Dup()
-    gradients, _ = completed(step.plan.launches)
-    asked = [(way, n) for way in WAYS for n in ((1,) if way in WAYS[:2] else BUCKETS)]
     programs = {}
-    for way, n in asked:
-        calls, count = calls_of(way, n, step.plan, session, communicator)
-        programs[way if way in WAYS[:2] else f"{way}, {n} buckets"] = get_device("cpu").program(calls), count
+    for way in WAYS:
+        calls, count = calls_of(way, BUCKETS, step.plan, session, communicator)
+        programs[way] = calls, count, completed(step.plan.launches)[0]
+    for n, captured in overlapped.items():
+        launches = captured.plan.launches
+        calls = [(launch.function, launch.arguments) for launch in launches]
+        count = sum(launch.kernel == "exchange.start" for launch in launches)
+        programs[f"thread, {n} buckets"] = calls, count, completed(launches)[0]
+    ready = {name: get_device("cpu").program(calls) for name, (calls, _, _) in programs.items()}
     times: dict[str, list[float]] = {name: [] for name in programs}
-    bits: dict[str, bytes] = {}
+    bits: dict[str, list[bytes]] = {}
     for _ in range(rounds):
-        for name, (program, _) in programs.items():  # in turn: what else the machine does meets all alike
+        for name, program in ready.items():  # in turn: what else the machine does meets all alike
             session.communicator.Barrier()
             start = time.perf_counter()
             program()
             times[name].append(time.perf_counter() - start)
-            bits[name] = b"".join([g.tobytes() for _, g in gradients])
+            bits[name] = sorted([g.tobytes() for _, g in programs[name][2]])
     return {
         name: {
             "seconds": float(np.median(times[name][2:])),
-            "buckets": programs[name][1],
+            "buckets": count,
             "same bits": bits[name] == bits["after"],
         }
-        for name in programs
+        for name, (_, count, _) in programs.items()
     }

@@ -67,8 +67,8 @@ def draw_links(found: dict[str, Any], path: Path) -> None:
         left.plot(sizes, [1e6 * t for t in link.values()], "o", color=f"C{i}", markersize=4, label=name)
         left.plot(sizes, [1e6 * fitted_link(link).message(n) for n in sizes], color=f"C{i}", linewidth=0.9)
     left.set(xscale="log", yscale="log", xlabel="bytes of a message", ylabel="us", title="one message, and the fit")
-    for i, mbit_delay_loss in enumerate(each for each in LINKED if not each[2]):
-        place = place_of(2, *mbit_delay_loss)
+    for i, linked_by in enumerate(LINKED):
+        place = place_of(2, *linked_by)
         averages = found["hosts"][place]["averages"]
         sizes = [int(size) for size in averages]
         right.plot(sizes, [1e3 * t for t in averages.values()], "o", color=f"C{i}", markersize=4, label=place)

@@ -15,7 +15,7 @@ import gc
 import math
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,7 @@ class CudaDevice(Device):
         self.driver = driver or open_driver()
         self.stream = self.driver.new_stream()
         self.mirrors: dict[int, Mirror] = {}
+        self.launched: Callable[[], None] | None = None  # called when a graph was launched
         super().__init__("cuda")
         context.driver, context.stream, context.empty = self.driver, self.stream, self.empty
         self.use_precision(Device.precision)
@@ -277,7 +278,7 @@ class CudaGraph(Program):
 
     def __init__(self, device: CudaDevice, calls: list[Call]) -> None:
         super().__init__(device, calls)
-        self.driver, self.stream = device.driver, device.stream
+        self.home, self.driver, self.stream = device, device.driver, device.stream
         self.scratch = device.new_pool()
         self.kept: dict[Any, Any] = {}
         self.graph: Any = None
@@ -300,6 +301,8 @@ class CudaGraph(Program):
         if self.graph is None:
             self.graph = self.make()
         self.driver.launch_graph(self.graph, self.stream)
+        if self.home.launched is not None:
+            self.home.launched()
         return []
 
     def make(self) -> Any:

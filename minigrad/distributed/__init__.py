@@ -4,14 +4,16 @@
 
 `init()` in the script makes the processes know each other; `mg.train.fit` is then told nothing more. A loop of your own calls
 `broadcast(model)` once and `average_gradients(model, samples)` between backward and the optimizer's step, or uses `Averaging`,
-an optimizer that does.
+an optimizer that does; `backward(loss, model, samples)` averages while it goes back.
 
     processes   init, rank, world
     gradients   broadcast, average_gradients, Averaging
+    overlap     backward
     launch      what `minigrad launch` starts
 """
 
 from minigrad.distributed.gradients import Averaging, average_gradients, broadcast
+from minigrad.distributed.overlap import backward
 from minigrad.distributed.processes import init
 from minigrad.exchange import RankFailed, RanksDiffer, current
 from minigrad.nn import convert_sync_batch_norm as convert
@@ -21,6 +23,7 @@ __all__ = [
     "RankFailed",
     "RanksDiffer",
     "average_gradients",
+    "backward",
     "broadcast",
     "convert",
     "init",

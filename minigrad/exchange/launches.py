@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.exchange import sums
+from minigrad.exchange import beside, sums
 from minigrad.exchange.session import Session
 
 COUNT = np.dtype(np.float64)  # of statistics, and of rows among them
@@ -61,7 +61,7 @@ def average(
         kernels.movement.fill(0.0, other.part(start + 1, size))
     by = device.shared_constant(weight, (1,), dtype)
     kernels.elementwise.mul_forward(other, by, flat, (size,), (1,), (0,))
-    gpus = session.gpus(home_of(device).stream)
+    gpus = session.gpus(home_of(device))
     device.launch("exchange", "swap", gpus.swap, (room.whole, room.received))
     kernels.reduce.sum_forward(room.received.reshape(1, *room.received.shape), room.part.reshape(1, -1))
     device.launch("exchange", "collect", gpus.collect, (room.part, room.whole))
@@ -70,6 +70,23 @@ def average(
     for result in results:
         kernels.movement.copy(other.part(start, start + result.size), result.reshape(-1))
         start += result.size
+
+
+def start_average(
+    session: Session, device: Any, label: str, arrays: Sequence[Any], weight: float
+) -> tuple[beside.Started, list[Any]]:
+    """Launch what begins an average in place, of arrays on the host, and goes on beside; (it, the memory that it works in)."""
+    started = beside.Started()
+    room = sums.room_for(sum([array.size for array in arrays]), session.world, arrays[0].dtype, device.empty)
+    add = home_of(device).kernels.reduce.sum_forward
+    device.launch("exchange", "start", session.beside().start, (started, label, add, list(arrays), weight, *room))
+    return started, [*arrays, *room]
+
+
+def finish_averages(device: Any, averages: Sequence[tuple[beside.Started, list[Any]]]) -> None:
+    """Launch what waits for averages that were begun, and raises their errors."""
+    memory = [array for _, arrays in averages for array in arrays]
+    device.launch("exchange", "finish", beside.finish, ([started for started, _ in averages], memory))
 
 
 def merge_statistics(
@@ -90,7 +107,7 @@ def merge_statistics(
     for array in (*means, *variances):
         kernels.movement.copy(array, own.part(start, start + array.size))
         start += array.size
-    device.launch("exchange", "collect", session.gpus(home_of(device).stream).collect, (own, everyone))
+    device.launch("exchange", "collect", session.gpus(home_of(device)).collect, (own, everyone))
 
     flat = everyone.reshape(-1)
     first, theirs, squared = flat.part(1, c + 1), flat.part(1, flat.size), flat.part(1 + c, flat.size)

@@ -1,13 +1,10 @@
 """The processes of a run, numbered from 0 (their ranks), and the exchanges between them.
 
-MPI carries the messages; this decides in which order they are added up. Every exchange is counted and has a label, and both
-go with it, so that processes that have gone different ways find out at once. All of them make the same exchanges in the
-same order, from one thread.
+MPI carries the messages; this decides in which order they are added up.
 """
 
 import contextlib
 import json
-import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.exchange.beside import Beside
+from minigrad.exchange.channel import LISTED, Channel, twin
 from minigrad.exchange.errors import RankFailed, RanksDiffer
 from minigrad.exchange.gpus import Gpus
 from minigrad.exchange.watch import Watch
 from minigrad.kernels.build.settings import install
 
-HEADER = 24  # bytes before what is gathered: the number of the exchange, a checksum of its label, the bytes to come
 SHARED_MEMORY = "/dev/shm/mpich_shm_"
-NOTHING = np.empty(0)
-LISTED = 12  # differences that an error names
 
 _current: "Session | None" = None
 
@@ -56,15 +52,6 @@ def world_of_mpi() -> Any:
     return MPI.COMM_WORLD
 
 
-def twin(communicator: Any) -> Any:
-    """A channel of our own among the same processes, on which an error of MPI's is an exception."""
-    from mpi4py import MPI
-
-    found = communicator.Dup()
-    found.Set_errhandler(MPI.ERRORS_RETURN)
-    return found
-
-
 def remove_names_of_shared_memory() -> None:
     """Remove the names of the memory that MPICH shares among the processes on this machine, which all have open by now.
 
@@ -78,7 +65,7 @@ def remove_names_of_shared_memory() -> None:
                 Path(SHARED_MEMORY + name).unlink(missing_ok=True)
 
 
-class Session:
+class Session(Channel):
     """The processes of a run.
 
     `rank` is the number of this one and `world` how many there are; `timeout` is how many seconds one waits in an exchange
@@ -86,18 +73,14 @@ class Session:
     """
 
     def __init__(self, communicator: Any, timeout: float) -> None:
-        self.communicator = twin(communicator)
-        self.rank: int = communicator.Get_rank()
-        self.world: int = communicator.Get_size()
+        super().__init__(twin(communicator))
         self.timeout = timeout
-        self.count = 0  # exchanges begun
-        self.at: tuple[int, str, float] | None = None  # the exchange at work: its number, its label, since when
-        self.packets: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
         self.between_gpus: Gpus | None = None
         self.launched = 0  # a checksum of what GPUs were told to exchange since that was compared
-        self.watch = None
+        self.thread: Beside | None = None
         if self.world > 1:
             self.watch = Watch(self, twin(communicator))  # by which all have begun, and have the memory they share
+            self.broke = self.watch.broke
             remove_names_of_shared_memory()
 
     @property
@@ -105,71 +88,27 @@ class Session:
         """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
-    def gpus(self, stream: Any) -> Gpus:
-        """The GPUs of all processes, of which each asks at the same time; `stream` is the one that this one works on."""
+    @property
+    def channels(self) -> list[Channel]:
+        """Where exchanges may be at work."""
+        return [self] if self.thread is None else [self, self.thread.channel]
+
+    def beside(self) -> Beside:
+        """The thread that exchanges while this one computes, for which all processes ask at the same time."""
+        if self.thread is None:
+            communicator = self.exchange("a channel for gradients", lambda: twin(self.communicator))
+            self.thread = Beside(Channel(communicator, self.broke))
+        return self.thread
+
+    def gpus(self, device: Any) -> Gpus:
+        """The GPUs of all processes, of which each asks at the same time; `device` is that of this one."""
         if self.between_gpus is None:
-            self.between_gpus = Gpus(self, int(stream))
+            self.between_gpus = Gpus(self, device)
         return self.between_gpus
 
     def note(self, label: str, nbytes: int) -> None:
         """GPUs are told to exchange something: to be compared with what others are told."""
         self.launched = zlib.crc32(f"{label} {nbytes};".encode(), self.launched)
-
-    def exchange(self, label: str, work: Callable[[], Any]) -> Any:
-        """Do `work`, which calls MPI, so that the watch knows of it."""
-        self.count += 1
-        self.at = self.count, label, time.monotonic()
-        try:
-            return work()
-        except Exception as error:
-            if type(error).__module__.startswith("mpi4py") and self.watch is not None:
-                self.watch.broke(f"{label} (exchange {self.count}): {error}")  # which does not return
-            raise
-        finally:
-            self.at = None
-
-    def gather(self, label: str, values: np.ndarray, nbytes: int | None = None) -> np.ndarray:
-        """The arrays of all processes, `(world, size)`, of the dtype that they all have; flat, short, and equally long.
-
-        The result is used again by the next call with this label. RanksDiffer, in every process, if another one makes
-        another exchange, or one of another number of bytes: those of `values`, unless it is said.
-        """
-        nbytes = values.nbytes if nbytes is None else nbytes
-        key = label, values.nbytes
-        if key not in self.packets:
-            size = HEADER + values.nbytes
-            self.packets[key] = np.empty(size, np.uint8), np.empty((self.world, size), np.uint8)
-        sent, received = self.packets[key]
-        header = sent[:HEADER].view(np.int64)
-        header[:] = self.count + 1, zlib.crc32(label.encode()), nbytes
-        sent[HEADER:] = values.reshape(-1).view(np.uint8)
-        self.exchange(label, lambda: self.communicator.Allgather(sent, received))
-        headers = received[:, :HEADER].view(np.int64)
-        if (headers != header).any():
-            raise self.parted(label, nbytes)
-        return received[:, HEADER:].view(values.dtype)
-
-    def parted(self, label: str, nbytes: int) -> RanksDiffer:
-        """The error for processes that make different exchanges."""
-        mine = f"{label!r} of {nbytes:,} bytes, its exchange {self.count:,}"
-        everyone = self.exchange("finding out who differs", lambda: self.communicator.allgather(mine))
-        differing = [f"rank {rank} is at {said}" for rank, said in enumerate(everyone) if said != everyone[0]]
-        return RanksDiffer(
-            f"the processes do not do the same: rank 0 is at {everyone[0]}, {', '.join(differing[:LISTED])}. All must run "
-            "the same script with models of the same shapes"
-        )
-
-    def check(self, label: str, nbytes: int) -> None:
-        """RanksDiffer, in every process, unless all are about to make the same large exchange."""
-        self.gather(label, NOTHING, nbytes)
-
-    def swap(self, parts: np.ndarray, received: np.ndarray, label: str) -> None:
-        """received[r] = what process r has in its parts[rank of this one]; both `(world, chunk)`."""
-        self.exchange(label, lambda: self.communicator.Alltoall(parts, received))
-
-    def collect(self, part: np.ndarray, whole: np.ndarray, label: str) -> None:
-        """whole[r] = the part of process r; `(world, chunk)`."""
-        self.exchange(label, lambda: self.communicator.Allgather(part, whole))
 
     def send(self, arrays: Sequence[np.ndarray], label: str) -> None:
         """Put the arrays of rank 0 into those of all others."""

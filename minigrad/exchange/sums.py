@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minigrad.exchange.session import Session
+from minigrad.exchange.channel import Channel
 
 SHORT = 1 << 13  # bytes up to which each process gathers the arrays of all
 
@@ -32,7 +32,7 @@ def room_for(size: int, world: int, dtype: np.dtype, empty: Callable[[tuple[int,
 
 
 def average(
-    session: Session,
+    channel: Channel,
     label: str,
     add: Sum,
     arrays: Sequence[np.ndarray],
@@ -55,12 +55,12 @@ def average(
     flat[start] = weight
     flat[start + 1 :] = 0
     if flat.nbytes <= SHORT:
-        flat[:] = in_order(session.gather(label, flat))
+        flat[:] = in_order(channel.gather(label, flat))
     else:
-        session.check(label, flat.nbytes)
-        session.swap(whole, received, label)
+        channel.check(label, flat.nbytes)
+        channel.swap(whole, received, label)
         add(received.reshape(1, *received.shape), part.reshape(1, -1))
-        session.collect(part, whole, label)
+        channel.collect(part, whole, label)
     total = flat[start]
     start = 0
     for result in results:
@@ -77,7 +77,7 @@ def in_order(rows: np.ndarray) -> np.ndarray:
 
 
 def merge_statistics(
-    session: Session,
+    channel: Channel,
     m: int,
     means: Sequence[np.ndarray],
     variances: Sequence[np.ndarray],
@@ -90,7 +90,7 @@ def merge_statistics(
     than two rows in all.
     """
     c = sum([mean.size for mean in means])
-    everyone = session.gather("batch statistics", np.concatenate([[m], *means, *variances]))
+    everyone = channel.gather("batch statistics", np.concatenate([[m], *means, *variances]))
     rows, theirs, squared = everyone[:, :1], everyone[:, 1 : c + 1], everyone[:, c + 1 :]
     count = float(rows.sum())
     if count < 2:

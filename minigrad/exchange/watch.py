@@ -93,19 +93,23 @@ class Watch:
 
     def look(self) -> None:
         """Find out whether the exchange at work can still come to an end."""
-        at, now = self.session.at, time.monotonic()
+        now, gpus = time.monotonic(), self.session.between_gpus
         if self.asked:
             if len(self.answers) == self.session.world - 1 or now > self.asked + ANSWER:
                 self.explain()
-        elif self.session.between_gpus is not None and (fault := self.session.between_gpus.fault()) is not None:
-            self.ask(f"it failed in an exchange between GPUs: {fault}")
-        elif at is not None:
-            number, label, since = at
-            here = f"has waited {now - since:.0f} s in exchange {number:,} ({label})"
+        elif gpus is not None and (fault := gpus.fault(self.session.timeout)) is not None:
+            self.ask(f"it {fault}")
+        elif at := self.at():
+            since = min(at)[0]
             if self.left and now > since + LEFT:
-                self.ask(f"it {here}, and {ranks(self.left)} ended before")
+                self.ask(f"it {waited(at)}, and {ranks(self.left)} ended before")
             elif now > since + self.session.timeout:
-                self.ask(f"it {here}")
+                self.ask(f"it {waited(at)}")
+
+    def at(self) -> list[tuple[float, int, str]]:
+        """The exchanges at work, of the main thread and of one beside: (since when, number, label)."""
+        found = [channel.at for channel in self.session.channels]
+        return [(since, number, label) for number, label, since in filter(None, found)]
 
     def ask(self, reason: str) -> None:
         """Ask the others where they are, and tell them where this one is."""
@@ -115,13 +119,14 @@ class Watch:
 
     def where(self) -> str:
         """Where this process is."""
-        at = self.session.at
-        if at is not None:
-            number, label, since = at
-            return f"has waited {time.monotonic() - since:.0f} s in exchange {number:,} ({label})"
+        gpus = self.session.between_gpus
+        more = "" if gpus is None else f"; {gpus.where()}"
+        if at := self.at():
+            return waited(at) + more
+        count = sum([channel.count for channel in self.session.channels])
         if self.closing:
-            return f"has ended after exchange {self.session.count:,}"
-        return f"is in no exchange, after {self.session.count:,} of them, and runs {self.line()}"
+            return f"has ended after exchange {count:,}"
+        return f"is in no exchange, after {count:,} of them, and runs {self.line()}{more}"
 
     def line(self) -> str:
         """What the main thread is at: the innermost line outside of installed packages."""
@@ -154,7 +159,11 @@ class Watch:
     def end(self) -> None:
         """End this process and, by MPI, all others."""
         sys.stdout.flush()
+        for channel in self.session.channels:
+            channel.over = True
         time.sleep(READ)
+        if self.session.between_gpus is not None:
+            self.session.between_gpus.abort(ANSWER)
         self.channel.Abort(FAILED)
         os._exit(FAILED)
 
@@ -177,6 +186,12 @@ class Watch:
         self.closing = True
         self.tell(LEAVES)
         self.thread.join()
+
+
+def waited(at: list[tuple[float, int, str]]) -> str:
+    """In which exchanges a process is, in words."""
+    now = time.monotonic()
+    return "has waited " + " and ".join([f"{now - since:.0f} s in exchange {n:,} ({label})" for since, n, label in at])
 
 
 def ranks(numbers: set[int]) -> str:

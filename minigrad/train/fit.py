@@ -94,6 +94,8 @@ def fit(*given: Any, **named: Any) -> History:
             its part of every batch. Metrics are of all parts; rank 0 shows progress and writes files, which all can read. A
             run may be resumed by another number of processes. Callbacks are called in all of them, but for those that only
             look (`Progress`, `HistoryFile`, `TensorBoard`). After a loss that is not finite no op is looked for.
+        overlap: exchange gradients with the other processes while backward goes on (`mg.distributed.backward`): the same bits,
+            sooner over a slow network. Alone it changes nothing.
 
     Returns:
         The history, of all parts if the run was resumed.

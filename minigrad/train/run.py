@@ -16,6 +16,7 @@ from minigrad.checkpoint.misfits import state_misfit
 from minigrad.checks import integer, number
 from minigrad.data.loader import LAST_STEP, Loader
 from minigrad.distributed.gradients import average_gradients, broadcast, shapes
+from minigrad.distributed.overlap import backward
 from minigrad.nn.module import Value
 from minigrad.optim import PlateauSchedule, clip_grad_norm
 from minigrad.tensor import Tensor
@@ -93,16 +94,21 @@ class Run:
         if part not in self.parts:
             model, optimizer, loss, clip_norm = self.model, self.optimizer, self.settings.loss, self.settings.clip_norm
             measured_too = bool(self.metrics)
+            rows, overlap = part.rows if part.last else None, self.settings.overlap
 
             def train_step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Value]:
                 if part.first:
                     optimizer.zero_grad()
                 outputs = model(inputs)
                 value = loss(outputs, targets)
-                (value if part.share == 1 else value * part.share).backward()
+                scaled = value if part.share == 1 else value * part.share
+                if rows is not None and overlap:
+                    backward(scaled, model, rows)
+                else:
+                    scaled.backward()
+                    if rows is not None:
+                        average_gradients(model, rows)
                 if part.last:
-                    if part.rows is not None:
-                        average_gradients(model, part.rows)
                     if clip_norm is not None:
                         clip_grad_norm(optimizer.params, clip_norm)
                     optimizer.step()
@@ -171,6 +177,7 @@ class Run:
                 "loader": {"batches in an epoch": self.batches_per_epoch, **self.loader.state_dict()},
                 "steps": self.count,
                 "validation": self.validation is not None,
+                "overlap": self.settings.overlap,
                 "row every": [self.settings.log_every, self.settings.validate_every],
                 "checkpoint to go on from": None
                 if path is None

@@ -79,6 +79,7 @@ class Settings:
     diagnose: bool = True
     progress: bool = True
     distributed: bool | None = None
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         check_parts(self.model, self.optimizer, self.loader, self.device)
@@ -103,6 +104,11 @@ class Settings:
         self.session = session_of(self.distributed)
         if self.session is not None and self.session.world > 1 and self.optimizer.params[0].device == "cuda":
             library()  # raises here, rather than in the first step
+            if self.overlap:
+                raise ValueError(
+                    "overlap=True exchanges gradients by MPI while backward goes on; NCCL exchanges those of GPUs after it, on "
+                    "the stream of the kernels: leave it out"
+                )
 
     def row_names(self) -> list[str]:
         """What a row of epochs has, see `History`."""

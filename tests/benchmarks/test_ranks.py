@@ -25,6 +25,10 @@ pytestmark = pytest.mark.skipif(not RESULTS.exists(), reason="not run from the s
 if RESULTS.exists():
     from benchmarks.tools import links, overlap, relay
 
+    PLACES = links.PLACES
+else:
+    PLACES = {}
+
 
 @pytest.fixture(scope="module")
 def ranks():
@@ -53,6 +57,32 @@ def test_the_model_is_right_where_the_rate_decides(measured, hosts):
     for size in (8_000, 64_000, 500_000, 2_500_000):
         said = links.said_of(measured, place, size)
         assert said == pytest.approx(measured["hosts"][place]["averages"][str(size)], rel=0.08), size
+
+
+@pytest.mark.parametrize("place", [place for place, (*_, loss, _) in PLACES.items() if loss])
+def test_the_model_knows_what_lost_packets_cost(measured, place):
+    """To two fifths of the mean; what it leaves out makes an average longer, never shorter by more than a tenth."""
+    for size, mean in measured["hosts"][place]["their mean"].items():
+        assert 0.6 * mean < links.said_of(measured, place, int(size)) < 1.1 * mean, size
+
+
+def test_a_window_that_halves_bounds_what_is_sent():
+    """Reno's window is sqrt(3 / 2p) packets on average: 12 of them at a loss in a hundred."""
+    reno = links.Losses(0.01, 0.01, 12e6, "reno")
+    assert reno.bound() == pytest.approx(12.25 * links.PAYLOAD / 0.01, rel=1e-3)
+    assert reno._replace(control="bbr").bound() == 12e6
+    assert reno._replace(share=1e-6).bound() == 12e6
+    slower = links.lost_seconds(2, 2e6, reno) - links.lost_seconds(2, 2e6, reno._replace(control="bbr"))
+    assert slower == pytest.approx(2 * 1e6 * (1 / reno.bound() - 1 / 12e6), rel=0.02)
+
+
+def test_a_lost_packet_delays_a_message_to_each_process():
+    losses = links.Losses(0.01, 0.01, 12e6, "bbr")
+    assert losses.late(100) == [(0.01, 0.015), (0.0, 0.01)]
+    (_, last), (before, again) = losses.late(6 * links.PAYLOAD)
+    assert (last, again, before) == pytest.approx((0.015, 0.01, 1 - 0.99**5))
+    assert losses.late(1e9)[1][0] == pytest.approx(1 - 0.99 ** (12e6 * 0.01 / links.PAYLOAD))  # a round trip's
+    assert losses.mean_delay(2, 100) == pytest.approx((1 - 0.99**2) * 0.015)
 
 
 def test_the_model_gives_back_the_averages_it_was_fitted_to(measured):

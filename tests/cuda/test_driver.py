@@ -37,6 +37,7 @@ class Api:
     CUstream_flags = Constants("CU_STREAM_")
     CUevent_flags = Constants("CU_EVENT_")
     CUstreamCaptureMode = Constants("CU_STREAM_CAPTURE_MODE_")
+    CUstreamCaptureStatus = Constants("CU_STREAM_CAPTURE_STATUS_")
 
     def __init__(self):
         self.calls = []
@@ -170,6 +171,26 @@ def test_method_calls_the_driver(api, gpu, method, arguments, results, value, ca
     api.results[call[0]] = results
     assert getattr(gpu, method)(*arguments) == value
     assert api.calls == [call]
+
+
+@pytest.mark.parametrize(("status", "past"), [("CUDA_SUCCESS", True), ("CUDA_ERROR_NOT_READY", False)])
+def test_a_mark_is_asked_for_without_waiting(api, gpu, status, past):
+    api.failing["cuEventQuery"] = status
+    assert gpu.is_past("e") is past
+    assert api.calls == [("cuEventQuery", "e")]
+
+
+def test_a_mark_that_will_not_be_passed_is_an_error(api, gpu):
+    api.failing["cuEventQuery"] = "CUDA_ERROR_ILLEGAL_ADDRESS"
+    with pytest.raises(RuntimeError, match="cuEventQuery failed: CUDA_ERROR_ILLEGAL_ADDRESS"):
+        gpu.is_past("e")
+
+
+@pytest.mark.parametrize("status", ["NONE", "ACTIVE"])
+def test_a_stream_says_whether_a_graph_is_made_of_it(api, gpu, status):
+    api.results["cuStreamIsCapturing"] = [Constant(f"CU_STREAM_CAPTURE_STATUS_{status}")]
+    assert gpu.is_noting("s") is (status == "ACTIVE")
+    assert api.calls == [("cuStreamIsCapturing", "s")]
 
 
 def test_graph_is_made_ready_and_its_description_given_back(api, gpu):
@@ -349,6 +370,7 @@ def test_calls_fit_the_installed_bindings(api, gpu):
         (gpu.allocate_pinned, 100), (gpu.free_pinned, 4096), (gpu.to_device, 4096, 8192, 4, 0),
         (gpu.to_host, 8192, 4096, 4, 0), (gpu.on_device, 4096, 8192, 4, 0), (gpu.new_stream,), (gpu.synchronize, 0),
         (gpu.new_event,), (gpu.free_event, 0), (gpu.record, 0, 0), (gpu.wait, 0, 0), (gpu.wait_on_host, 0),
+        (gpu.is_past, 0), (gpu.is_noting, 0),
         (gpu.elapsed, 0, 0), (gpu.begin_graph, 0), (gpu.end_graph, 0), (gpu.launch_graph, 0, 0), (gpu.free_graph, 0),
         (gpu.call, "cuGraphInstantiate", 0, 0), (gpu.call, "cuGraphDestroy", 0), (gpu.call, "cuDeviceGetName", 128, 0),
         (gpu.call, "cuModuleLoadData", b"// PTX\0"), (gpu.call, "cuModuleGetFunction", 0, b"entry"),

@@ -35,11 +35,20 @@ def test_all_ranks_have_the_same_bits_and_history(found):
             assert other[case]["rows"] == first[case]["rows"], case
 
 
-@pytest.mark.parametrize("case", ["again", "eager", "resumed"])
-def test_the_same_ranks_give_the_same_bits(found, case):
+@pytest.mark.parametrize(
+    ("case", "as_in"),
+    [
+        ("again", "straight"),
+        ("eager", "straight"),
+        ("overlapped", "straight"),
+        ("resumed", "straight"),
+        ("accumulated_overlapped", "accumulated"),
+    ],
+)
+def test_the_same_ranks_give_the_same_bits(found, case, as_in):
     first = found[0][0]
-    assert first[case]["bits"] == first["straight"]["bits"]
-    assert first[case]["rows"] == first["straight"]["rows"]
+    assert first[case]["bits"] == first[as_in]["bits"]
+    assert first[case]["rows"] == first[as_in]["rows"]
 
 
 def test_metrics_are_those_of_all_ranks(found, alone):

@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import operator
+import re
 
 import pytest
 from conftest import SIMULATOR
@@ -75,6 +76,21 @@ def test_an_error_of_nccl_ends_all():
     assert "it failed in an exchange between GPUs: NCCL's error 6: a fault of the stand-in" in ran.errors
 
 
+@needs_compiler
+@pytest.mark.parametrize("step", ["eager", pytest.param("captured", marks=pytest.mark.slow)])
+def test_a_gpu_that_hangs_is_told_by_all_within_the_bound(step):
+    """Both GPUs stop in an exchange: in one of them, and where the other waits for it."""
+    ran = ended(start(command(2, "gpus.py", "hang", step), **ON_HOST), 120, 2)
+    assert ran.status != 0
+    lines = dict(re.findall(r"^minigrad: rank (\d) of 2 (.*)$", ran.errors, re.MULTILINE))
+    assert sorted(lines) == ["0", "1"], ran.errors
+    for rank, line in lines.items():
+        other = line.rpartition(f"rank {1 - int(rank)} ")[2]
+        assert re.search(r"its GPU has been at work for \d+ s", other), line
+    assert re.search(r"has waited [4-9] s for its GPU, which hangs or waits in an exchange for another one", lines["0"])
+    assert "the stand-in's communicator was aborted" in ran.errors
+
+
 def test_without_nccl4py_the_error_says_how_to_install_it():
     if importlib.util.find_spec("nccl") is not None:
         pytest.skip("nccl4py is installed")
@@ -89,7 +105,7 @@ def test_the_stand_in_has_the_signatures_of_nccl4py():
     specification = importlib.util.spec_from_file_location("stand_in", STAND_IN / "nccl" / "core.py")
     ours = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(ours)
-    methods = ["__init__", "init", "alltoall", "allgather", "get_async_error", "get_last_error"]
+    methods = ["__init__", "init", "alltoall", "allgather", "abort", "get_async_error", "get_last_error"]
     for name in [*[f"Communicator.{method}" for method in methods], "get_unique_id", "UniqueId.from_bytes"]:
         found = [operator.attrgetter(name)(module) for module in (theirs, ours)]
         parameters = [inspect.signature(function).parameters.values() for function in found]

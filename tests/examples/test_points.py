@@ -2,6 +2,7 @@
 
 import functools
 import json
+import multiprocessing
 import os
 import signal
 
@@ -28,6 +29,11 @@ def work(folder, name):
     (folder / f"{name}.result").write_text(name)
 
 
+def kill(name):
+    """A point that the system ends, as one that takes all memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def run(points, folder, names, **how):
     return points.run_points({name: folder / name for name in names}, functools.partial(work, folder), **how)
 
@@ -49,6 +55,29 @@ def test_a_point_whose_process_is_killed_does_not_take_the_others_along(points, 
     assert "was killed, 2 times" in failed["dies"]
     assert sorted(path.stem for path in tmp_path.glob("*.result")) == ["a", "b", "c", "d"]
     assert (tmp_path / "dies" / "failed.json").exists()
+
+
+def test_a_cluster_is_told_of_a_point_whose_processes_are_killed(points, tmp_path):
+    """It begins such a point again by itself, and would not come to an end with it."""
+    folder = tmp_path / "dies"
+    folder.mkdir()
+    for killed in range(points.MOST_KILLS):
+        process = multiprocessing.get_context("spawn").Process(target=points.attempt, args=("dies", folder, kill))
+        process.start()
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL
+        assert len((folder / "at work").read_text().splitlines()) == killed + 1
+    assert points.attempt("dies", folder, kill) == "the process at work on it was killed, 3 times"
+    assert "killed, 3 times" in json.loads((folder / "failed.json").read_text())["why"]
+    assert not (folder / "at work").exists()
+
+
+@pytest.mark.slow
+def test_on_a_cluster_of_dask_all_points_are_done(points, tmp_path):
+    pytest.importorskip("distributed", reason="needs dask and distributed")
+    failed = run(points, tmp_path, ["a", "fails", "dies", "b", "c"], jobs=2, backend="dask")
+    assert sorted(failed) == ["dies", "fails"]
+    assert sorted(path.stem for path in tmp_path.glob("*.result")) == ["a", "b", "c"]
 
 
 def test_a_failed_point_is_tried_again(points, tmp_path):

@@ -55,13 +55,17 @@ class Driver:
 
     def call(self, name, *arguments):
         """Call a function of the driver's interface; its result, if it has one. Any thread may, the GPU is made its own."""
-        if self.context is not None and not hasattr(self.of_thread, "entered"):
-            self.of_thread.entered = True
-            self.call("cuCtxSetCurrent", self.context)
+        self.enter()
         status, *results = getattr(self.api, name)(*arguments)
         if status != self.api.CUresult.CUDA_SUCCESS:
             raise self.error(name, status)
         return results[0] if len(results) == 1 else tuple(results) or None
+
+    def enter(self):
+        """Make the GPU this thread's own."""
+        if self.context is not None and not hasattr(self.of_thread, "entered"):
+            self.of_thread.entered = True
+            self.call("cuCtxSetCurrent", self.context)
 
     def error(self, name, status):
         """The exception for a call that failed."""
@@ -177,6 +181,14 @@ class Driver:
         """Wait for a mark."""
         self.call("cuEventSynchronize", event)
 
+    def is_past(self, event):
+        """Whether a mark was passed, without waiting."""
+        self.enter()
+        (status,) = self.api.cuEventQuery(event)
+        if status not in (self.api.CUresult.CUDA_SUCCESS, self.api.CUresult.CUDA_ERROR_NOT_READY):
+            raise self.error("cuEventQuery", status)
+        return status == self.api.CUresult.CUDA_SUCCESS
+
     def elapsed(self, start, end):
         """Seconds between two marks that were passed."""
         return self.call("cuEventElapsedTime", start, end) / 1000
@@ -187,6 +199,11 @@ class Driver:
         """What comes on the stream is from now on noted instead of done."""
         mode = self.api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self.call("cuStreamBeginCapture", stream, mode)
+
+    def is_noting(self, stream):
+        """Whether what comes on the stream is noted for a graph."""
+        status = self.call("cuStreamIsCapturing", stream)
+        return status != self.api.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
 
     def end_graph(self, stream):
         """A graph of what was noted, ready to be launched."""

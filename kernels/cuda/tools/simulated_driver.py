@@ -179,6 +179,9 @@ class SimulatedDriver:
     def wait_on_host(self, event):
         self.finish(event[1])
 
+    def is_past(self, event):
+        return not (event[1] and self.late[event[1]])  # what comes on the first stream is done at once
+
     def elapsed(self, start, end):
         return end[0] - start[0]
 
@@ -188,6 +191,9 @@ class SimulatedDriver:
                 "cuStreamBeginCapture failed: the legacy stream, None, cannot be made a graph of; make one"
             )
         self.noting = []
+
+    def is_noting(self, stream):
+        return self.noting is not None
 
     def end_graph(self, stream):
         graph, self.noting = self.noting, None

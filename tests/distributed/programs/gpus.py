@@ -10,6 +10,7 @@ from told import bits, cut, result
 import minigrad as mg
 from minigrad import distributed
 from minigrad.devices import get_device
+from minigrad.kernels.cuda.tools.context import context
 
 session = distributed.init(timeout=200, threads_each=1)
 rank, world = distributed.rank, distributed.world
@@ -81,6 +82,32 @@ def fitted(device):
     ).epochs
     return [row["loss"] for row in rows], rows[-1]["validation_accuracy"], bits(model.state_dict().values())
 
+
+def hang():
+    """From now on the GPU comes to the end of nothing that it is told, and who waits for it waits for ever."""
+    driver = context.driver
+    driver.is_past = lambda event: False
+    driver.launch = driver.do = driver.launch_graph = lambda *given: None
+    driver.synchronize = driver.wait_on_host = driver.to_host = lambda *given: time.sleep(10_000)
+    distributed.init(timeout=4)
+
+
+def hang_in(how):
+    """A step, by itself or as a graph, whose exchange no GPU ends."""
+    part = cut(ROWS, world, rank)
+    if how == "captured":
+        _, step = trained("cuda", sync=False)
+        hang()
+        step(x[part], labels[part]).item()
+    model = network(False).to("cuda")
+    mg.cross_entropy(model(mg.tensor(x[part], device="cuda")), mg.tensor(labels[part], device="cuda")).backward()
+    hang()
+    distributed.average_gradients(model, ROWS)
+    model[0].weight.grad.numpy()
+
+
+if "hang" in sys.argv:
+    hang_in(sys.argv[2])
 
 if "fault" in sys.argv:
     trained("cuda", sync=False, capture=False)

@@ -108,6 +108,10 @@ def case_eager(folder):
     return train(epochs=3, log_every=5, capture=False)
 
 
+def case_overlapped(folder):
+    return train(epochs=3, log_every=5, overlap=True)
+
+
 def case_resumed(folder):
     until(13, folder / "resumed", epochs=3, log_every=5)
     return train(folder / "resumed", epochs=3, log_every=5, resume=True)
@@ -183,6 +187,10 @@ def case_trajectory(folder):
 def case_accumulated(folder):
     """Steps of two batches, the last of an epoch of one; gradients clipped, the parameters' averages validated."""
     return train(epochs=2, log_every=1, accumulate=2, clip_norm=0.3, ema=0.5)
+
+
+def case_accumulated_overlapped(folder):
+    return train(epochs=2, log_every=1, accumulate=2, clip_norm=0.3, ema=0.5, overlap=True)
 
 
 def case_callbacks(folder):
