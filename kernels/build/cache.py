@@ -34,7 +34,7 @@ PATIENCE = 60  # seconds that another process may take to compile a kernel, befo
 NOT_COMPILED = {
     "contract.py",
     "work.py",
-    *("build/files.py", "build/settings.py"),
+    *("build/files.py", "build/garbage.py", "build/settings.py"),
     *(f"cuda/tools/{name}.py" for name in ("machine_code", "shipped")),
     *(f"cpu/tools/{name}.py" for name in ("ahead", "contention", "replay", "threads")),
 }
@@ -131,6 +131,23 @@ def keep(path, content):
         if part:
             part.unlink(missing_ok=True)
         warn_once("write", f"compiled kernels are not kept: {error}; set MINIGRAD_CACHE to a folder you can write")
+
+
+def kept_or_made(path, look, make):
+    """What `look()` finds in a file, or what `make()` gives and writes there; `look` gives None where there is nothing.
+
+    Where another process makes the same just now, this one waits for it. A path of None: nothing is kept.
+    """
+    found = look() if path else None
+    if found is not None or path is None:
+        return make() if found is None else found
+    claim = Claim(path)
+    claim.take(PATIENCE)
+    try:
+        found = look()  # another may have made it, even between the look and the claim
+        return make() if found is None else found
+    finally:
+        claim.release()
 
 
 class KernelCache(_Cache):

@@ -248,10 +248,14 @@ def test_no_compile_refuses_what_is_not_kept(folder):
 
 
 def test_folder_that_cannot_be_written_costs_a_warning(folder, monkeypatch):
-    monkeypatch.setattr(launch, "cache_folder", lambda target: folder / "missing")
+    def refuse(part, path):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(cache, "replace", refuse)
     with pytest.warns(RuntimeWarning, match="not kept"):
         ptx, _ = launch.cached_ptx(without_reals, FLOAT32, CAPABILITY)
     assert ".entry" in ptx
+    assert list(folder.iterdir()) == []
 
 
 def test_without_a_folder_nothing_is_kept(monkeypatch):

@@ -2,10 +2,12 @@
 
 import pickle
 
+import numpy as np
 import pytest
 
 from minigrad.kernels.cpu import elementwise, gemm
 from minigrad.kernels.cpu.parts import winograd
+from minigrad.kernels.cpu.tools.ahead import longest_first, noted
 from minigrad.kernels.cpu.tools.launch import GRAIN
 
 SCRIPT = """
@@ -47,6 +49,20 @@ def test_what_is_noted_is_compiled_and_not_run(run_script, tmp_path, processes):
     said = run_script(code, MINIGRAD_CACHE=str(tmp_path / "cache")).stderr.splitlines()
     assert said[0] == "minigrad: compiling kernels for this machine (once; kept for next time)"
     assert all(line.startswith("minigrad: compiling (") for line in said[1:])  # of a machine that takes its time
+
+
+def test_kernels_of_the_same_code_are_noted_once():
+    a, bias = np.zeros((2, 2), np.float32), np.zeros(0, np.float32)
+    with noted() as wanted:
+        gemm.gemm(a, a, bias, a, False, False)
+        gemm.gemm_add(a, a, a, False, False)
+    assert [kernel for kernel, *_ in wanted] == [gemm.gemm]
+
+
+def test_variants_of_a_kernel_stay_together_and_the_longest_come_first():
+    short, long = elementwise.relu_forward, gemm.gemm
+    entries = [(short, False, ()), (long, False, ()), (short, True, ()), (long, True, ())]
+    assert longest_first(entries) == [entries[1::2], entries[::2]]
 
 
 @pytest.mark.parametrize("kernel", [gemm.gemm_add, elementwise.exp_forward, winograd.winograd_backward_x])

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from minigrad.kernels.build.cache import kept_or_made
 from minigrad.kernels.build.files import Claim
 
 HOLD = """
@@ -97,3 +98,30 @@ def test_without_locks_each_makes_the_file_and_nothing_stays(tmp_path, monkeypat
     assert [claim.take(60) for claim in claims] == [True, True]
     for claim in claims:
         claim.release()
+
+
+def test_what_is_not_kept_is_made_while_others_wait(tmp_path):
+    path = tmp_path / "made"
+
+    def make():
+        assert not Claim(path).take()
+        return "made"
+
+    assert kept_or_made(path, lambda: None, make) == "made"
+    assert kept_or_made(path, lambda: "kept", None) == "kept"
+    assert kept_or_made(None, None, lambda: "made") == "made"  # nothing can be kept
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_has_made_between_the_look_and_the_claim_is_taken(tmp_path):
+    looks = iter([None, "kept"])
+    assert kept_or_made(tmp_path / "made", lambda: next(looks), None) == "kept"
+
+
+def test_a_failure_to_make_something_leaves_the_claim_to_others(tmp_path):
+    def fail():
+        raise ValueError("no compiler")
+
+    with pytest.raises(ValueError, match="no compiler"):
+        kept_or_made(tmp_path / "made", lambda: None, fail)
+    assert Claim(tmp_path / "made").take()

@@ -10,6 +10,8 @@ import llvmlite.binding as llvm
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
+from minigrad.kernels.build.garbage import left_lying
+
 
 class NumbaLibrary(JITCodeLibrary):
     """The code of one of Numba's functions: only ever part of others, so nothing is made of it by itself."""
@@ -113,7 +115,8 @@ class KernelCompiler(PartCompiler):
         codegen = self.state.targetctx.codegen()
         codegen._library_class, usual = NumbaLibrary, codegen._library_class
         try:
-            result = CompilerBase.compile_extra(self, function)
+            with left_lying():
+                result = CompilerBase.compile_extra(self, function)
         finally:
             codegen._library_class = usual
         context, library = self.state.targetctx, result.library

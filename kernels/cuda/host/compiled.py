@@ -13,7 +13,8 @@ import struct
 
 import llvmlite.binding as llvm
 
-from minigrad.kernels.build.cache import HOST, cache_folder, keep, read, warn_once
+from minigrad.kernels.build.cache import HOST, cache_folder, keep, kept_or_made, read, warn_once
+from minigrad.kernels.build.garbage import left_lying
 from minigrad.kernels.build.progress import progress
 from minigrad.kernels.cuda.host import ptx
 from minigrad.kernels.cuda.host.translate import Point, Translation, translate
@@ -49,16 +50,18 @@ class HostKernel:
         self.name, self.ptx = name, text
         machine = target_machine()
         path = path_of(text, checked, counted)
-        found = None if path is None else kept(path)
-        if found is None:
+
+        def make():
             progress.begin(f"host.{name}", ())
-            self.translation = translate(ptx.parse(text), checked, counted)
-            code = machine_code(self.translation.text, machine)
+            with left_lying():
+                translation = translate(ptx.parse(text), checked, counted)
+            code = machine_code(translation.text, machine)
             progress.end(f"host.{name}")
             if path is not None:
-                keep(path, as_bytes(self.translation, code))
-        else:
-            self.translation, code = found
+                keep(path, as_bytes(translation, code))
+            return translation, code
+
+        self.translation, code = kept_or_made(path, lambda: kept(path), make)
         self.engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
         self.engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self.engine.finalize_object()

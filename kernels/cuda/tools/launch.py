@@ -28,7 +28,8 @@ from numba import types
 from numba.extending import register_jitable
 
 from minigrad.kernels.axes import DIMS
-from minigrad.kernels.build.cache import cache_folder, keep, read, warn_once
+from minigrad.kernels.build.cache import cache_folder, keep, kept_or_made, read, warn_once
+from minigrad.kernels.build.garbage import left_lying
 from minigrad.kernels.build.progress import progress
 from minigrad.kernels.build.settings import install
 from minigrad.kernels.cuda.tools import language, shipped
@@ -269,7 +270,7 @@ def compile_ptx(kernel, real, capability=OLDEST):
             f"formula; to compile it takes numba-cuda, which is not installed; run: {install('compiler')}"
         )
     function = kernel.specialized(real, register_jitable)
-    with language.target(capability):
+    with language.target(capability), left_lying():
         ptx, _ = language.cuda.compile(
             function,
             signature(kernel, real),
@@ -297,18 +298,28 @@ def cached_ptx(kernel, real, capability=OLDEST):
         key = repr(how if shipped.is_ours(kernel) else (*how, language.content(kernel.function, kernel.constants)))
         digest = hashlib.sha256(key.encode()).hexdigest()[:20]
         path = folder / f"cuda.{kernel.function.__name__}-{digest}.ptx"
-        content = read(path)
-        if content is not None:
-            ptx = content.decode(errors="replace")
-            if ptx.startswith(checksum(ptx.partition("\n")[2])):
-                return ptx, entry_of(ptx)
-            warn_once("read", f"the compiled kernel {path} is damaged; such are compiled again")
-    progress.begin(f"cuda.{kernel.name}", signature(kernel, real))
-    ptx, entry = compile_ptx(kernel, real, capability)
-    progress.end(f"cuda.{kernel.name}")
-    if path is not None:
-        keep(path, f"{checksum(ptx)}\n{ptx}".encode())
-    return ptx, entry
+
+    def make():
+        progress.begin(f"cuda.{kernel.name}", signature(kernel, real))
+        ptx, entry = compile_ptx(kernel, real, capability)
+        progress.end(f"cuda.{kernel.name}")
+        if path is not None:
+            keep(path, f"{checksum(ptx)}\n{ptx}".encode())
+        return ptx, entry
+
+    return kept_or_made(path, lambda: kept_ptx(path), make)
+
+
+def kept_ptx(path):
+    """(PTX, name of the entry) in a file; None where there is none, or where it is damaged."""
+    content = read(path)
+    if content is None:
+        return None
+    ptx = content.decode(errors="replace")
+    if not ptx.startswith(checksum(ptx.partition("\n")[2])):
+        warn_once("read", f"the compiled kernel {path} is damaged; such are compiled again")
+        return None
+    return ptx, entry_of(ptx)
 
 
 def checksum(ptx):
