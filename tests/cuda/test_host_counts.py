@@ -193,7 +193,14 @@ def memory(monkeypatch, driver):
     return memory
 
 
-@pytest.mark.parametrize("tile", [plans.LARGE, plans.TALL, plans.NARROW, plans.SMALL])
+def each(soon, *others):
+    """A test of a tile, in the default run for one: to translate the kernel of a large one for counts takes seconds."""
+    return pytest.mark.parametrize(
+        "tile", [soon, *[pytest.param(tile, marks=pytest.mark.slow) for tile in others]], ids=str
+    )
+
+
+@each(plans.SMALL, plans.LARGE, plans.TALL, plans.NARROW)
 def test_a_tile_of_a_product(memory, rng, tile):
     m, n, k = tile.rows, tile.columns, tile.depth
     a, b = (memory.put(rng.integers(-4, 5, shape).astype(np.float32)) for shape in ((m, k), (k, n)))
@@ -207,7 +214,7 @@ def test_a_tile_of_a_product(memory, rng, tile):
     assert found.conflicts == (warps * groups * 4 if k == 32 else 0)  # where A is turned
 
 
-@pytest.mark.parametrize("tile", plans.TF32_KERNELS[:2], ids=str)
+@each(*plans.TF32_KERNELS[1::-1])
 def test_a_product_on_tensor_cores(memory, rng, tile):
     m, n, k = *tile[:2], 5 * tile.depth
     a, b = (memory.put(rng.integers(-4, 5, shape).astype(np.float32)) for shape in ((m, k), (k, n)))

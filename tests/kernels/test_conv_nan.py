@@ -45,13 +45,13 @@ def runs(request, monkeypatch):
     return Reference() if request.param == "reference" else target_named(request.param, monkeypatch)
 
 
-def problem(runs, path, rng):
+def problem(runs, path, rng, images=2):
     """(x, w, dy, window)."""
     size, stride, padding, dilation, c, k = PATHS[path]
     if runs.name == "cuda":
         c, k = min(c, FEW), min(k, FEW)
     window = resolve("conv", (H, W), size, stride, padding, dilation)
-    shapes = (2, H, W, c), (window.kh, window.kw, c, k), (2, window.oh, window.ow, k)
+    shapes = (images, H, W, c), (window.kh, window.kw, c, k), (images, window.oh, window.ow, k)
     return *[rng.standard_normal(shape).astype(np.float32) for shape in shapes], window
 
 
@@ -79,28 +79,27 @@ def exactly(found, expected):
 
 @every_path
 def test_nan_in_a_pixel_reaches_its_windows_and_no_others(runs, path, rng):
-    x, w, dy, window = problem(runs, path, rng)
-    for place in PLACES:
-        given = x.copy()
-        given[1, *place, 2] = np.nan
-        *_, y = runs.run("conv", "conv_forward", given, w, np.zeros(w.shape[3], np.float32), window, np.zeros_like(dy))
-        expected = np.zeros(y.shape[:3], bool)
-        for i, j, _, _, *pixel in meetings(window):
-            expected[1, i, j] |= tuple(pixel) == place
-        exactly(y, for_pairs(runs, expected, y, window))
+    x, w, dy, window = problem(runs, path, rng, images=1 + len(PLACES))
+    for image, place in enumerate(PLACES, 1):
+        x[image, *place, 2] = np.nan
+    *_, y = runs.run("conv", "conv_forward", x, w, np.zeros(w.shape[3], np.float32), window, np.zeros_like(dy))
+    expected = np.zeros(y.shape[:3], bool)
+    for i, j, _, _, *pixel in meetings(window):
+        expected[1:, i, j] |= [tuple(pixel) == place for place in PLACES]
+    exactly(y, for_pairs(runs, expected, y, window))
 
 
 @every_path
 def test_nan_in_a_gradient_reaches_the_pixels_of_its_window_and_no_others(runs, path, rng):
-    x, w, dy, window = problem(runs, path, rng)
-    for place in [(0, 0), (window.oh - 1, window.ow - 1), (window.oh // 2, window.ow // 2)]:
-        given = dy.copy()
-        given[1, *place, 3] = np.nan
-        *_, dx = runs.run("conv", "conv_backward_x", given, w, window, np.zeros_like(x))
-        expected = np.zeros(dx.shape[:3], bool)
-        for i, j, _, _, *pixel in meetings(window):
-            expected[1, *pixel] |= (i, j) == place
-        exactly(dx, for_pairs(runs, expected, dx, window))
+    x, w, dy, window = problem(runs, path, rng, images=4)
+    places = [(0, 0), (window.oh - 1, window.ow - 1), (window.oh // 2, window.ow // 2)]
+    for image, place in enumerate(places, 1):
+        dy[image, *place, 3] = np.nan
+    *_, dx = runs.run("conv", "conv_backward_x", dy, w, window, np.zeros_like(x))
+    expected = np.zeros(dx.shape[:3], bool)
+    for i, j, _, _, *pixel in meetings(window):
+        expected[1:, *pixel] |= [(i, j) == place for place in places]
+    exactly(dx, for_pairs(runs, expected, dx, window))
 
 
 @every_path

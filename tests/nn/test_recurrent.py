@@ -57,22 +57,25 @@ def test_numbers_and_gradients_are_those_of_pytorch(kind, options, started, devi
         np.testing.assert_allclose(parameter.grad.numpy(), grad.T, rtol=1e-9, atol=1e-11, err_msg=name)
 
 
-def test_relu_is_that_of_pytorch(rng):
+@pytest.mark.wide
+def test_relu_is_that_of_pytorch(device, rng):
     torch = pytest.importorskip("torch")
-    ours = nn.RNN(3, 5, nonlinearity="relu").to("float64")
+    ours = nn.RNN(3, 5, nonlinearity="relu").to("float64").to(device)
     theirs = theirs_with_our_weights(torch, ours, "RNN", (3, 5), {"nonlinearity": "relu"})
     x = rng.standard_normal((2, 4, 3))
-    np.testing.assert_allclose(ours(mg.tensor(x))[0].numpy(), theirs(torch.tensor(x))[0].detach().numpy(), atol=1e-12)
+    y = ours(mg.tensor(x, device=device))[0]
+    np.testing.assert_allclose(y.numpy(), theirs(torch.tensor(x))[0].detach().numpy(), atol=1e-12)
 
 
+@pytest.mark.wide
 @each
-def test_a_penalty_on_gradients_is_that_of_pytorch(kind, rng):
+def test_a_penalty_on_gradients_is_that_of_pytorch(kind, device, rng):
     torch = pytest.importorskip("torch")
     options = {"num_layers": 2, "bidirectional": True}
-    ours = getattr(nn, kind)(3, 5, **options).to("float64")
+    ours = getattr(nn, kind)(3, 5, **options).to("float64").to(device)
     theirs = theirs_with_our_weights(torch, ours, kind, (3, 5), options)
     array = rng.standard_normal((2, 4, 3))
-    x, other = mg.tensor(array, requires_grad=True), torch.tensor(array, requires_grad=True)
+    x, other = mg.tensor(array, device=device, requires_grad=True), torch.tensor(array, requires_grad=True)
     (dx,) = mg.grad(mg.tanh(ours(x)[0]).sum(), x, create_graph=True)
     (expected,) = torch.autograd.grad(torch.tanh(theirs(other)[0]).sum(), other, create_graph=True)
     np.testing.assert_allclose(dx.numpy(), expected.detach().numpy(), rtol=1e-10, atol=1e-12)
