@@ -42,9 +42,9 @@ def pack(b, trans_b, p0, p1, q0, q1, packed):
     pairs, lanes = (k + 1) // 2, vector_lanes(dtype)
     register = lanes * np.intp(packed.itemsize)
     if not trans_b:
-        for q in range(q0, q1):
-            for p in range(p0, p1):
-                j, width, used = panel(p, n, dtype)
+        for p in range(p0, p1):
+            j, width, used = panel(p, n, dtype)
+            for q in range(q0, q1):
                 target = panel_at(packed, j, pairs) + q * width * register
                 first, both = element_at(b, 2 * q, j), 1 if 2 * q + 1 < k else 0
                 pair_rows(b.dtype, first, first + b.strides[0], both, (width - 1) * lanes + used, target)
@@ -116,14 +116,12 @@ def transposed_part(a, b, q0, q1, c):
     for first in range(q0, q1, NEAR):
         depth = min(NEAR, q1 - first)
         pair_columns(a, first, first + depth, 0, m, a_words)
-        for q in range(depth):
-            row, both = 2 * (first + q), 1 if 2 * (first + q) + 1 < b.shape[0] else 0
-            for p in range(panels):
-                j, width, used = panel(p, n, c.dtype)
-                source, target = element_at(b, row, j), panel_at(b_words, j, NEAR) + q * width * lanes * item
-                pair_rows(b.dtype, source, source + b.strides[0], both, (width - 1) * lanes + used, target)
         for p in range(panels):
             j, width, used = panel(p, n, c.dtype)
+            for q in range(depth):
+                row, both = 2 * (first + q), 1 if 2 * (first + q) + 1 < b.shape[0] else 0
+                source, target = element_at(b, row, j), panel_at(b_words, j, NEAR) + q * width * lanes * item
+                pair_rows(b.dtype, source, source + b.strides[0], both, (width - 1) * lanes + used, target)
             tiles_down(
                 a_words.dtype, width, True, element_at(a_words, 0, 0), across * item, m, depth, panel_at(b_words, j, NEAR),
                 width * lanes * item, 0, element_at(c, 0, j), c.strides[0], used, 1 if first > q0 else 0, 0, 0,

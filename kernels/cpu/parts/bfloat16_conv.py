@@ -116,10 +116,10 @@ def pair_outputs(dy, image, row, pairs, block, place, words):
     _, _, ow, k = dy.shape
     dtype = words.dtype
     lanes = vector_lanes(dtype)
-    for q in range(pairs):
-        both = 1 if 2 * q + 1 < ow else 0
-        for p in range(split(k, dtype)[1]):
-            j, wide, used = panel(p, k, dtype)
+    for p in range(split(k, dtype)[1]):
+        j, wide, used = panel(p, k, dtype)
+        for q in range(pairs):
+            both = 1 if 2 * q + 1 < ow else 0
             first = pixel_at(dy, image, row, 2 * q) + j * WORD
             target = panel_at(words, j, block) + (place + q) * wide * lanes * WORD
             pair_rows(dy.dtype, first, first + k * WORD, both, (wide - 1) * lanes + used, target)
