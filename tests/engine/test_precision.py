@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from small_steps import step_of
 
 import minigrad as mg
 from minigrad.kernels.cpu.vector import target
@@ -81,9 +82,9 @@ def test_depthwise_convolution_stays_in_float32(rng):
         assert mg.conv2d(x, w, groups=4).numpy().tobytes() == exact.tobytes()
 
 
-def trained(count, rng_seed=0):
+def trained(count):
     """Losses and weights of a small network of both kinds of products, trained by captured steps on `count` threads."""
-    rng = np.random.default_rng(rng_seed)
+    rng = np.random.default_rng(0)
     images, labels = numbers(rng, 16, 12, 12, 3), rng.integers(0, 10, 16)
     mg.manual_seed(1)
     model = mg.nn.Sequential(
@@ -92,14 +93,7 @@ def trained(count, rng_seed=0):
     )  # fmt: skip
     optimizer = mg.optim.SGD(model.parameters(), lr=0.05)
 
-    @mg.capture
-    def step(images, labels):
-        optimizer.zero_grad()
-        loss = mg.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        return loss
-
+    step = mg.capture(step_of(model, optimizer))
     before = mg.get_num_threads()
     mg.set_num_threads(count)
     try:
