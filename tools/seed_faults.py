@@ -44,7 +44,7 @@ FAULTS = [
     Fault("a logarithm left out", "kernels/cpu/loss.py", "or row + 1 == last", "", "kernels/test_loss.py"),
     Fault("only the first bits of exp", "kernels/formulas.py", "np.float32(0.041666362)", "np.float32(0.0416)", "kernels/test_formulas.py"),
     # kernels of CUDA, in the simulator
-    Fault("wrong side of an even window", "kernels/cuda/lrn.py", "i = uint32(j - after) if j > after", "i = uint32(j - before) if j > before", "kernels/test_lrn.py"),
+    Fault("wrong side of an even window", "kernels/cuda/lrn.py", "i = uint32(j - reach.after) if j > reach.after", "i = uint32(j - reach.before) if j > reach.before", "kernels/test_lrn.py"),
     Fault("odd one out in a tree", "kernels/cuda/reduce.py", "half = uint32((n + uint32(1)) >> uint32(1))", "half = uint32(n >> uint32(1))", "kernels/test_reduce.py"),
     Fault("threads do not wait", "kernels/cuda/reduce.py", "= lost\n    cuda.syncthreads()", "= lost", "kernels/test_reduce.py"),
     Fault(">= for >", "kernels/cuda/dropout.py", "if word > last_dropped", "if word >= last_dropped", "kernels/test_dropout.py"),

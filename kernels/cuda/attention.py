@@ -12,11 +12,12 @@ A thread has four scores of a tile, two rows by two columns 16 apart. Reckoned f
 """
 
 import math
+from typing import NamedTuple
 
 from minigrad.kernels import formulas
 from minigrad.kernels.cuda.dropout import GROUP, words_of
 from minigrad.kernels.cuda.tools.context import context
-from minigrad.kernels.cuda.tools.language import cuda, device_function, real, uint32, uint64
+from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, real, uint32, uint64
 from minigrad.kernels.cuda.tools.launch import Bytes, Real, Reals, UInt, ULongs, blocks_for, kernel
 
 TILE = 32  # queries, keys and depths of a tile
@@ -29,8 +30,52 @@ SQUARE, OBLONG = TILE * PITCH, TILE * WIDE  # numbers of tiles in shared memory
 ACROSS = COLUMNS // SIDE  # columns of the result that a thread computes, in two rows
 SUMS = 2 * ACROSS
 NO_MASK, BOOLEAN, ADDED = range(3)
-BY_KEYS, SLOPES = False, True  # whether a block has keys, not queries; whether it is about the scores' gradients
-DROPS = False  # whether weights are dropped
+BY_KEYS = Choice("BY_KEYS")  # whether a block has keys, not queries
+SLOPES = Choice("SLOPES")  # whether it is about the scores' gradients
+DROPS = Choice("DROPS")  # whether weights are dropped
+
+
+class Sizes(NamedTuple):
+    """Queries, keys, and how long each of them and each value is."""
+
+    n: UInt
+    s: UInt
+    e: UInt
+    d: UInt
+
+
+class Masks(NamedTuple):
+    """How many masks there are, for how many matrices in a row each is, how many rows it has, and of which kind it is."""
+
+    count: UInt
+    each: UInt
+    rows: UInt
+    kind: UInt
+
+
+class Scores(NamedTuple):
+    """What a score goes through: its factor, whether later keys take no part, and the masks."""
+
+    scale: Real
+    causal: UInt
+    masks: Masks
+    mask: Reals  # one memory, which is read as numbers or as
+    allowed: Bytes
+
+
+class Dropped(NamedTuple):
+    """By which numbers weights are dropped: the key, the last word that drops one, and what the others are multiplied by."""
+
+    key: ULongs
+    last: UInt
+    kept: Real
+
+
+class Saved(NamedTuple):
+    """Of each query: the logarithm of the sum of its weights, and the product of its results and their gradients."""
+
+    lse: Reals
+    delta: Reals
 
 
 @device_function
@@ -72,30 +117,37 @@ def products(a, a_start, a_first, a_rows, b, b_start, b_first, b_rows, depth, le
 
 
 @device_function
-def term(score, i, j, n, s, scale, mask, allowed, place, rows, kind, causal):
+def mask_of(matrix, masks, s):
+    """Where the mask of a matrix begins."""
+    return uint32(uint32(matrix // masks.each % masks.count) * masks.rows * s)
+
+
+@device_function
+def term(score, i, j, n, s, scores, place):
     """t of query i and key j; nothing where there is no such key, or it takes no part."""
-    t = scale * score
-    if i >= n or j >= s or (causal != uint32(0) and j > i):
+    masks = scores.masks
+    t = scores.scale * score
+    if i >= n or j >= s or (scores.causal != uint32(0) and j > i):
         t = real(formulas.INFINITY) * real(-1)
-    elif kind != uint32(NO_MASK):
-        at = uint32(place + (i if rows > uint32(1) else uint32(0)) * s + j)
-        if kind == uint32(ADDED):
-            t += mask[at]
-        elif allowed[at] == uint32(0):
+    elif masks.kind != uint32(NO_MASK):
+        at = uint32(place + (i if masks.rows > uint32(1) else uint32(0)) * s + j)
+        if masks.kind == uint32(ADDED):
+            t += scores.mask[at]
+        elif scores.allowed[at] == uint32(0):
             t = real(formulas.INFINITY) * real(-1)
     return t
 
 
 @device_function
-def factor_of(row, j, s, key, last_dropped, kept):
-    """What the weight of key j in a row of all queries is multiplied by: 0 where its word is last_dropped at most."""
+def factor_of(row, j, s, dropped):
+    """What the weight of key j in a row of all queries is multiplied by: 0 where its word is `last` at most."""
     low, half = uint64(0xFFFFFFFF), uint64(32)
     element = uint64(uint64(row) * uint64(s) + uint64(j))
     group, place = uint64(element // uint64(GROUP)), uint64(element % uint64(GROUP))
-    seed, counter = key[0], key[1]
+    seed, counter = dropped.key[0], dropped.key[1]
     a, b, c, d = words_of(group & low, group >> half, counter & low, counter >> half, seed & low, seed >> half)
     near, far = a if place == uint64(0) else b, c if place == uint64(2) else d
-    return kept if uint32(near if place < uint64(2) else far) > last_dropped else real(0)
+    return dropped.kept if uint32(near if place < uint64(2) else far) > dropped.last else real(0)
 
 
 @device_function
@@ -127,10 +179,9 @@ def store_rows(y, start, first, rows, column, columns, sums, upper, lower):
 
 @kernel(threads=THREADS)
 def forward(
-    q: Reals, k: Reals, v: Reals, mask: Reals, allowed: Bytes, y: Reals, lse: Reals, n: UInt, s: UInt, e: UInt, d: UInt,
-    masks: UInt, each: UInt, rows: UInt, kind: UInt, causal: UInt, tiles: UInt, scale: Real,
-    key: ULongs, last_dropped: UInt, kept: Real,
-):  # fmt: skip
+    q: Reals, k: Reals, v: Reals, y: Reals, lse: Reals, sizes: Sizes, tiles: UInt, scores: Scores, dropped: Dropped
+):
+    n, s, e, d = sizes
     left, right = cuda.shared.array(SQUARE, real, 16), cuda.shared.array(SQUARE, real, 16)
     weights = cuda.shared.array(SQUARE, real, 16)
     values = cuda.shared.array(OBLONG, real, 16)
@@ -146,12 +197,12 @@ def forward(
     matrix = uint32(uint32(cuda.blockIdx.x) // tiles)
     first = uint32(uint32(cuda.blockIdx.x) % tiles * uint32(TILE))
     column = uint32(uint32(cuda.blockIdx.y) * uint32(COLUMNS))
-    place = uint32(uint32(matrix // each % masks) * rows * s)
+    place = mask_of(matrix, scores.masks, s)
     if me < uint32(TILE):
         top[me] = nothing
         total[me] = real(0)
     end = s
-    if causal != uint32(0):
+    if scores.causal != uint32(0):
         end = uint32(min(s, uint32(first + uint32(TILE))))
     here = uint32(z * uint32(PITCH) + x)
     below = uint32(here + uint32(SIDE * PITCH))
@@ -162,14 +213,10 @@ def forward(
         found = products(q, uint32(matrix * n * e), first, n, k, uint32(matrix * s * e), j0, s, e, left, right)
         j = uint32(j0 + x)
         far = uint32(j + uint32(SIDE))
-        weights[here] = term(found[0], i, j, n, s, scale, mask, allowed, place, rows, kind, causal)
-        weights[uint32(here + uint32(SIDE))] = term(
-            found[1], i, far, n, s, scale, mask, allowed, place, rows, kind, causal
-        )
-        weights[below] = term(found[2], lower, j, n, s, scale, mask, allowed, place, rows, kind, causal)
-        weights[uint32(below + uint32(SIDE))] = term(
-            found[3], lower, far, n, s, scale, mask, allowed, place, rows, kind, causal
-        )
+        weights[here] = term(found[0], i, j, n, s, scores, place)
+        weights[uint32(here + uint32(SIDE))] = term(found[1], i, far, n, s, scores, place)
+        weights[below] = term(found[2], lower, j, n, s, scores, place)
+        weights[uint32(below + uint32(SIDE))] = term(found[3], lower, far, n, s, scores, place)
         cuda.syncthreads()
         # 2. The largest term of each row so far.
         if me < uint32(TILE):
@@ -202,10 +249,10 @@ def forward(
         if DROPS:
             cuda.syncthreads()
             above, beneath = uint32(matrix * n + i), uint32(matrix * n + lower)
-            weights[here] *= factor_of(above, j, s, key, last_dropped, kept)
-            weights[uint32(here + uint32(SIDE))] *= factor_of(above, far, s, key, last_dropped, kept)
-            weights[below] *= factor_of(beneath, j, s, key, last_dropped, kept)
-            weights[uint32(below + uint32(SIDE))] *= factor_of(beneath, far, s, key, last_dropped, kept)
+            weights[here] *= factor_of(above, j, s, dropped)
+            weights[uint32(here + uint32(SIDE))] *= factor_of(above, far, s, dropped)
+            weights[below] *= factor_of(beneath, j, s, dropped)
+            weights[uint32(below + uint32(SIDE))] *= factor_of(beneath, far, s, dropped)
             cuda.syncthreads()
         # 4. The values, weighed.
         for c in range(ACROSS):
@@ -237,38 +284,45 @@ def row_products(a: Reals, b: Reals, y: Reals, m: UInt, n: UInt):
         y[i] = total
 
 
+class Shape(NamedTuple):
+    """Of a gradient: rows of the result, rows that they meet, and the columns of a and b, of c and d, and of the result."""
+
+    mine: UInt
+    others: UInt
+    depth: UInt
+    depth_of_slopes: UInt
+    columns: UInt
+
+
 @device_function
-def slope(t, gradient, factor, query, n, scale, lse, delta, start):
+def slope(t, gradient, factor, query, n, scale, saved, start):
     """p of a term times the factor of dropout, or ds if SLOPES."""
     if query >= n:
         return real(0)
-    p = formulas.exp(t - lse[uint32(start + query)])
+    p = formulas.exp(t - saved.lse[uint32(start + query)])
     if SLOPES:
-        return scale * p * (gradient * factor - delta[uint32(start + query)])
+        return scale * p * (gradient * factor - saved.delta[uint32(start + query)])
     return p * factor
 
 
 @device_function
-def weight_of(
-    score, gradient, mine, other, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start,
-    key, last_dropped, kept,
-):  # fmt: skip
+def weight_of(score, gradient, mine, other, n, s, scores, place, saved, start, dropped):
     """What a score is to the result: of row `mine` of the block's tile and `other` of the other tile."""
     i, j = (other, mine) if BY_KEYS else (mine, other)
-    t = term(score, i, j, n, s, scale, mask, allowed, place, rows, kind, causal)
+    t = term(score, i, j, n, s, scores, place)
     factor = real(1)
     if DROPS:
-        factor = factor_of(uint32(start + i), j, s, key, last_dropped, kept)
-    return slope(t, gradient, factor, i, n, scale, lse, delta, start)
+        factor = factor_of(uint32(start + i), j, s, dropped)
+    return slope(t, gradient, factor, i, n, scores.scale, saved, start)
 
 
 @kernel(threads=THREADS)
 def gradient(
-    a: Reals, b: Reals, c: Reals, d: Reals, values: Reals, lse: Reals, delta: Reals, mask: Reals, allowed: Bytes,
-    result: Reals, mine: UInt, others: UInt, depth: UInt, depth_of_slopes: UInt, columns: UInt, masks: UInt, each: UInt,
-    rows: UInt, kind: UInt, causal: UInt, tiles: UInt, scale: Real, key: ULongs, last_dropped: UInt, kept: Real,
+    a: Reals, b: Reals, c: Reals, d: Reals, values: Reals, result: Reals, shape: Shape, tiles: UInt, saved: Saved,
+    scores: Scores, dropped: Dropped,
 ):  # fmt: skip
     """result = W values, W the weights, or ds, of scores a b^T, gradients c d^T; a and c have `mine` rows, b and d `others`."""
+    mine, others, depth, depth_of_slopes, columns = shape
     left, right = cuda.shared.array(SQUARE, real, 16), cuda.shared.array(SQUARE, real, 16)
     weights = cuda.shared.array(SQUARE, real, 16)
     loaded = cuda.shared.array(OBLONG, real, 16)
@@ -280,12 +334,12 @@ def gradient(
     first = uint32(uint32(cuda.blockIdx.x) % tiles * uint32(TILE))
     column = uint32(uint32(cuda.blockIdx.y) * uint32(COLUMNS))
     n, s = (others, mine) if BY_KEYS else (mine, others)
-    place, start = uint32(uint32(matrix // each % masks) * rows * s), uint32(matrix * n)
+    place, start = mask_of(matrix, scores.masks, s), uint32(matrix * n)
     here = uint32(z * uint32(PITCH) + x)
     below = uint32(here + uint32(SIDE * PITCH))
     upper, lower = uint32(first + z), uint32(first + z + uint32(SIDE))
     j0, end = uint32(0), others
-    if causal != uint32(0):
+    if scores.causal != uint32(0):
         if BY_KEYS:
             j0 = first  # the queries before see none of these keys
         else:
@@ -302,22 +356,14 @@ def gradient(
                 c, uint32(of_mine * depth_of_slopes), first, mine, d, uint32(of_others * depth_of_slopes), j0, others,
                 depth_of_slopes, left, right,
             )  # fmt: skip
-        weights[here] = weight_of(
-            p[0], g[0], upper, near, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start,
-            key, last_dropped, kept,
-        )  # fmt: skip
+        weights[here] = weight_of(p[0], g[0], upper, near, n, s, scores, place, saved, start, dropped)
         weights[uint32(here + uint32(SIDE))] = weight_of(
-            p[1], g[1], upper, far, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start,
-            key, last_dropped, kept,
-        )  # fmt: skip
-        weights[below] = weight_of(
-            p[2], g[2], lower, near, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start,
-            key, last_dropped, kept,
-        )  # fmt: skip
+            p[1], g[1], upper, far, n, s, scores, place, saved, start, dropped
+        )
+        weights[below] = weight_of(p[2], g[2], lower, near, n, s, scores, place, saved, start, dropped)
         weights[uint32(below + uint32(SIDE))] = weight_of(
-            p[3], g[3], lower, far, n, s, scale, mask, allowed, place, rows, kind, causal, lse, delta, start,
-            key, last_dropped, kept,
-        )  # fmt: skip
+            p[3], g[3], lower, far, n, s, scores, place, saved, start, dropped
+        )
         load_tile(values, uint32(of_others * columns), j0, others, column, columns, COLUMNS, WIDE, loaded)
         cuda.syncthreads()
         add_products(weights, loaded, sums)
@@ -331,17 +377,18 @@ GRADIENT_OF_KEYS = {drops: gradient.variant(BY_KEYS=True, SLOPES=True, DROPS=dro
 GRADIENT_OF_VALUES = {drops: gradient.variant(BY_KEYS=True, SLOPES=False, DROPS=drops) for drops in (False, True)}
 
 
-def mask_arguments(mask, each):
-    """((floats, bytes), (masks, each, rows, kind)) of a mask."""
+def scores_of(mask, each, scale, causal):
+    """The Scores with a mask, or with none if it is empty."""
     if not mask.size:
-        return (mask, mask), (1, 1, 1, NO_MASK)
-    return (mask, mask), (mask.shape[0], each, mask.shape[1], BOOLEAN if mask.itemsize == 1 else ADDED)
+        return Scores(scale, int(causal), Masks(1, 1, 1, NO_MASK), mask, mask)
+    kind = BOOLEAN if mask.itemsize == 1 else ADDED
+    return Scores(scale, int(causal), Masks(mask.shape[0], each, mask.shape[1], kind), mask, mask)
 
 
-def dropout_arguments(rate, key):
-    """(whether weights are dropped, (key, the last word that drops one, factor of the others))."""
+def dropped_by(rate, key):
+    """(whether weights are dropped, Dropped)."""
     threshold = math.ceil(rate * 2.0**32)  # the first word that keeps a weight
-    return threshold > 0, (key, max(threshold - 1, 0), 1 / (1 - rate))
+    return threshold > 0, Dropped(key, max(threshold - 1, 0), 1 / (1 - rate))
 
 
 def grid_for(rows, matrices, columns):
@@ -354,27 +401,22 @@ def attention_forward(q, k, v, mask, each, scale, causal, rate, key, y, lse):
     b, n, e = q.shape
     s, d = v.shape[1:]
     grid, tiles = grid_for(n, b, d)
-    masks, about = mask_arguments(mask, each)
-    drops, dropped = dropout_arguments(rate, key)
-    FORWARD[drops][grid, (SIDE, SIDE)](q, k, v, *masks, y, lse, n, s, e, d, *about, int(causal), tiles, scale, *dropped)
+    scores, (drops, dropped) = scores_of(mask, each, scale, causal), dropped_by(rate, key)
+    FORWARD[drops][grid, (SIDE, SIDE)](q, k, v, y, lse, Sizes(n, s, e, d), tiles, scores, dropped)
 
 
 def attention_backward(dy, q, k, v, mask, each, scale, causal, rate, key, y, lse, dq, dk, dv):
     b, n, e = q.shape
     s, d = v.shape[1:]
-    masks, about = mask_arguments(mask, each)
-    drops, dropped = dropout_arguments(rate, key)
+    scores, (drops, dropped) = scores_of(mask, each, scale, causal), dropped_by(rate, key)
     delta = context.empty((b, n), q.dtype)
     row_products[blocks_for(b * n, THREADS), THREADS](dy, y, delta, b * n, d)
-    grid, tiles = grid_for(n, b, e)
-    GRADIENT_OF_QUERIES[drops][grid, (SIDE, SIDE)](
-        q, k, dy, v, k, lse, delta, *masks, dq, n, s, e, d, e, *about, int(causal), tiles, scale, *dropped
-    )
-    grid, tiles = grid_for(s, b, e)
-    GRADIENT_OF_KEYS[drops][grid, (SIDE, SIDE)](
-        k, q, v, dy, q, lse, delta, *masks, dk, s, n, e, d, e, *about, int(causal), tiles, scale, *dropped
-    )
-    grid, tiles = grid_for(s, b, d)
-    GRADIENT_OF_VALUES[drops][grid, (SIDE, SIDE)](
-        k, q, v, dy, dy, lse, delta, *masks, dv, s, n, e, d, d, *about, int(causal), tiles, scale, *dropped
-    )
+    saved = Saved(lse, delta)
+
+    def launch(kernel, factors, result, shape):
+        grid, tiles = grid_for(shape.mine, b, shape.columns)
+        kernel[grid, (SIDE, SIDE)](*factors, result, shape, tiles, saved, scores, dropped)
+
+    launch(GRADIENT_OF_QUERIES[drops], (q, k, dy, v, k), dq, Shape(n, s, e, d, e))
+    launch(GRADIENT_OF_KEYS[drops], (k, q, v, dy, q), dk, Shape(s, n, e, d, e))
+    launch(GRADIENT_OF_VALUES[drops], (k, q, v, dy, dy), dv, Shape(s, n, e, d, d))

@@ -18,7 +18,10 @@ So all of them move the weight of images and y, once. Images are uint8, float32 
 variant for each pair. A sum of a whole image by one block is slow where images are few and large.
 """
 
+from typing import NamedTuple
+
 from minigrad.kernels.cuda.tools.language import (
+    Choice,
     cuda,
     device_function,
     float32,
@@ -50,11 +53,20 @@ WARP = 32
 ALL = 0xFFFFFFFF
 MOST_BLOCKS = 65535  # along a grid's second axis
 
-IMAGE = uint8  # the type of the images
-WORD = uint8  # an integer as long as a value of the images
-WORD_OF_BYTES = False  # whether four values are the bytes of a word
+IMAGE = Choice("IMAGE")  # the type of the images
+WORD = Choice("WORD")  # an integer as long as a value of the images
+WORD_OF_BYTES = Choice("WORD_OF_BYTES")  # whether four values are the bytes of a word
 IMAGES = {"uint8": uint8, "float32": float32, "float64": float64}
 WORDS = {1: uint8, 4: uint32, 8: uint64}
+
+
+class Size(NamedTuple):
+    """Of images: how many, rows, columns, channels."""
+
+    n: UInt
+    h: UInt
+    w: UInt
+    c: UInt
 
 
 @device_function
@@ -72,8 +84,9 @@ def between(a, b, share):
 
 @kernel(threads=THREADS, uses_float64=True)
 def affine_pixels(
-    images: Of("IMAGE"), matrices: Doubles, scale: Double, y: Reals, n: UInt, h: UInt, w: UInt, c: UInt
+    images: Of(IMAGE), matrices: Doubles, scale: Double, y: Reals, size: Size
 ):  # fmt: skip
+    n, h, w, c = size
     p = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
     pixels = uint32(h * w)
     i = uint32(cuda.blockIdx.y)
@@ -108,8 +121,10 @@ def affine_pixels(
 
 @kernel(threads=THREADS)
 def shift_rows(
-    images: Of("WORD"), shifts: Longs, flips: Bytes, repeat: UInt, y: Of("WORD"), rows: UInt, h: UInt, w: UInt, c: UInt
+    images: Of(WORD), shifts: Longs, flips: Bytes, repeat: UInt, y: Of(WORD), size: Size
 ):  # fmt: skip
+    n, h, w, c = size
+    rows = uint32(n * h)
     j = uint32(uint32(cuda.blockIdx.x) * uint32(cuda.blockDim.x) + uint32(cuda.threadIdx.x))
     row = uint32(uint32(cuda.blockIdx.y) * uint32(cuda.blockDim.y) + uint32(cuda.threadIdx.y))
     if j < uint32(w * c):
@@ -144,7 +159,7 @@ def warp_sum(value):
 
 @kernel(threads=IMAGE_THREADS, uses_float64=True)
 def adjust_images(
-    images: Of("IMAGE"), brightness: Doubles, contrast: Doubles, scale: Double, y: Reals, size: UInt
+    images: Of(IMAGE), brightness: Doubles, contrast: Doubles, scale: Double, y: Reals, size: UInt
 ):  # fmt: skip
     sums = cuda.shared.array(WARP, float64)
     thread = uint32(cuda.threadIdx.x)
@@ -177,7 +192,7 @@ def adjust_images(
 
 
 @kernel(threads=THREADS)
-def normalize_values(images: Of("IMAGE"), shift: Reals, gain: Reals, y: Reals, n: UInt, c: UInt):
+def normalize_values(images: Of(IMAGE), shift: Reals, gain: Reals, y: Reals, n: UInt, c: UInt):
     i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
     if i < n:
         k = uint32(i - uint32(i // c) * c)
@@ -206,7 +221,7 @@ def after(k, c):
 
 
 @kernel(threads=THREADS, types=(FLOAT32,))
-def normalize_fours(images: Of("IMAGE"), shift: Reals, gain: Reals, y: Reals, fours: UInt, c: UInt):
+def normalize_fours(images: Of(IMAGE), shift: Reals, gain: Reals, y: Reals, fours: UInt, c: UInt):
     i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
     if i < fours:
         at = uint32(i * uint32(4))
@@ -235,7 +250,7 @@ def affine(images, matrices, scale, y):
     n, h, w, c = images.shape
     if images.size:
         grid = blocks_for(h * w, THREADS), min(n, MOST_BLOCKS)
-        AFFINE[images.dtype.name][grid, THREADS](images, matrices, scale, y, n, h, w, c)
+        AFFINE[images.dtype.name][grid, THREADS](images, matrices, scale, y, Size(n, h, w, c))
 
 
 def shift_crop(images, shifts, flips, repeat, y):
@@ -243,7 +258,7 @@ def shift_crop(images, shifts, flips, repeat, y):
     if images.size:
         block = WARP, THREADS // WARP
         grid = blocks_for(w * c, block[0]), blocks_for(n * h, block[1], MOST_BLOCKS)
-        SHIFT[images.itemsize][grid, block](images, shifts, flips, int(repeat), y, n * h, h, w, c)
+        SHIFT[images.itemsize][grid, block](images, shifts, flips, int(repeat), y, Size(n, h, w, c))
 
 
 def brightness_contrast(images, brightness, contrast, scale, y):

@@ -16,8 +16,6 @@ over the pixels for the gradient of the weights is cut into parts, as many as fi
 
 from typing import NamedTuple
 
-import numpy as np
-
 from minigrad.kernels.cuda.parts.factors import Factor, place_in_matrix
 from minigrad.kernels.cuda.parts.plans import (
     DOUBLE,
@@ -33,34 +31,31 @@ from minigrad.kernels.cuda.parts.plans import (
 )
 from minigrad.kernels.cuda.parts.tensor_cores import product_tf32
 from minigrad.kernels.cuda.parts.tiles import HAS_BIAS, WIDE_A, WIDE_B, Result, product
-from minigrad.kernels.cuda.tools.language import cuda, device_function, uint32
-from minigrad.kernels.cuda.tools.launch import FLOAT64, KernelParameter, Reals, UInt, UIntWindow, ULong
+from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, uint32
+from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, UIntWindow, ULong
 
-PRODUCT = product
+PRODUCT = Choice("PRODUCT", product)  # product or product_tf32
 
 
 class Images(NamedTuple):
     """The sizes of x, and the channels of y."""
 
-    n: int
-    h: int
-    w: int
-    c: int
-    k: int
+    n: UInt
+    h: UInt
+    w: UInt
+    c: UInt
+    k: UInt
 
 
 class Share(NamedTuple):
     """What falls to each block, and how far a thread's depths advance from one load to the next."""
 
-    across: int  # tiles along a row of the result
-    part: int  # depths
-    high: int  # the digits of a depth of A
-    middle: int
-    low: int
-    b_load: int  # depths of B
-
-
-UIntImages, UIntShare = (KernelParameter(np.uint32, False, len(named._fields), named) for named in (Images, Share))
+    across: UInt  # tiles along a row of the result
+    part: UInt  # depths
+    high: UInt  # the digits of a depth of A
+    middle: UInt
+    low: UInt
+    b_load: UInt  # depths of B
 
 
 @device_function
@@ -121,8 +116,7 @@ def plain_factor(lines, depths, share):
 
 
 def forward(
-    x: Reals, w: Reals, bias: Reals, y: Reals, images: UIntImages, window: UIntWindow, share: UIntShare, step: ULong,
-    flags: UInt,
+    x: Reals, w: Reals, bias: Reals, y: Reals, images: Images, window: UIntWindow, share: Share, step: ULong, flags: UInt
 ):  # fmt: skip
     rows, depth = uint32(images.n * window.oh * window.ow), uint32(window.kh * window.kw * images.c)
     begin, end = own_part(share, depth)
@@ -133,8 +127,7 @@ def forward(
 
 
 def backward_x(
-    dy: Reals, w: Reals, bias: Reals, dx: Reals, images: UIntImages, window: UIntWindow, share: UIntShare, step: ULong,
-    flags: UInt,
+    dy: Reals, w: Reals, bias: Reals, dx: Reals, images: Images, window: UIntWindow, share: Share, step: ULong, flags: UInt
 ):  # fmt: skip
     rows, depth = uint32(images.n * images.h * images.w), uint32(window.kh * window.kw * images.k)
     begin, end = own_part(share, depth)
@@ -146,8 +139,7 @@ def backward_x(
 
 
 def backward_w(
-    x: Reals, dy: Reals, bias: Reals, dw: Reals, images: UIntImages, window: UIntWindow, share: UIntShare, step: ULong,
-    flags: UInt,
+    x: Reals, dy: Reals, bias: Reals, dw: Reals, images: Images, window: UIntWindow, share: Share, step: ULong, flags: UInt
 ):  # fmt: skip
     rows, depth = uint32(window.kh * window.kw * images.c), uint32(images.n * window.oh * window.ow)
     begin, end = own_part(share, depth)

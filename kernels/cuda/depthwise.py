@@ -10,6 +10,8 @@ kernels/cuda/parts/columns.py. Chunks of pixels, of a length that depends on the
 each tap, and what they gave by `reduce`, in order. There are no atomics.
 """
 
+from typing import NamedTuple
+
 from minigrad.kernels.cuda import reduce
 from minigrad.kernels.cuda.parts.columns import (
     add_down,
@@ -21,15 +23,34 @@ from minigrad.kernels.cuda.parts.columns import (
     tile,
     write,
 )
-from minigrad.kernels.cuda.pool import THREADS, blocks_over, load, own_place, repeated, row_step, store, width_for
+from minigrad.kernels.cuda.pool import (
+    THREADS,
+    WIDTH,
+    blocks_over,
+    load,
+    own_place,
+    repeated,
+    row_step,
+    store,
+    width_for,
+)
 from minigrad.kernels.cuda.tools.context import context
-from minigrad.kernels.cuda.tools.language import cuda, device_function, real, uint32
+from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, real, uint32
 from minigrad.kernels.cuda.tools.launch import FLOAT32, Reals, UInt, UIntWindow, kernel
 
-WIDTH = 1  # channels of a thread: 1 or 4
-ONE_EACH = False  # whether a channel of x gives one of y, which saves divisions
+ONE_EACH = Choice("ONE_EACH")  # whether a channel of x gives one of y, which saves divisions
 BLOCKS = 1024  # that share out the pixels for the gradient of the weights, at most; reckoned, not measured
 LEAST = 16  # pixels of a thread, at least
+
+
+class Images(NamedTuple):
+    """The size of x, its channels and those of y in as many as a thread has, and how many of y one of x gives."""
+
+    h: UInt
+    w: UInt
+    c: UInt
+    k: UInt
+    m: UInt
 
 
 @device_function
@@ -47,9 +68,10 @@ def source_of(channel, m):
 
 @kernel(threads=THREADS, min_blocks=4)
 def forward(
-    x: Reals, w: Reals, bias: Reals, y: Reals, tiles: UInt, rows: UInt, h: UInt, width: UInt, c: UInt, k: UInt, m: UInt,
-    window: UIntWindow, biased: UInt,
+    x: Reals, w: Reals, bias: Reals, y: Reals, tiles: UInt, rows: UInt, images: Images, window: UIntWindow,
+    biased: UInt,
 ):  # fmt: skip
+    h, width, c, k, m = images
     q, j, row = own_place(tiles)
     if q < k and j < window.ow:
         own = source_of(q, m)
@@ -77,9 +99,9 @@ def forward(
 
 @kernel(threads=THREADS, min_blocks=4)
 def backward_x(
-    dy: Reals, w: Reals, dx: Reals, tiles: UInt, rows: UInt, h: UInt, width: UInt, c: UInt, k: UInt, m: UInt,
-    window: UIntWindow,
+    dy: Reals, w: Reals, dx: Reals, tiles: UInt, rows: UInt, images: Images, window: UIntWindow
 ):  # fmt: skip
+    h, width, c, k, m = images
     own, column, row = own_place(tiles)
     if own < c and column < width:
         while row < rows:
@@ -109,9 +131,9 @@ def backward_x(
 
 
 def backward_w(
-    x: Reals, dy: Reals, sums: Reals, pixels: UInt, h: UInt, width: UInt, c: UInt, k: UInt, m: UInt, window: UIntWindow,
-    chunk: UInt,
+    x: Reals, dy: Reals, sums: Reals, pixels: UInt, images: Images, window: UIntWindow, chunk: UInt
 ):  # fmt: skip
+    h, width, c, k, m = images
     taps = uint32(window.kh * window.kw)
     part = uint32(uint32(cuda.blockIdx.x) // taps)
     tap = uint32(uint32(cuda.blockIdx.x) - part * taps)
@@ -166,7 +188,7 @@ def depthwise_forward(x, w, bias, window, y):
     groups = y.shape[3] // width
     grid, block, tiles, rows = blocks_over(y, groups)
     FORWARD[width, m == 1][grid, block](
-        x, w, bias, y, tiles, rows, *x.shape[1:3], x.shape[3] // width, groups, m, window, int(bias.size > 0)
+        x, w, bias, y, tiles, rows, Images(*x.shape[1:3], x.shape[3] // width, groups, m), window, int(bias.size > 0)
     )
 
 
@@ -176,7 +198,9 @@ def depthwise_backward_x(dy, w, window, dx):
     m, width = widths(dx, dy, w)
     groups = dx.shape[3] // width
     grid, block, tiles, rows = blocks_over(dx, groups)
-    BACKWARD_X[width][grid, block](dy, w, dx, tiles, rows, *dx.shape[1:3], groups, dy.shape[3] // width, m, window)
+    BACKWARD_X[width][grid, block](
+        dy, w, dx, tiles, rows, Images(*dx.shape[1:3], groups, dy.shape[3] // width, m), window
+    )
 
 
 def depthwise_backward_w(x, dy, window, dw):
@@ -188,7 +212,9 @@ def depthwise_backward_w(x, dy, window, dw):
     (parts, panels), block, chunk = tile(n * oh * ow, k, BLOCKS, LEAST)
     sums = dw.reshape(1, taps, k) if parts == 1 else context.empty((parts, taps, k), dw.dtype)
     fours = k == c and in_fours(k, 0, 0, dy, x, sums)
-    BACKWARD_W[fours][(parts * taps, panels), block](x, dy, sums, n * oh * ow, h, width, c, k, k // c, window, chunk)
+    BACKWARD_W[fours][(parts * taps, panels), block](
+        x, dy, sums, n * oh * ow, Images(h, width, c, k, k // c), window, chunk
+    )
     if parts > 1:
         reduce.sum_forward(sums.reshape(1, parts, taps * k), dw.reshape(1, taps * k))
 

@@ -7,56 +7,45 @@ so that more multiprocessors have something to do. What is left over (up to thre
 if an array does not begin at 16 bytes) goes one by one.
 
 unary, binary      y = f(x) and y = f(a, b) of arrays that lie alike; gradients are functions of dy and a saved array
-broadcast          y = f(a, b) through layouts: a thread works out where its elements are (kernels/cuda/parts/walk.py), for
-                   four at once if the innermost axis allows it
-compare            y = a == b and its like, through layouts, an element to a thread: one kernel for all dtypes
+broadcast, compare y = f(a, b) of arrays that do not: kernels/cuda/parts/pairs.py
 to_columns         activate: as unary, with y's rows farther apart
 from_columns       activate_backward: as binary, with the rows of dy and y farther apart
 power, power_grad  y = x^p, which takes some hundred instructions and is bound by them
 """
 
-import functools
+from typing import NamedTuple
 
 from minigrad.kernels import formulas
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
-from minigrad.kernels.axes import merged
 from minigrad.kernels.bits import sqrt
 from minigrad.kernels.cuda import movement
-from minigrad.kernels.cuda.movement import FLOAT32, FLOAT64, UINT64, integer_at
-from minigrad.kernels.cuda.parts.units import below
-from minigrad.kernels.cuda.parts.walk import both_positions, divided, reciprocal, walk
-from minigrad.kernels.cuda.tools.language import (
-    at,
-    cast,
-    cuda,
-    device_function,
-    float32,
-    float64,
-    load4,
-    store4,
-    uint8,
-    uint32,
-    uint64,
+from minigrad.kernels.cuda.parts.pairs import (
+    EQUAL,
+    FORMULA,
+    LESS,
+    LESS_EQUAL,
+    NOT_EQUAL,
+    broadcast,
+    broadcast_plan,
+    comparison,
+    put_pairs,
+    spread,
 )
-from minigrad.kernels.cuda.tools.launch import Axes, Bytes, Real, Reals, UInt, blocks_for, kernel
+from minigrad.kernels.cuda.parts.units import below
+from minigrad.kernels.cuda.parts.walk import divided, reciprocal
+from minigrad.kernels.cuda.tools.language import at, cuda, device_function, load4, store4, uint32
+from minigrad.kernels.cuda.tools.launch import Real, Reals, UInt, blocks_for, kernel
 
 THREADS = 256
 STEP = 4 * THREADS  # elements that a block takes at once, a vector for each thread
 SPAN = 4 * STEP  # elements that a block takes in large arrays
 LARGE = 1 << 21  # elements from where a thread takes several vectors; reckoned, not measured
-FORMULA = None  # what a kernel computes, put in by its variants
 
 
 @device_function
 def put(y, i, u):
     """Write f of four elements to i."""
     store4(y, i, FORMULA(u[0]), FORMULA(u[1]), FORMULA(u[2]), FORMULA(u[3]))
-
-
-@device_function
-def put2(y, i, u, v):
-    """Write f of four pairs of elements to i."""
-    store4(y, i, FORMULA(u[0], v[0]), FORMULA(u[1], v[1]), FORMULA(u[2], v[2]), FORMULA(u[3], v[3]))
 
 
 @kernel(threads=THREADS)
@@ -93,11 +82,11 @@ def binary(a: Reals, b: Reals, y: Reals, n: UInt, span: UInt, vector_mask: UInt)
     if vectored == uint32(SPAN // 2):
         s, t = load4(a, i), load4(b, i)
         u, v = load4(a, i + uint32(STEP)), load4(b, i + uint32(STEP))
-        put2(y, i, s, t)
-        put2(y, i + uint32(STEP), u, v)
+        put_pairs(y, i, s, t)
+        put_pairs(y, i + uint32(STEP), u, v)
     else:
         while i < vectored:
-            put2(y, i, load4(a, i), load4(b, i))
+            put_pairs(y, i, load4(a, i), load4(b, i))
             i = uint32(i + uint32(STEP))
         i = uint32(vectored + uint32(cuda.threadIdx.x))
         while i < count:
@@ -105,124 +94,30 @@ def binary(a: Reals, b: Reals, y: Reals, n: UInt, span: UInt, vector_mask: UInt)
             i = uint32(i + uint32(THREADS))
 
 
-@device_function
-def four(x, i, step):
-    """Four neighbours at i, or where step is 0 four times the element at i."""
-    if step == uint32(0):
-        return x[i], x[i], x[i], x[i]
-    return load4(x, i)
+class Columns(NamedTuple):
+    """Columns of a wider matrix: how many, with the reciprocal, of how many, and which is the first; in units of 4 or 1."""
 
-
-@kernel(threads=THREADS)
-def broadcast(
-    a: Reals,
-    b: Reals,
-    y: Reals,
-    n: UInt,
-    in_vectors: UInt,
-    rank: UInt,
-    lengths: Axes,
-    multipliers: Axes,
-    shifts: Axes,
-    a_steps: Axes,
-    b_steps: Axes,
-):
-    i = uint32(uint32(cuda.blockIdx.x) * uint32(4 * THREADS) + uint32(cuda.threadIdx.x))
-    if in_vectors:  # n, i and the innermost axis count vectors
-        i = uint32(uint32(cuda.blockIdx.x) * uint32(2 * THREADS) + uint32(cuda.threadIdx.x))
-        if i < n:
-            j = below(uint32(i + uint32(THREADS)), n, i)
-            p, q = both_positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps)
-            s, t = four(a, p, a_steps[5]), four(b, q, b_steps[5])
-            p, q = both_positions(j, rank, lengths, multipliers, shifts, a_steps, b_steps)
-            u, v = four(a, p, a_steps[5]), four(b, q, b_steps[5])
-            put2(y, uint32(i * uint32(4)), s, t)
-            put2(y, uint32(j * uint32(4)), u, v)
-    elif i < n:
-        j = below(uint32(i + uint32(THREADS)), n, i)
-        k = below(uint32(i + uint32(2 * THREADS)), n, i)
-        m = below(uint32(i + uint32(3 * THREADS)), n, i)
-        p, q = both_positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps)
-        ai, bi = a[p], b[q]
-        p, q = both_positions(j, rank, lengths, multipliers, shifts, a_steps, b_steps)
-        aj, bj = a[p], b[q]
-        p, q = both_positions(k, rank, lengths, multipliers, shifts, a_steps, b_steps)
-        ak, bk = a[p], b[q]
-        p, q = both_positions(m, rank, lengths, multipliers, shifts, a_steps, b_steps)
-        am, bm = a[p], b[q]
-        y[i] = FORMULA(ai, bi)
-        y[j] = FORMULA(aj, bj)
-        y[k] = FORMULA(ak, bk)
-        y[m] = FORMULA(am, bm)
-
-
-EQUAL, NOT_EQUAL, LESS, LESS_EQUAL = range(4)
+    count: UInt
+    multiplier: UInt
+    shift: UInt
+    width: UInt
+    first: UInt
 
 
 @device_function
-def compared(u, v, relation):
-    """1 where the relation holds, else 0."""
-    if relation == uint32(EQUAL):
-        return uint8(1) if u == v else uint8(0)
-    if relation == uint32(NOT_EQUAL):
-        return uint8(1) if u != v else uint8(0)
-    if relation == uint32(LESS):
-        return uint8(1) if u < v else uint8(0)
-    return uint8(1) if u <= v else uint8(0)
+def in_wide(i, columns):
+    """Where element i of a matrix of so many columns lies in the wider one."""
+    row = i if columns.count == uint32(1) else divided(i, columns.multiplier, columns.shift)
+    return uint32(i + row * uint32(columns.width - columns.count) + columns.first)
 
 
 @kernel(threads=THREADS)
-def compare(
-    a: Bytes,
-    b: Bytes,
-    y: Bytes,
-    n: UInt,
-    kind: UInt,
-    relation: UInt,
-    rank: UInt,
-    lengths: Axes,
-    multipliers: Axes,
-    shifts: Axes,
-    a_steps: Axes,
-    b_steps: Axes,
-):
-    i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
-    if i < n:
-        p, q = both_positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps)
-        if kind == uint32(FLOAT32):
-            y[i] = compared(cast(a, float32)[p], cast(b, float32)[q], relation)
-        elif kind == uint32(FLOAT64):
-            y[i] = compared(cast(a, float64)[p], cast(b, float64)[q], relation)
-        elif kind == uint32(UINT64):
-            y[i] = compared(cast(a, uint64)[p], cast(b, uint64)[q], relation)
-        else:
-            y[i] = compared(integer_at(a, p, kind), integer_at(b, q, kind), relation)
-
-
-@device_function
-def in_wide(i, columns, multiplier, shift, width, column):
-    """Where element i of a matrix of `columns` columns lies in one of `width`, from column `column` on."""
-    row = i if columns == uint32(1) else divided(i, multiplier, shift)
-    return uint32(i + row * uint32(width - columns) + column)
-
-
-@kernel(threads=THREADS)
-def to_columns(
-    x: Reals,
-    y: Reals,
-    n: UInt,
-    in_vectors: UInt,
-    columns: UInt,
-    multiplier: UInt,
-    shift: UInt,
-    width: UInt,
-    column: UInt,
-):
+def to_columns(x: Reals, y: Reals, n: UInt, in_vectors: UInt, columns: Columns):
     i = uint32(uint32(cuda.blockIdx.x) * uint32(2 * THREADS) + uint32(cuda.threadIdx.x))
     if i < n:
         j = below(uint32(i + uint32(THREADS)), n, i)
-        p = in_wide(i, columns, multiplier, shift, width, column)
-        q = in_wide(j, columns, multiplier, shift, width, column)
+        p = in_wide(i, columns)
+        q = in_wide(j, columns)
         if in_vectors:  # all the numbers count vectors
             s, t = load4(x, uint32(i * uint32(4))), load4(x, uint32(j * uint32(4)))
             put(y, uint32(p * uint32(4)), s)
@@ -234,28 +129,17 @@ def to_columns(
 
 
 @kernel(threads=THREADS)
-def from_columns(
-    dy: Reals,
-    y: Reals,
-    dx: Reals,
-    n: UInt,
-    in_vectors: UInt,
-    columns: UInt,
-    multiplier: UInt,
-    shift: UInt,
-    width: UInt,
-    column: UInt,
-):
+def from_columns(dy: Reals, y: Reals, dx: Reals, n: UInt, in_vectors: UInt, columns: Columns):
     i = uint32(uint32(cuda.blockIdx.x) * uint32(2 * THREADS) + uint32(cuda.threadIdx.x))
     if i < n:
         j = below(uint32(i + uint32(THREADS)), n, i)
-        p = in_wide(i, columns, multiplier, shift, width, column)
-        q = in_wide(j, columns, multiplier, shift, width, column)
+        p = in_wide(i, columns)
+        q = in_wide(j, columns)
         if in_vectors:  # all the numbers count vectors
             p, q = uint32(p * uint32(4)), uint32(q * uint32(4))
             s, t, u, v = load4(dy, p), load4(y, p), load4(dy, q), load4(y, q)
-            put2(dx, uint32(i * uint32(4)), s, t)
-            put2(dx, uint32(j * uint32(4)), u, v)
+            put_pairs(dx, uint32(i * uint32(4)), s, t)
+            put_pairs(dx, uint32(j * uint32(4)), u, v)
         else:
             first, second = FORMULA(dy[p], y[p]), FORMULA(dy[q], y[q])
             dx[i] = first
@@ -373,61 +257,26 @@ def map_two(kernel, a, b, y):
         kernel[blocks_for(y.size, span), THREADS](a, b, y, y.size, span, vector_mask(a, b, y))
 
 
-@functools.lru_cache(maxsize=4096)
-def broadcast_plan(shape, a_strides, b_strides, aligned):
-    """(elements in a unit, Walk in units): 4 where vectors can be read and written, else 1; None if all is contiguous."""
-    axes = merged(shape, a_strides, b_strides)
-    if not axes or axes[0][1:] == [1, 1]:
-        return None
-    length, *steps = axes[-1]
-    # of a row of one vector the index cannot be found by `divided`
-    in_vectors = aligned and length % 4 == 0 and length > 4 and all(step in (0, 1) for step in steps)
-    for array, step in enumerate(steps, 1):
-        in_vectors &= step == 0 or all(axis[array] % 4 == 0 for axis in axes[:-1])
-    if in_vectors:
-        axes[-1] = [length // 4, *[4 * step for step in steps]]
-    return 4 if in_vectors else 1, walk(axes)
-
-
 def arithmetic(formula, a, b, y, shape, a_strides, b_strides):
     """y = formula(a, b) through layouts."""
     if not y.size:
         return
-    alike, spread = ARITHMETIC[formula]
-    mask = vector_mask(a, b, y)
-    plan = broadcast_plan(shape, a_strides, b_strides, mask != 0)
+    of_alike, of_others = ARITHMETIC[formula]
+    plan = broadcast_plan(shape, a_strides, b_strides, vector_mask(a, b, y) != 0)
     if plan is None:
-        map_two(alike, a, b, y)
+        map_two(of_alike, a, b, y)
     else:
-        unit, (rank, lengths, multipliers, shifts, (a_steps, b_steps)) = plan
-        n = y.size // unit
-        grid = blocks_for(n, (2 if unit == 4 else 4) * THREADS)
-        spread[grid, THREADS](a, b, y, n, unit == 4, rank, lengths, multipliers, shifts, a_steps, b_steps)
-
-
-@functools.lru_cache(maxsize=4096)
-def comparison_plan(shape, a_strides, b_strides):
-    """The Walk over both."""
-    return walk(merged(shape, a_strides, b_strides) or [[1, 0, 0]])
-
-
-def comparison(relation, a, b, y, shape, a_strides, b_strides):
-    """y = whether the relation holds, through layouts."""
-    if y.size:
-        rank, lengths, multipliers, shifts, (a_steps, b_steps) = comparison_plan(shape, a_strides, b_strides)
-        compare[blocks_for(y.size, THREADS), THREADS](
-            a, b, y, y.size, movement.KINDS[a.dtype], relation, rank, lengths, multipliers, shifts, a_steps, b_steps
-        )
+        spread(of_others, plan, a, b, y)
 
 
 def columns_plan(small, column, *wide):
-    """(units, whether they are vectors, columns, their reciprocal, width, first column), all in units of 4 or 1."""
+    """(units, whether they are vectors, Columns), all in units of 4 or 1."""
     m, columns = small.shape
     width = wide[0].shape[1]
     in_vectors = (columns | width | column) % 4 == 0 and vector_mask(small, *wide) != 0
     unit = 4 if in_vectors else 1
     columns, width, column = columns // unit, width // unit, column // unit
-    return m * columns, in_vectors, columns, *reciprocal(columns), width, column
+    return m * columns, in_vectors, Columns(columns, *reciprocal(columns), width, column)
 
 
 def add_forward(a, b, y, shape, a_strides, b_strides):

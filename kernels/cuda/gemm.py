@@ -9,8 +9,6 @@ shares with the other blocks of its row and column by way of the second-level ca
 
 from typing import NamedTuple
 
-import numpy as np
-
 from minigrad.kernels.cuda.parts.factors import Factor, place_in_matrix
 from minigrad.kernels.cuda.parts.plans import (
     DOUBLE,
@@ -28,48 +26,41 @@ from minigrad.kernels.cuda.parts.plans import (
 )
 from minigrad.kernels.cuda.parts.tensor_cores import product_tf32
 from minigrad.kernels.cuda.parts.tiles import ADDS, HAS_BIAS, WIDE_A, WIDE_B, WIDE_C, Result, product
-from minigrad.kernels.cuda.tools.language import at, cuda, uint32, uint64
-from minigrad.kernels.cuda.tools.launch import FLOAT64, KernelParameter, Reals, UInt
+from minigrad.kernels.cuda.tools.language import Choice, at, cuda, uint32, uint64
+from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, ULong
 
-PRODUCT = product
+PRODUCT = Choice("PRODUCT", product)  # product or product_tf32
 MOST_PRODUCTS = 65535  # of a batch in one launch
 
 
 class Sizes(NamedTuple):
     """C of m x n from factors of depth k, in tiles `across` along a row and parts of so many depths."""
 
-    m: int
-    n: int
-    k: int
-    across: int
-    part: int  # 0: there is a product for each z, of a batch
+    m: UInt
+    n: UInt
+    k: UInt
+    across: UInt
+    part: UInt  # 0: there is a product for each z, of a batch
 
 
 class Lie(NamedTuple):
     """How a factor lies in memory, and how far the depth goes from one load of a thread to the next."""
 
-    line: int
-    depth: int
-    load: int
+    line: UInt
+    depth: UInt
+    load: UInt
 
 
 class Steps(NamedTuple):
     """From each matrix of a batch, or from a part of C, to the next."""
 
-    a: int
-    b: int
-    c: int
-
-
-UIntSizes, UIntLie, ULongSteps = (
-    KernelParameter(dtype, False, len(named._fields), named)
-    for dtype, named in ((np.uint32, Sizes), (np.uint32, Lie), (np.uint64, Steps))
-)
+    a: ULong
+    b: ULong
+    c: ULong
 
 
 def multiply(
-    a: Reals, b: Reals, bias: Reals, c: Reals, size: UIntSizes, a_lies: UIntLie, b_lies: UIntLie, step: ULongSteps,
-    flags: UInt,
+    a: Reals, b: Reals, bias: Reals, c: Reals, size: Sizes, a_lies: Lie, b_lies: Lie, step: Steps, flags: UInt
 ):  # fmt: skip
     """Block (tile, 0, z): a tile of the z-th product of a batch, or of the z-th part of the depth."""
     z = uint32(cuda.blockIdx.z)

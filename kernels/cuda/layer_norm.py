@@ -1,29 +1,30 @@
 """Normalization of each row by itself. Contracts and formulas: kernels/reference/layer_norm.py.
 
-The threads of a row, and how they read and add up, are those of the softmax (kernels/cuda/loss.py): a row belongs to as
-many threads of a warp as have four elements of it each, a long one to a block. Sums are compensated; the mean comes apart
-into two floats, so that x - mean keeps its precision. Sums over the rows, for gamma and beta, are those of `reduce`, of
-dy h, which the first launch leaves in memory, and of dy.
+The threads of a row, and how they read and add up, are those of the softmax (kernels/cuda/parts/shared_rows.py). Sums are
+compensated; the mean comes apart into two floats, so that x - mean keeps its precision. Sums over the rows, for gamma and
+beta, are those of `reduce`, of dy h, which the first launch leaves in memory, and of dy.
 """
+
+from typing import NamedTuple
 
 from minigrad.kernels.bits import sqrt
 from minigrad.kernels.cuda import reduce
-from minigrad.kernels.cuda.loss import first_of_mine, my_row, my_step, nth, read, row_sum, start_of, tile, write
-from minigrad.kernels.cuda.parts.columns import by_fours, in_fours
-from minigrad.kernels.cuda.parts.sums import add
+from minigrad.kernels.cuda.parts.columns import FOURS, by_fours, in_fours
+from minigrad.kernels.cuda.parts.shared_rows import (
+    add_four,
+    first_of_mine,
+    my_row,
+    my_step,
+    nth,
+    read,
+    row_sum,
+    start_of,
+    tile,
+    write,
+)
 from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.cuda.tools.language import cuda, device_function, float64, real, uint32
 from minigrad.kernels.cuda.tools.launch import Double, Doubles, Reals, UInt, blocks_for
-
-FOURS = False
-
-
-@device_function
-def added_four(total, lost, a, b, c, d):
-    total, lost = add(total, lost, a)
-    total, lost = add(total, lost, b)
-    total, lost = add(total, lost, c)
-    return add(total, lost, d)
 
 
 @device_function
@@ -46,19 +47,17 @@ def centered_four(x, start, k, n, high, low):
     )
 
 
+class Asked(NamedTuple):
+    """Whether the mean is taken away, and whether there are gamma and beta."""
+
+    centered: UInt
+    affine: UInt
+
+
 def forward(
-    x: Reals,
-    gamma: Reals,
-    beta: Reals,
-    y: Reals,
-    mean: Doubles,
-    scale: Doubles,
-    m: UInt,
-    n: UInt,
-    eps: Double,
-    centered: UInt,
-    affine: UInt,
-):
+    x: Reals, gamma: Reals, beta: Reals, y: Reals, mean: Doubles, scale: Doubles, m: UInt, n: UInt, eps: Double, asked: Asked
+):  # fmt: skip
+    centered, affine = asked.centered, asked.affine
     row = my_row()
     start = start_of(row, m, n)
     total, lost = real(0), real(0)
@@ -66,7 +65,7 @@ def forward(
         k = first_of_mine()
         while k < n:
             v = read(x, start, k, n, real(0))
-            total, lost = added_four(total, lost, v[0], v[1], v[2], v[3])
+            total, lost = add_four(total, lost, v)
             k = uint32(k + my_step())
         total, lost = row_sum(total, lost)
         cuda.syncthreads()  # all have read the sum
@@ -77,7 +76,7 @@ def forward(
     k = first_of_mine()
     while k < n:
         v = centered_four(x, start, k, n, high, low)
-        total, lost = added_four(total, lost, v[0] * v[0], v[1] * v[1], v[2] * v[2], v[3] * v[3])
+        total, lost = add_four(total, lost, (v[0] * v[0], v[1] * v[1], v[2] * v[2], v[3] * v[3]))
         k = uint32(k + my_step())
     total, lost = row_sum(total, lost)
     factor = float64(1) / sqrt((float64(total) + float64(lost)) / float64(n) + eps)
@@ -107,18 +106,9 @@ def slopes(dy, gamma, start, k, n, affine):
 
 
 def backward(
-    dy: Reals,
-    x: Reals,
-    gamma: Reals,
-    mean: Doubles,
-    scale: Doubles,
-    dx: Reals,
-    along: Reals,
-    m: UInt,
-    n: UInt,
-    centered: UInt,
-    affine: UInt,
-):
+    dy: Reals, x: Reals, gamma: Reals, mean: Doubles, scale: Doubles, dx: Reals, along: Reals, m: UInt, n: UInt, asked: Asked
+):  # fmt: skip
+    centered, affine = asked.centered, asked.affine
     row = my_row()
     start = start_of(row, m, n)
     inside = min(row, uint32(m - uint32(1)))
@@ -129,8 +119,8 @@ def backward(
     k = first_of_mine()
     while k < n:
         g, v = slopes(dy, gamma, start, k, n, affine), centered_four(x, start, k, n, high, low)
-        total, lost = added_four(total, lost, g[0], g[1], g[2], g[3])
-        product, rest = added_four(product, rest, g[0] * v[0], g[1] * v[1], g[2] * v[2], g[3] * v[3])
+        total, lost = add_four(total, lost, g)
+        product, rest = add_four(product, rest, (g[0] * v[0], g[1] * v[1], g[2] * v[2], g[3] * v[3]))
         k = uint32(k + my_step())
     total, lost = row_sum(total, lost)
     cuda.syncthreads()  # all have read the sum
@@ -165,7 +155,7 @@ def layer_norm_forward(x, gamma, beta, eps, centered, y, mean, scale):
     block = tile(n)
     kernel = forward_kernels[in_fours(n, 0, 0, x, gamma, beta, y)]
     kernel[blocks_for(m, block[1]), block](
-        x, gamma, beta, y, mean, scale, m, n, eps, int(centered), int(gamma.size > 0)
+        x, gamma, beta, y, mean, scale, m, n, eps, Asked(int(centered), int(gamma.size > 0))
     )
 
 
@@ -175,7 +165,9 @@ def layer_norm_backward(dy, x, gamma, mean, scale, centered, dx, dgamma, dbeta):
     along = context.empty((m, n) if affine else (0, n), x.dtype)
     block = tile(n)
     kernel = backward_kernels[in_fours(n, 0, 0, dy, x, gamma, dx, along)]
-    kernel[blocks_for(m, block[1]), block](dy, x, gamma, mean, scale, dx, along, m, n, int(centered), int(affine))
+    kernel[blocks_for(m, block[1]), block](
+        dy, x, gamma, mean, scale, dx, along, m, n, Asked(int(centered), int(affine))
+    )
     if affine:
         reduce.sum_forward(along.reshape(1, m, n), dgamma.reshape(1, n))
         reduce.sum_forward(dy.reshape(1, m, n), dbeta.reshape(1, n))

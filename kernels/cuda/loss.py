@@ -1,11 +1,9 @@
 """Softmax, its logarithm, cross-entropy, the loss of log-probabilities, over rows. Contracts: kernels/reference/loss.py.
 
-A row belongs to as many threads of a warp as have four elements of it each: rows of ten classes to four threads, eight
-rows to a warp, so that few lanes idle. Rows of more than LONG elements get a whole block. A thread reads four elements
-at once where rows are of multiples of four, else four that lie `lanes` apart. Maximum, sum and result are three passes,
-of which only the first finds its row in memory; the others have it in the cache. So the traffic is that of a copy.
+How threads share a row: kernels/cuda/parts/shared_rows.py. Maximum, sum and result are three passes, of which only the first
+finds its row in memory; the others have it in the cache. So the traffic is that of a copy.
 
-The sum of a row is compensated (see `sums`), because a confident prediction has a loss far below the rounding of 1: with
+The sum of a row is compensated, because a confident prediction has a loss far below the rounding of 1: with
 the sum in two parts, s and what s lost, log(s + lost) = log(s) + lost / s to within rounding.
 
 The mean of the losses: the rows of a block are added up in a tree, and the blocks' sums in a second launch; a batch of
@@ -14,134 +12,33 @@ before it launches anything): its row has loss NaN, and gradients NaN, and nothi
 """
 
 import math
+from typing import NamedTuple
 
 from minigrad.kernels import formulas
 from minigrad.kernels.cuda.parts.columns import THREADS, by_fours, in_fours
+from minigrad.kernels.cuda.parts.shared_rows import (
+    add_four,
+    first_of_mine,
+    larger,
+    my_row,
+    my_step,
+    nth,
+    read,
+    row_largest,
+    row_sum,
+    start_of,
+    tile,
+    write,
+)
 from minigrad.kernels.cuda.parts.sums import add, whole
 from minigrad.kernels.cuda.tools.context import context
-from minigrad.kernels.cuda.tools.language import cuda, device_function, load4, real, store4, uint32
+from minigrad.kernels.cuda.tools.language import cuda, device_function, real, uint32
 from minigrad.kernels.cuda.tools.launch import Long, Longs, Real, Reals, UInt, blocks_for, kernel
 
-WARPS = THREADS // 32
-TWO_WARPS = 2 * WARPS
 SHARED = 2 * THREADS
-LONG = 1024  # this and the next two are reckoned, not measured
-BLOCKS = 1024  # that give a sum of losses, at most
+BLOCKS = 1024  # this and the next are reckoned, not measured: blocks that give a sum of losses, at most
 ONE_LAUNCH = 4 * THREADS
-EVERYONE = 0xFFFFFFFF
 LOWEST, NAN = -math.inf, math.nan
-FOURS = False
-
-
-# Four elements of a row
-
-
-@device_function
-def first_of_mine():
-    """Where in its row a thread begins; it goes on by four times the row's threads."""
-    if FOURS:
-        return uint32(uint32(cuda.threadIdx.x) * uint32(4))
-    return uint32(cuda.threadIdx.x)
-
-
-@device_function
-def my_step():
-    return uint32(uint32(cuda.blockDim.x) * uint32(4))
-
-
-@device_function
-def nth(k, q):
-    """The place of the q-th of four elements that begin at k."""
-    if FOURS:
-        return uint32(k + q)
-    return uint32(k + q * uint32(cuda.blockDim.x))
-
-
-@device_function
-def read(memory, start, k, n, fill):
-    """Four elements of the row at `start`; `fill` for those beyond its end, of which the first is none."""
-    if FOURS:
-        return load4(memory, uint32(start + k))
-    b, c, d = nth(k, uint32(1)), nth(k, uint32(2)), nth(k, uint32(3))
-    return (
-        memory[uint32(start + k)],
-        memory[uint32(start + b)] if b < n else fill,
-        memory[uint32(start + c)] if c < n else fill,
-        memory[uint32(start + d)] if d < n else fill,
-    )
-
-
-@device_function
-def write(memory, start, k, n, is_row, value):
-    """Put them there, if this is a row."""
-    if FOURS:
-        if is_row:
-            store4(memory, uint32(start + k), value[0], value[1], value[2], value[3])
-    elif is_row:
-        b, c, d = nth(k, uint32(1)), nth(k, uint32(2)), nth(k, uint32(3))
-        memory[uint32(start + k)] = value[0]
-        if b < n:
-            memory[uint32(start + b)] = value[1]
-        if c < n:
-            memory[uint32(start + c)] = value[2]
-        if d < n:
-            memory[uint32(start + d)] = value[3]
-
-
-# Over the threads of a row
-
-
-@device_function
-def larger(a, b):
-    """The larger one; NaN is passed over and makes its row NaN by way of the sum."""
-    return b if b > a else a
-
-
-@device_function
-def row_largest(v):
-    """The largest v of the row's threads, for all of them; they must meet before the next one, as in a `row_sum`."""
-    shared = cuda.shared.array(WARPS, real, 16)
-    lanes = uint32(cuda.blockDim.x)
-    offset = uint32(min(lanes, uint32(32)) >> uint32(1))
-    while offset > uint32(0):
-        v = larger(v, cuda.shfl_xor_sync(EVERYONE, v, offset))
-        offset = uint32(offset >> uint32(1))
-    if lanes > uint32(32):  # the block has one row
-        shared[uint32(uint32(cuda.threadIdx.x) >> uint32(5))] = v
-        cuda.syncthreads()
-        for w in range(WARPS):
-            v = larger(v, shared[uint32(w)])
-    return v
-
-
-@device_function
-def row_sum(total, lost):
-    """The sum of the row's threads' sums, in two parts, for all of them; they must meet before the next one."""
-    shared = cuda.shared.array(TWO_WARPS, real, 16)
-    lanes = uint32(cuda.blockDim.x)
-    offset = uint32(min(lanes, uint32(32)) >> uint32(1))
-    while offset > uint32(0):
-        other = cuda.shfl_xor_sync(EVERYONE, total, offset)
-        both = lost + cuda.shfl_xor_sync(EVERYONE, lost, offset)
-        total, lost = add(total, both, other)
-        offset = uint32(offset >> uint32(1))
-    if lanes > uint32(32):
-        warp = uint32(uint32(cuda.threadIdx.x) >> uint32(5))
-        shared[warp] = total
-        shared[uint32(warp + uint32(WARPS))] = lost
-        cuda.syncthreads()
-        total, lost = real(0), real(0)
-        for w in range(WARPS):
-            total, lost = add(total, lost + shared[uint32(uint32(w) + uint32(WARPS))], shared[uint32(w)])
-    return total, lost
-
-
-@device_function
-def add_four(total, lost, v):
-    total, lost = add(total, lost, v[0])
-    total, lost = add(total, lost, v[1])
-    total, lost = add(total, lost, v[2])
-    return add(total, lost, v[3])
 
 
 @device_function
@@ -181,17 +78,6 @@ def put_softmax(x, y, start, n, is_row, shift, total):
         e = exp_shifted(read(x, start, k, n, real(LOWEST)), shift)
         write(y, start, k, n, is_row, (e[0] * scale, e[1] * scale, e[2] * scale, e[3] * scale))
         k = uint32(k + my_step())
-
-
-@device_function
-def my_row():
-    return uint32(uint32(cuda.blockIdx.x) * uint32(cuda.blockDim.y) + uint32(cuda.threadIdx.y))
-
-
-@device_function
-def start_of(row, m, n):
-    """Where a row begins; beyond the last row, where that does, so that all threads of a warp go together."""
-    return uint32(min(row, uint32(m - uint32(1))) * n)
 
 
 # Kernels
@@ -351,17 +237,18 @@ def nll_of_labels(log_probs: Reals, labels: Longs, weight: Reals, losses: Reals,
         losses[i] = loss
 
 
+class Shares(NamedTuple):
+    """Of the loss of a row: the label for which there is none, the weight of its label, and that of every class."""
+
+    ignore: Long
+    kept: Real
+    spread: Real
+
+
 def nll_smoothed(
-    log_probs: Reals,
-    labels: Longs,
-    weight: Reals,
-    losses: Reals,
-    m: UInt,
-    n: UInt,
-    ignore: Long,
-    kept: Real,
-    spread: Real,
-):
+    log_probs: Reals, labels: Longs, weight: Reals, losses: Reals, m: UInt, n: UInt, shares: Shares
+):  # fmt: skip
+    ignore, kept, spread = shares.ignore, shares.kept, shares.spread
     row = my_row()
     start = start_of(row, m, n)
     total, lost = real(0), real(0)
@@ -388,9 +275,8 @@ def nll_slope(w, k, label, own, each):
     return (real(0) - own * w) - each * w if k == label else real(0) - each * w
 
 
-def nll_gradient(
-    dy: Reals, labels: Longs, weight: Reals, dx: Reals, m: UInt, n: UInt, ignore: Long, kept: Real, spread: Real
-):
+def nll_gradient(dy: Reals, labels: Longs, weight: Reals, dx: Reals, m: UInt, n: UInt, shares: Shares):
+    ignore, kept, spread = shares.ignore, shares.kept, shares.spread
     row = my_row()
     start = start_of(row, m, n)
     inside = min(row, uint32(m - uint32(1)))
@@ -438,16 +324,6 @@ cross_entropy_kernels = by_fours(cross_entropy)
 cross_entropy_gradient_kernels = by_fours(cross_entropy_gradient)
 nll_smoothed_kernels = by_fours(nll_smoothed)
 nll_gradient_kernels = by_fours(nll_gradient)
-
-
-def tile(n):
-    """(threads of a row, rows of a block): powers of two."""
-    if n > LONG:
-        return THREADS, 1
-    lanes = 1
-    while 4 * lanes < n and lanes < 32:
-        lanes *= 2
-    return lanes, THREADS // lanes
 
 
 def launch_rows(kernels, *arrays):
@@ -502,16 +378,16 @@ def nll_forward(log_probs, labels, weight, ignore, smoothing, losses):
         return
     block = tile(n)
     smoothed = nll_smoothed_kernels[in_fours(n, 0, 0, log_probs, weight)]
-    shares = 1 - smoothing, smoothing / n
-    smoothed[blocks_for(m, block[1]), block](log_probs, labels, weight, losses, m, n, ignore, *shares)
+    shares = Shares(ignore, 1 - smoothing, smoothing / n)
+    smoothed[blocks_for(m, block[1]), block](log_probs, labels, weight, losses, m, n, shares)
 
 
 def nll_backward(dy, labels, weight, ignore, smoothing, dx):
     m, n = dx.shape
     block = tile(n)
     backward = nll_gradient_kernels[in_fours(n, 0, 0, dx, weight)]
-    shares = 1 - smoothing, smoothing / n
-    backward[blocks_for(m, block[1]), block](dy, labels, weight, dx, m, n, ignore, *shares)
+    shares = Shares(ignore, 1 - smoothing, smoothing / n)
+    backward[blocks_for(m, block[1]), block](dy, labels, weight, dx, m, n, shares)
 
 
 def nll_weights(labels, weight, ignore, weights):

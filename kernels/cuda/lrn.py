@@ -12,6 +12,7 @@ of that type gives 0.
 """
 
 import math
+from typing import NamedTuple
 
 from minigrad.kernels import formulas
 from minigrad.kernels.cuda.tools.context import context
@@ -22,11 +23,26 @@ THREADS = 256
 WIDEST = 1024  # channels of a row in shared memory; as many of several rows together
 
 
+class Reach(NamedTuple):
+    """How many channels before and after one are in its window."""
+
+    before: UInt
+    after: UInt
+
+
+class Terms(NamedTuple):
+    """s = k + alpha (sum of squares), and its power -beta."""
+
+    alpha: Real
+    beta: Real
+    k: Real
+
+
 @device_function
-def square_sum(memory, start, j, before, after, c):
+def square_sum(memory, start, j, reach, c):
     """Sum of the squares over the window of j, in the row at `start`."""
-    i = uint32(j - before) if j > before else uint32(0)
-    end = min(uint32(j + after), uint32(c - uint32(1)))
+    i = uint32(j - reach.before) if j > reach.before else uint32(0)
+    end = min(uint32(j + reach.after), uint32(c - uint32(1)))
     total = real(0)
     while i <= end:
         v = memory[uint32(start + i)]
@@ -36,10 +52,10 @@ def square_sum(memory, start, j, before, after, c):
 
 
 @device_function
-def term_sum(memory, start, j, before, after, c):
+def term_sum(memory, start, j, reach, c):
     """Sum of the terms of those in whose windows j lies."""
-    i = uint32(j - after) if j > after else uint32(0)
-    end = min(uint32(j + before), uint32(c - uint32(1)))
+    i = uint32(j - reach.after) if j > reach.after else uint32(0)
+    end = min(uint32(j + reach.before), uint32(c - uint32(1)))
     total = real(0)
     while i <= end:
         total += memory[uint32(start + i)]
@@ -62,20 +78,19 @@ def my_row():
 
 
 @kernel(threads=THREADS)
-def normalize(x: Reals, y: Reals, m: UInt, c: UInt, before: UInt, after: UInt, alpha: Real, beta: Real, k: Real):
+def normalize(x: Reals, y: Reals, m: UInt, c: UInt, reach: Reach, formula: Terms):
     row, j = my_row(), uint32(cuda.threadIdx.x)
     if row < m:
         start = uint32(row * c)
         while j < c:
-            s = k + alpha * square_sum(x, start, j, before, after, c)
-            y[uint32(start + j)] = x[uint32(start + j)] * power(s, beta)
+            s = formula.k + formula.alpha * square_sum(x, start, j, reach, c)
+            y[uint32(start + j)] = x[uint32(start + j)] * power(s, formula.beta)
             j = uint32(j + uint32(cuda.blockDim.x))
 
 
 @kernel(threads=THREADS)
 def gradient(
-    dy: Reals, x: Reals, dx: Reals, m: UInt, c: UInt, before: UInt, after: UInt, alpha: Real, beta: Real, k: Real,
-    slope: Real,
+    dy: Reals, x: Reals, dx: Reals, m: UInt, c: UInt, reach: Reach, formula: Terms, slope: Real
 ):  # fmt: skip
     values = cuda.shared.array(WIDEST, real, 16)
     terms = cuda.shared.array(WIDEST, real, 16)
@@ -89,42 +104,41 @@ def gradient(
     cuda.syncthreads()
     j = me
     while j < c and row < m:
-        s = k + alpha * square_sum(values, place, j, before, after, c)
-        share = dy[uint32(start + j)] * power(s, beta)
+        s = formula.k + formula.alpha * square_sum(values, place, j, reach, c)
+        share = dy[uint32(start + j)] * power(s, formula.beta)
         direct[uint32(place + j)] = share
         terms[uint32(place + j)] = share * values[uint32(place + j)] / s
         j = uint32(j + across)
     cuda.syncthreads()
     j = me
     while j < c and row < m:
-        total = term_sum(terms, place, j, before, after, c)
+        total = term_sum(terms, place, j, reach, c)
         dx[uint32(start + j)] = direct[uint32(place + j)] - slope * values[uint32(place + j)] * total
         j = uint32(j + across)
 
 
 @kernel(threads=THREADS)
 def gradient_terms(
-    dy: Reals, x: Reals, terms: Reals, dx: Reals, m: UInt, c: UInt, before: UInt, after: UInt, alpha: Real, beta: Real,
-    k: Real,
+    dy: Reals, x: Reals, terms: Reals, dx: Reals, m: UInt, c: UInt, reach: Reach, formula: Terms
 ):  # fmt: skip
     row, j = my_row(), uint32(cuda.threadIdx.x)
     if row < m:
         start = uint32(row * c)
         while j < c:
-            s = k + alpha * square_sum(x, start, j, before, after, c)
-            share = dy[uint32(start + j)] * power(s, beta)
+            s = formula.k + formula.alpha * square_sum(x, start, j, reach, c)
+            share = dy[uint32(start + j)] * power(s, formula.beta)
             dx[uint32(start + j)] = share
             terms[uint32(start + j)] = share * x[uint32(start + j)] / s
             j = uint32(j + uint32(cuda.blockDim.x))
 
 
 @kernel(threads=THREADS)
-def gradient_from_terms(x: Reals, terms: Reals, dx: Reals, m: UInt, c: UInt, before: UInt, after: UInt, slope: Real):
+def gradient_from_terms(x: Reals, terms: Reals, dx: Reals, m: UInt, c: UInt, reach: Reach, slope: Real):
     row, j = my_row(), uint32(cuda.threadIdx.x)
     if row < m:
         start = uint32(row * c)
         while j < c:
-            total = term_sum(terms, start, j, before, after, c)
+            total = term_sum(terms, start, j, reach, c)
             dx[uint32(start + j)] -= slope * x[uint32(start + j)] * total
             j = uint32(j + uint32(cuda.blockDim.x))
 
@@ -137,8 +151,8 @@ def tile(m, c):
 
 
 def window(size, c):
-    """Channels before and after one in its window."""
-    return min(size // 2, c - 1), min((size - 1) // 2, c - 1)
+    """The Reach of a window of that size."""
+    return Reach(min(size // 2, c - 1), min((size - 1) // 2, c - 1))
 
 
 def local_response_norm_forward(x, size, alpha, beta, k, y):
@@ -146,7 +160,7 @@ def local_response_norm_forward(x, size, alpha, beta, k, y):
     if not x.size:
         return
     grid, block = tile(m, c)
-    normalize[grid, block](x, y, m, c, *window(size, c), alpha, beta, k)
+    normalize[grid, block](x, y, m, c, window(size, c), Terms(alpha, beta, k))
 
 
 def local_response_norm_backward(dy, x, size, alpha, beta, k, dx):
@@ -156,8 +170,8 @@ def local_response_norm_backward(dy, x, size, alpha, beta, k, dx):
     grid, block = tile(m, c)
     slope = 2 * alpha * beta
     if c <= WIDEST:
-        gradient[grid, block](dy, x, dx, m, c, *window(size, c), alpha, beta, k, slope)
+        gradient[grid, block](dy, x, dx, m, c, window(size, c), Terms(alpha, beta, k), slope)
         return
     terms = context.empty(x.shape, x.dtype)
-    gradient_terms[grid, block](dy, x, terms, dx, m, c, *window(size, c), alpha, beta, k)
-    gradient_from_terms[grid, block](x, terms, dx, m, c, *window(size, c), slope)
+    gradient_terms[grid, block](dy, x, terms, dx, m, c, window(size, c), Terms(alpha, beta, k))
+    gradient_from_terms[grid, block](x, terms, dx, m, c, window(size, c), slope)

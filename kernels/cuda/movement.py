@@ -13,31 +13,37 @@ take_along, ...      an element to a thread, and backward a column, so that sums
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
 from minigrad.kernels.axes import merged
 from minigrad.kernels.cuda.parts import rows
-from minigrad.kernels.cuda.parts.units import UNITS, alignment, below
-from minigrad.kernels.cuda.parts.walk import WORD, both_positions, contiguous_steps, walk
+from minigrad.kernels.cuda.parts.kinds import (
+    FLOAT32,
+    FLOAT64,
+    KINDS,
+    UINT64,
+    integer_at,
+    put_integer,
+    put_real,
+)
+from minigrad.kernels.cuda.parts.units import LOAD, STORE, UNITS, alignment, below
+from minigrad.kernels.cuda.parts.walk import WORD, Walk, both_positions, contiguous_steps, walk
 from minigrad.kernels.cuda.tools import launch
 from minigrad.kernels.cuda.tools.language import (
+    Choice,
     cast,
     cuda,
-    device_function,
     float32,
     float64,
-    int8,
-    int16,
-    int32,
-    int64,
     store4,
     uint8,
     uint16,
     uint32,
     uint64,
 )
-from minigrad.kernels.cuda.tools.launch import Axes, Bytes, Longs, Reals, UInt, ULong, blocks_for, kernel
+from minigrad.kernels.cuda.tools.launch import Bytes, Longs, Reals, UInt, ULong, blocks_for, kernel
 
 THREADS = 256
 
@@ -69,61 +75,6 @@ def fill(value, y):
 
 
 # Copy
-
-
-BOOL, INT8, UINT8, INT16, UINT16, INT32, UINT32, INT64, UINT64, FLOAT32, FLOAT64 = range(11)
-KINDS = {
-    np.dtype(name): kind
-    for kind, name in enumerate(
-        ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
-    )
-}
-
-
-@device_function
-def integer_at(x, i, kind):
-    """Element i, of an integer type, as int64; of uint64 the same bits."""
-    if kind <= uint32(UINT8):
-        return int64(cast(x, int8)[i]) if kind == uint32(INT8) else int64(x[i])
-    if kind == uint32(INT16):
-        return int64(cast(x, int16)[i])
-    if kind == uint32(UINT16):
-        return int64(cast(x, uint16)[i])
-    if kind == uint32(INT32):
-        return int64(cast(x, int32)[i])
-    if kind == uint32(UINT32):
-        return int64(cast(x, uint32)[i])
-    return cast(x, int64)[i]
-
-
-@device_function
-def put_integer(y, i, kind, value):
-    """Element i = value, of which an integer type keeps the lowest bits."""
-    if kind == uint32(BOOL):
-        y[i] = uint8(1) if value != int64(0) else uint8(0)
-    elif kind <= uint32(UINT8):
-        y[i] = uint8(value & int64(0xFF))
-    elif kind <= uint32(UINT16):
-        cast(y, uint16)[i] = uint16(value & int64(0xFFFF))
-    elif kind <= uint32(UINT32):
-        cast(y, uint32)[i] = uint32(value & int64(0xFFFFFFFF))
-    else:
-        cast(y, int64)[i] = value
-
-
-@device_function
-def put_real(y, i, kind, value):
-    """Element i = value, a float64, towards zero where it becomes an integer."""
-    if kind == uint32(FLOAT32):
-        cast(y, float32)[i] = float32(value)
-    elif kind == uint32(FLOAT64):
-        cast(y, float64)[i] = value
-    elif kind == uint32(BOOL):
-        y[i] = uint8(0) if value == float64(0) else uint8(1)
-    elif kind == uint32(UINT64):
-        cast(y, uint64)[i] = uint64(value)
-    else:
-        put_integer(y, i, kind, int64(value))
 
 
 @kernel(threads=THREADS, uses_float64=True)
@@ -164,39 +115,34 @@ def copy(x, y):
 # Views
 
 
-LOAD = STORE = TYPE = None  # of a unit, put in by variants
+TYPE = Choice("TYPE")  # of an element that only moves
+
+
+class Offsets(NamedTuple):
+    """Where two arrays begin in their memory, in units."""
+
+    x: UInt
+    y: UInt
 
 
 @kernel(threads=THREADS)
-def move(
-    x: Bytes,
-    y: Bytes,
-    n: UInt,
-    rank: UInt,
-    lengths: Axes,
-    multipliers: Axes,
-    shifts: Axes,
-    x_steps: Axes,
-    y_steps: Axes,
-    x_offset: UInt,
-    y_offset: UInt,
-):
+def move(x: Bytes, y: Bytes, n: UInt, way: Walk, first: Offsets):
     """y[q(i)] = x[p(i)], in units."""
     i = uint32(uint32(cuda.blockIdx.x) * uint32(4 * THREADS) + uint32(cuda.threadIdx.x))
     if i < n:
         j = below(uint32(i + uint32(THREADS)), n, i)
         k = below(uint32(i + uint32(2 * THREADS)), n, i)
         m = below(uint32(i + uint32(3 * THREADS)), n, i)
-        pi, qi = both_positions(i, rank, lengths, multipliers, shifts, x_steps, y_steps)
-        pj, qj = both_positions(j, rank, lengths, multipliers, shifts, x_steps, y_steps)
-        pk, qk = both_positions(k, rank, lengths, multipliers, shifts, x_steps, y_steps)
-        pm, qm = both_positions(m, rank, lengths, multipliers, shifts, x_steps, y_steps)
-        s, t = LOAD(x, uint32(pi + x_offset)), LOAD(x, uint32(pj + x_offset))
-        u, v = LOAD(x, uint32(pk + x_offset)), LOAD(x, uint32(pm + x_offset))
-        STORE(y, uint32(qi + y_offset), s)
-        STORE(y, uint32(qj + y_offset), t)
-        STORE(y, uint32(qk + y_offset), u)
-        STORE(y, uint32(qm + y_offset), v)
+        pi, qi = both_positions(i, way)
+        pj, qj = both_positions(j, way)
+        pk, qk = both_positions(k, way)
+        pm, qm = both_positions(m, way)
+        s, t = LOAD(x, uint32(pi + first.x)), LOAD(x, uint32(pj + first.x))
+        u, v = LOAD(x, uint32(pk + first.x)), LOAD(x, uint32(pm + first.x))
+        STORE(y, uint32(qi + first.y), s)
+        STORE(y, uint32(qj + first.y), t)
+        STORE(y, uint32(qk + first.y), u)
+        STORE(y, uint32(qm + first.y), v)
 
 
 SIDE = 32  # of a tile
@@ -204,27 +150,21 @@ PITCH = SIDE + 1  # between its rows, so that a column lies in 32 different bank
 TILE = SIDE * PITCH
 
 
+class Plane(NamedTuple):
+    """The two axes that are exchanged, and how far apart the columns of x and the rows of y are."""
+
+    rows: UInt
+    columns: UInt
+    x_step: UInt
+    y_step: UInt
+
+
 @kernel(threads=THREADS)
-def transpose(
-    x: Bytes,
-    y: Bytes,
-    rows: UInt,
-    columns: UInt,
-    x_step: UInt,
-    y_step: UInt,
-    rank: UInt,
-    lengths: Axes,
-    multipliers: Axes,
-    shifts: Axes,
-    x_steps: Axes,
-    y_steps: Axes,
-    x_offset: UInt,
-    y_offset: UInt,
-):
+def transpose(x: Bytes, y: Bytes, plane: Plane, way: Walk, first: Offsets):
     """y[column + row y_step] = x[row + column x_step], a tile to a block; further axes along the grid's z."""
     tile = cuda.shared.array(TILE, TYPE)
     x, y = cast(x, TYPE), cast(y, TYPE)
-    p, q = both_positions(uint32(cuda.blockIdx.z), rank, lengths, multipliers, shifts, x_steps, y_steps)
+    p, q = both_positions(uint32(cuda.blockIdx.z), way)
     first_row, first_column = uint32(cuda.blockIdx.x) * uint32(SIDE), uint32(cuda.blockIdx.y) * uint32(SIDE)
     lane = uint32(cuda.threadIdx.x) & uint32(SIDE - 1)
     warp = uint32(cuda.threadIdx.x) >> uint32(5)
@@ -232,15 +172,15 @@ def transpose(
     for k in range(4):
         line = uint32(warp + uint32(k * (THREADS // SIDE)))
         column = uint32(first_column + line)
-        if row < rows and column < columns:
-            tile[line * uint32(PITCH) + lane] = x[uint32(p + x_offset + row + column * x_step)]
+        if row < plane.rows and column < plane.columns:
+            tile[line * uint32(PITCH) + lane] = x[uint32(p + first.x + row + column * plane.x_step)]
     cuda.syncthreads()
     column = uint32(first_column + lane)
     for k in range(4):
         line = uint32(warp + uint32(k * (THREADS // SIDE)))
         row = uint32(first_row + line)
-        if row < rows and column < columns:
-            y[uint32(q + y_offset + column + row * y_step)] = tile[lane * uint32(PITCH) + line]
+        if row < plane.rows and column < plane.columns:
+            y[uint32(q + first.y + column + row * plane.y_step)] = tile[lane * uint32(PITCH) + line]
 
 
 MOVES = {size: move.variant(**unit) for size, unit in UNITS.items()}
@@ -269,9 +209,8 @@ def tiled_plan(axes, x_offset, y_offset, itemsize):
     grid = blocks_for(rows, SIDE), blocks_for(columns, SIDE), depth
     if max(grid[1:]) > MOST_BLOCKS:
         return None
-    *where, steps = walk(others or [[1, 0, 0]])
-    steps_along = x_step % WORD, y_step % WORD
-    return TRANSPOSES[itemsize], grid, (rows, columns, *steps_along, *where, *steps, x_offset, y_offset)
+    plane = Plane(rows, columns, x_step % WORD, y_step % WORD)
+    return TRANSPOSES[itemsize], grid, (plane, walk(others or [[1, 0, 0]]), Offsets(x_offset, y_offset))
 
 
 def unit_plan(axes, x_offset, y_offset, itemsize, alignment):
@@ -289,8 +228,7 @@ def unit_plan(axes, x_offset, y_offset, itemsize, alignment):
             axes.append([length // elements, 1, 1])
         x_offset, y_offset = x_offset // elements, y_offset // elements
     n = functools.reduce(lambda product, axis: product * axis[0], axes, 1)
-    *where, steps = walk(axes or [[1, 0, 0]])
-    return MOVES[unit], blocks_for(n, 4 * THREADS), (n, *where, *steps, x_offset, y_offset)
+    return MOVES[unit], blocks_for(n, 4 * THREADS), (n, walk(axes or [[1, 0, 0]]), Offsets(x_offset, y_offset))
 
 
 def strided_read(x, shape, strides, offset, y):

@@ -52,7 +52,7 @@ from minigrad.kernels.cuda.parts.wide import (
     wide_statistics,
 )
 from minigrad.kernels.cuda.tools.context import context
-from minigrad.kernels.cuda.tools.language import cuda, device_function, float64, real, uint32
+from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, float64, real, uint32
 from minigrad.kernels.cuda.tools.launch import Double, Doubles, Real, Reals, UInt, blocks_for, kernel
 from minigrad.kernels.one_by_one import one_by_one
 
@@ -60,9 +60,8 @@ THREADS = columns.THREADS
 ONE_LAUNCH = 1024  # rows; this and the next two are reckoned, not measured
 SUM_BLOCKS = 1024  # as many chunks as one block merges quickly, and enough to fill a GPU
 ROW_BLOCKS = 4096
-FOURS = False
 ANY = -1
-ACTIVATION = ANY  # compiled in, or else whatever the kernel is given
+ACTIVATION = Choice("ACTIVATION", ANY)  # compiled in, or else whatever the kernel is given
 
 
 # Kernels, forward. Those that read the mean split it, one float64 subtraction per channel and thread.

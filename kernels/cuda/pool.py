@@ -14,20 +14,31 @@ All arithmetic on places is unsigned.
 """
 
 import math
+from typing import NamedTuple
 
 from minigrad.kernels import window as windows
-from minigrad.kernels.cuda.tools.language import cuda, device_function, int32, load4, real, store4, uint8, uint32
+from minigrad.kernels.cuda.tools.language import (
+    Choice,
+    cuda,
+    device_function,
+    int32,
+    load4,
+    real,
+    store4,
+    uint8,
+    uint32,
+)
 from minigrad.kernels.cuda.tools.launch import FLOAT32, Of, Reals, UInt, UIntWindow, blocks_for, kernel
 
 THREADS = 256
 MOST_BLOCKS = 65535  # along a grid's second axis; its blocks go on with further rows
 LOWEST = -math.inf
 
-WIDTH = 1  # channels of a thread: 1 or 4
-PLACES = (
-    uint8  # what winner is read as: uint8 or int32, one place each, or for four channels uint32, four places of a byte
-)
-UNIT_STRIDE = False  # whether windows are one pixel apart both ways, which saves divisions
+WIDTH = Choice("WIDTH")  # channels of a thread: 1 or 4
+PLACES = Choice(
+    "PLACES"
+)  # winner's type: uint8 or int32, one place each, or for four channels uint32, four places of a byte
+UNIT_STRIDE = Choice("UNIT_STRIDE", False)  # whether windows are one pixel apart both ways, which saves divisions
 
 
 # One channel or four: numbers, or tuples of four of them. `at` counts ones or fours.
@@ -132,6 +143,16 @@ def won(values, winners, place):
 # Who does what
 
 
+class Over(NamedTuple):
+    """A result's tiles along the channels, and rows of all images; the size of what windows go over, in a thread's channels."""
+
+    tiles: UInt
+    rows: UInt
+    h: UInt
+    w: UInt
+    c: UInt
+
+
 @device_function
 def own_place(tiles):
     """(channels, column, row) of this thread; `tiles` blocks lie side by side along the channels."""
@@ -163,8 +184,9 @@ def covering(pixel, size, stride, padding, count):
 
 @kernel(threads=THREADS, min_blocks=4)
 def max_forward(
-    x: Reals, y: Reals, winner: Of("PLACES"), tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, window: UIntWindow
+    x: Reals, y: Reals, winner: Of(PLACES), over: Over, window: UIntWindow
 ):  # fmt: skip
+    tiles, rows, h, w, c = over
     k, j, row = own_place(tiles)
     if k < c and j < window.ow:
         columns_before, first_q, last_q = covered(j, window.kw, window.sw, window.left, w, uint32)
@@ -194,8 +216,9 @@ def max_forward(
 
 @kernel(threads=THREADS, min_blocks=4)
 def max_backward(
-    dy: Reals, winner: Of("PLACES"), dx: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, window: UIntWindow
+    dy: Reals, winner: Of(PLACES), dx: Reals, over: Over, window: UIntWindow
 ):  # fmt: skip
+    tiles, rows, h, w, c = over
     k, q, row = own_place(tiles)
     if k < c and q < w:
         first_j, last_j = covering(q, window.kw, window.sw, window.left, window.ow)
@@ -220,8 +243,9 @@ def max_backward(
 
 @kernel(threads=THREADS, min_blocks=4)
 def max_take(
-    x: Reals, winner: Of("PLACES"), y: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, window: UIntWindow
+    x: Reals, winner: Of(PLACES), y: Reals, over: Over, window: UIntWindow
 ):  # fmt: skip
+    tiles, rows, h, w, c = over
     k, j, row = own_place(tiles)
     if k < c and j < window.ow:
         while row < rows:
@@ -237,8 +261,9 @@ def max_take(
 
 @kernel(threads=THREADS, min_blocks=4)
 def mean_forward(
-    x: Reals, y: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, window: UIntWindow
+    x: Reals, y: Reals, over: Over, window: UIntWindow
 ):  # fmt: skip
+    tiles, rows, h, w, c = over
     k, j, row = own_place(tiles)
     if k < c and j < window.ow:
         _, first_q, last_q = covered(j, window.kw, window.sw, window.left, w, uint32)
@@ -262,8 +287,9 @@ def mean_forward(
 
 @kernel(threads=THREADS, min_blocks=4)
 def mean_backward(
-    dy: Reals, dx: Reals, tiles: UInt, rows: UInt, h: UInt, w: UInt, c: UInt, window: UIntWindow
+    dy: Reals, dx: Reals, over: Over, window: UIntWindow
 ):  # fmt: skip
+    tiles, rows, h, w, c = over
     k, q, row = own_place(tiles)
     if k < c and q < w:
         whole = uint32(window.kh * window.kw)
@@ -338,7 +364,7 @@ def launch_over(result, kernel, width, arrays, image, window):
     """Launch a kernel over the result; `image` is what the window goes over."""
     groups = result.shape[3] // width
     grid, block, tiles, rows = blocks_over(result, groups)
-    kernel[grid, block](*arrays, tiles, rows, *image.shape[1:3], groups, window)
+    kernel[grid, block](*arrays, Over(tiles, rows, *image.shape[1:3], groups), window)
 
 
 def max_pool_forward(x, window, y, winner):

@@ -5,6 +5,8 @@ the cell, where a thread does all there is to do for one unit of one sequence. W
 and dc, stays in scratch memory. Formulas are those of the CPU.
 """
 
+from typing import NamedTuple
+
 from minigrad.kernels.cuda import gemm, movement
 from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.cuda.tools.language import cuda, device_function, real, uint32
@@ -50,17 +52,25 @@ def rnn_cell_backward(dy: Reals, y: Reals, dh: Reals, dgates: Reals, n: UInt, wi
             dgates[i] = tanh_grad(d, y[i])
 
 
+class Step(NamedTuple):
+    """Elements of the state, units of a sequence, whether there is a state before, whether dh is a later step's gradient."""
+
+    n: UInt
+    units: UInt
+    started: UInt
+    later: UInt
+
+
 @kernel(threads=THREADS)
-def lstm_cell(gates: Reals, before: Reals, c: Reals, y: Reals, n: UInt, units: UInt, started: UInt):
-    """`started`: whether there is a c before."""
-    k = my_element()
-    if k < n:
+def lstm_cell(gates: Reals, before: Reals, c: Reals, y: Reals, step: Step):
+    k, units = my_element(), step.units
+    if k < step.n:
         i = first_gate(k, units, uint32(4))
         f, g = uint32(i + units), uint32(i + uint32(2) * units)
         o = uint32(g + units)
         gates[i], gates[f], gates[g], gates[o] = sigmoid(gates[i]), sigmoid(gates[f]), tanh(gates[g]), sigmoid(gates[o])
         state = gates[i] * gates[g]
-        if started != uint32(0):
+        if step.started != uint32(0):
             state = gates[f] * before[k] + state
         c[k] = state
         y[k] = gates[o] * tanh(state)
@@ -68,31 +78,21 @@ def lstm_cell(gates: Reals, before: Reals, c: Reals, y: Reals, n: UInt, units: U
 
 @kernel(threads=THREADS)
 def lstm_cell_backward(
-    dy: Reals,
-    gates: Reals,
-    before: Reals,
-    c: Reals,
-    dgates: Reals,
-    dh: Reals,
-    dc: Reals,
-    n: UInt,
-    units: UInt,
-    started: UInt,
-    later: UInt,
-):
-    k = my_element()
-    if k < n:
+    dy: Reals, gates: Reals, before: Reals, c: Reals, dgates: Reals, dh: Reals, dc: Reals, step: Step
+):  # fmt: skip
+    k, units = my_element(), step.units
+    if k < step.n:
         i = first_gate(k, units, uint32(4))
         f, g = uint32(i + units), uint32(i + uint32(2) * units)
         o = uint32(g + units)
         d = dy[k]
-        if later != uint32(0):
+        if step.later != uint32(0):
             d += dh[k]
         squashed = tanh(c[k])
         dgates[o] = sigmoid_grad(d * squashed, gates[o])
         state = dc[k] + tanh_grad(d * gates[o], squashed)
         dgates[i] = sigmoid_grad(state * gates[g], gates[i])
-        if started != uint32(0):
+        if step.started != uint32(0):
             dgates[f] = sigmoid_grad(state * before[k], gates[f])
         else:
             dgates[f] = real(0)
@@ -102,51 +102,34 @@ def lstm_cell_backward(
 
 @kernel(threads=THREADS)
 def gru_cell(
-    gates: Reals,
-    products: Reals,
-    before: Reals,
-    hidden: Reals,
-    y: Reals,
-    n: UInt,
-    units: UInt,
-    started: UInt,
-):
-    k = my_element()
-    if k < n:
+    gates: Reals, products: Reals, before: Reals, hidden: Reals, y: Reals, step: Step
+):  # fmt: skip
+    k, units = my_element(), step.units
+    if k < step.n:
         r = first_gate(k, units, uint32(3))
         z, m = uint32(r + units), uint32(r + uint32(2) * units)
         gates[r], gates[z] = sigmoid(gates[r] + products[r]), sigmoid(gates[z] + products[z])
         hidden[k] = products[m]
         gates[m] = tanh(gates[m] + gates[r] * hidden[k])
         value = (real(1) - gates[z]) * gates[m]
-        if started != uint32(0):
+        if step.started != uint32(0):
             value += gates[z] * before[k]
         y[k] = value
 
 
 @kernel(threads=THREADS)
 def gru_cell_backward(
-    dy: Reals,
-    gates: Reals,
-    hidden: Reals,
-    before: Reals,
-    dgates: Reals,
-    dhidden: Reals,
-    dh: Reals,
-    n: UInt,
-    units: UInt,
-    started: UInt,
-    later: UInt,
-):
-    k = my_element()
-    if k < n:
+    dy: Reals, gates: Reals, hidden: Reals, before: Reals, dgates: Reals, dhidden: Reals, dh: Reals, step: Step
+):  # fmt: skip
+    k, units = my_element(), step.units
+    if k < step.n:
         r = first_gate(k, units, uint32(3))
         z, m = uint32(r + units), uint32(r + uint32(2) * units)
         d = dy[k]
-        if later != uint32(0):
+        if step.later != uint32(0):
             d += dh[k]
         change = -gates[m]
-        if started != uint32(0):
+        if step.started != uint32(0):
             change = before[k] - gates[m]
         dz = sigmoid_grad(d * change, gates[z])
         dn = tanh_grad(d * (real(1) - gates[z]), gates[m])
@@ -203,7 +186,7 @@ def lstm_forward(h0, c0, w_hh, reverse, gates, c, y):
         if last is not None or h0.size:
             gemm.gemm_add(h0 if last is None else step_of(y, last), w_hh, a, False, False)
         before = c0 if last is None else step_of(c, last)
-        lstm_cell[grid(now)](a, before, step_of(c, t), now, now.size, units, int(before.size > 0))
+        lstm_cell[grid(now)](a, before, step_of(c, t), now, Step(now.size, units, int(before.size > 0), 0))
 
 
 def lstm_backward(dy, dc, gates, c0, c, w_hh, reverse, dgates, dh0, dc0):
@@ -215,7 +198,7 @@ def lstm_backward(dy, dc, gates, c0, c, w_hh, reverse, dgates, dh0, dc0):
         before = c0 if last is None else step_of(c, last)
         lstm_cell_backward[grid(dh)](
             step_of(dy, t), step_of(gates, t), before, step_of(c, t), now, dh, dstate,
-            dh.size, units, int(before.size > 0), int(following is not None),
+            Step(dh.size, units, int(before.size > 0), int(following is not None)),
         )  # fmt: skip
         if last is not None or dh0.size:
             gemm.gemm(now, w_hh, nothing(now), dh if last is not None else dh0, False, True)
@@ -233,7 +216,7 @@ def gru_forward(h0, w_hh, b_hh, reverse, gates, hidden, y):
         left, right = (before, w_hh) if before.size else (nothing(y).reshape(n, 0), nothing(y).reshape(0, 3 * units))
         gemm.gemm(left, right, b_hh, products, False, False)
         gru_cell[grid(now)](
-            step_of(gates, t), products, before, step_of(hidden, t), now, now.size, units, int(before.size > 0)
+            step_of(gates, t), products, before, step_of(hidden, t), now, Step(now.size, units, int(before.size > 0), 0)
         )
 
 
@@ -245,7 +228,7 @@ def gru_backward(dy, gates, hidden, h0, y, w_hh, reverse, dgates, dhidden, dh0):
         now = step_of(dhidden, t)
         gru_cell_backward[grid(dh)](
             step_of(dy, t), step_of(gates, t), step_of(hidden, t), before, step_of(dgates, t), now, dh,
-            dh.size, units, int(before.size > 0), int(following is not None),
+            Step(dh.size, units, int(before.size > 0), int(following is not None)),
         )  # fmt: skip
         if last is not None or dh0.size:
             gemm.gemm_add(now, w_hh, dh, False, True)

@@ -11,12 +11,14 @@ so that nothing is rounded before the end. With an inner axis of multiples of fo
 once; a long row is seen as rows of four columns. All of it is bound by reading x once.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from minigrad.kernels.cuda.parts.columns import in_fours
 from minigrad.kernels.cuda.parts.sums import add, finite_loss, whole
 from minigrad.kernels.cuda.tools.context import context
-from minigrad.kernels.cuda.tools.language import cuda, device_function, load4, real, store4, uint32
+from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, load4, real, store4, uint32
 from minigrad.kernels.cuda.tools.launch import FLOAT32, Longs, Reals, UInt, UInts, blocks_for, kernel
 
 THREADS = 256
@@ -27,7 +29,25 @@ LEAST = 16  # elements of a thread, at least, if the reduced axis is cut
 LONG_ROW = 2048  # reckoned, not measured
 SHARED = 2 * THREADS
 SHARED_FOURS = 8 * THREADS
-FIRST, LAST = True, True  # whether a kernel looks at elements, not at candidates; whether it decides
+FIRST, LAST = (
+    Choice("FIRST"),
+    Choice("LAST"),
+)  # whether a kernel looks at elements, not at candidates; whether it decides
+
+
+class Axes3(NamedTuple):
+    """Lengths: of all axes before the reduced one, of that, of all behind it."""
+
+    outer: UInt
+    reduced: UInt
+    inner: UInt
+
+
+class Share(NamedTuple):
+    """Of a block: how many lie beside one another for one outer index, and how many elements of the reduced axis it has."""
+
+    panels: UInt
+    chunk: UInt
 
 
 def tile(outer, reduced, columns):
@@ -66,7 +86,9 @@ def my_place():
 
 
 @kernel(threads=THREADS)
-def sum_columns(x: Reals, y: Reals, outer: UInt, reduced: UInt, inner: UInt, panels: UInt, chunk: UInt):
+def sum_columns(x: Reals, y: Reals, axes: Axes3, share: Share):
+    outer, reduced, inner = axes
+    panels, chunk = share
     shared = cuda.shared.array(SHARED, real, 16)
     i, j, down = my_outer(panels), my_column(panels), uint32(cuda.blockDim.y)
     start = uint32(uint32(cuda.blockIdx.y) * chunk)
@@ -143,7 +165,9 @@ def kept_fours(shared, me):
 
 
 @kernel(threads=THREADS, types=(FLOAT32,))
-def sum_fours(x: Reals, y: Reals, outer: UInt, reduced: UInt, inner: UInt, panels: UInt, chunk: UInt):
+def sum_fours(x: Reals, y: Reals, axes: Axes3, share: Share):
+    outer, reduced, inner = axes
+    panels, chunk = share
     shared = cuda.shared.array(SHARED_FOURS, real, 16)
     i, j, down = my_outer(panels), uint32(my_column(panels) * uint32(4)), uint32(cuda.blockDim.y)
     start = uint32(uint32(cuda.blockIdx.y) * chunk)
@@ -217,9 +241,10 @@ def position(candidates, k, r):
 
 @kernel(threads=THREADS)
 def max_columns(
-    x: Reals, candidates: UInts, y: Reals, index: Longs, outer: UInt, reduced: UInt, length: UInt, inner: UInt,
-    panels: UInt, chunk: UInt,
+    x: Reals, candidates: UInts, y: Reals, index: Longs, axes: Axes3, length: UInt, share: Share
 ):  # fmt: skip
+    outer, reduced, inner = axes
+    panels, chunk = share
     values = cuda.shared.array(THREADS, real, 16)
     positions = cuda.shared.array(THREADS, uint32, 16)
     i, j, down = my_outer(panels), my_column(panels), uint32(cuda.blockDim.y)
@@ -281,9 +306,9 @@ max_of_candidates = max_columns.variant(FIRST=False, LAST=True)
 
 
 @kernel(threads=THREADS)
-def put_at_maximum(
-    dy: Reals, index: Longs, dx: Reals, outer: UInt, reduced: UInt, inner: UInt, panels: UInt, chunk: UInt
-):
+def put_at_maximum(dy: Reals, index: Longs, dx: Reals, axes: Axes3, share: Share):
+    outer, reduced, inner = axes
+    panels, chunk = share
     i, j, down = my_outer(panels), my_column(panels), uint32(cuda.blockDim.y)
     if i < outer and j < inner:
         best, gradient = uint32(index[uint32(i * inner + j)]), dy[uint32(i * inner + j)]
@@ -307,10 +332,12 @@ def sum_forward(x, y):
     columns = x.shape[2] // 4 if fours else inner
     blocks, panels, block, chunk, chunks = tile(outer, x.shape[1], columns)
     if chunks * x.shape[2] == inner:
-        (fours_in_one if fours else sums_in_one)[blocks, block](x, y, *x.shape, panels, chunk)
+        (fours_in_one if fours else sums_in_one)[blocks, block](x, y, Axes3(*x.shape), Share(panels, chunk))
         return
     sums = context.empty((outer, 2 * chunks, x.shape[2]), x.dtype)
-    (fours_of_chunks if fours else sums_of_chunks)[(blocks, chunks), block](x, sums, *x.shape, panels, chunk)
+    (fours_of_chunks if fours else sums_of_chunks)[(blocks, chunks), block](
+        x, sums, Axes3(*x.shape), Share(panels, chunk)
+    )
     sum_forward(sums.reshape(outer, -1, inner), y)
 
 
@@ -320,12 +347,14 @@ def max_forward(x, y, index):
         return
     blocks, panels, block, chunk, chunks = tile(outer, reduced, inner)
     if chunks == 1:
-        max_in_one[blocks, block](x, index, y, index, outer, reduced, reduced, inner, panels, chunk)
+        max_in_one[blocks, block](x, index, y, index, Axes3(*x.shape), reduced, Share(panels, chunk))
         return
     candidates = context.empty((outer, chunks, inner), np.uint32)
-    max_of_chunks[(blocks, chunks), block](x, candidates, y, index, outer, reduced, reduced, inner, panels, chunk)
+    max_of_chunks[(blocks, chunks), block](x, candidates, y, index, Axes3(*x.shape), reduced, Share(panels, chunk))
     blocks, panels, block, _, _ = tile(outer, chunks, inner)
-    max_of_candidates[blocks, block](x, candidates, y, index, outer, chunks, reduced, inner, panels, chunks)
+    max_of_candidates[blocks, block](
+        x, candidates, y, index, Axes3(outer, chunks, inner), reduced, Share(panels, chunks)
+    )
 
 
 def max_backward(dy, index, dx):
@@ -333,7 +362,7 @@ def max_backward(dy, index, dx):
     if not dx.size:
         return
     blocks, panels, block, chunk, chunks = tile(outer, reduced, inner)
-    put_at_maximum[(blocks, chunks), block](dy, index, dx, outer, reduced, inner, panels, chunk)
+    put_at_maximum[(blocks, chunks), block](dy, index, dx, Axes3(*dx.shape), Share(panels, chunk))
 
 
 @kernel(threads=THREADS)

@@ -6,6 +6,7 @@ up the pixels that it is made of, row by row, in the order of the tables.
 
 from minigrad.kernels.cuda.pool import (
     THREADS,
+    Over,
     blocks_over,
     load,
     own_place,
@@ -19,8 +20,6 @@ from minigrad.kernels.cuda.pool import (
 from minigrad.kernels.cuda.tools.language import device_function, real, uint32
 from minigrad.kernels.cuda.tools.launch import FLOAT32, Longs, Reals, UInt, kernel
 
-WIDTH = 1  # channels of a thread: 1 or 4
-
 
 @device_function
 def entry_of(table, i):
@@ -31,9 +30,9 @@ def entry_of(table, i):
 
 @kernel(threads=THREADS, min_blocks=4)
 def weighted(
-    x: Reals, rows: Longs, row_weights: Reals, columns: Longs, column_weights: Reals, y: Reals, tiles: UInt, all_rows: UInt,
-    h: UInt, w: UInt, c: UInt, oh: UInt, ow: UInt,
+    x: Reals, rows: Longs, row_weights: Reals, columns: Longs, column_weights: Reals, y: Reals, over: Over, oh: UInt, ow: UInt,
 ):  # fmt: skip
+    tiles, all_rows, h, w, c = over
     k, j, row = own_place(tiles)
     if k < c and j < ow:
         first_q, across, from_q = entry_of(columns, j)
@@ -65,5 +64,5 @@ def resample(x, rows, row_weights, columns, column_weights, y):
     groups = y.shape[3] // width
     grid, block, tiles, all_rows = blocks_over(y, groups)
     KERNELS[width][grid, block](
-        x, rows, row_weights, columns, column_weights, y, tiles, all_rows, *x.shape[1:3], groups, *y.shape[1:3]
+        x, rows, row_weights, columns, column_weights, y, Over(tiles, all_rows, *x.shape[1:3], groups), *y.shape[1:3]
     )

@@ -20,4 +20,4 @@ def test_a_mask_is_told_by_its_kind():
         (np.ones((2, 1, 5), bool), (2, 3, 1, attention.BOOLEAN)),
         (np.ones((2, 4, 5), "f8"), (2, 3, 4, attention.ADDED)),
     ):
-        assert attention.mask_arguments(mask, 3)[1] == kind
+        assert attention.scores_of(mask, 3, 1.0, False).masks == kind

@@ -213,3 +213,76 @@ def test_the_next_launch_is_as_if_nothing_had_been(driver):
     with pytest.raises(RuntimeError):
         host_ptx.run(driver, neighbours(""), X, block=64)
     test_threads_that_meet_see_what_the_others_wrote(driver, "bar.sync 0;", 4)
+
+
+LAST_BLOCK = """
+    mov.u32 %r6, %ctaid.x;
+    mul.wide.u32 %rd5, %r6, 128;
+    add.s64 %rd4, %rd1, %rd5;
+    add.s64 %rd4, %rd4, %rd0;
+    cvt.rn.f32.u32 %f1, %r6;
+    st.global.f32 [%rd4], %f1;
+    mov.u32 %r1, both;
+    bar.sync 0;
+    setp.ne.u32 %p1, %r0, 0;
+    @%p1 bra wait;
+    membar.gl;
+    atom.global.inc.u32 %r5, [%rd2], 2;
+    fence.acq_rel.gpu;
+    st.shared.u32 [%r1], %r5;
+wait:
+    barrier.sync 0;
+    ld.shared.u32 %r7, [%r1];
+    setp.ne.u32 %p2, %r7, 2;
+    @%p2 ret;
+    add.s64 %rd6, %rd1, %rd0;
+    ld.global.f32 %f2, [%rd6];
+    ld.global.f32 %f3, [%rd6+128];
+    add.f32 %f2, %f2, %f3;
+    add.s64 %rd7, %rd3, %rd0;
+    st.global.f32 [%rd7], %f2;
+"""
+ORDERING = "bar.sync 0;", "membar.gl;", "fence.acq_rel.gpu;", "barrier.sync 0;"
+
+
+def of_last_block(driver, body):
+    """What the last of three blocks makes of what the others wrote, twice, for the tickets begin again."""
+    text, tickets = host_ptx.source(body, pointers=3, shared=SHARED), np.zeros(1, np.uint32)
+    for _ in range(2):
+        _, tickets, result = host_ptx.run(driver, text, unwritten(96), tickets, unwritten(32), grid=3, block=32)
+    return tickets, result
+
+
+def test_the_last_block_sees_what_the_others_wrote(driver):
+    tickets, result = of_last_block(driver, LAST_BLOCK)
+    np.testing.assert_array_equal(tickets, [0])
+    np.testing.assert_array_equal(result, np.ones(32))
+
+
+@pytest.mark.parametrize("missing", ORDERING)
+def test_what_orders_blocks_must_all_be_there(driver, missing):
+    with pytest.raises(RuntimeError, match="(a race|that nobody has written)"):
+        of_last_block(driver, LAST_BLOCK.replace(missing, ""))
+
+
+def test_tickets_of_other_places_order_nothing(driver):
+    body = LAST_BLOCK.replace("atom.global.inc.u32 %r5, [%rd2], 2;", "add.s64 %rd2, %rd2, %rd5;\n" + (
+        "atom.global.inc.u32 %r5, [%rd2], 2;"
+    )).replace("%r7, 2;", "%r6, 2;")  # fmt: skip
+    text = host_ptx.source(body, pointers=3, shared=SHARED)
+    with pytest.raises(RuntimeError, match="a race"):
+        host_ptx.run(driver, text, unwritten(96), np.zeros(96, np.uint32), unwritten(32), grid=3, block=32)
+
+
+@pytest.mark.parametrize(("body", "said"), [
+    ("atom.global.inc.u32 %r1, [%rd1+256], 7;", r"at 0x\w+, 256 bytes from the beginning"),
+    ("atom.global.inc.u32 %r1, [%rd1+2], 7;", "which is no multiple of as many bytes"),
+])  # fmt: skip
+def test_a_ticket_of_no_place_is_found(driver, body, said):
+    with pytest.raises(RuntimeError, match=said):
+        host_ptx.run(driver, host_ptx.source(body), X)
+
+
+def test_other_atomic_operations_are_not_known(driver):
+    with pytest.raises(ValueError, match="this atomic operation of PTX is not known"):
+        host_ptx.run(driver, host_ptx.source("atom.global.add.u32 %r1, [%rd1], 1;"), X)

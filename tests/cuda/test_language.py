@@ -3,6 +3,7 @@ import pytest
 
 from minigrad.kernels.cuda.tools import launch, machine_code
 from minigrad.kernels.cuda.tools.language import (
+    Choice,
     at,
     copy16,
     copy_commit,
@@ -13,6 +14,7 @@ from minigrad.kernels.cuda.tools.language import (
     float32,
     load4,
     mma_tf32,
+    next_ticket,
     real,
     store4,
     to_tf32,
@@ -21,8 +23,8 @@ from minigrad.kernels.cuda.tools.language import (
 from minigrad.kernels.cuda.tools.launch import FLOAT32, FLOAT64, CudaKernel, Floats, Reals, UInt, UInts
 
 GROUP, TWO_GROUPS = 32, 64
-AMOUNT = 1
-WAIT = copy_wait_all
+AMOUNT = Choice("AMOUNT", 1)
+WAIT = Choice("WAIT", copy_wait_all)
 SPACE = 16
 
 
@@ -81,6 +83,11 @@ def copy_of(x: Floats, target: UInt, source: UInt, size: UInt):
     copy16(shared, target, x, source, size)
 
 
+@small_kernel
+def numbered(tickets: UInts, y: UInts):
+    y[uint32(cuda.blockIdx.x)] = next_ticket(tickets, uint32(1), uint32(2))
+
+
 @device_function
 def no_wait():
     return
@@ -119,7 +126,7 @@ def doubled(x):
     return x + x
 
 
-CHANGE = increased
+CHANGE = Choice("CHANGE", increased)
 
 
 @small_kernel
@@ -239,6 +246,17 @@ def test_copies_are_asynchronous_instructions():
     assert ptx.count("cp.async.commit_group") == 2
     assert "cp.async.wait_group 0" in ptx
     assert "cp.async.wait_group 1" in ptx_of(through_shared.variant(WAIT=copy_wait_but_one))
+
+
+def test_tickets_count_up_to_the_last_and_begin_again(memory):
+    tickets, y = memory.put(np.zeros(2, np.uint32)), memory.put(np.zeros(5, np.uint32))
+    numbered[5, 1](tickets, y)
+    np.testing.assert_array_equal(memory.get(y), [0, 1, 2, 0, 1])
+    np.testing.assert_array_equal(memory.get(tickets), [0, 2])
+
+
+def test_a_ticket_is_one_atomic_instruction():
+    assert ptx_of(numbered).count("atom.global.inc.u32") == 1
 
 
 def test_tf32_is_rounded_to_the_nearest(memory, rng):

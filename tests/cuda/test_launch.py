@@ -1,5 +1,6 @@
 import re
 import struct
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from minigrad.kernels.build.progress import UnexpectedCompile, no_compile
 from minigrad.kernels.cuda import elementwise, optim
 from minigrad.kernels.cuda.tools import context, launch, machine_code
 from minigrad.kernels.cuda.tools.array import CudaArray
-from minigrad.kernels.cuda.tools.language import cuda, device_function, float32, float64, real, uint8, uint32
+from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, float32, float64, real, uint8, uint32
 from minigrad.kernels.cuda.tools.launch import (
     FLOAT32,
     FLOAT64,
     ArgumentLayout,
+    Axes,
     Bytes,
     CudaKernel,
     Double,
@@ -27,9 +29,9 @@ from minigrad.kernels.cuda.tools.launch import (
     blocks_for,
 )  # fmt: skip
 
-SHIFT, MORE = 1, 0
-FUNCTION = formulas.exp
-PIXEL = uint8
+SHIFT, MORE = Choice("SHIFT", 1), Choice("MORE", 0)
+FUNCTION = Choice("FUNCTION")
+PIXEL = Choice("PIXEL", uint8)
 CAPABILITY = 8, 0
 
 
@@ -56,7 +58,7 @@ def mixed(flags: Bytes, a: Real, b: Long, x: Reals, c: UInt, d: Double, y: Float
 
 
 @small_kernel
-def widened(pixels: Of("PIXEL"), y: Reals):
+def widened(pixels: Of(PIXEL), y: Reals):
     y[0] = real(pixels[0])
 
 
@@ -102,6 +104,37 @@ def test_variant_of_a_variant_has_the_constants_of_both():
 def test_variant_by_an_unknown_name_is_an_error():
     with pytest.raises(TypeError, match="shifted knows no SHFIT"):
         shifted.variant(SHFIT=2)
+
+
+def test_what_is_left_open_must_be_chosen(memory):
+    x, y = (memory.put(np.ones(1, np.float32)) for _ in range(2))
+    with pytest.raises(TypeError, match=r"of_each: FUNCTION is left open; choose by .variant\(FUNCTION=...\)"):
+        of_each[1, 1](x, y)
+    with pytest.raises(TypeError, match="FUNCTION is left open"):
+        launch.compile_ptx(of_each, FLOAT32)
+
+
+class Inner(NamedTuple):
+    a: Double
+    many: Axes
+
+
+class Outer(NamedTuple):
+    y: Reals
+    inner: Inner
+    n: UInt
+
+
+@small_kernel
+def of_tuples(x: Reals, given: Outer, by: Real):
+    inner = given.inner
+    given.y[0] = x[0] * by + real(inner.a) + real(inner.many[1]) + real(given.n)
+
+
+def test_named_tuples_of_pointers_numbers_and_tuples_are_taken_apart(memory, dtype):
+    x, y = memory.put(np.array([2], dtype)), memory.put(np.zeros(1, dtype))
+    of_tuples[1, 1](x, Outer(y, Inner(0.5, (0, 100, 0, 0, 0, 0)), 1000), 10.0)
+    assert memory.get(y) == 1120.5
 
 
 def test_name_says_family_function_and_constants():
@@ -190,13 +223,14 @@ def test_arguments_lie_close():
     assert ArgumentLayout(small_kernel(close, types=(FLOAT64,)), FLOAT64).offsets == [0, 8, 16, 24]
 
 
+@pytest.mark.parametrize("kernel", [mixed, of_tuples], ids=lambda kernel: kernel.__name__)
 @pytest.mark.parametrize("real", [FLOAT32, FLOAT64], ids=str)
-def test_arguments_lie_where_the_compiled_kernel_takes_them(real):
+def test_arguments_lie_where_the_compiled_kernel_takes_them(real, kernel):
     """A launch gives the driver an address for each parameter, as long as PTX says."""
-    ptx, _ = launch.compile_ptx(mixed, real, CAPABILITY)
+    ptx, _ = launch.compile_ptx(kernel, real, CAPABILITY)
     head = ptx[ptx.index(".entry") : ptx.index("{")]
     bits = [int(n) for n in re.findall(r"\.param \.[a-z]+(\d+)", head)]
-    layout = ArgumentLayout(mixed, real)
+    layout = ArgumentLayout(kernel, real)
     ends = [offset + n // 8 for offset, n in zip(layout.offsets, bits, strict=True)]
     assert ends == sorted(ends)
     assert all(end <= start for end, start in zip(ends, layout.offsets[1:], strict=False))

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from minigrad.kernels.cuda.tools import launch, simulator
-from minigrad.kernels.cuda.tools.language import cuda, device_function, float32, uint32, uint64
+from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, float32, uint32, uint64
 from minigrad.kernels.cuda.tools.launch import CudaKernel, Double, Floats, UInt, UInts, ULongs
 from minigrad.kernels.cuda.tools.simulated_driver import MOST_SHARED
 
 ALL = 0xFFFFFFFF
 N = 64
-BARRIER = True
+BARRIER = Choice("BARRIER", True)
 
 
 def small_kernel(function, **options):

@@ -4,14 +4,12 @@ from numba import types
 
 from minigrad.kernels.axes import merged, positions
 from minigrad.kernels.cuda.parts import walk
-from minigrad.kernels.cuda.tools import language, simulator
+from minigrad.kernels.cuda.tools import choices, simulator
 
 
 def in_python(function):
     """A device function on NumPy's scalars."""
-    return language.rebuilt(
-        function, lambda value: simulator.SCALARS[value] if isinstance(value, types.Type) else value
-    )
+    return choices.rebuilt(function, lambda value: simulator.SCALARS[value] if isinstance(value, types.Type) else value)
 
 
 DIVISORS = [2, 3, 4, 5, 7, 10, 641, 1 << 16, 65537, (1 << 31) - 1, 1 << 31, (1 << 31) + 1, (1 << 32) - 1]
@@ -40,11 +38,10 @@ LAYOUTS = [
 @np.errstate(over="ignore")
 def test_a_walk_meets_the_elements_in_order(layout):
     shape, *strides = layout
-    rank, lengths, multipliers, shifts, steps = walk.walk(merged(shape, *strides))
-    constants = [tuple(map(np.uint32, each)) for each in (lengths, multipliers, shifts, *steps)]
+    rank, *layouts, steps = walk.walk(merged(shape, *strides) or [[1, 0, 0]])
+    unsigned = [tuple(map(np.uint32, each)) for each in (*layouts, *steps)]
+    way = walk.Walk(np.uint32(rank), *unsigned[:3], unsigned[3:])
     step = in_python(walk.both_positions)
-    if all(n == 1 for n in shape):
-        constants += [constants[-1]]
-    found = [step(np.uint32(i), np.uint32(rank), *constants) for i in range(int(np.prod(shape)))]
+    found = [step(np.uint32(i), way) for i in range(int(np.prod(shape)))]
     for mine, expected in zip(zip(*found, strict=True), (positions(shape, s) for s in strides), strict=True):
         np.testing.assert_array_equal(np.array(mine, np.uint32).astype(np.int32), expected)

@@ -4,7 +4,12 @@ A thread that has run until it waits leaves a log of its accesses, in order; thi
 byte of memory has a stamp of who wrote it last, and when, and one of who read it: a time on a clock that goes on by one
 whenever threads meet, and a thread. Two threads' accesses are ordered if the threads met in between: their block at a barrier,
 or their warp. If one of two that are not ordered is a write, that is a race, but for a write of what is there already, as where
-all threads of a warp put the same sum. Blocks of one launch are never ordered.
+all threads of a warp put the same sum.
+
+Blocks of one launch are ordered in one way only, by tickets: a thread of each takes a number of the same place by an atomic
+operation. What its block had done, as far as the threads had met before, comes before its fence, that before its ticket, that
+before later tickets, and these before what their takers do after a fence of theirs, and the threads that meet them after that
+(PTX ISA, "Memory Consistency Model": a fence before an atomic operation is a release pattern, one behind it an acquire one).
 
 Reading what nobody wrote, and touching what a copy (cp.async) writes before it is waited for, are found the same way.
 """
@@ -26,6 +31,7 @@ from minigrad.kernels.cuda.host.layout import (
     FAULT_LINE,
     FAULT_OTHER,
     FAULT_THREAD,
+    FENCE,
     GLOBAL_READ,
     GLOBAL_SAME,
     GLOBAL_WRITE,
@@ -36,6 +42,7 @@ from minigrad.kernels.cuda.host.layout import (
     READ_RACE,
     SHARED_READ,
     SHARED_SAME,
+    TICKET,
     UNWRITTEN,
     WAIT,
     WRITE_RACE,
@@ -48,6 +55,21 @@ NOW, MET, BLOCK_BEGAN, LAUNCH_BEGAN = (
     2,
     3,
 )  # times: the clock, and when the block met, when it and the launch began
+TICKETS, MINE, ACQUIRED = (
+    4,
+    5,
+    6,
+)  # how many the launch has taken, which is the block's, and when its taker had a fence after
+TIMES = 7
+FENCED, HAD_MET = 0, 1  # of a thread: when it last had a fence, and when its block had last met before that
+BEGAN, PLACE, TAKER, RELEASED, SEEN = (
+    0,
+    1,
+    2,
+    3,
+    4,
+)  # of a ticket: when its block began, of what, by whom, and his fence
+MOST_TICKETS = 1 << 16  # of a launch that are followed
 NAMES = 11  # bits of a stamp that say who: a thread, WARP and the number of a warp whose threads it was, or MANY
 WARP, MANY = 1024, 2047
 MOST_COPIES = 1024  # of a thread that it does not wait for yet
@@ -67,6 +89,8 @@ class Watch(NamedTuple):
     copies: np.ndarray  # (thread, copy): from which byte, how many, in which group
     copy_counts: np.ndarray  # of each thread
     groups: np.ndarray  # that each thread has closed
+    fences: np.ndarray  # (thread, FENCED or HAD_MET)
+    tickets: np.ndarray  # (ticket of this launch, BEGAN to SEEN)
     log: np.ndarray
 
 
@@ -74,9 +98,10 @@ def new_watch(log_room):
     """Nothing was seen yet; log_room 0 if nothing is to be."""
     threads, shared = (1024, 1 << 18) if log_room else (1, 1)
     return Watch(
-        np.zeros(4, np.int64), np.zeros(32, np.int64), np.zeros(shared, np.int64), np.zeros(shared, np.int64),
+        np.zeros(TIMES, np.int64), np.zeros(32, np.int64), np.zeros(shared, np.int64), np.zeros(shared, np.int64),
         np.zeros(shared, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint8),
         np.zeros((threads, MOST_COPIES, 3), np.int64), np.zeros(threads, np.int64), np.zeros(threads, np.int64),
+        np.zeros((threads, 2), np.int64), np.zeros((MOST_TICKETS if log_room else 1, 5), np.int64),
         np.zeros((log_room, ENTRY), np.int64),
     )  # fmt: skip
 
@@ -97,6 +122,7 @@ def begin_launch(times):
     """What comes now is not ordered with itself, but with all that was."""
     times[NOW] += 1
     times[LAUNCH_BEGAN] = times[NOW]
+    times[TICKETS] = 0
 
 
 @inlined
@@ -107,6 +133,8 @@ def begin_block(watch, shared_bytes):
     watch.pending[:shared_bytes] = 0
     watch.copy_counts[:] = 0
     watch.groups[:] = 0
+    watch.fences[:] = 0
+    watch.times[MINE] = watch.times[ACQUIRED] = 0
 
 
 @inlined
@@ -129,8 +157,8 @@ def conflicts(watch, stamp, t):
     time, who = stamp >> NAMES, stamp & MANY
     if time < watch.times[LAUNCH_BEGAN]:
         return False
-    if time < watch.times[BLOCK_BEGAN]:  # by another block
-        return True
+    if time < watch.times[BLOCK_BEGAN]:
+        return not comes_before(watch, time, who, t)
     if time < watch.times[MET] or who == t:
         return False
     if who == MANY:
@@ -140,13 +168,57 @@ def conflicts(watch, stamp, t):
 
 
 @inlined
+def comes_before(watch, time, who, t):
+    """Whether what another block of this launch did then is ordered before what thread t does now, by tickets."""
+    mine, acquired = watch.times[MINE] - 1, watch.times[ACQUIRED]
+    if not acquired or (watch.tickets[mine, TAKER] != t and watch.times[MET] <= acquired):
+        return False
+    low, high = 0, mine  # the last block that began until then
+    while low < high:
+        middle = (low + high) // 2
+        if watch.tickets[middle, BEGAN] <= time:
+            low = middle + 1
+        else:
+            high = middle
+    i = low - 1
+    if i < 0 or watch.tickets[i, PLACE] != watch.tickets[mine, PLACE]:
+        return False
+    return time < watch.tickets[i, SEEN] or (who == watch.tickets[i, TAKER] and time < watch.tickets[i, RELEASED])
+
+
+@inlined
+def fence(watch, t):
+    """Thread t has a fence for all blocks."""
+    watch.times[NOW] += 1
+    watch.fences[t, FENCED], watch.fences[t, HAD_MET] = watch.times[NOW], watch.times[MET]
+    mine = watch.times[MINE]
+    if mine and not watch.times[ACQUIRED] and watch.tickets[mine - 1, TAKER] == t:
+        watch.times[ACQUIRED] = watch.times[NOW]
+
+
+@inlined
+def take_ticket(watch, t, first):
+    """Thread t takes a ticket of that place: a fault or 0."""
+    if not watch.defined[first : first + 4].all():
+        return UNWRITTEN
+    n = watch.times[TICKETS]
+    if n < MOST_TICKETS:
+        watch.times[NOW] += 1
+        watch.tickets[n, BEGAN], watch.tickets[n, PLACE], watch.tickets[n, TAKER] = watch.times[BLOCK_BEGAN], first, t
+        watch.tickets[n, RELEASED], watch.tickets[n, SEEN] = watch.fences[t, FENCED], watch.fences[t, HAD_MET]
+        watch.times[TICKETS] = watch.times[MINE] = n + 1
+        watch.times[ACQUIRED] = 0
+    return 0
+
+
+@inlined
 def readers(watch, stamp, t):
     """The stamp of a byte that thread t reads now, which others may have read since the block met."""
     now, who = watch.times[NOW], stamp & MANY
     if not stamp or stamp >> NAMES < watch.times[LAUNCH_BEGAN]:
         return (now << NAMES) | t
-    if stamp >> NAMES < watch.times[BLOCK_BEGAN]:  # another block; its stamp stays, for that it is which conflicts
-        return stamp
+    if stamp >> NAMES < watch.times[BLOCK_BEGAN]:  # another block; its stamp stays, if that is what conflicts
+        return (now << NAMES) | t if comes_before(watch, stamp >> NAMES, who, t) else stamp
     if stamp >> NAMES < watch.times[MET] or who == t:
         return (now << NAMES) | t
     warp = who - WARP if WARP <= who < MANY else who // LANES
@@ -168,6 +240,10 @@ def read_log(block, watch, t):
             watch.groups[t] += 1
         elif kind == WAIT:
             finish_copies(watch, t, place)
+        elif kind == FENCE:
+            fence(watch, t)
+        elif kind == TICKET:
+            wrong = take_ticket(watch, t, place - block[MEMORY])
         elif kind in (GLOBAL_READ, GLOBAL_WRITE, GLOBAL_SAME):
             wrong, who = use_global(watch, kind, place - block[MEMORY], size, t)
         elif kind not in (NOTHING, BASIC_BLOCK):

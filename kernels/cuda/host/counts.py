@@ -35,7 +35,7 @@ from minigrad.kernels.cuda.host.layout import (
 SECTOR, BANKS, WORD, LANES = 32, 32, 4, 32
 SPECIAL = {"rcp", "sqrt", "rsqrt", "ex2", "lg2", "sin", "cos", "div"}
 ROOTS = {
-    "memory": ("ld", "st", "cp", "prefetch"),
+    "memory": ("ld", "st", "cp", "prefetch", "atom"),
     "meeting": ("bar", "barrier", "shfl", "vote", "membar", "fence"),
     "branch": ("bra", "ret", "exit", "call"),
     "choice": ("setp", "selp", "testp"),

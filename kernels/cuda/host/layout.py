@@ -35,6 +35,7 @@ ENTRY = 2
 NOTHING, GLOBAL_READ, GLOBAL_WRITE, SHARED_READ, SHARED_WRITE, COPY, COMMIT, WAIT = 0, 1, 2, 3, 4, 5, 6, 7
 GLOBAL_SAME, SHARED_SAME = 8, 9  # writes of what was there already
 BASIC_BLOCK = 10  # not an access: instructions that are entered at the first only, which is in this line
+FENCE, TICKET = 11, 12  # what the thread did comes before what it will do, for all blocks; an atomic operation
 
 # A row of the trace, in which the logs of a block's threads are kept: TURN, the thread, and the entry.
 TRACE = 4

@@ -252,10 +252,30 @@ def copied(code):
     return code.target.globals.get("llvm.memcpy.p0.p0.i64") or ir.Function(code.target, kind, "llvm.memcpy.p0.p0.i64")
 
 
-def nothing(code, op):
-    """An instruction that says in which order others see what a thread writes: here they see it at once."""
+def fence(code, op):
+    """membar, fence: in which order others see what a thread writes. Here they see it at once; the checks are told of those for
+    all blocks."""
+    if {"gl", "gpu", "sys"} & {*op.modifiers, op.kind}:
+        note(code, layout.FENCE, 0, op)
+
+
+def take_ticket(code, op):
+    """atom.inc: a number of the GPU's memory is read and counts on, or begins anew, at once for all blocks."""
+    if op.instruction.opcode != "atom.global.inc.u32":
+        raise op.unknown("this atomic operation")
+    b, place, size = code.builder, address(code, op.operands[1]), constant(4)
+    aligned = b.icmp_unsigned("==", b.and_(place, constant(3)), constant(0))
+    code.require(b.and_(is_global(code, place, size), aligned), layout.OUTSIDE, place, size, op.line)
+    if code.checked:
+        enter(code, constant(layout.TICKET), place, size, op.line)
+    pointer, last = b.inttoptr(place, POINTER), code.read(op.operands[2], "u32")
+    ticket = b.load(pointer, typ=I32)
+    following = b.add(ticket, ir.Constant(I32, 1))
+    b.store(b.select(b.icmp_unsigned(">=", ticket, last), ir.Constant(I32, 0), following), pointer)
+    code.write(op.operands[0], "u32", ticket)
 
 
 TABLE = {
-    "ld": load, "st": store, "cvta": convert_address, "cp": copy, "membar": nothing, "fence": nothing,
+    "ld": load, "st": store, "cvta": convert_address, "cp": copy, "membar": fence, "fence": fence,
+    "atom": take_ticket,
 }  # fmt: skip

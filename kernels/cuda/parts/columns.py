@@ -9,13 +9,13 @@ depends on the tile alone.
 Columns beyond the last one are read as if they were the last, so that no load waits for a comparison, and not written.
 """
 
-from minigrad.kernels.cuda.tools.language import cuda, device_function, load4, real, store4, uint32
+from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, load4, real, store4, uint32
 from minigrad.kernels.cuda.tools.launch import FLOAT32, kernel
 
 THREADS = 256  # of a block, at most
 ACROSS = 64  # of them beside each other, at most: a row of 1 KiB
 SHARED = 4 * THREADS
-FOURS = False
+FOURS = Choice("FOURS")  # whether four neighbours are read and written by 16 bytes
 
 
 @device_function

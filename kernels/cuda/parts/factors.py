@@ -14,9 +14,9 @@ four neighbours, of 16 bytes where the memory is so aligned (`wide`), else one b
 
 from typing import Any, NamedTuple
 
-from minigrad.kernels.cuda.tools.language import copy4, copy16, device_function, load4, real, store4, uint32
+from minigrad.kernels.cuda.tools.language import Choice, copy4, copy16, device_function, load4, real, store4, uint32
 
-READ4, WRITE4 = load4, store4  # float64 has no such instructions: see four, put_four
+READ4, WRITE4 = Choice("READ4", load4), Choice("WRITE4", store4)  # float64 has no such instructions: see four, put_four
 
 
 class Factor(NamedTuple):

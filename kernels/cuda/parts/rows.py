@@ -7,34 +7,48 @@ take_rows_backward   Each row of dx is summed in the order of the index, without
                      `sum_rows` adds up each run of equal rows. No two keys are equal, so there is only one sorted order.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
-from minigrad.kernels.cuda.parts.units import UNITS, alignment, below
+from minigrad.kernels.cuda.parts.units import LOAD, STORE, UNITS, alignment, below
 from minigrad.kernels.cuda.parts.walk import divided, reciprocal
 from minigrad.kernels.cuda.tools import launch
 from minigrad.kernels.cuda.tools.language import cuda, device_function, real, uint32, uint64
 from minigrad.kernels.cuda.tools.launch import Bytes, Longs, Reals, UInt, ULongs, blocks_for, kernel
 
 THREADS = 256
-LOAD = STORE = None  # of a unit, put in by variants
+
+
+class Width(NamedTuple):
+    """Of rows, with its reciprocal."""
+
+    units: UInt
+    multiplier: UInt
+    shift: UInt
+
+
+def width_of(units):
+    """The Width of so many units."""
+    return Width(units, *reciprocal(units))
 
 
 @device_function
-def row_of(i, width, multiplier, shift):
+def row_of(i, width):
     """i // width."""
-    return i if width == uint32(1) else divided(i, multiplier, shift)
+    return i if width.units == uint32(1) else divided(i, width.multiplier, width.shift)
 
 
 @kernel(threads=THREADS)
-def gather(x: Bytes, index: Longs, y: Bytes, n: UInt, width: UInt, multiplier: UInt, shift: UInt):
+def gather(x: Bytes, index: Longs, y: Bytes, n: UInt, width: Width):
     """y[row, :] = x[index[row], :], rows of `width` units."""
     i = uint32(uint32(cuda.blockIdx.x) * uint32(2 * THREADS) + uint32(cuda.threadIdx.x))
     if i < n:
         j = below(uint32(i + uint32(THREADS)), n, i)
-        row, other = row_of(i, width, multiplier, shift), row_of(j, width, multiplier, shift)
+        row, other = row_of(i, width), row_of(j, width)
         source, other_source = uint32(index[row]), uint32(index[other])
-        u = LOAD(x, uint32(i + uint32(source - row) * width))
-        v = LOAD(x, uint32(j + uint32(other_source - other) * width))
+        u = LOAD(x, uint32(i + uint32(source - row) * width.units))
+        v = LOAD(x, uint32(j + uint32(other_source - other) * width.units))
         STORE(y, i, u)
         STORE(y, j, v)
 
@@ -48,21 +62,21 @@ def gather_rows(x, index, y):
     unit = max(u for u in UNITS if u >= y.itemsize and alignment(x, y) % u == 0 and nbytes % u == 0)
     width = nbytes // unit
     n = y.shape[0] * width
-    GATHERS[unit][blocks_for(n, 2 * THREADS), THREADS](x, index, y, n, width, *reciprocal(width))
+    GATHERS[unit][blocks_for(n, 2 * THREADS), THREADS](x, index, y, n, width_of(width))
 
 
 @kernel(threads=THREADS)
-def scan_rows(dy: Reals, index: Longs, dx: Reals, n: UInt, m: UInt, width: UInt, multiplier: UInt, shift: UInt):
+def scan_rows(dy: Reals, index: Longs, dx: Reals, n: UInt, m: UInt, width: Width):
     """dx[row, column] = the sum of dy[k, column] where index[k] is `row`; every thread reads the whole index."""
     i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
     if i < n:
-        row = row_of(i, width, multiplier, shift)
-        place = uint32(i - row * width)
+        row = row_of(i, width)
+        place = uint32(i - row * width.units)
         total = real(0)
         k = uint32(0)
         while k < m:
             if uint32(index[k]) == row:
-                total += dy[uint32(k * width + place)]
+                total += dy[uint32(k * width.units + place)]
             k = uint32(k + uint32(1))
         dx[i] = total
 
@@ -135,21 +149,21 @@ def merge_within(keys: ULongs, size: UInt):
 
 
 @kernel(threads=THREADS)
-def sum_rows(dy: Reals, keys: ULongs, dx: Reals, n: UInt, m: UInt, width: UInt, multiplier: UInt, shift: UInt):
+def sum_rows(dy: Reals, keys: ULongs, dx: Reals, n: UInt, m: UInt, width: Width):
     """A thread for each key and column; that of the first key of a row adds up the row."""
     i = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
     if i < n:
-        k = row_of(i, width, multiplier, shift)
-        place = uint32(i - k * width)
+        k = row_of(i, width)
+        place = uint32(i - k * width.units)
         row = uint32(keys[k] >> uint64(32))
         if k == uint32(0) or uint32(keys[uint32(k - uint32(1))] >> uint64(32)) != row:
             total = real(0)
             key = keys[k]
             while uint32(key >> uint64(32)) == row:
-                total += dy[uint32(uint32(key & uint64(0xFFFFFFFF)) * width + place)]
+                total += dy[uint32(uint32(key & uint64(0xFFFFFFFF)) * width.units + place)]
                 k = uint32(k + uint32(1))
                 key = keys[k] if k < m else ~key
-            dx[uint32(row * width + place)] = total
+            dx[uint32(row * width.units + place)] = total
 
 
 def sorted_keys(index):
@@ -171,11 +185,11 @@ def sorted_keys(index):
 def scan(dy, index, dx):
     """dx = sums of the rows of dy, for a short index."""
     m, width = dy.shape
-    scan_rows[blocks_for(dx.size, THREADS), THREADS](dy, index, dx, dx.size, m, width, *reciprocal(width))
+    scan_rows[blocks_for(dx.size, THREADS), THREADS](dy, index, dx, dx.size, m, width_of(width))
 
 
 def sum_sorted(dy, index, dx):
     """Rows of dx that are in the index = sums of the rows of dy; the others are left alone."""
     m, width = dy.shape
     keys = sorted_keys(index)
-    sum_rows[blocks_for(dy.size, THREADS), THREADS](dy, keys, dx, dy.size, m, width, *reciprocal(width))
+    sum_rows[blocks_for(dy.size, THREADS), THREADS](dy, keys, dx, dy.size, m, width_of(width))

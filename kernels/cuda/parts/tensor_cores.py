@@ -12,7 +12,7 @@ from minigrad.kernels.cuda.parts.factors import begin_copies, number, own_group,
 from minigrad.kernels.cuda.parts.tiles import (
     A_DEEP,
     B_DEEP,
-    HAS_BIAS,
+    BIAS_FLAG,
     TILE,
     WIDE_A,
     WIDE_B,
@@ -147,7 +147,7 @@ def product_tf32(a, place_a, factor_a, b, place_b, factor_b, result, begin, end)
     exchange_halves(sums)
     row = uint32(first_row + row + (lane >> uint32(2)) + ((lane & uint32(1)) << uint32(3)))
     column = uint32(first_column + column + ((lane & uint32(2)) << uint32(1)))
-    if flags & uint32(HAS_BIAS):
+    if flags & uint32(BIAS_FLAG):
         add_bias(result, sums, TILE.height // 16, column, TILE.width // 8, 8)
     c = at(result.c, uint64(cuda.blockIdx.z) * result.step)
     finish_rows(c, result, sums, 0, row, 16, column, TILE.width // 8, 8)

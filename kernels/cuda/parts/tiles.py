@@ -13,7 +13,7 @@ where it is 32 deep.
 from typing import Any, NamedTuple
 
 from minigrad.kernels.cuda.parts.factors import READ4, WRITE4, fetch, four, number, own_group, own_lines, put, put_four
-from minigrad.kernels.cuda.tools.language import at, cuda, device_function, int64, real, uint32, uint64
+from minigrad.kernels.cuda.tools.language import Choice, at, cuda, device_function, int64, real, uint32, uint64
 
 
 class TileSize(NamedTuple):
@@ -58,8 +58,8 @@ class Result(NamedTuple):
     flags: Any
 
 
-TILE = TileSize(128, 128, 8, 8, 8, 256, 2, 1.0)  # of a kernel: there is a variant for each of those in plans.py
-A_DEEP, B_DEEP = True, False  # in which order the factors lie in memory
+TILE = Choice("TILE")  # one of those in plans.py
+A_DEEP, B_DEEP = Choice("A_DEEP"), Choice("B_DEEP")  # in which order the factors lie in memory
 WIDE_A, WIDE_B, WIDE_C, HAS_BIAS, ADDS = (
     1,
     2,
@@ -67,6 +67,10 @@ WIDE_A, WIDE_B, WIDE_C, HAS_BIAS, ADDS = (
     8,
     16,
 )  # flags of a launch: 16-byte accesses, bias, C += instead of C =
+BIAS_FLAG, ADDS_FLAG = (
+    Choice("HAS_BIAS", HAS_BIAS),
+    Choice("ADDS", ADDS),
+)  # 0 in kernels that are never launched with it
 
 
 @device_function
@@ -103,7 +107,7 @@ def finish_row(c, result, row, sums, first, first_column, groups, column_step):
     m, n, flags = result.m, result.n, result.flags
     wide = (flags & uint32(WIDE_C)) != uint32(0)
     start = uint32(row * n)
-    if flags & uint32(ADDS):
+    if flags & uint32(ADDS_FLAG):
         for j in range(groups):
             column = uint32(first_column + uint32(j * column_step))
             add4(c, start, column, (row < m) & (column < n), n, wide, sums, first + 4 * j)
@@ -240,7 +244,7 @@ def product(a, place_a, factor_a, b, place_b, factor_b, result, begin, end):
         step = uint32(step + uint32(1))
 
     row, column = uint32(first_row + row), uint32(first_column + column)
-    if flags & uint32(HAS_BIAS):
+    if flags & uint32(BIAS_FLAG):
         add_bias(result, sums, TILE.height, column, TILE.width // 4, TILE.columns * 4 // TILE.width)
     c = at(result.c, uint64(cuda.blockIdx.z) * result.step)  # only now, for registers are scarce before
     finish_rows(c, result, sums, 0, row, 1, column, TILE.width // 4, TILE.columns * 4 // TILE.width)

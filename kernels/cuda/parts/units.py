@@ -1,9 +1,11 @@
 """Memory in units of 1 to 16 bytes, whatever they stand for: how kernels that only move data load and store them.
 
-A kernel that calls LOAD and STORE gets a variant for each size, `kernel.variant(**UNITS[size])`.
+A kernel that calls LOAD and STORE has a variant for each size, `kernel.variant(**UNITS[size])`.
 """
 
-from minigrad.kernels.cuda.tools.language import cast, device_function, load4, store4, uint16, uint32, uint64
+from minigrad.kernels.cuda.tools.language import Choice, cast, device_function, load4, store4, uint16, uint32, uint64
+
+LOAD, STORE = Choice("LOAD"), Choice("STORE")  # a unit
 
 
 @device_function

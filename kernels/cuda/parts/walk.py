@@ -11,21 +11,22 @@ from typing import NamedTuple
 
 from minigrad.kernels.axes import DIMS
 from minigrad.kernels.cuda.tools.language import device_function, uint32, uint64
+from minigrad.kernels.cuda.tools.launch import Axes, TupleParameter, UInt
 
 WORD = 1 << 32
 
 
 class Walk(NamedTuple):
-    """A merged layout as kernels take it: `rank` as UInt, the rest as Axes.
+    """A merged layout of two arrays as kernels take it; pointwise.py takes one of more arrays apart.
 
     The outermost axis stands at 0, the others at the end, the innermost last; there are at least two.
     """
 
-    rank: int
-    lengths: tuple[int, ...]
-    multipliers: tuple[int, ...]
-    shifts: tuple[int, ...]
-    steps: tuple[tuple[int, ...], ...]  # of each array
+    rank: UInt
+    lengths: Axes
+    multipliers: Axes
+    shifts: Axes
+    steps: TupleParameter([Axes, Axes])  # of each array
 
 
 def reciprocal(d):
@@ -66,8 +67,10 @@ def divided(i, multiplier, shift):
 
 
 @device_function
-def both_positions(i, rank, lengths, multipliers, shifts, a_steps, b_steps):
+def both_positions(i, walk):
     """Where element i lies in two arrays."""
+    rank, lengths, multipliers, shifts = walk.rank, walk.lengths, walk.multipliers, walk.shifts
+    a_steps, b_steps = walk.steps
     rest = divided(i, multipliers[5], shifts[5])
     k = uint32(i - rest * lengths[5])
     a, b = uint32(k * a_steps[5]), uint32(k * b_steps[5])

@@ -3,11 +3,13 @@
 This is the only module that knows which package compiles for CUDA. A kernel reads like any numba.cuda kernel (threadIdx,
 shared.array, syncthreads), takes bare pointers, and finds here
 
+    Choice             what the variants of a kernel differ in, a constant when they are compiled
     real               the type a kernel is compiled for, float32 or float64: `real(0)`, shared.array(n, real, 16)
     device_function    marks a function that kernels call; it is compiled into each of them
     load4, store4      four elements in one instruction of 16 bytes (two if they have 8 bytes), at a multiple of 4
     at                 the pointer to element i
     memory_at, cast    a pointer from an address, or to elements of another type
+    next_ticket        a number for each thread that asks, of all blocks
     copy16, ...        copies from global to shared memory that go on while the thread works (cp.async, sm_80)
     mma_tf32           the product of two small matrices by the 32 threads of a warp, on tensor cores
 
@@ -26,6 +28,8 @@ from numba import types
 from numba.core.errors import TypingError
 from numba.extending import overload
 
+from minigrad.kernels.cuda.tools.choices import Choice as Choice  # the kernels take both from here
+from minigrad.kernels.cuda.tools.choices import device_function as device_function
 from minigrad.kernels.cuda.tools.context import context
 
 
@@ -61,88 +65,7 @@ def versions():
 float32, float64 = types.float32, types.float64
 int8, int16, int32, int64 = types.int8, types.int16, types.int32, types.int64
 uint8, uint16, uint32, uint64 = types.uint8, types.uint16, types.uint32, types.uint64
-real = float32  # in a kernel: the type it is compiled for, which CudaKernel puts in this name's place
-
-
-def device_function(function):
-    """Mark a function that kernels call. `real` and constants mean in it what they mean in the kernel."""
-    function.is_device_function = True
-    return function
-
-
-def rebuilt(function, replaced, finished=lambda function: function, constants=None):
-    """A copy of a function in which a global name means constants[name], or else replaced(its value).
-
-    So it is in the device functions it calls; `finished` is applied to each of those.
-    """
-    constants = constants or {}
-
-    @functools.cache
-    def copy(function):
-        names = function.__globals__
-        used = {name: meaning(constants.get(name, names[name])) for name in function.__code__.co_names if name in names}
-        used["__builtins__"] = names["__builtins__"]
-        used["__name__"] = function.__module__
-        new = python_types.FunctionType(function.__code__, used, function.__name__, function.__defaults__)
-        new.__module__, new.__qualname__, new.__annotations__ = function.__module__, function.__qualname__, {}
-        return new
-
-    def meaning(value):
-        if getattr(value, "is_device_function", False):
-            return finished(copy(value))
-        return replaced(value)
-
-    return copy(function)
-
-
-def names_in(function, constants):
-    """The global names that a function and the device functions it calls read, where names mean what constants say."""
-    found, functions = set(), [function]
-    for function in functions:
-        names = function.__globals__
-        used = [name for name in function.__code__.co_names if name in names]
-        found.update(used)
-        meant = [constants.get(name, names[name]) for name in used]
-        functions += [value for value in meant if is_new_device_function(value, functions)]
-    return found
-
-
-def content(function, constants):
-    """What a function and those it calls are made of, as text, which a change changes. Functions of packages are not in it."""
-    found, functions = [], [function]
-    for function in functions:
-        names = function.__globals__
-        used = {name: constants.get(name, names[name]) for name in function.__code__.co_names if name in names}
-        functions += [value for value in used.values() if is_users(value) and value not in functions]
-        found += [
-            instructions(function.__code__),
-            sorted((name, str(value)) for name, value in used.items() if is_plain(value)),
-        ]
-    return repr(found)
-
-
-def instructions(code):
-    """A code object's instructions and constants, those of functions in it too, without the file and lines they stand in."""
-    constants = [instructions(value) if isinstance(value, python_types.CodeType) else value for value in code.co_consts]
-    return code.co_code, constants, code.co_names, code.co_varnames
-
-
-def is_users(value):
-    """Whether it is a function that a user has written."""
-    packages = "minigrad", "numba", "numpy"
-    return isinstance(value, python_types.FunctionType) and value.__module__.partition(".")[0] not in packages
-
-
-def is_plain(value):
-    """Whether it is a number, a text, a type, or a tuple of such."""
-    return isinstance(value, bool | int | float | str | np.generic | types.Type) or (
-        isinstance(value, tuple) and all(map(is_plain, value))
-    )
-
-
-def is_new_device_function(value, functions):
-    """Whether it is a device function and none of those."""
-    return getattr(value, "is_device_function", False) and value not in functions
+real = Choice("real")  # the type a kernel is compiled for
 
 
 @contextlib.contextmanager
@@ -323,6 +246,36 @@ def _cast(typing_context, pointer, dtype):
 @overload(cast)
 def _compiled_cast(pointer, dtype):
     return lambda pointer, dtype: _cast(pointer, dtype)
+
+
+def next_ticket(memory, i, last):
+    """memory[i], of uint32 in the GPU's memory, which counts on by it, and behind `last` begins at 0 again.
+
+    An atomic operation (PTX ISA, atom.inc): all threads of all blocks get a number of their own.
+    """
+    i = int(i)
+    ticket = memory[i]
+    memory[i] = 0 if ticket >= last else ticket + np.uint32(1)
+    return ticket
+
+
+@intrinsic
+def _next_ticket(typing_context, memory, i, last):
+    if not is_memory(memory, (uint32,)) or last != uint32:
+        raise TypingError(f"tickets are uint32, in memory and the last one, not {memory} and {last}")
+
+    def generate(context, builder, signature, arguments):
+        place = pointer_to(context, builder, signature.args[0], *arguments[:2])
+        place = builder.addrspacecast(place, ir.PointerType(WORD, GLOBAL))
+        given = [builder.ptrtoint(place, ir.IntType(64)), arguments[2]]
+        return assembly(builder, WORD, given, "atom.global.inc.u32 $0, [$1], $2;", "=r,l,r,~{memory}", effects=True)
+
+    return uint32(memory, i, last), generate
+
+
+@overload(next_ticket)
+def _compiled_next_ticket(memory, i, last):
+    return lambda memory, i, last: _next_ticket(memory, i, last)
 
 
 def simulated_block():

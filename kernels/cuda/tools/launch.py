@@ -8,10 +8,10 @@
 
     relu_forward[blocks_for(n, 256), 256](x, y, n)
 
-Annotations say what the machine gets: bare pointers, numbers and tuples of numbers. `Reals` and `Real` are of the type
-the kernel is compiled for, that of the first such array in a call; in the kernel's body that type is called `real`. Names
-in capitals that a kernel reads may be given other values, which are compiled in:
-`gemm.variant(TRANS_A=True)[grid, block](...)`.
+Annotations say what the machine gets: bare pointers, numbers, and what belongs together as a NamedTuple of such, whose fields
+are annotated alike. It costs nothing: the machine gets its numbers one by one. `Reals` and `Real` are of the type the kernel is
+compiled for, that of the first such array in a call; in the kernel's body that type is called `real`. What kernels of one text
+differ in is a `Choice`, compiled in: `move.variant(LOAD=load4_bytes, STORE=store4_bytes)[grid, block](...)`.
 
 A kernel comes as PTX, for the oldest GPU that will do, with a release of minigrad; or it is compiled when it is first launched,
 and kept on disk beside the CPU's kernels. The driver makes machine code of it for the machine's GPU. Launches go to the
@@ -32,7 +32,7 @@ from minigrad.kernels.build.cache import cache_folder, keep, kept_or_made, read,
 from minigrad.kernels.build.garbage import left_lying
 from minigrad.kernels.build.progress import progress
 from minigrad.kernels.build.settings import install
-from minigrad.kernels.cuda.tools import language, shipped
+from minigrad.kernels.cuda.tools import choices, language, shipped
 from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.window import Window
 
@@ -43,37 +43,80 @@ if isinstance(language.cuda, language.NoCompiler) and not shipped.kernels():
 
 
 class KernelParameter:
-    """What a kernel takes in one place: a number, a pointer to numbers, or a tuple of `count` numbers, of class `named`.
+    """What a kernel takes in one place: a number, or a pointer to numbers. dtype None is that of the kernel."""
 
-    dtype None is that of the kernel.
-    """
-
-    def __init__(self, dtype, is_pointer, count=None, named=None):
+    def __init__(self, dtype, is_pointer):
         self.dtype = None if dtype is None else np.dtype(dtype)
         self.is_pointer = is_pointer
-        self.count = count
-        self.named = named
-
-    def resolved(self, constants):
-        """The same with what a variant's constants say."""
-        return self
 
     def numba_type(self, real):
         """As the compiler knows it."""
         scalar = NUMBA[self.dtype or real]
-        if self.named is not None:
-            return types.NamedUniTuple(scalar, self.count, self.named)
-        if self.count is not None:
-            return types.UniTuple(scalar, self.count)
         return types.CPointer(scalar) if self.is_pointer else scalar
 
-    def tuple_of(self, numbers):
-        """What a kernel written in Python is given for a tuple."""
-        return tuple(numbers) if self.named is None else self.named(*numbers)
+    def codes(self, real):
+        """As the struct module packs it."""
+        return "Q" if self.is_pointer else CODES[self.dtype or real]
+
+    def put(self, argument, values, name):
+        """Append to the values of a launch what the machine gets; `name` is the kernel's."""
+        if not self.is_pointer:
+            values.append(argument)
+        elif argument.size > MOST_ELEMENTS:
+            raise too_large(name, argument)
+        else:
+            values.append(argument.pointer)
+
+    def taken(self, values, real, memory_at):
+        """What a kernel written in Python is given, of the values (an iterator) of a launch."""
+        dtype = self.dtype or real
+        return memory_at(next(values), dtype) if self.is_pointer else dtype.type(next(values))
+
+
+class TupleParameter:
+    """A tuple of parameters, which the machine gets one by one; `named` is the NamedTuple that the kernel has."""
+
+    def __init__(self, fields, named=None):
+        self.fields, self.named = fields, named
+
+    def numba_type(self, real):
+        """As the compiler knows it."""
+        return types.BaseTuple.from_types([field.numba_type(real) for field in self.fields], self.named)
 
     def codes(self, real):
         """As the struct module packs it, one letter for each number."""
-        return ("Q" if self.is_pointer else CODES[self.dtype or real]) * (self.count or 1)
+        return "".join([field.codes(real) for field in self.fields])
+
+    def put(self, argument, values, name):
+        """Append to the values of a launch what the machine gets."""
+        for field, part in zip(self.fields, argument, strict=True):
+            field.put(part, values, name)
+
+    def taken(self, values, real, memory_at):
+        """What a kernel written in Python is given."""
+        parts = [field.taken(values, real, memory_at) for field in self.fields]
+        return tuple(parts) if self.named is None else self.named(*parts)
+
+
+class Of:
+    """An annotation: a pointer to numbers of the type that a Choice stands for.
+
+    With `IMAGE = Choice("IMAGE")` in the module and `images: Of(IMAGE)`, variant(IMAGE=float32) takes float32 images.
+    """
+
+    def __init__(self, choice):
+        self.choice = choice
+
+
+def parameter_of(annotation, chosen):
+    """The parameter that an annotation asks for, in the variant that chooses so; None for Of what is left open."""
+    if isinstance(annotation, Of):
+        is_open = annotation.choice.name not in chosen and not annotation.choice.default
+        return None if is_open else KernelParameter(annotation.choice.among(chosen).name, True)
+    if isinstance(annotation, type) and hasattr(annotation, "_fields"):
+        fields = inspect.get_annotations(annotation).values()
+        return TupleParameter([parameter_of(field, chosen) for field in fields], annotation)
+    return annotation
 
 
 MOST_ELEMENTS = 1 << 31  # of an array: an index, and one past the end by what a grid covers too much, is a uint32
@@ -103,22 +146,8 @@ Long, Longs = KernelParameter(np.int64, False), KernelParameter(np.int64, True)
 UInt, UInts = KernelParameter(np.uint32, False), KernelParameter(np.uint32, True)
 ULong, ULongs = KernelParameter(np.uint64, False), KernelParameter(np.uint64, True)
 Bytes = KernelParameter(np.uint8, True)
-Axes = KernelParameter(np.uint32, False, DIMS)  # a number for each axis of a layout
-UIntWindow = KernelParameter(np.uint32, False, len(Window._fields), Window)
-
-
-class Of:
-    """An annotation: a pointer to numbers of the type that a constant of the kernel stands for.
-
-    With `IMAGE = uint8` in the module and `images: Of("IMAGE")`, variant(IMAGE=float32) takes float32 images.
-    """
-
-    def __init__(self, constant):
-        self.constant = constant
-
-    def resolved(self, constants):
-        """The KernelParameter, by the constants of a variant."""
-        return KernelParameter(constants[self.constant].name, True)
+Axes = TupleParameter([UInt] * DIMS)  # a number for each axis of a layout
+UIntWindow = TupleParameter([UInt] * len(Window._fields), Window)
 
 
 kernels: list["CudaKernel"] = []  # all that are defined
@@ -136,8 +165,7 @@ class CudaKernel:
         self.threads, self.min_blocks, self.shared_bytes = threads, min_blocks, shared_bytes
         self.uses_float64 = uses_float64
         self.constants = constants
-        names = {**function.__globals__, **constants}
-        self.parameters = [kind.resolved(names) for kind in inspect.get_annotations(function).values()]
+        self.parameters = [parameter_of(kind, constants) for kind in inspect.get_annotations(function).values()]
         if len(self.parameters) != function.__code__.co_argcount:
             raise TypeError(f"{function.__name__}: every argument of a kernel needs an annotation")
         self.leading = next((i for i, p in enumerate(self.parameters) if p is Reals), None)
@@ -155,15 +183,15 @@ class CudaKernel:
         return f"{family}.{self.function.__name__}{constants}"
 
     def variant(self, *, types=None, shared_bytes=None, **constants):
-        """The same kernel with names in capitals standing for other values; `types` if it is not for all of the kernel's."""
+        """The same kernel with these values for its Choices; `types` if it is not for all of the kernel's."""
         key = tuple(sorted(constants.items()))
         if key not in self.variants:
-            named = {p.constant for p in inspect.get_annotations(self.function).values() if isinstance(p, Of)}
-            known = language.names_in(self.function, constants) | named
+            together = {**self.constants, **constants}
+            named = {p.choice.name for p in inspect.get_annotations(self.function).values() if isinstance(p, Of)}
+            known = choices.choices_in(self.function, together) | named
             unknown = [name for name in constants if name not in known]
             if unknown:
                 raise TypeError(f"{self.function.__name__} knows no {', '.join(unknown)}")
-            together = {**self.constants, **constants}
             shared_bytes = self.shared_bytes if shared_bytes is None else shared_bytes
             self.variants[key] = CudaKernel(
                 *(self.function, self.threads, self.min_blocks, together, types or self.types),
@@ -172,9 +200,11 @@ class CudaKernel:
         return self.variants[key]
 
     def specialized(self, real, finished=lambda function: function, replaced=lambda value: value):
-        """The kernel's function for one type, its constants put in."""
-        constants = {**self.constants, "real": NUMBA[real]}
-        return language.rebuilt(self.function, replaced, finished, constants)
+        """The kernel's function for one type, what was chosen put in; raises TypeError if something is left open."""
+        try:
+            return choices.rebuilt(self.function, replaced, finished, {**self.constants, "real": NUMBA[real]})
+        except LookupError as error:
+            raise TypeError(f"{self.name}: {error}") from None
 
     def __getitem__(self, configuration):
         grid, block, *rest = configuration
@@ -191,14 +221,7 @@ class CudaKernel:
             handle = self.handles[key] = context.driver.prepare(self, real)
         values = []
         for parameter, argument in zip(self.parameters, arguments, strict=True):
-            if parameter.count is not None:
-                values += argument
-            elif parameter.is_pointer:
-                if argument.size > MOST_ELEMENTS:
-                    raise too_large(self.name, argument)
-                values.append(argument.pointer)
-            else:
-                values.append(argument)
+            parameter.put(argument, values, self.name)
         context.driver.launch(handle, three(grid), three(block), shared_bytes, context.stream, values)
 
     def __repr__(self):
@@ -295,7 +318,7 @@ def cached_ptx(kernel, real, capability=OLDEST):
     if folder is not None:
         how = kernel.name, real.name, capability, kernel.threads, kernel.min_blocks, language.versions()
         # the folder's name covers our sources
-        key = repr(how if shipped.is_ours(kernel) else (*how, language.content(kernel.function, kernel.constants)))
+        key = repr(how if shipped.is_ours(kernel) else (*how, choices.content(kernel.function, kernel.constants)))
         digest = hashlib.sha256(key.encode()).hexdigest()[:20]
         path = folder / f"cuda.{kernel.function.__name__}-{digest}.ptx"
 

@@ -63,15 +63,7 @@ class SimulatedDriver:
         struct.pack(ArgumentLayout(kernel, real).format, *values)  # raises for what a GPU would not be given either
         checked_launch(kernel, grid, block, shared_bytes)
         given = iter(values)
-        arguments = []
-        for parameter in kernel.parameters:
-            dtype = parameter.dtype or real
-            if parameter.is_pointer:
-                arguments.append(self.memory_at(next(given), dtype))
-            elif parameter.count is not None:
-                arguments.append(parameter.tuple_of([dtype.type(next(given)) for _ in range(parameter.count)]))
-            else:
-                arguments.append(dtype.type(next(given)))
+        arguments = [parameter.taken(given, real, self.memory_at) for parameter in kernel.parameters]
         self.do(simulator.simulate, kernel, real, grid, block, arguments, shared_bytes, self.order)
 
     def memory_at(self, pointer, dtype):

@@ -68,6 +68,10 @@ class Cuda:
         return int(found)
 
     @staticmethod
+    def threadfence():
+        """What a thread writes others see at once."""
+
+    @staticmethod
     def syncwarp(mask=0xFFFFFFFF):
         thread = getcurrent()
         thread.given = None
