@@ -14,7 +14,7 @@ from minigrad.modes import CaptureError
 from minigrad.tensor import Tensor
 
 
-def each_tensor(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def each_tensor(value: Any, function: Callable[[Tensor], Any]) -> Any:
     """The same nest of tuples, lists and dicts with the function applied to each tensor."""
     if isinstance(value, Tensor):
         return function(value)

@@ -36,6 +36,7 @@ class Device:
     precision = "float32"  # of products where there is a choice, for all devices: see mg.matmul_precision
     replays_python = True  # whether a replay may run Python functions between its launches
     moves_results = True  # whether a replay may write into memory that it is given for its results
+    works_on = False  # whether launches return before they are done, and there is a `read_later`
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -24,7 +24,7 @@ from numba.core.dispatcher import Dispatcher
 from minigrad.devices import dlpack
 from minigrad.devices.base import Call, Device, Program
 from minigrad.devices.cuda_memory import BlockOwner, CudaPool, block_of, host_copy, is_ours, known, remembered
-from minigrad.devices.cuda_staging import Stager
+from minigrad.devices.cuda_staging import Reading, Stager
 from minigrad.devices.memory import Lease
 from minigrad.kernels import cuda as kernels
 from minigrad.kernels.axes import contiguous_strides, merge
@@ -72,12 +72,14 @@ class CudaDevice(Device):
     dlpack_device = dlpack.CUDA, 0
     replays_python = False
     moves_results = False
+    works_on = True
 
     def __init__(self, driver: Any = None) -> None:
         self.driver = driver or open_driver()
         self.stream = self.driver.new_stream()
         self.mirrors: dict[int, Mirror] = {}
         self.launched: Callable[[], None] | None = None  # called when a graph was launched
+        self.pinned: dict[int, list[int]] = {}
         super().__init__("cuda")
         context.driver, context.stream, context.empty = self.driver, self.stream, self.empty
         self.use_precision(Device.precision)
@@ -109,6 +111,10 @@ class CudaDevice(Device):
     def to_host(self, array: CudaArray) -> np.ndarray:
         """A copy in the host's memory, once all that was launched before is done."""
         return np.asarray(array)
+
+    def read_later(self, array: CudaArray) -> Reading:
+        """To be called for what an array holds by what was launched before; what comes after is not waited for."""
+        return Reading(self, array)
 
     def copy(self, array: CudaArray) -> CudaArray:
         """A copy on the GPU."""

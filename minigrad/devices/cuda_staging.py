@@ -1,4 +1,4 @@
-"""Batches brought to the GPU ahead of the steps that use them."""
+"""Batches brought to the GPU ahead of the steps that use them, and results brought back while later steps are at work."""
 
 import ctypes
 import threading
@@ -102,6 +102,41 @@ class Loan(Lease):
         if not place.is_gone:
             place.stager.driver.record(place.used, place.stager.device.stream)
             place.free = True
+
+
+class Reading:
+    """An array on its way to the host, by way of pinned memory that is used again; called, it waits for that, and gives it.
+
+    What comes on the device's stream after it may write to the array.
+    """
+
+    def __init__(self, device: "CudaDevice", array: CudaArray) -> None:
+        self.device, self.shape, self.dtype = device, array.shape, array.dtype
+        self.nbytes = max(1, array.nbytes)
+        free = device.pinned.setdefault(self.nbytes, [])
+        self.host = free.pop() if free else device.driver.allocate_pinned(self.nbytes)
+        if array.size:
+            device.driver.to_host(self.host, array.pointer, array.nbytes, device.stream)
+        self.sent = device.driver.new_event()
+        device.driver.record(self.sent, device.stream)
+        self.is_there = False
+
+    def __call__(self) -> np.ndarray:
+        """The values."""
+        self.device.driver.wait_on_host(self.sent)
+        self.is_there = True
+        values = np.empty(self.shape, self.dtype)
+        np.copyto(values, host_array(self.host, values))
+        return values
+
+    def __del__(self) -> None:
+        if not hasattr(self, "sent"):
+            return
+        self.device.driver.free_event(self.sent)
+        if self.is_there:
+            self.device.pinned[self.nbytes].append(self.host)
+        else:  # the GPU may not have written it yet
+            self.device.driver.free_pinned(self.host)
 
 
 def host_array(address: int, like: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ class Rewind:
     def note(self, step: int, position: int) -> None:
         """Call before each step with the number of those done, and of the first batch of it."""
         start = time.perf_counter()
-        if start >= self.due:
+        if self.is_due():
             self.step = step
             self.hypers.clear()
             self.positions.clear()
@@ -66,24 +66,30 @@ class Rewind:
         self.hypers.append(self.optimizer.hyper.copy())
         self.positions.append(position)
 
-    def cause(self, batch: Callable[[int], object], end: int) -> str:
-        """Repeat the steps since the copies were taken, of `batch(i)` up to the batch `end`, until one goes wrong, and say how.
+    def is_due(self) -> bool:
+        """Whether the next `note` takes copies."""
+        return time.perf_counter() >= self.due
+
+    def cause(self, batch: Callable[[int], object], last: int, end: int) -> str:
+        """Repeat the steps since the copies were taken, up to the step `last`, until one goes wrong, and say how.
+
+        Their batches are `batch(i)` up to the batch `end`. Steps that were noted after `last` are left out.
 
         Model and optimizer are left as they were before the update of that step.
         """
         model, optimizer = self.state
         self.model.load_state_dict(model)
         self.optimizer.load_state_dict(optimizer)
-        ends = [*self.positions[1:], end]
-        for step, (hyper, first, stop) in enumerate(zip(self.hypers, self.positions, ends, strict=True), self.step):
+        count = last - self.step
+        ends = [*self.positions[1:count], end]
+        noted = zip(self.hypers[:count], self.positions[:count], ends, strict=True)
+        for step, (hyper, first, stop) in enumerate(noted, self.step):
             np.copyto(self.optimizer.hyper, hyper)
             found = self.repeat([pair(batch(i)) for i in range(first, stop)])
             if found:
-                return (
-                    found if step == self.step + len(self.hypers) - 1 else f"it began in step {step + 1}, where {found}"
-                )
+                return found if step == last - 1 else f"it began in step {step + 1}, where {found}"
         return (
-            f"steps {self.step + 1} to {self.step + len(self.hypers)}, repeated op by op, did not show it again; "
+            f"steps {self.step + 1} to {last}, repeated op by op, did not show it again; "
             "do the batches or the model depend on anything but the step?"
         )
 

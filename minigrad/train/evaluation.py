@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -279,6 +280,30 @@ def measured(loss: Tensor, outputs: Value, targets: np.ndarray, metrics: Mapping
         for name, metric in metrics.items():
             values[name] = float(metric(arrays, np.asarray(targets)))
     return values
+
+
+def measured_later(
+    device: Any, loss: Tensor, outputs: Value, targets: np.ndarray, metrics: Mapping[str, Metric]
+) -> Callable[[], dict[str, float]]:
+    """The same, to be called for it: of what the device computes by what was launched before, not by what comes after."""
+    read_loss = device.read_later(loss._data)
+    readings: list[Callable[[], np.ndarray]] = []
+    if metrics:
+        each_tensor(outputs, lambda tensor: readings.append(device.read_later(tensor._data)))
+        if type(targets) is device.array_type:
+            readings.append(device.read_later(targets))
+
+    def read() -> dict[str, float]:
+        values = {"loss": read_loss().item()}
+        if metrics:
+            found = iter([reading() for reading in readings])
+            arrays = each_tensor(outputs, lambda _: next(found))
+            given = next(found) if type(targets) is device.array_type else np.asarray(targets)
+            for name, metric in metrics.items():
+                values[name] = float(metric(arrays, given))
+        return values
+
+    return read
 
 
 def share_of(inputs: np.ndarray, rows: int) -> float:

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -21,7 +21,18 @@ from minigrad.nn.module import Value
 from minigrad.optim import PlateauSchedule, clip_grad_norm
 from minigrad.tensor import Tensor
 from minigrad.train.divergence import DivergedError, Rewind
-from minigrad.train.evaluation import Evaluator, Step, Tally, epoch_of, measured, pair, prepared, share_of, together
+from minigrad.train.evaluation import (
+    Evaluator,
+    Step,
+    Tally,
+    epoch_of,
+    measured,
+    measured_later,
+    pair,
+    prepared,
+    share_of,
+    together,
+)
 from minigrad.train.history import History, Row
 from minigrad.train.ranks import Ranks
 from minigrad.train.settings import Batches, Settings
@@ -45,6 +56,16 @@ class MicroBatch(NamedTuple):
     rows: int | None  # of all of them, where gradients are averaged with those of other processes, by that
 
 
+class Unread(NamedTuple):
+    """A step that was launched, of which loss and metrics are yet to be read."""
+
+    found: list[tuple[Callable[[], dict[str, float]], int]]  # of each batch: what reads them, and its rows
+    step: int
+    position: int  # of the loader after it
+    start: float
+    is_timed: bool
+
+
 class Run:
     """A training run as its callbacks see it; made by `fit`.
 
@@ -63,7 +84,7 @@ class Run:
         self.per_epoch = -(-self.batches_per_epoch // self.accumulate)
         self.start = self.step = self.steps_before(self.loader.position)
         self.count, self.target = settings.count, self.start + settings.count
-        self.loss = math.nan
+        self.latest_loss = math.nan
         self.lr = optimizer.rates[0]  # of the latest step; of the first group of parameters
         self.history = History()
         self.ranks = Ranks(settings.session)
@@ -72,7 +93,9 @@ class Run:
         self.checkpoints, self.callbacks = settings.checkpoints, settings.watchers
         self.step_hooks = [c.on_step for c in self.callbacks if hasattr(c, "on_step") and self.calls(c)]
         self.may_stop = [c for c in self.callbacks if hasattr(c, "on_step") and not only_looks(c)]
-        self.in_epoch, self.in_row = Tally(), Tally()
+        self.tally_of_epoch, self.tally_of_row = Tally(), Tally()
+        self.unread: Unread | None = None
+        self.settled = 0.0  # when a step was read the last time
         self.earlier_seconds, self.began = 0.0, time.perf_counter()
         self.shapes: set[tuple[tuple[int, ...], ...]] = set()  # of a step's inputs, once seen: the first is not timed
         self.validated: tuple[int, dict[str, float]] | None = None
@@ -86,6 +109,7 @@ class Run:
         if self.validation is not None:
             self.evaluator = Evaluator(model, loss, self.metrics, settings.capture, self.told)
         self.device = optimizer.params[0]._device
+        self.reads_later = self.device.works_on and not self.ranks.several
         self.parts: dict[MicroBatch, Step] = {}
         self.drawing_before: Json = None  # the random numbers' state before a checkpoint was loaded
 
@@ -136,6 +160,24 @@ class Run:
     def finished(self) -> bool:
         """Whether no step will follow."""
         return self.step >= self.target or self.history.stopped is not None
+
+    @property
+    def loss(self) -> float:
+        """That of the latest step."""
+        self.settle()
+        return self.latest_loss
+
+    @property
+    def in_epoch(self) -> Tally:
+        """What the steps of the epoch so far have brought."""
+        self.settle()
+        return self.tally_of_epoch
+
+    @property
+    def in_row(self) -> Tally:
+        """What the steps since the last row have brought."""
+        self.settle()
+        return self.tally_of_row
 
     @property
     def seconds(self) -> float:
@@ -219,6 +261,7 @@ class Run:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a checkpoint that `fit(..., resume=path)` goes on from; of several processes rank 0 does, and all call this."""
+        self.settle()
         drawn = self.ranks.everyone(random.state_dict(), "random numbers")  # each process has its own
 
         def write() -> None:
@@ -351,11 +394,15 @@ class Run:
         finally:
             if isinstance(self.loader, Loader):
                 self.loader.stager = None
+        self.settle()
         if self.checkpoints is not None and self.checkpoints.saved != self.mark:
             self.checkpoints.save_last(self)
 
     def train_batches(self, batches: Iterator[object]) -> None:
-        """One step, of one batch or, where gradients are accumulated, of several."""
+        """One step, of one batch or, where gradients are accumulated, of several.
+
+        On a GPU its loss is read when the next step was launched, so that the GPU does not wait for Python, or when asked for.
+        """
         start, position = time.perf_counter(), self.loader.position
         count = self.position_of(self.step + 1) - position
         try:
@@ -364,6 +411,8 @@ class Run:
             self.loader.position = position  # a signal may have come between its move and ours
             raise
         if self.rewind is not None:
+            if self.rewind.is_due():
+                self.settle()  # the copies are to be of a state that is sound
             self.rewind.note(self.step, position)
         found = []
         own = sum(len(inputs) for inputs, _ in given)
@@ -371,43 +420,60 @@ class Run:
             last = i == count - 1
             part = MicroBatch(i == 0, last, share_of(inputs, own), own if last and self.ranks.several else None)
             loss, outputs = self.part(part)(inputs, targets)
-            found.append((measured(loss, outputs, targets, self.metrics), len(inputs)))
-        values, rows = together(found)
-        if self.ranks.several:
-            values, rows, self.losses = self.ranks.means(values, rows, self.signals.received)
-        self.loss = values["loss"]
-        if not math.isfinite(self.loss):
-            raise self.diverged()
+            what = loss, outputs, targets, self.metrics
+            read = measured_later(self.device, *what) if self.reads_later else partial(measured, *what)
+            found.append((read, len(inputs)))
+        shapes = tuple([inputs.shape for inputs, _ in given])
+        step = Unread(found, self.step + 1, self.loader.position, start, shapes in self.shapes)
+        self.settle()  # the step before, while this one is at work
+        self.unread = step
+        if not self.reads_later:
+            self.settle()
+        self.shapes.add(shapes)
         self.step += 1
         self.lr = self.optimizer.rates[0]
         due = self.settings.schedule_by == "step" or self.step % self.per_epoch == 0
         if self.schedule is not None and due and not isinstance(self.schedule, PlateauSchedule):
             self.schedule.step()
-        shapes = tuple([inputs.shape for inputs, _ in given])
-        seconds = time.perf_counter() - start if shapes in self.shapes else None
-        self.shapes.add(shapes)
-        self.in_epoch.add(values, rows, seconds)
-        self.in_row.add(values, rows, seconds)
         for hook in self.step_hooks:
             hook(self)
 
-    def diverged(self) -> DivergedError:
-        """The error for a loss that is not finite."""
+    def settle(self) -> None:
+        """Read and count what is unread; raises DivergedError if a loss is not finite."""
+        if self.unread is None:
+            return
+        step, self.unread = self.unread, None
+        values, rows = together([(read(), rows) for read, rows in step.found])
+        if self.ranks.several:
+            values, rows, self.losses = self.ranks.means(values, rows, self.signals.received)
+        self.latest_loss = values["loss"]
+        if not math.isfinite(self.latest_loss):
+            raise self.diverged(step)
+        end = time.perf_counter()
+        seconds = end - max(step.start, self.settled) if step.is_timed else None
+        self.settled = end
+        self.tally_of_epoch.add(values, rows, seconds)
+        self.tally_of_row.add(values, rows, seconds)
+
+    def diverged(self, step: Unread) -> DivergedError:
+        """The error for a step whose loss is not finite."""
         if self.ranks.several:
             bad = ", ".join(
                 f"{loss} of rank {rank}" for rank, loss in enumerate(self.losses) if not math.isfinite(loss)
             )
             cause = f"it was {bad}; which op produced it is not looked for in several processes"
         elif self.rewind is None:
+            further = "" if step.position == self.loader.position else " and one more"
             cause = (
-                "which op produced it was not looked for (diagnose=False), and the parameters are those after the step"
+                "which op produced it was not looked for (diagnose=False), and the parameters are those after the "
+                f"step{further}"
             )
         else:
             try:
-                cause = self.rewind.cause(self.loader.batch, self.loader.position)
+                cause = self.rewind.cause(self.loader.batch, step.step, step.position)
             except ValueError as error:  # the batches of a stream that can be read once
                 cause = f"which op produced it was not found, since the step can't be repeated: {error}"
-        return DivergedError(self.step + 1, self.loss, cause, self.history)
+        return DivergedError(step.step, self.latest_loss, cause, self.history)
 
     def write_rows(self, validating: bool = True) -> bool:
         """Measure what is due after this step, and call the hooks; a pure function of the state, so it resumes as well.
@@ -419,13 +485,13 @@ class Run:
         validates = every is not None and self.step % every == 0
         if self.row_due() and (validating or not validates):
             row = self.row(self.in_row, validates)
-            self.in_row = Tally()
+            self.tally_of_row = Tally()
             self.history.steps.append(row)
             self.call("on_log", row)
         if self.epoch_due() and (validating or self.evaluator is None):
             row = self.row(self.in_epoch, self.evaluator is not None)
             if self.step % self.per_epoch == 0:
-                self.in_epoch = Tally()
+                self.tally_of_epoch = Tally()
             self.history.epochs.append(row)
             if isinstance(self.schedule, PlateauSchedule) and self.step % self.per_epoch == 0:
                 self.schedule.step(row[self.schedule.monitor])
@@ -440,7 +506,7 @@ class Run:
     def epoch_due(self) -> bool:
         """Whether a row of epochs is due and not there: after a whole epoch, and after the last step of all."""
         there = bool(self.history.epochs) and self.history.epochs[-1]["step"] == self.step
-        return self.in_epoch.rows > 0 and not there and (self.step % self.per_epoch == 0 or self.finished)
+        return (self.step % self.per_epoch == 0 or self.finished) and not there and self.in_epoch.rows > 0
 
     def row(self, tally: Tally, validate: bool) -> Row:
         """A row of the history."""
