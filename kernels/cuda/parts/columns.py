@@ -15,7 +15,7 @@ from minigrad.kernels.cuda.tools.launch import FLOAT32, kernel
 THREADS = 256  # of a block, at most
 ACROSS = 64  # of them beside each other, at most: a row of 1 KiB
 SHARED = 4 * THREADS
-FOURS = Choice("FOURS")  # whether four neighbours are read and written by 16 bytes
+FOURS = Choice("FOURS", False)  # whether four neighbours are read and written by 16 bytes, not one by one
 
 
 @device_function
