@@ -74,6 +74,17 @@ def test_instructions_labels_and_registers():
     assert len(entry.registers) == 2 + 5 + 3
 
 
+def test_a_block_within_a_function_has_registers_of_its_own():
+    inner = "{\n.reg .pred %p<2>, %q;\nsetp.ne.u32 %p1, %r0, 0;\n@%p1 bra end;\n}\n"
+    entry = kernel(f"setp.eq.u32 %p1, %r0, 0;\n{inner}{inner}@%p1 bra end;\nend:").entry
+    names = [i.operands[0] if i.opcode.startswith("setp") else i.guard for i in entry.instructions[:-1]]
+    first, again, second, third, fourth, last = names
+    assert first == last == "%p1"
+    assert again == second != third == fourth
+    assert "%p1" not in names[1:5]
+    assert {entry.registers[name] for name in names} == {"pred"}
+
+
 def kernel(body):
     start = ".visible .entry k(\n.param .u64 k_0\n)\n{\n.reg .b32 %r<9>;\n.reg .pred %p<3>;\n"
     return ptx.parse(start + body + "\nret;\n}\n")

@@ -60,13 +60,6 @@ class Function:
         self.instructions = []
         self.labels = {}
 
-    def declare(self, kind, names):
-        """Registers: "%r<3>" are three of them, "%r1, %x" two."""
-        for name in names:
-            many = re.fullmatch(r"(\S+)<(\d+)>", name)
-            every = [f"{many[1]}{i}" for i in range(int(many[2]))] if many else [name]
-            self.registers.update(dict.fromkeys(every, kind))
-
     def reserve(self, space, name, align, size):
         """Memory of one call."""
         offset = -(-self.sizes[space] // align) * align
@@ -120,21 +113,42 @@ class Module:
 def parse(text):
     """The module that a text is."""
     module, function, header = Module(), None, None
+    scopes = []  # of the blocks within a function that are open: {name: that of the block's own register}
     for line, kind, statement in statements(text):
         if kind == "header":
             header = function_of(line, statement)
             module.functions[header.name] = header
         elif kind == "open":
             function = function or header
-        elif kind == "close" and statement == 0:
-            function = None
+            if statement > 1:
+                scopes.append({})
+        elif kind == "close":
+            if scopes:
+                scopes.pop()
+            else:
+                function = None
         elif kind == "label":
             function.labels[statement] = len(function.instructions)
         elif kind == "statement":
-            take(module, function, line, statement)
+            if statement.startswith(".reg"):
+                statement = spelt_out(statement)
+                if scopes:
+                    scopes[-1].update({name: f"{name}_{line}" for name in re.findall(r"%\w+", statement)})
+            take(module, function, line, renamed(statement, scopes) if scopes else statement)
     if not module.functions:
         raise PtxError("there is no function in this PTX")
     return module
+
+
+def spelt_out(declaration):
+    """A declaration of registers with "%r0, %r1, %r2" for "%r<3>"."""
+    return re.sub(r"([%\w]+)<(\d+)>", lambda many: ", ".join(f"{many[1]}{i}" for i in range(int(many[2]))), declaration)
+
+
+def renamed(statement, scopes):
+    """A statement with the registers that the blocks around it have of their own, the innermost before the others."""
+    own = {name: unique for scope in scopes for name, unique in scope.items()}
+    return re.sub(r"%\w+", lambda found: own.get(found[0], found[0]), statement)
 
 
 def statements(text):
@@ -210,7 +224,7 @@ def take(module, function, line, statement):
         return
     if statement.startswith(".reg"):
         _, kind, names = statement.split(maxsplit=2)
-        function.declare(kind[1:], [name.strip() for name in names.split(",")])
+        function.registers.update(dict.fromkeys(re.split(r",\s*", names), kind[1:]))
         return
     variable = re.fullmatch(
         r"(?:\.(?:visible|extern|common|weak)\s+)?\.(shared|local|param|global|const)\s+(?:\.align (\d+)\s+)?"
