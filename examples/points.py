@@ -87,7 +87,7 @@ def side_by_side(
             with chosen(backend):
                 calls = [joblib.delayed(noted)(name, points[name], work, threads) for name in names]
                 failed |= dict(joblib.Parallel(n_jobs=jobs)(calls))
-        except joblib.externals.loky.process_executor.TerminatedWorkerError:
+        except ended_pools(backend):
             ended = {name: end for name in names if (end := end_of(points[name])) is not None}
             if suspects and not ended:
                 ended = {names[0]: "the process at work on it was killed, 2 times"}
@@ -96,6 +96,17 @@ def side_by_side(
                 raise  # no process lives long enough to begin
             failed |= {name: end or None for name, end in ended.items()}
     return failed
+
+
+def ended_pools(backend: str | None) -> tuple[type[Exception], ...]:
+    """The errors by which a pool says that a process of it was killed."""
+    if backend == "ray":
+        from ray.exceptions import RayActorError
+
+        return (RayActorError,)
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    return (TerminatedWorkerError,)
 
 
 def end_of(folder: Path) -> str | None:

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 
 import pytest
 
@@ -73,9 +74,11 @@ def test_a_cluster_is_told_of_a_point_whose_processes_are_killed(points, tmp_pat
 
 
 @pytest.mark.slow
-def test_on_a_cluster_of_dask_all_points_are_done(points, tmp_path):
-    pytest.importorskip("distributed", reason="needs dask and distributed")
-    failed = run(points, tmp_path, ["a", "fails", "dies", "b", "c"], jobs=2, backend="dask")
+@pytest.mark.parametrize("backend", ["dask", "ray"])
+def test_on_a_cluster_all_points_are_done(points, tmp_path, monkeypatch, backend):
+    pytest.importorskip("dask.distributed" if backend == "dask" else backend, reason=f"needs {backend}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # of the cluster's processes
+    failed = run(points, tmp_path, ["a", "fails", "dies", "b", "c"], jobs=2, backend=backend)
     assert sorted(failed) == ["dies", "fails"]
     assert sorted(path.stem for path in tmp_path.glob("*.result")) == ["a", "b", "c"]
 
