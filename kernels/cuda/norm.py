@@ -27,316 +27,187 @@ comes through just where its result was positive.
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cuda.parts import columns
-from minigrad.kernels.cuda.parts.columns import by_fours, in_fours, my_columns, owned_columns, read, tile, write
+from minigrad.kernels.cuda.parts.columns import (
+    by_fours,
+    in_fours,
+    my_columns,
+    owned_columns,
+    read,
+    tile,
+    write,
+    write_each,
+)
 from minigrad.kernels.cuda.parts.norm_rows import (
+    Channels,
+    GivenChannels,
+    Part,
+    Rows,
     all_slopes,
     block_statistics,
-    each,
+    coefficients,
+    coefficients_given,
     gradient_rows,
     gradient_totals,
-    inverse_deviations,
-    inverse_deviations_given,
     normalize_rows,
-    product,
-    split_mean,
     zeros,
 )
 from minigrad.kernels.cuda.parts.wide import (
-    MERGE_SHARED,
-    MERGED,
-    MERGERS,
-    add_down_wide,
+    WIDE_SHARED,
     all_overflowed,
-    overflowed,
     put_wide_statistics,
-    wide_statistics,
+    statistics_of_chunks,
+    total_of_chunks,
 )
 from minigrad.kernels.cuda.tools.context import context
-from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, float64, real, uint32
-from minigrad.kernels.cuda.tools.launch import Double, Doubles, Real, Reals, UInt, blocks_for, kernel
+from minigrad.kernels.cuda.tools.language import cuda, device_function, float64, real, uint32
+from minigrad.kernels.cuda.tools.launch import Double, Doubles, Reals, UInt, blocks_for, kernel
 from minigrad.kernels.one_by_one import one_by_one
 
 THREADS = columns.THREADS
 ONE_LAUNCH = 1024  # rows; this and the next two are reckoned, not measured
 SUM_BLOCKS = 1024  # as many chunks as one block merges quickly, and enough to fill a GPU
 ROW_BLOCKS = 4096
-ANY = -1
-ACTIVATION = Choice("ACTIVATION", ANY)  # compiled in, or else whatever the kernel is given
+MOST_PANELS = 65535  # blocks of a grid beside each other in y (CUDA C++ Programming Guide, "Technical Specifications")
 
 
-# Kernels, forward. Those that read the mean split it, one float64 subtraction per channel and thread.
-
-
-@device_function
-def compiled(activation):
-    """The activation's number, a constant for the compiler if the kernel is made for one."""
-    if ACTIVATION == ANY:
-        return activation
-    return uint32(ACTIVATION)
+# Kernels, forward
 
 
 @device_function
-def latest_first():
-    """The chunk of a block that goes over rows again: in the opposite order of the first pass."""
-    return uint32(uint32(cuda.gridDim.x) - uint32(1) - uint32(cuda.blockIdx.x))
+def chunk_of(number, rows):
+    """The Part of the chunk of that number, for this thread."""
+    start = uint32(number * rows.chunk)
+    return Part(start, uint32(min(uint32(start + rows.chunk), rows.m)), my_columns(rows.c), owned_columns(rows.c))
 
 
-def statistics_of_chunks(x: Reals, partial: Reals, m: UInt, c: UInt, chunk: UInt):
-    j = my_columns(c)
-    start = uint32(uint32(cuda.blockIdx.x) * chunk)
-    mean, squares = block_statistics(x, c, start, uint32(min(uint32(start + chunk), m)), j)
+@device_function
+def own_chunk(rows):
+    """The Part of this block."""
+    return chunk_of(uint32(cuda.blockIdx.x), rows)
+
+
+@device_function
+def latest_first(rows):
+    """That of a block that goes over rows again: in the opposite order of the first pass."""
+    return chunk_of(uint32(uint32(cuda.gridDim.x) - uint32(1) - uint32(cuda.blockIdx.x)), rows)
+
+
+@device_function
+def put_partial(partial, c, part, first, second):
+    """What a block knows of its columns, two numbers each."""
     if uint32(cuda.threadIdx.y) == uint32(0):
-        owned = owned_columns(c)
         i = uint32(uint32(2) * uint32(cuda.blockIdx.x) * c)
-        write(partial, i, j, owned, mean)
-        write(partial, uint32(i + c), j, owned, squares)
+        write(partial, i, part.j, part.owned, first)
+        write(partial, uint32(i + c), part.j, part.owned, second)
 
 
-@kernel(threads=MERGED * MERGERS, uses_float64=True)
-def merge_statistics(
-    partial: Reals, x: Reals, chunks: UInt, chunk: UInt, m: UInt, c: UInt, mean: Doubles, var: Doubles
-):
-    shared = cuda.shared.array(MERGE_SHARED, float64, 16)
-    j = uint32(uint32(cuda.blockIdx.x) * uint32(MERGED) + uint32(cuda.threadIdx.x))
-    channel = min(j, uint32(c - uint32(1)))
-    k = uint32(cuda.threadIdx.y)
-    total, squares = float64(0), float64(0)
-    while k < chunks:
-        rows = float64(min(chunk, uint32(m - k * chunk)))
-        i = uint32(uint32(2) * k * c + channel)
-        offset = float64(partial[i])
-        total += rows * offset
-        squares += float64(partial[uint32(i + c)]) + rows * offset * offset
-        k = uint32(k + uint32(cuda.blockDim.y))
-    total, squares = add_down_wide(shared, total, squares)
-    offset = total / float64(m)
-    center, variance = float64(x[channel]) + offset, squares / float64(m) - offset * offset
-    too_large = overflowed(squares)
-    if cuda.syncthreads_or(too_large):
-        wide_mean, wide_variance = wide_statistics(shared, x, m, c, channel)
-        if too_large == uint32(1):
-            center, variance = wide_mean, wide_variance
-    if uint32(cuda.threadIdx.y) == uint32(0) and j < c:
-        mean[j] = center
-        var[j] = variance if not variance < float64(0) else float64(0)
-
-
-def normalize(
-    x: Reals, gamma: Reals, beta: Reals, mean: Doubles, var: Doubles, y: Reals, m: UInt, c: UInt, chunk: UInt,
-    width: UInt, column: UInt, eps: Real, activation: UInt,
-):  # fmt: skip
-    j = my_columns(c)
-    start = uint32(latest_first() * chunk)
-    end = uint32(min(uint32(start + chunk), m))
-    high, low = split_mean(mean, j)
-    scale = product(each(gamma, j), inverse_deviations(var, j, eps))
-    normalize_rows(
-        x, y, c, width, column, start, end, j, owned_columns(c), high, low, scale, each(beta, j), compiled(activation)
-    )
+def statistics(x: Reals, partial: Reals, rows: Rows):
+    part = own_chunk(rows)
+    offset, squares = block_statistics(x, rows.c, part)
+    put_partial(partial, rows.c, part, offset, squares)
 
 
 @kernel(threads=THREADS, uses_float64=True)
-def batch_norm_in_one(
-    x: Reals, gamma: Reals, beta: Reals, mean: Doubles, var: Doubles, y: Reals, m: UInt, c: UInt, width: UInt,
-    column: UInt, eps: Real, activation: UInt,
-):  # fmt: skip
-    j, owned = my_columns(c), owned_columns(c)
-    offset, squares = block_statistics(x, c, uint32(0), m, j)
+def merge_statistics(partial: Reals, x: Reals, chunks: UInt, rows: Rows, mean: Doubles, var: Doubles):
+    shared = cuda.shared.array(WIDE_SHARED, float64, 16)
+    part = own_chunk(rows)
+    offset, variances = statistics_of_chunks(shared, partial, chunks, rows, part.j)
+    put_statistics(shared, x, rows, part, offset, variances, mean, var)
+
+
+@device_function
+def put_statistics(shared, x, rows, part, offset, variances, mean, var):
+    """mean and var of four columns, from what the uppermost thread of each knows, means as offsets from the first row.
+
+    Whether all threads must meet once more before they read them: squares were too large for x's type.
+    """
+    too_large = uint32(0)
     if uint32(cuda.threadIdx.y) == uint32(0):
-        origin = read(x, uint32(0), j)
-        n = float64(m)
-        write(mean, uint32(0), j, owned, (
+        too_large = all_overflowed(variances)
+        origin = read(x, uint32(0), part.j)
+        write_each(mean, part.j, part.owned, (
             float64(origin[0]) + float64(offset[0]), float64(origin[1]) + float64(offset[1]),
             float64(origin[2]) + float64(offset[2]), float64(origin[3]) + float64(offset[3]),
         ))  # fmt: skip
-        write(var, uint32(0), j, owned, (
-            float64(squares[0]) / n, float64(squares[1]) / n, float64(squares[2]) / n, float64(squares[3]) / n
-        ))  # fmt: skip
-    too_large = all_overflowed(squares)
+        write_each(var, part.j, part.owned, variances)
     if cuda.syncthreads_or(too_large):
-        put_wide_statistics(x, m, c, j[0], owned, too_large, mean, var)
-    high, low = split_mean(mean, j)
-    scale = product(each(gamma, j), inverse_deviations(var, j, eps))
-    normalize_rows(
-        x, y, c, width, column, uint32(0), m, j, owned, high, low, scale, each(beta, j), compiled(activation)
-    )
+        put_wide_statistics(shared, x, rows, part, too_large, mean, var)
+        return True
+    return False
 
 
-def normalize_by_given(
-    x: Reals, gamma: Reals, beta: Reals, mean: Reals, var: Reals, y: Reals, m: UInt, c: UInt, chunk: UInt, width: UInt,
-    column: UInt, eps: Real, activation: UInt,
-):  # fmt: skip
-    j = my_columns(c)
-    start = uint32(uint32(cuda.blockIdx.x) * chunk)
-    end = uint32(min(uint32(start + chunk), m))
-    scale = product(each(gamma, j), inverse_deviations_given(var, j, eps))
-    normalize_rows(
-        x,
-        y,
-        c,
-        width,
-        column,
-        start,
-        end,
-        j,
-        owned_columns(c),
-        each(mean, j),
-        zeros(),
-        scale,
-        each(beta, j),
-        compiled(activation),
-    )
+def normalize(x: Reals, y: Reals, rows: Rows, channels: Channels):
+    part = latest_first(rows)
+    normalize_rows(x, y, rows, part, coefficients(channels, part.j))
+
+
+def batch_norm_in_one(x: Reals, y: Reals, rows: Rows, channels: Channels):
+    shared = cuda.shared.array(WIDE_SHARED, float64, 16)
+    part, n = own_chunk(rows), float64(rows.m)
+    offset, squares = block_statistics(x, rows.c, part)
+    variances = (
+        float64(squares[0]) / n, float64(squares[1]) / n, float64(squares[2]) / n, float64(squares[3]) / n
+    )  # fmt: skip
+    if put_statistics(shared, x, rows, part, offset, variances, channels.mean, channels.var):
+        cuda.syncthreads()
+    normalize_rows(x, y, rows, part, coefficients(channels, part.j))
+
+
+def normalize_by_given(x: Reals, y: Reals, rows: Rows, channels: GivenChannels):
+    part = own_chunk(rows)
+    normalize_rows(x, y, rows, part, coefficients_given(channels, part.j))
 
 
 # Kernels, backward
 
 
-def gradient_sums(
-    dy: Reals, x: Reals, y: Reals, gamma: Reals, beta: Reals, mean: Doubles, var: Doubles, partial: Reals, m: UInt,
-    c: UInt, chunk: UInt, width: UInt, column: UInt, eps: Real, activation: UInt,
-):  # fmt: skip
-    j = my_columns(c)
-    start = uint32(uint32(cuda.blockIdx.x) * chunk)
-    end = uint32(min(uint32(start + chunk), m))
-    high, low = split_mean(mean, j)
-    inverse_std = inverse_deviations(var, j, eps)
-    scale = product(each(gamma, j), inverse_std)
-    total, moment = gradient_totals(
-        dy, x, y, c, width, column, start, end, j, high, low, scale, each(beta, j), inverse_std, compiled(activation)
-    )
-    if uint32(cuda.threadIdx.y) == uint32(0):
-        owned = owned_columns(c)
-        i = uint32(uint32(2) * uint32(cuda.blockIdx.x) * c)
-        write(partial, i, j, owned, total)
-        write(partial, uint32(i + c), j, owned, moment)
-
-
-@kernel(threads=MERGED * MERGERS, uses_float64=True)
-def merge_gradients(partial: Reals, chunks: UInt, c: UInt, dgamma: Reals, dbeta: Reals):
-    shared = cuda.shared.array(MERGE_SHARED, float64, 16)
-    j = uint32(uint32(cuda.blockIdx.x) * uint32(MERGED) + uint32(cuda.threadIdx.x))
-    channel = min(j, uint32(c - uint32(1)))
-    k = uint32(cuda.threadIdx.y)
-    total, moment = float64(0), float64(0)
-    while k < chunks:
-        i = uint32(uint32(2) * k * c + channel)
-        total += float64(partial[i])
-        moment += float64(partial[uint32(i + c)])
-        k = uint32(k + uint32(cuda.blockDim.y))
-    total, moment = add_down_wide(shared, total, moment)
-    if uint32(cuda.threadIdx.y) == uint32(0) and j < c:
-        dgamma[j] = real(moment)
-        dbeta[j] = real(total)
-
-
-def gradient(
-    dy: Reals, x: Reals, y: Reals, gamma: Reals, beta: Reals, mean: Doubles, var: Doubles, dgamma: Reals, dbeta: Reals,
-    dx: Reals, m: UInt, c: UInt, chunk: UInt, width: UInt, column: UInt, eps: Real, activation: UInt,
-):  # fmt: skip
-    j = my_columns(c)
-    start = uint32(latest_first() * chunk)
-    end = uint32(min(uint32(start + chunk), m))
-    high, low = split_mean(mean, j)
-    inverse_std = inverse_deviations(var, j, eps)
-    scale = product(each(gamma, j), inverse_std)
-    slope, offset = all_slopes(inverse_std, dgamma, dbeta, j, m)
-    gradient_rows(
-        dy,
-        x,
-        y,
-        dx,
-        c,
-        width,
-        column,
-        start,
-        end,
-        j,
-        owned_columns(c),
-        high,
-        low,
-        scale,
-        each(beta, j),
-        slope,
-        offset,
-        compiled(activation),
-    )
+def gradient_sums(dy: Reals, x: Reals, y: Reals, partial: Reals, rows: Rows, channels: Channels):
+    part = own_chunk(rows)
+    total, moment = gradient_totals(dy, x, y, rows, part, coefficients(channels, part.j))
+    put_partial(partial, rows.c, part, total, moment)
 
 
 @kernel(threads=THREADS, uses_float64=True)
-def gradient_in_one(
-    dy: Reals, x: Reals, y: Reals, gamma: Reals, beta: Reals, mean: Doubles, var: Doubles, dgamma: Reals, dbeta: Reals,
-    dx: Reals, m: UInt, c: UInt, width: UInt, column: UInt, eps: Real, activation: UInt,
-):  # fmt: skip
+def merge_gradients(partial: Reals, chunks: UInt, c: UInt, dgamma: Reals, dbeta: Reals):
+    shared = cuda.shared.array(WIDE_SHARED, float64, 16)
     j, owned = my_columns(c), owned_columns(c)
-    high, low = split_mean(mean, j)
-    inverse_std, shift = inverse_deviations(var, j, eps), each(beta, j)
-    scale = product(each(gamma, j), inverse_std)
-    total, moment = gradient_totals(
-        dy, x, y, c, width, column, uint32(0), m, j, high, low, scale, shift, inverse_std, compiled(activation)
-    )
+    total, moment = total_of_chunks(shared, partial, chunks, c, j)
     if uint32(cuda.threadIdx.y) == uint32(0):
-        write(dgamma, uint32(0), j, owned, moment)
-        write(dbeta, uint32(0), j, owned, total)
+        write(dbeta, uint32(0), j, owned, (real(total[0]), real(total[1]), real(total[2]), real(total[3])))
+        write(dgamma, uint32(0), j, owned, (real(moment[0]), real(moment[1]), real(moment[2]), real(moment[3])))
+
+
+def gradient(
+    dy: Reals, x: Reals, y: Reals, dgamma: Reals, dbeta: Reals, dx: Reals, rows: Rows, channels: Channels
+):  # fmt: skip
+    part = latest_first(rows)
+    of = coefficients(channels, part.j)
+    slope, offset = all_slopes(of.inverse_std, dgamma, dbeta, part.j, rows.m)
+    gradient_rows(dy, x, y, dx, rows, part, of, slope, offset)
+
+
+def gradient_in_one(
+    dy: Reals, x: Reals, y: Reals, dgamma: Reals, dbeta: Reals, dx: Reals, rows: Rows, channels: Channels
+):  # fmt: skip
+    part = own_chunk(rows)
+    of = coefficients(channels, part.j)
+    total, moment = gradient_totals(dy, x, y, rows, part, of)
+    if uint32(cuda.threadIdx.y) == uint32(0):
+        write(dgamma, uint32(0), part.j, part.owned, moment)
+        write(dbeta, uint32(0), part.j, part.owned, total)
     cuda.syncthreads()
-    slope, offset = all_slopes(inverse_std, dgamma, dbeta, j, m)
-    gradient_rows(
-        dy,
-        x,
-        y,
-        dx,
-        c,
-        width,
-        column,
-        uint32(0),
-        m,
-        j,
-        owned,
-        high,
-        low,
-        scale,
-        shift,
-        slope,
-        offset,
-        compiled(activation),
-    )
+    slope, offset = all_slopes(of.inverse_std, dgamma, dbeta, part.j, rows.m)
+    gradient_rows(dy, x, y, dx, rows, part, of, slope, offset)
 
 
 def gradient_by_given(
-    dy: Reals, x: Reals, y: Reals, gamma: Reals, beta: Reals, mean: Reals, var: Reals, partial: Reals, dx: Reals,
-    m: UInt, c: UInt, chunk: UInt, width: UInt, column: UInt, eps: Real, activation: UInt,
+    dy: Reals, x: Reals, y: Reals, partial: Reals, dx: Reals, rows: Rows, channels: GivenChannels
 ):  # fmt: skip
-    j, owned = my_columns(c), owned_columns(c)
-    start = uint32(uint32(cuda.blockIdx.x) * chunk)
-    end = uint32(min(uint32(start + chunk), m))
-    high, inverse_std, shift = each(mean, j), inverse_deviations_given(var, j, eps), each(beta, j)
-    scale = product(each(gamma, j), inverse_std)
-    total, moment = gradient_totals(
-        dy, x, y, c, width, column, start, end, j, high, zeros(), scale, shift, inverse_std, compiled(activation)
-    )
-    if uint32(cuda.threadIdx.y) == uint32(0):
-        i = uint32(uint32(2) * uint32(cuda.blockIdx.x) * c)
-        write(partial, i, j, owned, total)
-        write(partial, uint32(i + c), j, owned, moment)
-    gradient_rows(
-        dy,
-        x,
-        y,
-        dx,
-        c,
-        width,
-        column,
-        start,
-        end,
-        j,
-        owned,
-        high,
-        zeros(),
-        scale,
-        shift,
-        zeros(),
-        zeros(),
-        compiled(activation),
-    )
+    part = own_chunk(rows)
+    of = coefficients_given(channels, part.j)
+    total, moment = gradient_totals(dy, x, y, rows, part, of)
+    put_partial(partial, rows.c, part, total, moment)
+    gradient_rows(dy, x, y, dx, rows, part, of, zeros(), zeros())
 
 
 @kernel(threads=THREADS, uses_float64=True)
@@ -362,7 +233,9 @@ def by_activation(kernels):
     }
 
 
-statistics_kernels = by_fours(statistics_of_chunks)
+in_one_kernels = by_fours(batch_norm_in_one, uses_float64=True)
+gradient_in_one_kernels = by_fours(gradient_in_one, uses_float64=True)
+statistics_kernels = by_fours(statistics)
 normalize_kernels = by_activation(by_fours(normalize, uses_float64=True))
 given_kernels = by_fours(normalize_by_given)
 sums_kernels = by_activation(by_fours(gradient_sums, uses_float64=True))
@@ -371,8 +244,9 @@ gradient_given_kernels = by_fours(gradient_by_given)
 
 
 def merging(chunks, c):
-    """(grid, block) of a kernel that merges chunks."""
-    return blocks_for(c, MERGED), (MERGED, min(MERGERS, chunks))
+    """(grid, block) of a kernel that merges chunks: four columns to a block, more if a grid had not room for all."""
+    across = blocks_for(c, 4 * MOST_PANELS)
+    return (1, blocks_for(c, 4 * across)), (across, min(THREADS // across, chunks))
 
 
 def in_one(m, c):
@@ -383,10 +257,11 @@ def in_one(m, c):
 
 def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
     m, c = x.shape
-    width = y.shape[1]
     if m <= ONE_LAUNCH:
         grid, block = in_one(m, c)
-        batch_norm_in_one[grid, block](x, gamma, beta, mean, var, y, m, c, width, column, eps, activation)
+        rows = Rows(m, c, m, y.shape[1], column)
+        kernel = in_one_kernels[in_fours(c, column, rows.width, x, y)]
+        kernel[grid, block](x, y, rows, Channels(gamma, beta, mean, var, eps, activation))
         return
     batch_norm_statistics(x, mean, var)
     batch_norm_normalize(x, gamma, beta, mean, var, eps, activation, y, column)
@@ -394,61 +269,49 @@ def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
 
 def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
     m, c = x.shape
-    width = dy.shape[1]
-    given = dy, x, y, gamma, beta, mean, var
     if m <= ONE_LAUNCH:
         grid, block = in_one(m, c)
-        gradient_in_one[grid, block](*given, dgamma, dbeta, dx, m, c, width, column, eps, activation)
+        rows = Rows(m, c, m, dy.shape[1], column)
+        kernel = gradient_in_one_kernels[in_fours(c, column, rows.width, dy, x, y, dx, dgamma, dbeta)]
+        kernel[grid, block](dy, x, y, dgamma, dbeta, dx, rows, Channels(gamma, beta, mean, var, eps, activation))
         return
-    fours = in_fours(c, column, width, dy, x, y, dx)
-    grid, block, chunk = tile(m, c, SUM_BLOCKS, 8)
-    chunks = grid[0]
-    partial = context.empty((chunks, 2, c), x.dtype)
-    sums_kernels[fours, activation][grid, block](*given, partial, m, c, chunk, width, column, eps, activation)
-    merge_gradients[merging(chunks, c)](partial, chunks, c, dgamma, dbeta)
-    grid, block, chunk = tile(m, c, ROW_BLOCKS, 4)
-    gradient_kernels[fours, activation][grid, block](
-        *given, dgamma, dbeta, dx, m, c, chunk, width, column, eps, activation
-    )
+    given = dy, x, y, column, gamma, beta, mean, var, eps, activation
+    batch_norm_sums(*given, dgamma, dbeta)
+    batch_norm_gradient(*given, dgamma, dbeta, dx)
 
 
 def batch_norm_statistics(x, mean, var):
     m, c = x.shape
     grid, block, chunk = tile(m, c, SUM_BLOCKS, 8)
-    chunks = grid[0]
-    partial = context.empty((chunks, 2, c), x.dtype)
-    statistics_kernels[in_fours(c, 0, 0, x)][grid, block](x, partial, m, c, chunk)
-    merge_statistics[merging(chunks, c)](partial, x, chunks, chunk, m, c, mean, var)
+    partial, rows = context.empty((grid[0], 2, c), x.dtype), Rows(m, c, chunk, c, 0)
+    statistics_kernels[in_fours(c, 0, 0, x)][grid, block](x, partial, rows)
+    merge_statistics[merging(grid[0], c)](partial, x, grid[0], rows, mean, var)
 
 
 def batch_norm_normalize(x, gamma, beta, mean, var, eps, activation, y, column):
     m, c = x.shape
-    width = y.shape[1]
     grid, block, chunk = tile(m, c, ROW_BLOCKS, 4)
-    normalize_kernels[in_fours(c, column, width, x, y), activation][grid, block](
-        x, gamma, beta, mean, var, y, m, c, chunk, width, column, eps, activation
-    )
+    rows = Rows(m, c, chunk, y.shape[1], column)
+    kernel = normalize_kernels[in_fours(c, column, rows.width, x, y), activation]
+    kernel[grid, block](x, y, rows, Channels(gamma, beta, mean, var, eps, activation))
 
 
 def batch_norm_sums(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta):
     m, c = x.shape
-    width = dy.shape[1]
     grid, block, chunk = tile(m, c, SUM_BLOCKS, 8)
-    chunks = grid[0]
-    partial = context.empty((chunks, 2, c), x.dtype)
-    sums_kernels[in_fours(c, column, width, dy, x, y), activation][grid, block](
-        dy, x, y, gamma, beta, mean, var, partial, m, c, chunk, width, column, eps, activation
-    )
-    merge_gradients[merging(chunks, c)](partial, chunks, c, dgamma, dbeta)
+    rows, channels = Rows(m, c, chunk, dy.shape[1], column), Channels(gamma, beta, mean, var, eps, activation)
+    kernel = sums_kernels[in_fours(c, column, rows.width, dy, x, y), activation]
+    partial = context.empty((grid[0], 2, c), x.dtype)
+    kernel[grid, block](dy, x, y, partial, rows, channels)
+    merge_gradients[merging(grid[0], c)](partial, grid[0], c, dgamma, dbeta)
 
 
 def batch_norm_gradient(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta, dx):
     m, c = x.shape
-    width = dy.shape[1]
     grid, block, chunk = tile(m, c, ROW_BLOCKS, 4)
-    gradient_kernels[in_fours(c, column, width, dy, x, y, dx), activation][grid, block](
-        dy, x, y, gamma, beta, mean, var, dgamma, dbeta, dx, m, c, chunk, width, column, eps, activation
-    )
+    rows = Rows(m, c, chunk, dy.shape[1], column)
+    kernel = gradient_kernels[in_fours(c, column, rows.width, dy, x, y, dx), activation]
+    kernel[grid, block](dy, x, y, dgamma, dbeta, dx, rows, Channels(gamma, beta, mean, var, eps, activation))
 
 
 def batch_norms_forward(xs, gammas, betas, eps, activations, y, columns, means, variances):
@@ -466,23 +329,20 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps, activation, y, column):
     m, c = x.shape
     if not x.size:
         return
-    width = y.shape[1]
-    fours = in_fours(c, column, width, x, y)
     grid, block, chunk = tile(m, c, ROW_BLOCKS, 4)
-    given_kernels[fours][grid, block](x, gamma, beta, mean, var, y, m, c, chunk, width, column, eps, activation)
+    rows = Rows(m, c, chunk, y.shape[1], column)
+    kernel = given_kernels[in_fours(c, column, rows.width, x, y)]
+    kernel[grid, block](x, y, rows, GivenChannels(gamma, beta, mean, var, eps, activation))
 
 
 def batch_norm_inference_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
     m, c = x.shape
-    width = dy.shape[1]
-    fours = in_fours(c, column, width, dy, x, y, dx)
     grid, block, chunk = tile(m, c, SUM_BLOCKS, 8)
-    chunks = grid[0]
-    partial = context.empty((chunks, 2, c), x.dtype)
-    gradient_given_kernels[fours][grid, block](
-        dy, x, y, gamma, beta, mean, var, partial, dx, m, c, chunk, width, column, eps, activation
-    )
-    merge_gradients[merging(chunks, c)](partial, chunks, c, dgamma, dbeta)
+    rows, channels = Rows(m, c, chunk, dy.shape[1], column), GivenChannels(gamma, beta, mean, var, eps, activation)
+    kernel = gradient_given_kernels[in_fours(c, column, rows.width, dy, x, y, dx)]
+    partial = context.empty((grid[0], 2, c), x.dtype)
+    kernel[grid, block](dy, x, y, partial, dx, rows, channels)
+    merge_gradients[merging(grid[0], c)](partial, grid[0], c, dgamma, dbeta)
 
 
 def running_update(mean, var, m, decay, running_mean, running_var):

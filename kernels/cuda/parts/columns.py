@@ -68,14 +68,21 @@ def write(memory, i, j, owned, value):
         if owned > uint32(0):
             store4(memory, uint32(i + j[0]), value[0], value[1], value[2], value[3])
     else:
-        if owned > uint32(0):
-            memory[uint32(i + j[0])] = value[0]
-        if owned > uint32(1):
-            memory[uint32(i + j[1])] = value[1]
-        if owned > uint32(2):
-            memory[uint32(i + j[2])] = value[2]
-        if owned > uint32(3):
-            memory[uint32(i + j[3])] = value[3]
+        k = uint32(i + j[0]), uint32(i + j[1]), uint32(i + j[2]), uint32(i + j[3])
+        write_each(memory, k, owned, value)
+
+
+@device_function
+def write_each(memory, j, owned, value):
+    """Put four numbers to the columns of an array that may not lie as the matrix does, one by one."""
+    if owned > uint32(0):
+        memory[j[0]] = value[0]
+    if owned > uint32(1):
+        memory[j[1]] = value[1]
+    if owned > uint32(2):
+        memory[j[2]] = value[2]
+    if owned > uint32(3):
+        memory[j[3]] = value[3]
 
 
 @device_function

@@ -4,15 +4,80 @@ Channels come and go as tuples of four: read by `columns`, worked on here, each 
 """
 
 import math
+from typing import Any, NamedTuple
 
 from minigrad.kernels import formulas
 from minigrad.kernels.activations import RELU, SIGMOID
 from minigrad.kernels.bits import fma
 from minigrad.kernels.cuda.parts.columns import add_down, read, write
 from minigrad.kernels.cuda.parts.wide import overflowed
-from minigrad.kernels.cuda.tools.language import cuda, device_function, float64, real, uint32
+from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, float64, real, uint32
+from minigrad.kernels.cuda.tools.launch import Doubles, Real, Reals, UInt
 
 SMALL = 2.0**-80
+ANY = -1
+ACTIVATION = Choice("ACTIVATION", ANY)  # compiled in, or else whatever the kernel is given
+
+
+class Rows(NamedTuple):
+    """The rows of x, m of c numbers, `chunk` of them to a block; rows of y and dy have `width`, x's begin at `column`."""
+
+    m: UInt
+    c: UInt
+    chunk: UInt
+    width: UInt
+    column: UInt
+
+
+class Channels(NamedTuple):
+    """What is known of the channels; the statistics are those of the batch."""
+
+    gamma: Reals
+    beta: Reals
+    mean: Doubles
+    var: Doubles
+    eps: Real
+    activation: UInt
+
+
+class GivenChannels(NamedTuple):
+    """The same with statistics in x's type."""
+
+    gamma: Reals
+    beta: Reals
+    mean: Reals
+    var: Reals
+    eps: Real
+    activation: UInt
+
+
+class Part(NamedTuple):
+    """What of x a thread goes over: rows start to end of a block, four columns, of which `owned` are there."""
+
+    start: Any
+    end: Any
+    j: Any
+    owned: Any
+
+
+class Coefficients(NamedTuple):
+    """Of a thread's four channels."""
+
+    high: Any  # the mean, as a float of x's type and what is missing
+    low: Any
+    inverse_std: Any
+    scale: Any  # gamma / sqrt(var + eps)
+    beta: Any
+    activation: Any
+
+
+@device_function
+def compiled(activation):
+    """The activation's number, a constant for the compiler if the kernel is made for one."""
+    if ACTIVATION == ANY:
+        return activation
+    return uint32(ACTIVATION)
+
 
 # One element
 
@@ -99,13 +164,31 @@ def product(a, b):
 
 
 @device_function
-def centered(x, high, low):
+def coefficients(channels, j):
+    """The Coefficients of four channels; the mean is split, one float64 subtraction per channel and thread."""
+    high, low = split_mean(channels.mean, j)
+    inverse_std = inverse_deviations(channels.var, j, channels.eps)
+    scale = product(each(channels.gamma, j), inverse_std)
+    return Coefficients(high, low, inverse_std, scale, each(channels.beta, j), compiled(channels.activation))
+
+
+@device_function
+def coefficients_given(channels, j):
+    """The same by statistics in x's type."""
+    inverse_std = inverse_deviations_given(channels.var, j, channels.eps)
+    scale = product(each(channels.gamma, j), inverse_std)
+    activation = compiled(channels.activation)
+    return Coefficients(each(channels.mean, j), zeros(), inverse_std, scale, each(channels.beta, j), activation)
+
+
+@device_function
+def centered(x, of):
     """x - mean."""
     return (
-        (x[0] - high[0]) - low[0],
-        (x[1] - high[1]) - low[1],
-        (x[2] - high[2]) - low[2],
-        (x[3] - high[3]) - low[3],
+        (x[0] - of.high[0]) - of.low[0],
+        (x[1] - of.high[1]) - of.low[1],
+        (x[2] - of.high[2]) - of.low[2],
+        (x[3] - of.high[3]) - of.low[3],
     )
 
 
@@ -142,8 +225,9 @@ def squared(a):
 
 
 @device_function
-def block_statistics(x, c, start, end, j):
+def block_statistics(x, c, part):
     """(means as offsets from the first row of x, sums of squared differences from them) over these rows, by the block."""
+    start, end, j = part.start, part.end, part.j
     down = uint32(cuda.blockDim.y)
     row = uint32(start + uint32(cuda.threadIdx.y))
     step = uint32(down * c)
@@ -192,37 +276,37 @@ def block_statistics(x, c, start, end, j):
 
 
 @device_function
-def put_normalized(x, y, k, j, owned, high, low, scale, beta, activation):
+def put_normalized(x, y, k, part, of):
     """The row of y at k from four numbers of x."""
-    h = centered(x, high, low)
+    h = centered(x, of)
     value = (
-        activated(normalized(h[0], scale[0], beta[0]), activation),
-        activated(normalized(h[1], scale[1], beta[1]), activation),
-        activated(normalized(h[2], scale[2], beta[2]), activation),
-        activated(normalized(h[3], scale[3], beta[3]), activation),
+        activated(normalized(h[0], of.scale[0], of.beta[0]), of.activation),
+        activated(normalized(h[1], of.scale[1], of.beta[1]), of.activation),
+        activated(normalized(h[2], of.scale[2], of.beta[2]), of.activation),
+        activated(normalized(h[3], of.scale[3], of.beta[3]), of.activation),
     )
-    write(y, k, j, owned, value)
+    write(y, k, part.j, part.owned, value)
 
 
 @device_function
-def normalize_rows(x, y, c, width, column, start, end, j, owned, high, low, scale, beta, activation):
+def normalize_rows(x, y, rows, part, of):
     """Columns of y from the rows of x."""
-    down = uint32(cuda.blockDim.y)
-    row = uint32(start + uint32(cuda.threadIdx.y))
-    i, step = uint32(row * c), uint32(down * c)
-    k, wide_step = uint32(row * width + column), uint32(down * width)
+    down, end, j = uint32(cuda.blockDim.y), part.end, part.j
+    row = uint32(part.start + uint32(cuda.threadIdx.y))
+    i, step = uint32(row * rows.c), uint32(down * rows.c)
+    k, wide_step = uint32(row * rows.width + rows.column), uint32(down * rows.width)
     while row + uint32(3) * down < end:
         p, q = read(x, i, j), read(x, uint32(i + step), j)
         r, s = read(x, uint32(i + uint32(2) * step), j), read(x, uint32(i + uint32(3) * step), j)
-        put_normalized(p, y, k, j, owned, high, low, scale, beta, activation)
-        put_normalized(q, y, uint32(k + wide_step), j, owned, high, low, scale, beta, activation)
-        put_normalized(r, y, uint32(k + uint32(2) * wide_step), j, owned, high, low, scale, beta, activation)
-        put_normalized(s, y, uint32(k + uint32(3) * wide_step), j, owned, high, low, scale, beta, activation)
+        put_normalized(p, y, k, part, of)
+        put_normalized(q, y, uint32(k + wide_step), part, of)
+        put_normalized(r, y, uint32(k + uint32(2) * wide_step), part, of)
+        put_normalized(s, y, uint32(k + uint32(3) * wide_step), part, of)
         row = uint32(row + uint32(4) * down)
         i = uint32(i + uint32(4) * step)
         k = uint32(k + uint32(4) * wide_step)
     while row < end:
-        put_normalized(read(x, i, j), y, k, j, owned, high, low, scale, beta, activation)
+        put_normalized(read(x, i, j), y, k, part, of)
         row = uint32(row + down)
         i = uint32(i + step)
         k = uint32(k + wide_step)
@@ -237,33 +321,33 @@ def read_result(y, k, j, dy, activation):
 
 
 @device_function
-def gradients(dy, y, h, scale, beta, activation):
+def gradients(dy, y, h, of):
     """Four dz, from four numbers of dy, of y and of x - mean."""
     return (
-        before_activation(dy[0], y[0], h[0], scale[0], beta[0], activation),
-        before_activation(dy[1], y[1], h[1], scale[1], beta[1], activation),
-        before_activation(dy[2], y[2], h[2], scale[2], beta[2], activation),
-        before_activation(dy[3], y[3], h[3], scale[3], beta[3], activation),
+        before_activation(dy[0], y[0], h[0], of.scale[0], of.beta[0], of.activation),
+        before_activation(dy[1], y[1], h[1], of.scale[1], of.beta[1], of.activation),
+        before_activation(dy[2], y[2], h[2], of.scale[2], of.beta[2], of.activation),
+        before_activation(dy[3], y[3], h[3], of.scale[3], of.beta[3], of.activation),
     )
 
 
 @device_function
-def gradient_totals(dy, x, y, c, width, column, start, end, j, high, low, scale, beta, inverse_std, activation):
+def gradient_totals(dy, x, y, rows, part, of):
     """(sums of dz, sums of dz h) over these rows, by the block."""
-    down = uint32(cuda.blockDim.y)
-    row = uint32(start + uint32(cuda.threadIdx.y))
-    i, step = uint32(row * c), uint32(down * c)
-    k, wide_step = uint32(row * width + column), uint32(down * width)
+    down, end, j = uint32(cuda.blockDim.y), part.end, part.j
+    row = uint32(part.start + uint32(cuda.threadIdx.y))
+    i, step = uint32(row * rows.c), uint32(down * rows.c)
+    k, wide_step = uint32(row * rows.width + rows.column), uint32(down * rows.width)
     t0, t1, t2, t3 = zeros()
     m0, m1, m2, m3 = zeros()
     while row + down < end:
         p, q = read(dy, k, j), read(dy, uint32(k + wide_step), j)
         r, s = read(x, i, j), read(x, uint32(i + step), j)
-        u, v = read_result(y, k, j, p, activation), read_result(y, uint32(k + wide_step), j, q, activation)
-        f, g = centered(r, high, low), centered(s, high, low)
-        a, b = gradients(p, u, f, scale, beta, activation), gradients(q, v, g, scale, beta, activation)
+        u, v = read_result(y, k, j, p, of.activation), read_result(y, uint32(k + wide_step), j, q, of.activation)
+        f, g = centered(r, of), centered(s, of)
+        a, b = gradients(p, u, f, of), gradients(q, v, g, of)
         t0, t1, t2, t3 = t0 + (a[0] + b[0]), t1 + (a[1] + b[1]), t2 + (a[2] + b[2]), t3 + (a[3] + b[3])
-        f, g = product(f, inverse_std), product(g, inverse_std)
+        f, g = product(f, of.inverse_std), product(g, of.inverse_std)
         m0, m1 = m0 + (a[0] * f[0] + b[0] * g[0]), m1 + (a[1] * f[1] + b[1] * g[1])
         m2, m3 = m2 + (a[2] * f[2] + b[2] * g[2]), m3 + (a[3] * f[3] + b[3] * g[3])
         row = uint32(row + uint32(2) * down)
@@ -271,10 +355,10 @@ def gradient_totals(dy, x, y, c, width, column, start, end, j, high, low, scale,
         k = uint32(k + uint32(2) * wide_step)
     if row < end:
         p = read(dy, k, j)
-        f = centered(read(x, i, j), high, low)
-        a = gradients(p, read_result(y, k, j, p, activation), f, scale, beta, activation)
+        f = centered(read(x, i, j), of)
+        a = gradients(p, read_result(y, k, j, p, of.activation), f, of)
         t0, t1, t2, t3 = t0 + a[0], t1 + a[1], t2 + a[2], t3 + a[3]
-        f = product(f, inverse_std)
+        f = product(f, of.inverse_std)
         m0, m1, m2, m3 = m0 + a[0] * f[0], m1 + a[1] * f[1], m2 + a[2] * f[2], m3 + a[3] * f[3]
     total = add_down((t0, t1, t2, t3))
     cuda.syncthreads()  # all have read the sums
@@ -283,42 +367,38 @@ def gradient_totals(dy, x, y, c, width, column, start, end, j, high, low, scale,
 
 
 @device_function
-def put_gradient(dy, y, h, dx, i, j, owned, scale, beta, slope, offset, activation):
+def put_gradient(dy, y, h, dx, i, part, of, slope, offset):
     """The row of dx at i from four numbers of dy, y and x - mean."""
-    dz = gradients(dy, y, h, scale, beta, activation)
+    dz = gradients(dy, y, h, of)
     value = (
-        scale[0] * (dz[0] + fma(slope[0], h[0], offset[0])),
-        scale[1] * (dz[1] + fma(slope[1], h[1], offset[1])),
-        scale[2] * (dz[2] + fma(slope[2], h[2], offset[2])),
-        scale[3] * (dz[3] + fma(slope[3], h[3], offset[3])),
+        of.scale[0] * (dz[0] + fma(slope[0], h[0], offset[0])),
+        of.scale[1] * (dz[1] + fma(slope[1], h[1], offset[1])),
+        of.scale[2] * (dz[2] + fma(slope[2], h[2], offset[2])),
+        of.scale[3] * (dz[3] + fma(slope[3], h[3], offset[3])),
     )
-    write(dx, i, j, owned, value)
+    write(dx, i, part.j, part.owned, value)
 
 
 @device_function
-def gradient_rows(
-    dy, x, y, dx, c, width, column, start, end, j, owned, high, low, scale, beta, slope, offset, activation
-):
+def gradient_rows(dy, x, y, dx, rows, part, of, slope, offset):
     """Rows of dx = scale (dz + slope (x - mean) + offset)."""
-    down = uint32(cuda.blockDim.y)
-    row = uint32(start + uint32(cuda.threadIdx.y))
-    i, step = uint32(row * c), uint32(down * c)
-    k, wide_step = uint32(row * width + column), uint32(down * width)
+    down, end, j = uint32(cuda.blockDim.y), part.end, part.j
+    row = uint32(part.start + uint32(cuda.threadIdx.y))
+    i, step = uint32(row * rows.c), uint32(down * rows.c)
+    k, wide_step = uint32(row * rows.width + rows.column), uint32(down * rows.width)
     while row + down < end:
         p, q = read(dy, k, j), read(dy, uint32(k + wide_step), j)
         r, s = read(x, i, j), read(x, uint32(i + step), j)
-        u, v = read_result(y, k, j, p, activation), read_result(y, uint32(k + wide_step), j, q, activation)
-        put_gradient(p, u, centered(r, high, low), dx, i, j, owned, scale, beta, slope, offset, activation)
-        put_gradient(
-            q, v, centered(s, high, low), dx, uint32(i + step), j, owned, scale, beta, slope, offset, activation
-        )
+        u, v = read_result(y, k, j, p, of.activation), read_result(y, uint32(k + wide_step), j, q, of.activation)
+        put_gradient(p, u, centered(r, of), dx, i, part, of, slope, offset)
+        put_gradient(q, v, centered(s, of), dx, uint32(i + step), part, of, slope, offset)
         row = uint32(row + uint32(2) * down)
         i = uint32(i + uint32(2) * step)
         k = uint32(k + uint32(2) * wide_step)
     if row < end:
         p = read(dy, k, j)
-        h = centered(read(x, i, j), high, low)
-        put_gradient(p, read_result(y, k, j, p, activation), h, dx, i, j, owned, scale, beta, slope, offset, activation)
+        h = centered(read(x, i, j), of)
+        put_gradient(p, read_result(y, k, j, p, of.activation), h, dx, i, part, of, slope, offset)
 
 
 @device_function

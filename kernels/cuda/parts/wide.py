@@ -1,59 +1,111 @@
 """Sums in float64 by the threads of a column: chunks put together, and columns whose squares x's type does not hold.
 
-A block of these kernels has at most MERGED threads beside each other, each with a column, and at most MERGERS below them.
+Blocks are those of `columns`; of each column the uppermost thread has the sums.
 """
 
+from minigrad.kernels.cuda.parts.columns import THREADS, read
 from minigrad.kernels.cuda.tools.language import cuda, device_function, float32, float64, uint32
 
-MERGED, MERGERS = 4, 256
-MERGE_SHARED = 2 * MERGED * MERGERS  # elements of the shared array that they add up in; of the kernel, which has one
+WIDE_SHARED = 4 * THREADS  # numbers of the shared array that they add up in; of the kernel, which has one
 
 
 @device_function
-def add_down_wide(shared, a, b):
-    """The sums of two float64 over the threads of each column, for all of them; between two of these they must meet."""
-    x, y = uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
-    me = uint32(y * uint32(MERGED) + x)
-    shared[me] = a
-    shared[uint32(me + uint32(MERGED * MERGERS))] = b
-    cuda.syncthreads()
+def add_down_wide(shared, value):
+    """The sums of four float64 over the threads of each column, right in the uppermost; log2(down) steps.
+
+    They stay in shared, THREADS apart, for others to read once all have met. Between two of these all threads must meet.
+    """
+    y, across = uint32(cuda.threadIdx.y), uint32(cuda.blockDim.x)
+    me = uint32(y * across + uint32(cuda.threadIdx.x))
+    put_four(shared, me, value)
     n = uint32(cuda.blockDim.y)
     while n > uint32(1):
         half = uint32((n + uint32(1)) >> uint32(1))
-        if uint32(y + half) < n:
-            other = uint32(me + half * uint32(MERGED))
-            shared[me] += shared[other]
-            shared[uint32(me + uint32(MERGED * MERGERS))] += shared[uint32(other + uint32(MERGED * MERGERS))]
         cuda.syncthreads()
+        if uint32(y + half) < n:
+            put_four(shared, me, added(four(shared, me), four(shared, uint32(me + half * across))))
         n = half
-    return shared[x], shared[uint32(x + uint32(MERGED * MERGERS))]
+    return four(shared, me)
+
+
+@device_function
+def four(shared, i):
+    return (
+        shared[i], shared[uint32(i + uint32(THREADS))], shared[uint32(i + uint32(2 * THREADS))],
+        shared[uint32(i + uint32(3 * THREADS))],
+    )  # fmt: skip
+
+
+@device_function
+def put_four(shared, i, value):
+    shared[i] = value[0]
+    shared[uint32(i + uint32(THREADS))] = value[1]
+    shared[uint32(i + uint32(2 * THREADS))] = value[2]
+    shared[uint32(i + uint32(3 * THREADS))] = value[3]
+
+
+@device_function
+def added(a, b):
+    """The sums of four float64 and four other numbers."""
+    return a[0] + float64(b[0]), a[1] + float64(b[1]), a[2] + float64(b[2]), a[3] + float64(b[3])
+
+
+@device_function
+def merged(shared, a, b):
+    """Four numbers each of a and of b, added up over the threads of each column; right in the uppermost."""
+    first = add_down_wide(shared, a)
+    cuda.syncthreads()  # all have added
+    return first, add_down_wide(shared, b)
+
+
+@device_function
+def total_of_chunks(shared, partial, chunks, c, j):
+    """(first numbers, second numbers) of four columns, added up over the chunks; as `merged` gives them."""
+    zero = float64(0)
+    first, second = (zero, zero, zero, zero), (zero, zero, zero, zero)
+    k = uint32(cuda.threadIdx.y)
+    while k < chunks:
+        i = uint32(uint32(2) * k * c)
+        first, second = added(first, read(partial, i, j)), added(second, read(partial, uint32(i + c), j))
+        k = uint32(k + uint32(cuda.blockDim.y))
+    return merged(shared, first, second)
+
+
+@device_function
+def statistics_of_chunks(shared, partial, chunks, rows, j):
+    """(means as offsets from the first row, variances) of four columns, from those of the chunks; as `merged` gives them."""
+    zero, m = float64(0), float64(rows.m)
+    total, squares = (zero, zero, zero, zero), (zero, zero, zero, zero)
+    k = uint32(cuda.threadIdx.y)
+    while k < chunks:
+        n = float64(min(rows.chunk, uint32(rows.m - k * rows.chunk)))
+        i = uint32(uint32(2) * k * rows.c)
+        mean = read(partial, i, j)
+        a, b, c, d = float64(mean[0]), float64(mean[1]), float64(mean[2]), float64(mean[3])
+        total = added(total, (n * a, n * b, n * c, n * d))
+        squares = added(
+            added(squares, read(partial, uint32(i + rows.c), j)), (n * a * a, n * b * b, n * c * c, n * d * d)
+        )
+        k = uint32(k + uint32(cuda.blockDim.y))
+    f, s = merged(shared, total, squares)
+    offset = (f[0] / m, f[1] / m, f[2] / m, f[3] / m)
+    return offset, (
+        variance(s[0], m, offset[0]), variance(s[1], m, offset[1]), variance(s[2], m, offset[2]),
+        variance(s[3], m, offset[3]),
+    )  # fmt: skip
+
+
+@device_function
+def variance(squares, m, offset):
+    """Of m rows, from the sum of squares and the mean of the same numbers; rounding makes none negative."""
+    found = squares / m - offset * offset
+    return found if not found < float64(0) else float64(0)
 
 
 @device_function
 def overflowed(squares):
     """1 if a sum of squares is infinite or NaN, else 0."""
     return uint32(0) if squares - squares == float32(0) else uint32(1)
-
-
-@device_function
-def wide_statistics(shared, x, m, c, j):
-    """(mean, variance) of column j in float64, by its threads, for all of them."""
-    down, n = uint32(cuda.blockDim.y), float64(m)
-    total = float64(0)
-    i = uint32(cuda.threadIdx.y)
-    while i < m:
-        total += float64(x[uint32(i * c + j)])
-        i = uint32(i + down)
-    total, _ = add_down_wide(shared, total, float64(0))
-    cuda.syncthreads()  # all have read the sum
-    mean, squares = total / n, float64(0)
-    i = uint32(cuda.threadIdx.y)
-    while i < m:
-        gap = float64(x[uint32(i * c + j)]) - mean
-        squares += gap * gap
-        i = uint32(i + down)
-    squares, _ = add_down_wide(shared, squares, float64(0))
-    return mean, squares / n
 
 
 @device_function
@@ -68,18 +120,47 @@ def all_overflowed(squares):
 
 
 @device_function
-def put_wide_statistics(x, m, c, first, owned, chosen, mean, var):
-    """mean and var of those of a thread's columns whose bit is set, anew; they are blockDim.x apart from the first on.
+def put_wide_statistics(shared, x, rows, part, chosen, mean, var):
+    """mean and var of those of four columns whose bit is set, anew in float64, by the uppermost thread of each column."""
+    down, n, step = uint32(cuda.blockDim.y), float64(rows.m), uint32(uint32(cuda.blockDim.y) * rows.c)
+    zero = float64(0)
+    total, squares = (zero, zero, zero, zero), (zero, zero, zero, zero)
+    row = uint32(cuda.threadIdx.y)
+    i = uint32(row * rows.c)
+    while row < rows.m:
+        total = added(total, read(x, i, part.j))
+        row, i = uint32(row + down), uint32(i + step)
+    add_down_wide(shared, total)
+    cuda.syncthreads()
+    total = four(shared, uint32(cuda.threadIdx.x))
+    center = (total[0] / n, total[1] / n, total[2] / n, total[3] / n)
+    row = uint32(cuda.threadIdx.y)
+    i = uint32(row * rows.c)
+    while row < rows.m:
+        value = read(x, i, part.j)
+        squares = added(squares, (
+            gap_squared(value[0], center[0]), gap_squared(value[1], center[1]), gap_squared(value[2], center[2]),
+            gap_squared(value[3], center[3]),
+        ))  # fmt: skip
+        row, i = uint32(row + down), uint32(i + step)
+    cuda.syncthreads()  # all have read the sums
+    squares = add_down_wide(shared, squares)
+    if uint32(cuda.threadIdx.y) == uint32(0):
+        owned = part.owned
+        put_chosen(mean, var, part.j[0], owned > uint32(0) and chosen & uint32(1), center[0], squares[0] / n)
+        put_chosen(mean, var, part.j[1], owned > uint32(1) and chosen & uint32(2), center[1], squares[1] / n)
+        put_chosen(mean, var, part.j[2], owned > uint32(2) and chosen & uint32(4), center[2], squares[2] / n)
+        put_chosen(mean, var, part.j[3], owned > uint32(3) and chosen & uint32(8), center[3], squares[3] / n)
 
-    All threads see them, for they have met.
-    """
-    shared = cuda.shared.array(MERGE_SHARED, float64, 16)
-    k = uint32(0)
-    while k < uint32(4):
-        j = min(uint32(first + k * uint32(cuda.blockDim.x)), uint32(c - uint32(1)))
-        center, variance = wide_statistics(shared, x, m, c, j)
-        if uint32(cuda.threadIdx.y) == uint32(0) and k < owned and (chosen >> k) & uint32(1):
-            mean[j] = center
-            var[j] = variance
-        cuda.syncthreads()
-        k = uint32(k + uint32(1))
+
+@device_function
+def put_chosen(mean, var, j, is_chosen, center, variance):
+    if is_chosen:
+        mean[j] = center
+        var[j] = variance
+
+
+@device_function
+def gap_squared(value, center):
+    gap = float64(value) - center
+    return gap * gap
