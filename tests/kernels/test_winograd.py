@@ -56,13 +56,14 @@ def run(kernels, name, x, w, dy, bias, window):
 
 
 def chosen(name, x, w, dy, bias, window):
-    """Whether the kernel hands this call to the other one."""
+    """Whether the kernel hands this call to Winograd's."""
     arguments = {
         "conv_forward": (x, w, bias, window, dy),
         "conv_backward_x": (dy, w, window, x),
         "conv_backward_w": (x, dy, window, w),
     }[name]
-    return getattr(conv, name).instead[0](*arguments)
+    other, _ = getattr(conv, name).chosen(*arguments)
+    return other is getattr(winograd, name.replace("conv", "winograd"))
 
 
 @each_pass
