@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,8 @@ pytest.importorskip("joblib")
 
 
 @pytest.fixture
-def points(scripts):
+def points(scripts, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where other processes find this file, as pytest names it
     import points
 
     return points
