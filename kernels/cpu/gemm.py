@@ -17,8 +17,6 @@ from numba import prange
 
 from minigrad.kernels.cpu.parts import bfloat16
 from minigrad.kernels.cpu.parts.panels import (
-    NO_BIAS,
-    PARALLEL_WORK,
     pack_rows,
     pack_transposed,
     panel,
@@ -26,7 +24,15 @@ from minigrad.kernels.cpu.parts.panels import (
     split,
     tiles_down,
 )
-from minigrad.kernels.cpu.parts.sums import add_parts, parts_of, start_rows
+from minigrad.kernels.cpu.parts.products import (
+    add_parts,
+    parts_of,
+    prepare_product,
+    prepare_product_add,
+    product_is_large,
+    products_are_large,
+    start_rows,
+)
 from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_size
 from minigrad.kernels.cpu.tools.pointers import element_at, row_at
 from minigrad.kernels.cpu.vector.code import vector_lanes
@@ -105,14 +111,6 @@ def transposed_part(a, b, k0, k1, c):
             )  # fmt: skip
 
 
-def prepare_gemm(a, b, bias, c, trans_a, trans_b):
-    return a, b, bias, c, trans_a, trans_b, False
-
-
-def prepare_gemm_add(a, b, c, trans_a, trans_b):
-    return a, b, NO_BIAS[c.dtype], c, trans_a, trans_b, True
-
-
 def multiply(a, b, bias, c, trans_a, trans_b, added):
     """C = A B + bias, (m, k) (k, n) (n,) -> (m, n); bias of size 0 for none; plus C if `added`.
 
@@ -168,19 +166,14 @@ def multiply(a, b, bias, c, trans_a, trans_b, added):
         add_parts(sums, bias, c, added)
 
 
-def gemm_is_large(a, b, bias, c, trans_a, *rest):
-    """Whether there is work for all threads."""
-    return c.size * a.shape[not trans_a] >= PARALLEL_WORK
-
-
 gemm = CpuKernel(
-    multiply, FLAGS, is_large=gemm_is_large, prepare=prepare_gemm, instead=((bfloat16.asked, bfloat16.product),)
+    multiply, FLAGS, is_large=product_is_large, prepare=prepare_product, instead=((bfloat16.asked, bfloat16.product),)
 )
 gemm_add = CpuKernel(
     multiply,
     FLAGS,
-    is_large=gemm_is_large,
-    prepare=prepare_gemm_add,
+    is_large=product_is_large,
+    prepare=prepare_product_add,
     shares=gemm,
     instead=((bfloat16.asked, bfloat16.product_add),),
 )
@@ -206,6 +199,6 @@ def multiply_batch(a, b, c, trans_a, trans_b):
 gemm_batched = CpuKernel(
     multiply_batch,
     FLAGS,
-    is_large=lambda a, b, c, trans_a, trans_b: c.size * a.shape[1 + (not trans_a)] >= PARALLEL_WORK,
+    is_large=products_are_large,
     instead=((bfloat16.asked, bfloat16.products),),
 )

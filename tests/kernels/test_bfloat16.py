@@ -11,7 +11,7 @@ import pytest
 from products import LENGTHS, LONG, each_transposition, flipped, guarded, is_untouched, whole
 
 from minigrad.kernels.cpu import gemm
-from minigrad.kernels.cpu.parts.sums import FEW_ROWS, PART, ROW_PART
+from minigrad.kernels.cpu.parts.products import FEW_ROWS, PART, ROW_PART
 from minigrad.kernels.cpu.tools import threads
 from minigrad.kernels.cpu.vector.bfloat16 import pair_rows, round_row
 from minigrad.kernels.cpu.vector.target import HAS_BFLOAT16

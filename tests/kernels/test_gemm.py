@@ -8,7 +8,8 @@ from products import LENGTHS, LONG, each_transposition, flipped, guarded, is_unt
 from targets import on_cpu, on_cuda
 
 from minigrad.kernels.cpu import gemm
-from minigrad.kernels.cpu.parts.sums import ROW_PART
+from minigrad.kernels.cpu.parts.panels import PARALLEL_WORK
+from minigrad.kernels.cpu.parts.products import ROW_PART
 from minigrad.kernels.cpu.tools import threads
 from minigrad.kernels.cpu.vector import target
 
@@ -54,7 +55,7 @@ SHAPES = [
 def test_product_matches_reference(check_kernel, rng, dtype, trans_a, trans_b, shape):
     m, n, k = shape
     a, b, bias = whole(rng, (m, k), dtype), whole(rng, (k, n), dtype), whole(rng, n, dtype)
-    given, parallel = (flipped(a, trans_a), flipped(b, trans_b)), m * n * k >= gemm.PARALLEL_WORK
+    given, parallel = (flipped(a, trans_a), flipped(b, trans_b)), m * n * k >= PARALLEL_WORK
     for start in (bias, bias[:0]):
         c = np.full((m, n), np.nan, dtype)
         check_kernel("gemm", "gemm", *given, start, c, trans_a, trans_b, parallel=parallel, ulps=0)
@@ -165,7 +166,7 @@ def test_batches_of_small_sizes(rng, dtype, trans_a, trans_b):
 def test_batches_match_reference(check_kernel, rng, dtype, trans_a, trans_b, shape):
     batch, m, n, k = shape
     a, b = whole(rng, (batch, m, k), dtype), whole(rng, (batch, k, n), dtype)
-    parallel = batch * m * n * k >= gemm.PARALLEL_WORK
+    parallel = batch * m * n * k >= PARALLEL_WORK
     given = flipped(a, trans_a), flipped(b, trans_b)
     check_kernel(
         "gemm",

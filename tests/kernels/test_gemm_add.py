@@ -5,6 +5,7 @@ import pytest
 from products import LENGTHS, LONG, each_transposition, flipped, guarded, is_untouched, whole
 
 from minigrad.kernels.cpu import gemm
+from minigrad.kernels.cpu.parts.panels import PARALLEL_WORK
 from minigrad.kernels.cpu.tools import threads
 from minigrad.kernels.cpu.vector import target
 
@@ -32,7 +33,7 @@ def test_adding_at_sizes_around_tiles_and_blocks(rng, dtype, trans_a, trans_b, l
 def test_adding_large_products(check_kernel, rng, dtype, trans_a, trans_b, shape):
     m, n, k = shape
     a, b, start = whole(rng, (m, k), dtype), whole(rng, (k, n), dtype), whole(rng, (m, n), dtype)
-    parallel = m * n * k >= gemm.PARALLEL_WORK
+    parallel = m * n * k >= PARALLEL_WORK
     given = flipped(a, trans_a), flipped(b, trans_b), start, trans_a, trans_b
     check_kernel("gemm", "gemm_add", *given, parallel=parallel, ulps=0)
 

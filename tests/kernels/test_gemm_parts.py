@@ -9,7 +9,7 @@ import pytest
 from products import flipped, guarded, is_untouched, whole
 
 from minigrad.kernels.cpu import gemm
-from minigrad.kernels.cpu.parts.sums import FEW_ROWS, MOST_SUMS, PART, ROW_PART
+from minigrad.kernels.cpu.parts.products import FEW_ROWS, MOST_SUMS, PART, ROW_PART
 from minigrad.kernels.cpu.tools import threads
 
 PARTED = [  # whether A comes transposed, m, n, k and the number of parts
@@ -49,9 +49,9 @@ def run_variants(a, b, start, trans_a, set_threads):
         c, memory = guarded((a.shape[0], b.shape[1]), a.dtype)
         if added:
             c[:] = start
-            given = gemm.prepare_gemm_add(flipped(a, trans_a), b, c, trans_a, False)
+            given = gemm.prepare_product_add(flipped(a, trans_a), b, c, trans_a, False)
         else:
-            given = gemm.prepare_gemm(flipped(a, trans_a), b, start, c, trans_a, False)
+            given = gemm.prepare_product(flipped(a, trans_a), b, start, c, trans_a, False)
         variant(*given)
         assert is_untouched(memory)
         yield c

@@ -5,15 +5,23 @@ then cut, packed and computed as one of float32 numbers with half as many shared
 Rounding is a part of packing: B, which all rows of C read, is written as panels of words once; of A each task rounds the rows
 that it is about to multiply, while they are in the cache. Nothing is kept rounded.
 
-Each element of C is one chain in the order of the shared index, or a few parts added in order (parts/sums.py), whatever the
+Each element of C is one chain in the order of the shared index, or a few parts added in order (parts/products.py), whatever the
 number of threads.
 """
 
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu.parts.panels import NO_BIAS, PARALLEL_WORK, panel, panel_at, split, tiles_down
-from minigrad.kernels.cpu.parts.sums import add_parts, parts_of, start_rows
+from minigrad.kernels.cpu.parts.panels import panel, panel_at, split, tiles_down
+from minigrad.kernels.cpu.parts.products import (
+    add_parts,
+    parts_of,
+    prepare_product,
+    prepare_product_add,
+    product_is_large,
+    products_are_large,
+    start_rows,
+)
 from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_size
 from minigrad.kernels.cpu.tools.pointers import element_at, keep, row_at
 from minigrad.kernels.cpu.vector.bfloat16 import pair_rows, round_row
@@ -130,14 +138,6 @@ def transposed_part(a, b, q0, q1, c):
     keep(b_words)
 
 
-def prepare_product(a, b, bias, c, trans_a, trans_b):
-    return a, b, bias, c, trans_a, trans_b, False
-
-
-def prepare_product_add(a, b, c, trans_a, trans_b):
-    return a, b, NO_BIAS[c.dtype], c, trans_a, trans_b, True
-
-
 def multiply(a, b, bias, c, trans_a, trans_b, added):
     """C = A B + bias, (m, k) (k, n) (n,) -> (m, n); bias of size 0 for none; plus C if `added`.
 
@@ -194,11 +194,6 @@ def multiply(a, b, bias, c, trans_a, trans_b, added):
         add_parts(sums, bias, c, added)
 
 
-def product_is_large(a, b, bias, c, trans_a, *rest):
-    """Whether there is work for all threads."""
-    return c.size * a.shape[not trans_a] >= PARALLEL_WORK
-
-
 product = CpuKernel(multiply, FLAGS, is_large=product_is_large, prepare=prepare_product)
 product_add = CpuKernel(multiply, FLAGS, is_large=product_is_large, prepare=prepare_product_add, shares=product)
 
@@ -224,5 +219,5 @@ def multiply_batch(a, b, c, trans_a, trans_b):
 products = CpuKernel(
     multiply_batch,
     FLAGS,
-    is_large=lambda a, b, c, trans_a, trans_b: c.size * a.shape[1 + (not trans_a)] >= PARALLEL_WORK,
+    is_large=products_are_large,
 )

@@ -1,11 +1,34 @@
-"""Products whose shared indices are cut in parts, which are summed up in order: how many parts, and how they begin and end."""
+"""What products have in common, of numbers as they are (gemm.py) and of rounded ones (bfloat16.py).
 
+How they take what callers pass, when they are for all threads, and how the shared index is cut in parts that are summed up in
+order: how many parts, and how they begin and end.
+"""
+
+from minigrad.kernels.cpu.parts.panels import NO_BIAS, PARALLEL_WORK
 from minigrad.kernels.cpu.tools.launch import inlined
 
 PART = 2048  # shared indices from which it pays to sum up a small product in parts
 FEW_ROWS = 128  # rows of C, at most, for which the rows of B are shared out
 ROW_PART = 256  # of them to a part, at least
 MOST_SUMS = 1 << 20  # elements of all parts together, at most
+
+
+def prepare_product(a, b, bias, c, trans_a, trans_b):
+    return a, b, bias, c, trans_a, trans_b, False
+
+
+def prepare_product_add(a, b, c, trans_a, trans_b):
+    return a, b, NO_BIAS[c.dtype], c, trans_a, trans_b, True
+
+
+def product_is_large(a, b, bias, c, trans_a, *rest):
+    """Whether there is work for all threads."""
+    return c.size * a.shape[not trans_a] >= PARALLEL_WORK
+
+
+def products_are_large(a, b, c, trans_a, trans_b):
+    """The same, of many products in one launch."""
+    return c.size * a.shape[1 + (not trans_a)] >= PARALLEL_WORK
 
 
 @inlined
