@@ -15,13 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minigrad.kernels.cuda.parts.columns import in_fours
+from minigrad.kernels.cuda.parts.columns import THREADS, in_fours, keep, kept
 from minigrad.kernels.cuda.parts.sums import add, finite_loss, whole
 from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, load4, real, store4, uint32
 from minigrad.kernels.cuda.tools.launch import FLOAT32, Longs, Reals, UInt, UInts, blocks_for, kernel
 
-THREADS = 256
 ACROSS = 64  # threads of a block along the inner axis, at most
 DEEP = 64  # and along the outer one; more are not allowed
 BLOCKS = 1024  # enough to fill a GPU, few enough to be added up quickly; reckoned, not measured
@@ -146,24 +145,6 @@ def add_fours(total, lost, v):
     return (a[0], b[0], c[0], d[0]), (a[1], b[1], c[1], d[1])
 
 
-@device_function
-def keep_fours(shared, me, v):
-    shared[me] = v[0]
-    shared[uint32(me + uint32(THREADS))] = v[1]
-    shared[uint32(me + uint32(2 * THREADS))] = v[2]
-    shared[uint32(me + uint32(3 * THREADS))] = v[3]
-
-
-@device_function
-def kept_fours(shared, me):
-    return (
-        shared[me],
-        shared[uint32(me + uint32(THREADS))],
-        shared[uint32(me + uint32(2 * THREADS))],
-        shared[uint32(me + uint32(3 * THREADS))],
-    )
-
-
 @kernel(threads=THREADS, types=(FLOAT32,))
 def sum_fours(x: Reals, y: Reals, axes: Axes3, share: Share):
     outer, reduced, inner = axes
@@ -192,23 +173,23 @@ def sum_fours(x: Reals, y: Reals, axes: Axes3, share: Share):
             k = uint32(k + step)
     me = my_place()
     losses = uint32(me + uint32(4 * THREADS))
-    keep_fours(shared, me, total)
-    keep_fours(shared, losses, lost)
+    keep(shared, me, total)
+    keep(shared, losses, lost)
     cuda.syncthreads()
     n = down
     while n > uint32(1):
         half = uint32((n + uint32(1)) >> uint32(1))
         if uint32(uint32(cuda.threadIdx.y) + half) < n:
             other = uint32(half * uint32(cuda.blockDim.x))
-            a, b = kept_fours(shared, losses), kept_fours(shared, uint32(losses + other))
+            a, b = kept(shared, losses), kept(shared, uint32(losses + other))
             both = (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3])
-            c, d = add_fours(kept_fours(shared, me), both, kept_fours(shared, uint32(me + other)))
-            keep_fours(shared, me, c)
-            keep_fours(shared, losses, d)
+            c, d = add_fours(kept(shared, me), both, kept(shared, uint32(me + other)))
+            keep(shared, me, c)
+            keep(shared, losses, d)
         cuda.syncthreads()
         n = half
     if uint32(cuda.threadIdx.y) == uint32(0) and i < outer and j < inner:
-        a, b = kept_fours(shared, me), kept_fours(shared, losses)
+        a, b = kept(shared, me), kept(shared, losses)
         if LAST:
             k = uint32(i * inner + j)
             store4(y, k, whole(a[0], b[0]), whole(a[1], b[1]), whole(a[2], b[2]), whole(a[3], b[3]))

@@ -86,6 +86,26 @@ def write_each(memory, j, owned, value):
 
 
 @device_function
+def kept(shared, i):
+    """Four numbers of a shared array, THREADS apart, so that neighbouring threads use neighbouring banks."""
+    return (
+        shared[i],
+        shared[uint32(i + uint32(THREADS))],
+        shared[uint32(i + uint32(2 * THREADS))],
+        shared[uint32(i + uint32(3 * THREADS))],
+    )
+
+
+@device_function
+def keep(shared, i, value):
+    """Put them there."""
+    shared[i] = value[0]
+    shared[uint32(i + uint32(THREADS))] = value[1]
+    shared[uint32(i + uint32(2 * THREADS))] = value[2]
+    shared[uint32(i + uint32(3 * THREADS))] = value[3]
+
+
+@device_function
 def add_down(value):
     """The sums of four numbers over the threads of each column, for all of them; log2(down) steps.
 
@@ -95,10 +115,7 @@ def add_down(value):
     across, y = uint32(cuda.blockDim.x), uint32(cuda.threadIdx.y)
     x = uint32(cuda.threadIdx.x)
     me = uint32(y * across + x)
-    shared[me] = value[0]
-    shared[uint32(me + uint32(THREADS))] = value[1]
-    shared[uint32(me + uint32(2 * THREADS))] = value[2]
-    shared[uint32(me + uint32(3 * THREADS))] = value[3]
+    keep(shared, me, value)
     cuda.syncthreads()
     n = uint32(cuda.blockDim.y)
     while n > uint32(1):
@@ -111,12 +128,7 @@ def add_down(value):
             shared[uint32(me + uint32(3 * THREADS))] += shared[uint32(other + uint32(3 * THREADS))]
         cuda.syncthreads()
         n = half
-    return (
-        shared[x],
-        shared[uint32(x + uint32(THREADS))],
-        shared[uint32(x + uint32(2 * THREADS))],
-        shared[uint32(x + uint32(3 * THREADS))],
-    )
+    return kept(shared, x)
 
 
 def tile(m, c, blocks, least):

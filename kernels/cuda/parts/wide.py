@@ -3,7 +3,7 @@
 Blocks are those of `columns`; of each column the uppermost thread has the sums.
 """
 
-from minigrad.kernels.cuda.parts.columns import THREADS, read
+from minigrad.kernels.cuda.parts.columns import THREADS, keep, kept, read
 from minigrad.kernels.cuda.tools.language import cuda, device_function, float32, float64, uint32
 
 WIDE_SHARED = 4 * THREADS  # numbers of the shared array that they add up in; of the kernel, which has one
@@ -17,31 +17,15 @@ def add_down_wide(shared, value):
     """
     y, across = uint32(cuda.threadIdx.y), uint32(cuda.blockDim.x)
     me = uint32(y * across + uint32(cuda.threadIdx.x))
-    put_four(shared, me, value)
+    keep(shared, me, value)
     n = uint32(cuda.blockDim.y)
     while n > uint32(1):
         half = uint32((n + uint32(1)) >> uint32(1))
         cuda.syncthreads()
         if uint32(y + half) < n:
-            put_four(shared, me, added(four(shared, me), four(shared, uint32(me + half * across))))
+            keep(shared, me, added(kept(shared, me), kept(shared, uint32(me + half * across))))
         n = half
-    return four(shared, me)
-
-
-@device_function
-def four(shared, i):
-    return (
-        shared[i], shared[uint32(i + uint32(THREADS))], shared[uint32(i + uint32(2 * THREADS))],
-        shared[uint32(i + uint32(3 * THREADS))],
-    )  # fmt: skip
-
-
-@device_function
-def put_four(shared, i, value):
-    shared[i] = value[0]
-    shared[uint32(i + uint32(THREADS))] = value[1]
-    shared[uint32(i + uint32(2 * THREADS))] = value[2]
-    shared[uint32(i + uint32(3 * THREADS))] = value[3]
+    return kept(shared, me)
 
 
 @device_function
@@ -132,7 +116,7 @@ def put_wide_statistics(shared, x, rows, part, chosen, mean, var):
         row, i = uint32(row + down), uint32(i + step)
     add_down_wide(shared, total)
     cuda.syncthreads()
-    total = four(shared, uint32(cuda.threadIdx.x))
+    total = kept(shared, uint32(cuda.threadIdx.x))
     center = (total[0] / n, total[1] / n, total[2] / n, total[3] / n)
     row = uint32(cuda.threadIdx.y)
     i = uint32(row * rows.c)
