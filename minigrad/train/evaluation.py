@@ -274,12 +274,8 @@ class Evaluator:
 
 def measured(loss: Tensor, outputs: Value, targets: np.ndarray, metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Loss and metrics of a batch."""
-    values = {"loss": loss.item()}
-    if metrics:
-        arrays = as_arrays(outputs)
-        for name, metric in metrics.items():
-            values[name] = float(metric(arrays, np.asarray(targets)))
-    return values
+    arrays = as_arrays(outputs) if metrics else None
+    return with_metrics(loss.item(), arrays, targets, metrics)
 
 
 def measured_later(
@@ -294,16 +290,19 @@ def measured_later(
             readings.append(device.read_later(targets))
 
     def read() -> dict[str, float]:
-        values = {"loss": read_loss().item()}
-        if metrics:
-            found = iter([reading() for reading in readings])
-            arrays = each_tensor(outputs, lambda _: next(found))
-            given = next(found) if type(targets) is device.array_type else np.asarray(targets)
-            for name, metric in metrics.items():
-                values[name] = float(metric(arrays, given))
-        return values
+        found = iter([reading() for reading in readings])
+        arrays = each_tensor(outputs, lambda _: next(found)) if metrics else None
+        return with_metrics(read_loss().item(), arrays, next(found, targets), metrics)
 
     return read
+
+
+def with_metrics(loss: float, arrays: Any, targets: np.ndarray, metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """A loss, and the metrics of a network's outputs on the host; the targets may be a GPU's."""
+    values = {"loss": loss}
+    for name, metric in metrics.items():
+        values[name] = float(metric(arrays, np.asarray(targets)))
+    return values
 
 
 def share_of(inputs: np.ndarray, rows: int) -> float:
