@@ -49,26 +49,13 @@ from minigrad.kernels.cuda.host.layout import (
 )
 
 LANES = 32
-NOW, MET, BLOCK_BEGAN, LAUNCH_BEGAN = (
-    0,
-    1,
-    2,
-    3,
-)  # times: the clock, and when the block met, when it and the launch began
-TICKETS, MINE, ACQUIRED = (
-    4,
-    5,
-    6,
-)  # how many the launch has taken, which is the block's, and when its taker had a fence after
+# Times: the clock, when the block met, when it and the launch began; then how many tickets the launch has taken, which is the
+# block's, and when its taker had a fence after that.
+NOW, MET, BLOCK_BEGAN, LAUNCH_BEGAN, TICKETS, MINE, ACQUIRED = range(7)
 TIMES = 7
 FENCED, HAD_MET = 0, 1  # of a thread: when it last had a fence, and when its block had last met before that
-BEGAN, PLACE, TAKER, RELEASED, SEEN = (
-    0,
-    1,
-    2,
-    3,
-    4,
-)  # of a ticket: when its block began, of what, by whom, and his fence
+# Of a ticket: when its block began, of what place it is, who took it, his fence before that, and when his block had met before.
+BEGAN, PLACE, TAKER, RELEASED, SEEN = range(5)
 MOST_TICKETS = 1 << 16  # of a launch that are followed
 NAMES = 11  # bits of a stamp that say who: a thread, WARP and the number of a warp whose threads it was, or MANY
 WARP, MANY = 1024, 2047
