@@ -51,14 +51,13 @@ def opened_beside(path: Path) -> tuple[Path, BinaryIO]:
         part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
         file = open(part, "xb")  # noqa: SIM115 - the caller closes it
         try:
-            lock(file)
-            if os.name == "nt" or os.fstat(file.fileno()).st_nlink:
+            if lock(file) and (os.name == "nt" or os.fstat(file.fileno()).st_nlink):
                 return part, file
         except BaseException:
             file.close()
             part.unlink(missing_ok=True)
             raise
-        file.close()  # taken for a leftover before it was locked
+        file.close()  # another takes it for a leftover: it has locked the file before this process did, or removed it
 
 
 def remove_leftovers(folder: str | os.PathLike[str], ending: str = ".safetensors") -> list[Path]:

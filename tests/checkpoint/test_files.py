@@ -138,6 +138,29 @@ def test_file_that_was_taken_for_a_leftover_is_made_anew(tmp_path, monkeypatch):
     assert len(removed) == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there an open file cannot be removed anyway")
+def test_file_that_another_has_locked_to_remove_it_is_made_anew(tmp_path, monkeypatch):
+    lock, replace, taken = files.lock, files.replace, []
+
+    def locked_by_another_first(file):
+        if not taken:
+            (part,) = tmp_path.iterdir()
+            taken.append((part, open(part, "r+b")))
+            assert lock(taken[0][1])
+        return lock(file)
+
+    def removed_by_the_other_before(part, path):
+        other, file = taken[0]
+        with file:
+            other.unlink()
+        replace(part, path)
+
+    monkeypatch.setattr(files, "lock", locked_by_another_first)
+    monkeypatch.setattr(files, "replace", removed_by_the_other_before)
+    files.write_atomically(tmp_path / "a.safetensors", b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
 WRITER = """
 import sys
 from pathlib import Path
