@@ -209,6 +209,50 @@ def test_votes(driver, how, expected):
     np.testing.assert_array_equal(found, expected)
 
 
+MATRICES = """
+    mov.u32 %r1, both;
+    shl.b32 %r2, %r0, {step};
+    add.s32 %r3, %r1, %r2;
+    and.b32 %r5, %r0, 3;
+    {write}
+    {between}
+    ldmatrix.sync.aligned.m8n8.x4.shared.b16 {{%r10, %r11, %r12, %r13}}, [%r3+{offset}];
+    add.s64 %rd3, %rd1, %rd0;
+    st.global.u32 [%rd3], %r10;
+"""
+OF_MATRICES = ".visible .shared .align 16 .b8 both[512];"
+WRITE = "st.shared.v4.u32 [%r3], {%r0, %r0, %r0, %r0};"
+
+
+def read_matrices(driver, block=32, **how):
+    body = MATRICES.format(**{"step": 4, "write": WRITE, "between": "bar.warp.sync -1;", "offset": 0, **how})
+    return host_ptx.run(driver, host_ptx.source(body, shared=OF_MATRICES), np.zeros(64, np.uint32), block=block)[0]
+
+
+def test_matrices_that_a_warp_has_written_are_read(driver):
+    np.testing.assert_array_equal(read_matrices(driver)[:32], np.repeat(np.arange(8), 4))
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"offset": 4}, r"reads 16 bytes at \d+ of shared memory, which is not aligned"),
+        ({"offset": 16}, "reads 16 bytes at 512 of shared memory, of which there are 512 bytes"),
+        ({"write": ""}, r"reads 16 bytes at byte \d+ of shared memory that nobody has written"),
+        ({"write": WRITE.replace("%r3", "%r1"), "step": 0}, "writes 16 bytes at byte 0 .* a race"),
+        ({"block": 20, "between": ""}, "needs lane 20, which is not there"),
+        (
+            {"write": f"xor.b32 %r4, %r2, 16;\nadd.s32 %r4, %r1, %r4;\n{WRITE.replace('%r3', '%r4')}", "between": ""},
+            "16 bytes at byte .* of shared memory that .* a race|that nobody has written",
+        ),
+    ],
+    ids=["not aligned", "outside", "unwritten", "race of writes", "lanes missing", "race"],
+)
+def test_matrices_that_are_read_wrongly_are_found(driver, how, said):
+    with pytest.raises(RuntimeError, match=said):
+        read_matrices(driver, **how)
+
+
 def test_the_next_launch_is_as_if_nothing_had_been(driver):
     with pytest.raises(RuntimeError):
         host_ptx.run(driver, neighbours(""), X, block=64)

@@ -172,13 +172,14 @@ def test_a_copy_to_shared_memory_reads_one_and_writes_the_other(driver, size, se
 
 def test_a_card_of_given_limits_needs_the_longest_of_its_times(driver):
     found = counted(driver, HERE + COPY.format(bytes=4), X, X, grid=8, block=128)
-    slow = Card("slow", 2, 512.0, 1024.0, 1024.0)  # one cycle a second
+    slow = Card("slow", 2, 512.0, 1024.0, 2048.0, 1024.0)  # one cycle a second
     assert slow.clock == 1
     seconds = times(found, slow)
     assert seconds["memory"] == 8.0
     assert seconds["issue"] == 14 * 32 / 4 / 2  # each of two multiprocessors takes four instructions of warps a cycle
     assert (seconds["float32"], seconds["tensor"], seconds["shared"]) == (0, 0, 0)
     assert bound(found, slow) == ("issue", 56.0)
+    assert times(found._replace(products=3072, bf16=2048), slow)["tensor"] == 2  # as long for the products in TF32
     alone = times(found._replace(blocks=1), slow)
     assert (alone["memory"], alone["issue"]) == (8.0, 112.0)  # the other multiprocessor has nothing to do
 

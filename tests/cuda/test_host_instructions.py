@@ -10,6 +10,7 @@ pytest.importorskip("minigrad.kernels.cuda.tools.language", exc_type=ImportError
 import host_ptx
 
 from minigrad.kernels.cuda.host.driver import HostDriver
+from minigrad.kernels.precision import rounded_to_bfloat16
 
 NAN, INF = float("nan"), float("inf")
 
@@ -88,6 +89,9 @@ CASES = [  # instruction, operands as bits, expected bits
     ("cvt.s64.s8", (0x80,), 2**64 - 128),
     ("cvt.rna.tf32.f32", (ONE_AND_A_HALF_ULP,), f32(1.0) + 0x2000),
     ("cvt.rna.tf32.f32", (f32(NAN),), 0x7FFFFFFF),
+    ("cvt.rn.bf16x2.f32", (f32(1 + 3 * 2.0**-8), f32(1 + 2.0**-8)), 0x3F823F80),
+    ("cvt.rn.bf16x2.f32", (f32(NAN), f32(-INF)), 0x7FFFFF80),
+    ("cvt.rn.bf16x2.f32", (f32(-3.4e38), f32(1e-40)), 0xFF800001),
     ("setp.lt.f32", (f32(NAN), f32(1.0)), 0),
     ("setp.ltu.f32", (f32(NAN), f32(1.0)), 1),
     ("setp.ne.f32", (f32(NAN), f32(1.0)), 0),
@@ -125,7 +129,9 @@ def test_instruction_gives_the_bits(found, i):
     instruction, operands, expected, *_ = CASES[i]
     parts = instruction.split(".")
     kind = "u64" if parts[0] == "setp" or "wide" in parts else parts[-2] if parts[0] == "cvt" else parts[-1]
-    mask = 2**32 - 1 if kind.endswith("32") else 2**64 - 1  # a register of 64 bits holds a result with a sign extended
+    mask = (
+        2**32 - 1 if kind.endswith(("32", "x2")) else 2**64 - 1
+    )  # a register of 64 bits holds a result with a sign extended
     assert hex(int(found[i]) & mask) == hex(expected), f"{instruction} {[hex(x) for x in operands]}"
 
 
@@ -207,3 +213,85 @@ def test_local_memory_and_calls_keep_what_is_put_there():
 """)
     (result,) = host_ptx.run(HostDriver(1 << 20), text, np.array([2.5]), block=1)
     assert result == 5
+
+
+MATRICES = """
+    mov.u32 %r1, rows;
+    shl.b32 %r2, %r0, 4;
+    add.s32 %r3, %r1, %r2;
+    add.s64 %rd3, %rd1, %rd0;
+    shl.b64 %rd4, %rd0, 2;
+    add.s64 %rd5, %rd1, %rd4;
+    add.s64 %rd6, %rd2, %rd4;
+    ld.global.v4.u32 {{%r4, %r5, %r6, %r7}}, [%rd5];
+    st.shared.v4.u32 [%r3], {{%r4, %r5, %r6, %r7}};
+    bar.warp.sync -1;
+    {}
+    st.global.v4.u32 [%rd6], {{%r10, %r11, %r12, %r13}};
+"""
+ROWS = ".visible .shared .align 16 .b8 rows[1024];"
+READ = "ldmatrix.sync.aligned.m8n8.x4{}.shared.b16 {{%r10, %r11, %r12, %r13}}, [%r3];"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_matrices_of_halves_are_shared_among_a_warp(turned):
+    numbers = np.arange(256, dtype=np.uint16)
+    body = MATRICES.format(READ.format(".trans" if turned else ""))
+    text = host_ptx.source(body, pointers=2, shared=ROWS)
+    found = host_ptx.run(HostDriver(1 << 20, checks=True), text, numbers, np.zeros(256, np.uint16))[1]
+    matrices = numbers.reshape(4, 8, 8)
+    expected = matrices.transpose(0, 2, 1) if turned else matrices
+    # lane 4 g + t: of each matrix the word [g, 2 t : 2 t + 2]
+    np.testing.assert_array_equal(found.reshape(8, 4, 4, 2).transpose(2, 0, 1, 3).reshape(4, 8, 8), expected)
+
+
+def test_products_of_matrices_of_bfloat16(rng):
+    a, b, c = (rng.standard_normal(shape).astype(np.float32) for shape in [(16, 16), (16, 8), (16, 8)])
+    a, b = rounded_to_bfloat16(a), rounded_to_bfloat16(b)
+    a[3, 5], a[7, 2], b[9, 6] = np.inf, np.nan, -np.inf
+    g, t = np.divmod(np.arange(32), 4)
+    high = [x.view(np.uint32) >> np.uint32(16) for x in (a, b)]
+
+    def words(x, line, depth):
+        return x[line, depth] | x[line, depth + 1] << np.uint32(16)
+
+    left = [words(high[0], g + 8 * (i & 1), 2 * t + 8 * (i >> 1)) for i in range(4)]
+    right = [words(high[1].T, g, 2 * t + 8 * i) for i in range(2)]
+    sums = [c[g + 8 * (i >> 1), 2 * t + (i & 1)].view(np.uint32) for i in range(4)]
+    given = np.stack([*left, *right, *sums], axis=1)
+    loads = "".join(f"ld.global.u32 %r{10 + i}, [%rd5+{4 * i}];" for i in range(10))
+    body = f"""
+    mul.lo.s64 %rd4, %rd0, 10;
+    add.s64 %rd5, %rd1, %rd4;
+    shl.b64 %rd4, %rd0, 2;
+    add.s64 %rd6, %rd2, %rd4;
+    {loads.replace(";", ";" + chr(10))}
+    mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {{%r1, %r2, %r3, %r4}}, {{%r10, %r11, %r12, %r13}}, {{%r14, %r15}}, {{%r16, %r17, %r18, %r19}};
+    st.global.v4.u32 [%rd6], {{%r1, %r2, %r3, %r4}};
+    """
+    text = host_ptx.source(body, pointers=2)
+    found = host_ptx.run(HostDriver(1 << 20), text, given, np.zeros((32, 4), np.float32))[1]
+    with np.errstate(invalid="ignore"):
+        expected = (c + a.astype(np.float64) @ b).astype(np.float32)
+    result = np.empty_like(expected)
+    for i in range(4):
+        result[g + 8 * (i >> 1), 2 * t + (i & 1)] = found[:, i]
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+    assert np.isnan(result[7]).all()
+    assert np.isinf(result[3, :6]).all()
+
+
+@pytest.mark.parametrize(
+    ("instruction", "said"),
+    [
+        (READ.format("").replace("x4", "x2"), "this read of matrices of PTX is not known"),
+        (
+            "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%r10, %r11, %r12, %r13}, {%r4, %r5}, {%r6}, {%r4, %r5, %r6, %r7};",
+            "this product of matrices of PTX is not known",
+        ),
+    ],
+)
+def test_other_shapes_are_refused(instruction, said):
+    text = host_ptx.source(MATRICES.format(instruction), pointers=2, shared=ROWS)
+    with pytest.raises(ValueError, match=said):
+        host_ptx.run(HostDriver(1 << 20), text, np.zeros(256, np.uint16), np.zeros(256, np.uint16))

@@ -5,6 +5,7 @@ from minigrad.kernels.cuda.tools import launch, machine_code
 from minigrad.kernels.cuda.tools.language import (
     Choice,
     at,
+    bf16_pair,
     copy16,
     copy_commit,
     copy_wait_all,
@@ -12,20 +13,26 @@ from minigrad.kernels.cuda.tools.language import (
     cuda,
     device_function,
     float32,
+    ldmatrix4,
+    ldmatrix4_trans,
     load4,
+    mma_bf16,
     mma_tf32,
     next_ticket,
     real,
+    store2,
     store4,
     to_tf32,
     uint32,
 )
 from minigrad.kernels.cuda.tools.launch import FLOAT32, FLOAT64, CudaKernel, Floats, Reals, UInt, UInts
+from minigrad.kernels.precision import rounded_to_bfloat16
 
 GROUP, TWO_GROUPS = 32, 64
 AMOUNT = Choice("AMOUNT", 1)
 WAIT = Choice("WAIT", copy_wait_all)
 SPACE = 16
+SIXTEEN_ROWS = 192  # words of 16 x 16 and 16 x 8 numbers in pairs
 
 
 def small_kernel(function, **options):
@@ -113,6 +120,33 @@ def products(a: Floats, b: Floats, c: Floats, y: Floats):
     i = uint32(g * uint32(8) + t * uint32(2))
     sums = c[i], c[uint32(i + uint32(1))], c[uint32(i + uint32(64))], c[uint32(i + uint32(65))]
     p, q, r, s = mma_tf32(sums, left, right)
+    y[i], y[uint32(i + uint32(1))], y[uint32(i + uint32(64))], y[uint32(i + uint32(65))] = p, q, r, s
+
+
+@small_kernel
+def pairs(x: Floats, bits: UInts):
+    i = uint32(cuda.threadIdx.x)
+    bits[i] = bf16_pair(x[uint32(i * uint32(2))], x[uint32(i * uint32(2) + uint32(1))])
+
+
+@small_kernel
+def products_bf16(a: Floats, b: Floats, c: Floats, y: Floats):
+    """A (16, 16) and B (16, 8) go through shared memory, a row in 8 and 4 words."""
+    shared = cuda.shared.array(SIXTEEN_ROWS, uint32, SPACE)
+    lane = uint32(cuda.threadIdx.x)
+    g, t = uint32(lane >> uint32(2)), uint32(lane & uint32(3))
+    for q in range(2):
+        i = uint32(lane * uint32(4) + uint32(128 * q))
+        v = load4(a, i)
+        store2(shared, uint32(i >> uint32(1)), bf16_pair(v[0], v[1]), bf16_pair(v[2], v[3]))
+    v = load4(b, uint32(lane * uint32(4)))
+    store2(shared, uint32(lane * uint32(2) + uint32(128)), bf16_pair(v[0], v[1]), bf16_pair(v[2], v[3]))
+    cuda.syncwarp()
+    left = ldmatrix4(shared, uint32((lane & uint32(15)) * uint32(8) + (lane >> uint32(4)) * uint32(4)))
+    right = ldmatrix4_trans(shared, uint32((lane & uint32(15)) * uint32(4) + uint32(128)))
+    i = uint32(g * uint32(8) + t * uint32(2))
+    sums = c[i], c[uint32(i + uint32(1))], c[uint32(i + uint32(64))], c[uint32(i + uint32(65))]
+    p, q, r, s = mma_bf16(sums, left, (right[0], right[1]))
     y[i], y[uint32(i + uint32(1))], y[uint32(i + uint32(64))], y[uint32(i + uint32(65))] = p, q, r, s
 
 
@@ -297,6 +331,49 @@ def test_tensor_core_is_one_instruction():
     assert ptx.count("cvt.rna.tf32.f32") == 6
 
 
+NOT_FINITE = [np.inf, -np.inf, np.nan, 3.4e38, -3.4e38, 1e-40, 0.0, -0.0]
+
+
+def test_pairs_of_bfloat16_are_rounded_to_the_nearest_even(memory, rng):
+    halves = np.float32(1) + np.arange(-8, 8, dtype=np.float32) * np.float32(2**-9)
+    x = np.concatenate([halves, -halves, NOT_FINITE, 10.0 ** rng.integers(-30, 30, 24)]).astype(np.float32)
+    bits = run(memory, pairs, [x], 32, np.uint32)
+    np.testing.assert_array_equal(bits.view(np.uint16) << np.uint32(16), bf16(x).view(np.uint32) & 0xFFFF0000)
+
+
+def bf16(x):
+    """x rounded to bfloat16, with the one NaN of PTX."""
+    return np.where(np.isnan(x), np.uint32(0x7FFF0000).view(np.float32), rounded_to_bfloat16(x))
+
+
+def test_tensor_core_multiplies_bfloat16_and_adds_float32(memory, rng):
+    a, b, c = (rng.standard_normal(shape).astype(np.float32) for shape in [(16, 16), (16, 8), (16, 8)])
+    y = run(memory, products_bf16, [a, b, c], (16, 8))
+    np.testing.assert_allclose(y, bf16(a) @ bf16(b) + c, rtol=0, atol=6e-6)
+    assert np.abs(y - (a @ b + c)).max() > 1e-3
+
+
+def test_tensor_core_knows_every_place_of_bfloat16(memory):
+    a, b = np.arange(256, dtype=np.float32).reshape(16, 16), np.arange(128, dtype=np.float32).reshape(16, 8)
+    y = run(memory, products_bf16, [a, b, np.zeros((16, 8), np.float32)], (16, 8))
+    np.testing.assert_array_equal(y, a @ b)
+
+
+def test_matrices_that_are_not_aligned_are_refused(memory, monkeypatch):
+    monkeypatch.setitem(globals(), "SPACE", 8)
+    with pytest.raises(IndexError, match=r"ldmatrix at \d+, which is not aligned to 16 bytes"):
+        run(memory, products_bf16, [np.zeros(256, np.float32)] * 3, (16, 8))
+
+
+def test_products_of_bfloat16_are_one_instruction_for_each_part():
+    ptx = ptx_of(products_bf16)
+    assert ptx.count("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32") == 1
+    assert ptx.count("ldmatrix.sync.aligned.m8n8.x4.shared.b16") == 1
+    assert ptx.count("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16") == 1
+    assert ptx.count("cvt.rn.bf16x2.f32") == 6
+    assert ptx.count("st.shared.v2") == 3
+
+
 def test_constants_and_real_reach_device_functions(memory, dtype):
     changed_by = {
         "as it stands": (changed, 4),
@@ -316,7 +393,9 @@ def test_constants_are_compiled_into_device_functions():
 
 
 @pytest.mark.skipif(machine_code.find_ptxas() is None, reason="ptxas is not installed")
-@pytest.mark.parametrize("kernel", [reversed_fours, through_shared, products], ids=lambda kernel: kernel.__name__)
+@pytest.mark.parametrize(
+    "kernel", [reversed_fours, through_shared, products, products_bf16], ids=lambda kernel: kernel.__name__
+)
 def test_intrinsics_assemble(kernel, own_cache):
     _, code = machine_code.measure(kernel, FLOAT32)
     assert [(found["spills"], found["stack"]) for found in code.values()] == [(0, 0)] * len(machine_code.ARCHITECTURES)

@@ -91,6 +91,10 @@ def convert(code, op):
     if op.instruction.opcode == "cvt.rna.tf32.f32":
         code.write(op.operands[0], "b32", to_tf32(code, code.read(op.operands[1], "b32")))
         return
+    if op.instruction.opcode == "cvt.rn.bf16x2.f32":
+        high, low = (to_bf16(code, code.read(operand, "b32")) for operand in op.operands[1:])
+        code.write(op.operands[0], "b32", b.or_(b.shl(high, constant(I32, 16)), low))
+        return
     *modifiers, to = op.modifiers
     op.modifiers = modifiers
     op.allow("rn", "ftz", *ROUNDINGS)
@@ -140,6 +144,15 @@ def to_tf32(code, bits):
     infinite = b.icmp_unsigned("==", value, constant(I32, 0x7F800000))
     is_nan = b.icmp_unsigned(">", value, constant(I32, 0x7F800000))
     return b.select(is_nan, constant(I32, 0x7FFFFFFF), b.select(infinite, bits, rounded))
+
+
+def to_bf16(code, bits):
+    """The upper 16 bits of a float32 rounded to as many, halves to the even one."""
+    b = code.builder
+    odd = b.and_(b.lshr(bits, constant(I32, 16)), constant(I32, 1))
+    rounded = b.lshr(b.add(bits, b.add(odd, constant(I32, 0x7FFF))), constant(I32, 16))
+    is_nan = b.icmp_unsigned(">", b.and_(bits, constant(I32, 0x7FFFFFFF)), constant(I32, 0x7F800000))
+    return b.select(is_nan, constant(I32, 0x7FFF), rounded)
 
 
 TABLE = {"setp": compare, "selp": choose, "testp": test, "mov": move, "cvt": convert}

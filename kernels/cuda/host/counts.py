@@ -35,7 +35,7 @@ from minigrad.kernels.cuda.host.layout import (
 SECTOR, BANKS, WORD, LANES = 32, 32, 4, 32
 SPECIAL = {"rcp", "sqrt", "rsqrt", "ex2", "lg2", "sin", "cos", "div"}
 ROOTS = {
-    "memory": ("ld", "st", "cp", "prefetch", "atom"),
+    "memory": ("ld", "st", "cp", "prefetch", "atom", "ldmatrix"),
     "meeting": ("bar", "barrier", "shfl", "vote", "membar", "fence"),
     "branch": ("bra", "ret", "exit", "call"),
     "choice": ("setp", "selp", "testp"),
@@ -46,7 +46,10 @@ ROOTS = {
 KINDS = ("float32", "float64", "special", "integer", *ROOTS)
 OF_ROOT = {root: kind for kind, roots in ROOTS.items() for root in roots}
 OPERATIONS = {"fma": 2, "mad": 2, "add": 1, "sub": 1, "mul": 1}  # of a thread; others count none
-OF_PRODUCT = 2 * 16 * 8 * 8 // LANES  # mma.m16n8k8, of each of the threads that do it together
+OF_PRODUCT = {  # mma, of each of the threads that do it together
+    "m16n8k8": 2 * 16 * 8 * 8 // LANES,
+    "m16n8k16": 2 * 16 * 8 * 16 // LANES,
+}
 
 
 class Counts(NamedTuple):
@@ -65,6 +68,7 @@ class Counts(NamedTuple):
     conflicts: int
     operations: int  # of float32: an fma is two
     products: int  # of those, on tensor cores
+    bf16: int  # and of those, of bfloat16
     instructions: dict[str, int]  # of warps, by kind
 
     def __add__(self, other):
@@ -80,6 +84,7 @@ class Card(NamedTuple):
     multiprocessors: int
     float32: float  # operations a second
     tf32: float
+    bf16: float
     memory: float  # bytes a second
 
     @property
@@ -88,9 +93,9 @@ class Card(NamedTuple):
         return self.float32 / (2 * 128 * self.multiprocessors)
 
 
-A100 = Card("A100", 108, 19.5e12, 156e12, 2.04e12)
-H100 = Card("H100", 132, 67e12, 494e12, 3.35e12)
-H200 = Card("H200", 132, 67e12, 494e12, 4.8e12)
+A100 = Card("A100", 108, 19.5e12, 156e12, 312e12, 2.04e12)
+H100 = Card("H100", 132, 67e12, 494e12, 989e12, 3.35e12)
+H200 = Card("H200", 132, 67e12, 494e12, 989e12, 4.8e12)
 
 
 def times(counts, card):
@@ -100,11 +105,12 @@ def times(counts, card):
     """
     busy = min(card.multiprocessors, counts.blocks / counts.launches) * card.clock  # cycles a second, of all at work
     each, warps = counts.instructions, LANES / 128  # cycles of a warp's instruction where 128 lanes are
+    products = (counts.products - counts.bf16) / card.tf32 + counts.bf16 / card.bf16
     return {
         "memory": SECTOR * (counts.touched_read + counts.touched_written) / card.memory,
         "float32": each["float32"] * warps / busy,
         "special": each["special"] * 8 * warps / busy,
-        "tensor": counts.products / (card.tf32 * busy / (card.clock * card.multiprocessors)),
+        "tensor": products * card.clock * card.multiprocessors / busy,
         "shared": counts.wavefronts / busy,
         "issue": sum(each.values()) * warps / busy,
     }
@@ -149,7 +155,7 @@ def operations_of(instruction):
     """float32 operations that a thread does with it."""
     root = instruction.opcode.partition(".")[0]
     if root == "mma":
-        return OF_PRODUCT
+        return OF_PRODUCT[instruction.opcode.split(".")[3]]
     return OPERATIONS.get(root, 0) if kind_of(instruction) == "float32" else 0
 
 
@@ -163,7 +169,7 @@ class Counter:
 
     def begin(self, blocks, threads):
         """A launch of so many blocks and threads begins."""
-        nothing = Counts(1, blocks, blocks * threads, *[0] * 10, dict.fromkeys(KINDS, 0))
+        nothing = Counts(1, blocks, blocks * threads, *[0] * 11, dict.fromkeys(KINDS, 0))
         self.total = nothing if self.total is None else self.total + nothing
         self.touched = {GLOBAL_READ: [], GLOBAL_WRITE: []}  # sectors
 
@@ -211,16 +217,18 @@ class Counter:
 
     def add_instructions(self, together, line):
         """Basic blocks that threads came to."""
-        by_warps, operations, products = dict(self.total.instructions), 0, 0
+        by_warps, operations, products, bf16 = dict(self.total.instructions), 0, 0, 0
         for each, count in zip(*np.unique(line, return_counts=True), strict=True):
             block = self.blocks[int(each)]
             warps = len(np.unique(together[line == each]))
             for name, n in collections.Counter(map(kind_of, block)).items():
                 by_warps[name] += n * warps
             operations += int(count) * sum(map(operations_of, block))
-            products += int(count) * sum(operations_of(i) for i in block if kind_of(i) == "tensor")
+            tensor = [i for i in block if kind_of(i) == "tensor"]
+            products += int(count) * sum(map(operations_of, tensor))
+            bf16 += int(count) * sum(operations_of(i) for i in tensor if ".bf16" in i.opcode)
         self.total = self.total._replace(instructions=by_warps)
-        self.put(operations=operations, products=products)
+        self.put(operations=operations, products=products, bf16=bf16)
 
     def end(self):
         """The launch is done."""

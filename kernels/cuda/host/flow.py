@@ -2,7 +2,7 @@
 
 import re
 
-WAITING = {"bar", "barrier", "shfl", "vote", "mma"}
+WAITING = {"bar", "barrier", "shfl", "vote", "mma", "ldmatrix"}
 WITHOUT_RESULT = {"st", "bra", "ret", "exit", "cp", "red", "membar", "fence", "trap", "prefetch", "call"}
 
 

@@ -2,7 +2,7 @@
 
 from llvmlite import ir
 
-from minigrad.kernels.cuda.host import layout
+from minigrad.kernels.cuda.host import layout, memory
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
@@ -66,15 +66,39 @@ def vote(code, op):
     code.write(op.operands[0], op.kind, code.builder.trunc(get(code), I1) if op.kind == "pred" else get(code))
 
 
+ALL = ir.Constant(I32, 0xFFFFFFFF)  # lanes
+PRODUCTS = {
+    "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32": layout.PRODUCT_TF32,
+    "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32": layout.PRODUCT_BF16,
+}
+READS = {
+    "ldmatrix.sync.aligned.m8n8.x4.shared.b16": layout.MATRICES,
+    "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16": layout.TURNED_MATRICES,
+}
+
+
 def product(code, op):
     """mma.sync: the product of two small matrices, of which each thread of a warp has a part."""
-    if op.instruction.opcode != "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32":
+    if op.instruction.opcode not in PRODUCTS:
         raise op.unknown("this product of matrices")
     parts = [name for i in (1, 2, 3) for name in op.list_of(i)]
-    give(code, ir.Constant(I32, 0xFFFFFFFF), *[code.read(name, "b32") for name in parts])
-    code.wait(layout.PRODUCT_TF32, op.line)
+    give(code, ALL, *[code.read(name, "b32") for name in parts])
+    code.wait(PRODUCTS[op.instruction.opcode], op.line)
     for i, register in enumerate(op.list_of(0)):
         code.write(register, "b32", get(code, i))
 
 
-TABLE = {"bar": barrier, "barrier": barrier, "shfl": shuffle, "vote": vote, "mma": product}
+def read_matrices(code, op):
+    """ldmatrix: each thread reads a row of 16 bytes, and gets its words of those that the warp has read."""
+    if op.instruction.opcode not in READS:
+        raise op.unknown("this read of matrices")
+    size = ir.Constant(I64, 16)
+    pointer = memory.accessed(code, "shared", memory.address(code, op.operands[1]), size, 16, op.line)
+    words = [code.builder.load(code.after(pointer, 4 * i), align=4, typ=I32) for i in range(4)]
+    give(code, ALL, *words)
+    code.wait(READS[op.instruction.opcode], op.line)
+    for i, register in enumerate(op.list_of(0)):
+        code.write(register, "b32", get(code, i))
+
+
+TABLE = {"bar": barrier, "barrier": barrier, "shfl": shuffle, "vote": vote, "mma": product, "ldmatrix": read_matrices}

@@ -12,12 +12,15 @@ from minigrad.kernels.cuda.host.layout import (
     EVERY,
     FOREIGN,
     GIVEN,
+    MATRICES,
     NO_LANE,
+    PRODUCT_BF16,
     PRODUCT_TF32,
     RECEIVED,
     SHUFFLE_DOWN,
     SHUFFLE_UP,
     SHUFFLE_XOR,
+    TURNED_MATRICES,
     UNNAMED,
     WARP_ALL,
 )
@@ -43,11 +46,16 @@ def exchange(kind, frames, states, point, first, last):
             return FOREIGN, t, 0
     if kind == WARP_ALL:
         return 0, 0, 0
-    if kind == PRODUCT_TF32:
+    if kind in (PRODUCT_TF32, PRODUCT_BF16, MATRICES, TURNED_MATRICES):
         for t in range(first, first + LANES):
             if t >= last or states[t] != point:
                 return NO_LANE, first, t
-        multiply(frames, first)
+        if kind == PRODUCT_TF32:
+            multiply_tf32(frames, first)
+        elif kind == PRODUCT_BF16:
+            multiply_bf16(frames, first)
+        else:
+            share_matrices(frames, first, kind == TURNED_MATRICES)
         return 0, 0, 0
     if kind in (BALLOT, ANY, EVERY):
         votes = 0
@@ -96,7 +104,7 @@ def source(kind, lane, given, clamp):
 
 
 @inlined
-def multiply(frames, first):
+def multiply_tf32(frames, first):
     """C + A B of 16 x 8 and 8 x 8 numbers in TF32, each sum rounded once; see language.mma_tf32 for who holds what."""
     words = np.empty(10, np.uint32)
     floats = words.view(np.float32)
@@ -108,13 +116,56 @@ def multiply(frames, first):
             words[k] = frames[first + lane, LEFT + k] & TF32_BITS
         left[g, t], left[g + 8, t], left[g, t + 4], left[g + 8, t + 4] = floats[0], floats[1], floats[2], floats[3]
         right[t, g], right[t + 4, g] = floats[4], floats[5]
+    add_products(frames, first, left, right)
+
+
+@inlined
+def multiply_bf16(frames, first):
+    """C + A B of 16 x 16 and 16 x 8 numbers in bfloat16, each sum rounded once; see language.mma_bf16."""
+    words = np.empty(2, np.uint32)
+    floats = words.view(np.float32)
+    left = np.empty((16, 16))
+    right = np.empty((16, 8))
+    for lane in range(LANES):
+        g, t = lane >> 2, lane & 3
+        for k in range(6):
+            pair = frames[first + lane, LEFT + k]
+            words[0], words[1] = (pair & 0xFFFF) << 16, pair & 0xFFFF0000
+            for i in range(2):
+                if k < 4:
+                    left[g + 8 * (k & 1), 2 * t + 8 * (k >> 1) + i] = floats[i]
+                else:
+                    right[2 * t + 8 * (k - 4) + i, g] = floats[i]
+    add_products(frames, first, left, right)
+
+
+@inlined
+def add_products(frames, first, left, right):
+    """To the sums of a warp's threads the product of two matrices."""
+    words = np.empty(1, np.uint32)
+    floats = words.view(np.float32)
     for lane in range(LANES):
         g, t = lane >> 2, lane & 3
         for k in range(4):
             row, column = g + 8 * (k >> 1), 2 * t + (k & 1)
             words[0] = frames[first + lane, SUMS + k]
             total = float(floats[0])
-            for i in range(8):
+            for i in range(left.shape[1]):
                 total += left[row, i] * right[i, column]
             floats[0] = np.float32(total)
             frames[first + lane, RECEIVED + k] = words[0]
+
+
+@inlined
+def share_matrices(frames, first, turned):
+    """Of four matrices of 8 x 8 halves of words, of which each lane brings a row, to each lane its four words."""
+    for lane in range(LANES):
+        g, t = lane >> 2, lane & 3
+        for m in range(4):
+            if turned:
+                half = 16 * (g & 1)
+                low = frames[first + 8 * m + 2 * t, VALUE + (g >> 1)] >> half & 0xFFFF
+                high = frames[first + 8 * m + 2 * t + 1, VALUE + (g >> 1)] >> half & 0xFFFF
+                frames[first + lane, RECEIVED + m] = high << 16 | low
+            else:
+                frames[first + lane, RECEIVED + m] = frames[first + 8 * m + g, VALUE + t]

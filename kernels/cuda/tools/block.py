@@ -145,15 +145,25 @@ def finish_copies(left):
 
 def mma_tf32(c, a, b):
     """language.mma_tf32."""
+    return multiplied(c, a, b, product_in_tf32)
+
+
+def mma_bf16(c, a, b):
+    """language.mma_bf16."""
+    return multiplied(c, a, b, product_in_bf16)
+
+
+def multiplied(c, a, b, product):
+    """What this thread gets of C + A B, by a function of what all lanes of the warp hold of A and B."""
     received = exchange((a, b))
     if len(received) == LANES:  # the first of the warp computes for all
-        received.append(product_of_fragments(received))
+        received.append(product(received))
     g, t = divmod(getcurrent().lane, 4)
     parts = received[LANES][[g, g + 8], 2 * t : 2 * t + 2].ravel()
     return tuple(np.float32(total + part) for total, part in zip(c, parts, strict=True))
 
 
-def product_of_fragments(fragments):
+def product_in_tf32(fragments):
     """The 16 x 8 product of what the lanes of a warp hold of two matrices."""
     left, right = np.zeros((16, 8), np.float32), np.zeros((8, 8), np.float32)
     for i, (x, y) in enumerate(fragments):
@@ -161,3 +171,30 @@ def product_of_fragments(fragments):
         left[g, t], left[g + 8, t], left[g, t + 4], left[g + 8, t + 4] = np.array(x, np.uint32).view(np.float32)
         right[t, g], right[t + 4, g] = np.array(y, np.uint32).view(np.float32)
     return left @ right
+
+
+def product_in_bf16(fragments):
+    """The same of words of two bfloat16, which are neighbours along the depth."""
+    left, right = np.zeros((16, 16), np.float32), np.zeros((16, 8), np.float32)
+    for i, (x, y) in enumerate(fragments):
+        g, k = i // 4, i % 4 * 2
+        upper, lower, upper_behind, lower_behind, column, column_behind = [bf16_of(word) for word in (*x, *y)]
+        left[g, k : k + 2], left[g + 8, k : k + 2] = upper, lower
+        left[g, k + 8 : k + 10], left[g + 8, k + 8 : k + 10] = upper_behind, lower_behind
+        right[k : k + 2, g], right[k + 8 : k + 10, g] = column, column_behind
+    return left @ right
+
+
+def bf16_of(word):
+    """The two bfloat16 of a word, as float32."""
+    return np.array([int(word) << 16 & 0xFFFFFFFF, int(word) & 0xFFFF0000], np.uint32).view(np.float32)
+
+
+def ldmatrix(row, turned):
+    """language.ldmatrix4, and turned language.ldmatrix4_trans; `row` is the one that this lane has found."""
+    received = exchange(row.copy())
+    matrices = np.stack(received).view(np.uint16).reshape(4, 8, 8)
+    if turned:
+        matrices = np.ascontiguousarray(matrices.transpose(0, 2, 1))
+    g, t = divmod(getcurrent().lane, 4)
+    return tuple(matrices.view(np.uint32)[:, g, t])

@@ -7,11 +7,14 @@ shared.array, syncthreads), takes bare pointers, and finds here
     real               the type a kernel is compiled for, float32 or float64: `real(0)`, shared.array(n, real, 16)
     device_function    marks a function that kernels call; it is compiled into each of them
     load4, store4      four elements in one instruction of 16 bytes (two if they have 8 bytes), at a multiple of 4
+    store2             two elements in one instruction, at a multiple of 2
     at                 the pointer to element i
     memory_at, cast    a pointer from an address, or to elements of another type
     next_ticket        a number for each thread that asks, of all blocks
     copy16, ...        copies from global to shared memory that go on while the thread works (cp.async, sm_80)
-    mma_tf32           the product of two small matrices by the 32 threads of a warp, on tensor cores
+    mma_tf32, mma_bf16 the product of two small matrices by the 32 threads of a warp, on tensor cores
+    ldmatrix4          four matrices of 8 x 8 numbers of 16 bits from shared memory, as a warp multiplies them; ldmatrix4_trans
+                       turns them
 
 Every function here is plain Python that says what is meant, which is what the simulator runs; compiled code gets a few
 instructions in its place. All indices are uint32: a bare literal would make them int64, and addresses twice as dear.
@@ -111,25 +114,26 @@ def assembly(builder, result, arguments, text, constraints, *, effects):
 # Sixteen bytes at once
 
 
-def four(name, memory, i):
-    """What an instruction over 16 bytes is about, memory[i : i + 4]; raises IndexError where the GPU would."""
+def neighbours(name, memory, i, count=4):
+    """What an instruction over several elements is about, memory[i : i + count]; raises IndexError where the GPU would."""
     i = int(i)
-    if not 0 <= i <= memory.size - 4:
-        raise IndexError(f"{name} at {i} to {i + 3} of {memory.size} elements")
-    part = memory.reshape(-1)[i : i + 4]
-    if part.__array_interface__["data"][0] % 16:
-        raise IndexError(f"{name} at {i}, which is not aligned to 16 bytes")
+    if not 0 <= i <= memory.size - count:
+        raise IndexError(f"{name} at {i} to {i + count - 1} of {memory.size} elements")
+    part = memory.reshape(-1)[i : i + count]
+    size = min(16, part.nbytes)
+    if part.__array_interface__["data"][0] % size:
+        raise IndexError(f"{name} at {i}, which is not aligned to {size} bytes")
     return part
 
 
 def load4(memory, i):
     """(memory[i], ..., memory[i + 3]); i a multiple of 4, counted from where memory is aligned to 16 bytes."""
-    return tuple(four("load4", memory, i))
+    return tuple(neighbours("load4", memory, i))
 
 
-def vector_pointer(context, builder, kind, memory, i):
-    """(LLVM type of four elements, pointer to those at i)."""
-    vector = ir.VectorType(context.get_data_type(kind.dtype), 4)
+def vector_pointer(context, builder, kind, memory, i, count=4):
+    """(LLVM type of several elements, pointer to those at i)."""
+    vector = ir.VectorType(context.get_data_type(kind.dtype), count)
     pointer = pointer_to(context, builder, kind, memory, i)
     return vector, builder.bitcast(pointer, vector.as_pointer(pointer.type.addrspace))
 
@@ -155,28 +159,48 @@ def _compiled_load4(memory, i):
 
 def store4(memory, i, a, b, c, d):
     """memory[i : i + 4] = a, b, c, d, of the type of the memory; i as in load4."""
-    four("store4", memory, i)[:] = a, b, c, d
+    neighbours("store4", memory, i)[:] = a, b, c, d
 
 
 @intrinsic
 def _store4(typing_context, memory, i, a, b, c, d):
     if not is_memory(memory, WIDE) or {a, b, c, d} != {memory.dtype}:
         raise TypingError(f"store4 writes four elements of the memory's type, not {a}, {b}, {c}, {d} to {memory}")
+    return types.void(memory, i, a, b, c, d), generate_store
 
-    def generate(context, builder, signature, arguments):
-        kind, pointer = vector_pointer(context, builder, signature.args[0], *arguments[:2])
-        vector = ir.Constant(kind, ir.Undefined)
-        for k, value in enumerate(arguments[2:]):
-            vector = builder.insert_element(vector, value, WORD(k))
-        builder.store(vector, pointer, align=16)
-        return context.get_dummy_value()
 
-    return types.void(memory, i, a, b, c, d), generate
+def generate_store(context, builder, signature, arguments):
+    """One instruction for all values."""
+    memory, i, *values = arguments
+    kind, pointer = vector_pointer(context, builder, signature.args[0], memory, i, len(values))
+    vector = ir.Constant(kind, ir.Undefined)
+    for k, value in enumerate(values):
+        vector = builder.insert_element(vector, value, WORD(k))
+    size = signature.args[0].dtype.bitwidth // 8
+    builder.store(vector, pointer, align=min(16, size * len(values)))
+    return context.get_dummy_value()
 
 
 @overload(store4)
 def _compiled_store4(memory, i, a, b, c, d):
     return lambda memory, i, a, b, c, d: _store4(memory, i, a, b, c, d)
+
+
+def store2(memory, i, a, b):
+    """memory[i : i + 2] = a, b, of the type of the memory; i a multiple of 2, counted as in load4."""
+    neighbours("store2", memory, i, 2)[:] = a, b
+
+
+@intrinsic
+def _store2(typing_context, memory, i, a, b):
+    if not is_memory(memory, WIDE) or {a, b} != {memory.dtype}:
+        raise TypingError(f"store2 writes two elements of the memory's type, not {a} and {b} to {memory}")
+    return types.void(memory, i, a, b), generate_store
+
+
+@overload(store2)
+def _compiled_store2(memory, i, a, b):
+    return lambda memory, i, a, b: _store2(memory, i, a, b)
 
 
 def at(pointer, i):
@@ -292,7 +316,7 @@ def copy16(shared, i, source, j, size):
     """Begin to copy 16 bytes, source[j : j + 4] to shared[i : i + 4]; with size 0 zeros, and source is not read."""
     if size not in (0, 16):
         raise ValueError(f"copy16 copies 16 bytes or, with size 0, none; not {size}")
-    simulated_block().begin_copy(four("copy16", shared, i), four("copy16", source, j) if size else None)
+    simulated_block().begin_copy(neighbours("copy16", shared, i), neighbours("copy16", source, j) if size else None)
 
 
 def copy4(shared, i, source, j, size):
@@ -377,7 +401,7 @@ overload(copy_wait_all)(lambda: lambda: _copy_wait_all())
 overload(copy_wait_but_one)(lambda: lambda: _copy_wait_but_one())
 
 
-# Tensor cores (PTX ISA, mma.sync.m16n8k8 with .tf32)
+# Tensor cores (PTX ISA, mma.sync.m16n8k8 with .tf32 and .m16n8k16 with .bf16)
 
 
 def to_tf32(x):
@@ -411,24 +435,123 @@ def mma_tf32(c, a, b):
 
 @intrinsic
 def _mma_tf32(typing_context, c, a, b):
-    def generate(context, builder, signature, arguments):
-        sums, left, right = (
-            [builder.extract_value(argument, k) for k in range(n)]
-            for argument, n in zip(arguments, (4, 4, 2), strict=True)
-        )
-        text = (
-            "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {$0,$1,$2,$3},{$4,$5,$6,$7},{$8,$9},{$10,$11,$12,$13};"
-        )
-        result = ir.LiteralStructType([ir.FloatType()] * 4)
-        constraints = "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f"
-        value = assembly(builder, result, left + right + sums, text, constraints, effects=False)
-        parts = [builder.extract_value(value, k) for k in range(4)]
-        return context.make_tuple(builder, signature.return_type, parts)
+    return FRAGMENTS, functools.partial(generate_mma, "m16n8k8.row.col.f32.tf32.tf32.f32")
 
-    quads = types.UniTuple(float32, 4)
-    return quads(quads, types.UniTuple(uint32, 4), types.UniTuple(uint32, 2)), generate
+
+QUADS, PAIRS = types.UniTuple(uint32, 4), types.UniTuple(uint32, 2)
+FRAGMENTS = types.UniTuple(float32, 4)(types.UniTuple(float32, 4), QUADS, PAIRS)  # of sums, of A and of B
+
+
+def generate_mma(kind, context, builder, signature, arguments):
+    """The instruction for matrices of a shape and type."""
+    sums, left, right = (
+        [builder.extract_value(argument, k) for k in range(n)] for argument, n in zip(arguments, (4, 4, 2), strict=True)
+    )
+    text = f"mma.sync.aligned.{kind} {{$0,$1,$2,$3}},{{$4,$5,$6,$7}},{{$8,$9}},{{$10,$11,$12,$13}};"
+    result = ir.LiteralStructType([ir.FloatType()] * 4)
+    constraints = "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f"
+    value = assembly(builder, result, left + right + sums, text, constraints, effects=False)
+    parts = [builder.extract_value(value, k) for k in range(4)]
+    return context.make_tuple(builder, signature.return_type, parts)
 
 
 @overload(mma_tf32)
 def _compiled_mma_tf32(c, a, b):
     return lambda c, a, b: _mma_tf32(c, a, b)
+
+
+def bf16_pair(low, high):
+    """The bits of two float32 rounded to bfloat16, the first in the lower half: to the nearest, halves to the even one."""
+    return np.uint32(bf16_bits(low) | bf16_bits(high) << 16)
+
+
+def bf16_bits(x):
+    """The upper 16 bits of a float32 rounded to as many; a NaN is the one that PTX makes of all."""
+    if np.isnan(x):
+        return 0x7FFF
+    bits = int(np.float32(x).view(np.uint32))
+    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+
+
+@intrinsic
+def _bf16_pair(typing_context, low, high):
+    def generate(context, builder, signature, arguments):
+        low, high = arguments
+        return assembly(builder, WORD, [high, low], "cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f", effects=False)
+
+    return uint32(float32, float32), generate
+
+
+@overload(bf16_pair)
+def _compiled_bf16_pair(low, high):
+    return lambda low, high: _bf16_pair(low, high)
+
+
+def mma_bf16(c, a, b):
+    """C + A B by a warp, A 16 x 16, B 16 x 8, C 16 x 8; each thread holds parts of them, and gets its part of the result.
+
+    c is as in mma_tf32. The others are words of two bfloat16 that are neighbours along the depth, the first in the lower
+    half, named here by that: in lane 4 g + t, a is (A[g, 2 t], A[g + 8, 2 t], A[g, 2 t + 8], A[g + 8, 2 t + 8]),
+    b (B[2 t, g], B[2 t + 8, g]).
+    """
+    return simulated_block().mma_bf16(c, a, b)
+
+
+@intrinsic
+def _mma_bf16(typing_context, c, a, b):
+    return FRAGMENTS, functools.partial(generate_mma, "m16n8k16.row.col.f32.bf16.bf16.f32")
+
+
+@overload(mma_bf16)
+def _compiled_mma_bf16(c, a, b):
+    return lambda c, a, b: _mma_bf16(c, a, b)
+
+
+def ldmatrix4(shared, i):
+    """Four matrices of 8 x 8 numbers of 16 bits, by a warp from words of shared memory (PTX ISA, ldmatrix).
+
+    The lane 8 m + r says where row r of the matrix m begins, at a multiple of four words; its 8 numbers lie there in a row. The
+    lane 4 g + t gets of each matrix the word with its elements [g, 2 t] and [g, 2 t + 1].
+    """
+    return simulated_block().ldmatrix(neighbours("ldmatrix", shared, i), False)
+
+
+def ldmatrix4_trans(shared, i):
+    """The same, of the matrices turned: the lane 4 g + t gets the elements [2 t, g] and [2 t + 1, g]."""
+    return simulated_block().ldmatrix(neighbours("ldmatrix", shared, i), True)
+
+
+def ldmatrix_intrinsic(modifier):
+    """An intrinsic that reads matrices as they lie or turned."""
+
+    @intrinsic
+    def read(typing_context, shared, i):
+        if not is_memory(shared, (uint32,)):
+            raise TypingError(f"ldmatrix reads words of uint32, not {shared}")
+
+        def generate(context, builder, signature, arguments):
+            pointer = pointer_to(context, builder, signature.args[0], *arguments)
+            if pointer.type.addrspace != SHARED:
+                pointer = builder.addrspacecast(pointer, ir.PointerType(WORD, SHARED))
+            text = f"ldmatrix.sync.aligned.m8n8.x4{modifier}.shared.b16 {{$0,$1,$2,$3}}, [$4];"
+            result, address = ir.LiteralStructType([WORD] * 4), builder.ptrtoint(pointer, WORD)
+            value = assembly(builder, result, [address], text, "=r,=r,=r,=r,r,~{memory}", effects=True)
+            parts = [builder.extract_value(value, k) for k in range(4)]
+            return context.make_tuple(builder, signature.return_type, parts)
+
+        return QUADS(shared, i), generate
+
+    return read
+
+
+_ldmatrix4, _ldmatrix4_trans = ldmatrix_intrinsic(""), ldmatrix_intrinsic(".trans")
+
+
+@overload(ldmatrix4)
+def _compiled_ldmatrix4(shared, i):
+    return lambda shared, i: _ldmatrix4(shared, i)
+
+
+@overload(ldmatrix4_trans)
+def _compiled_ldmatrix4_trans(shared, i):
+    return lambda shared, i: _ldmatrix4_trans(shared, i)
