@@ -105,6 +105,7 @@ class State(threading.local):
     trace = False  # note the line of user code that made each op
     observe: "Callable[[Op, tuple[Tensor | None, ...], dict[str, Any]], None] | None" = None
     """Set by mg.inspect, with trace: called with each op, its inputs and parameters before it runs."""
+    looks: list[str] | None = None  # by which call Python has looked at values, if somebody wants to know
     recording: "Recording | None" = None
     draws: "Draws | DrawsAgain | None" = None  # what notes or repeats random numbers
 
@@ -256,8 +257,10 @@ def refuse(what: str) -> None:
         raise CaptureError(what)
 
 
-def refuse_reading(what: str) -> None:
-    """Raise CaptureError if a step is being recorded, whose values Python must not look at."""
+def looked_at(what: str) -> None:
+    """Python looks at a tensor's values; raise CaptureError if a step is being recorded, in which it must not."""
+    if state.looks is not None:
+        state.looks.append(what)
     if state.recording is not None:
         raise CaptureError(
             f"{what} inside a captured step: its value would be read once, while recording, and never again; "

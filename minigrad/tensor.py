@@ -11,7 +11,7 @@ import numpy as np
 from minigrad.arrays import as_array, check_held, held_number, is_number, plain
 from minigrad.devices import Device, get_device
 from minigrad.kernels.axes import Shape
-from minigrad.modes import read, refuse, refuse_arrays, refuse_reading, state
+from minigrad.modes import looked_at, read, refuse, refuse_arrays, state
 from minigrad.notebook import preformatted
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -50,7 +50,7 @@ class Tensor:
     def __init__(self, data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> None:
         self._device = get_device(device)
         if isinstance(data, Tensor):
-            refuse_reading("mg.tensor(t)")
+            looked_at("mg.tensor(t)")
             data = data._device.to_host(data._data)
         else:
             refuse_arrays(data)
@@ -83,7 +83,7 @@ class Tensor:
     @property
     def data(self) -> np.ndarray:
         """The array, of the device. Writing into it is not noticed by the tape; assigning (also `t.data -= x`) is."""
-        refuse_reading("data")
+        looked_at("data")
         return self._data
 
     @data.setter
@@ -182,7 +182,7 @@ class Tensor:
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
-        refuse_reading("repr() of a tensor")
+        looked_at("repr() of a tensor")
         body = np.array2string(self._device.to_host(self._data), separator=", ", prefix="tensor(", threshold=100)
         origin = f", op={type(self._op).__name__}" if self._op else ", requires_grad=True" if self.requires_grad else ""
         home = "" if self.device == "cpu" else f", device={self.device!r}"
@@ -212,7 +212,7 @@ class Tensor:
     def __format__(self, spec: str) -> str:
         if not spec:
             return str(self)
-        refuse_reading(f"formatting a tensor as {spec!r}")
+        looked_at(f"formatting a tensor as {spec!r}")
         if self._data.size != 1:
             raise TypeError(
                 f"{spec!r} formats one number, and this tensor has shape {self.shape}; reduce it, or format t.numpy() by "
@@ -227,12 +227,12 @@ class Tensor:
 
     def numpy(self) -> np.ndarray:
         """The array as NumPy's, sharing memory on the CPU, a copy from elsewhere. Not inside a captured step."""
-        refuse_reading("numpy()")
+        looked_at("numpy()")
         return self._device.to_host(self._data)
 
     def item(self) -> Any:
         """The only element as a Python number; ValueError if there are more or none."""
-        refuse_reading("item()")
+        looked_at("item()")
         if self._data.size != 1:
             raise ValueError(f"item() needs a tensor of one element, this one has shape {self.shape}")
         return self._device.to_host(self._data).item()
@@ -242,7 +242,7 @@ class Tensor:
         return self.numpy().tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        refuse_reading("np.asarray()")
+        looked_at("np.asarray()")
         if dtype is not None and np.dtype(dtype) != self.dtype:
             if copy is False:
                 raise ValueError(f"a tensor of {self.dtype} cannot become {np.dtype(dtype)} without a copy")
@@ -271,7 +271,7 @@ class Tensor:
         The arguments are those of the Python array API. What others write is not noticed by the tape. Raises BufferError for
         a tensor that requires a gradient, which would be lost, and where the array cannot be had as it is asked for.
         """
-        refuse_reading("__dlpack__()")
+        looked_at("__dlpack__()")
         if self.requires_grad:
             raise BufferError("other libraries would lose the gradient that this tensor requires; pass its detach()")
         return self._device.lend(self._data, stream, max_version, dl_device, copy)
@@ -311,7 +311,7 @@ class Tensor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For copy.deepcopy and pickle: the values, whether it requires a gradient, and the gradient; no hooks."""
-        refuse_reading("copying a tensor")
+        looked_at("copying a tensor")
         if self._op is not None:
             raise TypeError("a tensor on the tape cannot be pickled or deep-copied; copy its detach()")
         values = np.array(self._device.to_host(self._data))

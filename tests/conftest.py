@@ -15,6 +15,7 @@ from minigrad.devices import get_device
 from minigrad.kernels import contract
 from minigrad.kernels.build import cache
 from minigrad.kernels.cpu.tools import threads
+from minigrad.random import manual_seed
 
 TESTS = Path(__file__).parent
 THERE_IS_A_GPU = get_device("auto").name == "cuda"
@@ -242,6 +243,12 @@ def values_of(item):
 def rng():
     """Random numbers, the same in every test."""
     return np.random.default_rng(2015)
+
+
+@pytest.fixture(autouse=True)
+def random_streams_from_the_start():
+    """Weights and draws of a test are the same, whichever tests ran before it in its process."""
+    manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

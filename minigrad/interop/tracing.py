@@ -45,6 +45,7 @@ class Trace:
     outputs: Any = None  # what the model returned
     versions: dict[int, int] = field(default_factory=dict)  # of arrays by id: how often each had been changed in place
     names: dict[int, str] = field(default_factory=dict)  # of modules by id
+    looks: list[str] = field(default_factory=list)  # by which call Python has looked at values, which ops do not see
 
     def observe(self, op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str, Any]) -> None:
         """Have an op, which is about to run, note its result; ValueError if an input was changed in place."""
@@ -96,7 +97,7 @@ def traced(model: Module, examples: tuple[Any, ...]) -> Trace:
         leaf.requires_grad = leaf.dtype in FLOATS  # so that `x += 1` makes a new tensor, which can be followed
         tensors.append(leaf.reshape(leaf.shape))
     trace.inputs = [t._data for t in tensors]
-    with evaluation(model), Switch(trace=True, observe=trace.observe, grad_enabled=True):
+    with evaluation(model), Switch(trace=True, observe=trace.observe, looks=trace.looks, grad_enabled=True):
         trace.outputs = model(*tensors)
     return trace
 

@@ -1,7 +1,8 @@
 """What a model computes, as nodes with shapes that may depend on the length of the batch, found by tracing it several times.
 
 A trace knows only the numbers of one run. The model runs on batches of other lengths with other values in them: a length that
-changes depends on the batch, and a constant that changes was computed where no trace looks, in NumPy say, and is refused.
+changes depends on the batch, and a constant that changes was computed where no trace looks, in NumPy say, and is refused. A
+model whose own Python code looks at values, to compute in NumPy or to choose its way, is traced on many more.
 """
 
 import warnings
@@ -19,6 +20,7 @@ from minigrad.ops.pointwise import Pointwise
 from minigrad.tensor import Tensor
 
 Length = tuple[int, ...]  # of an axis, in each trace
+MORE = 16  # traces of a model in which Python looks at values: an `if` may go the same way several times
 
 
 @dataclass(eq=False)
@@ -106,6 +108,8 @@ def planned(model: Module, examples: tuple[Any, ...], batch: bool) -> ModelPlan:
     runs = [run_of(i, size) for i, size in enumerate(sizes)]
     if sizes[0] == 1 and path(runs[0]) != path(runs[1]):  # a batch of one has a way of its own, without transpositions
         runs = [run_of(i, size) for i, size in enumerate((2, 3, 5), 1)]
+    if any(run.looks for run in runs):
+        runs += [run_of(i, sizes[-1]) for i in range(len(runs) + 1, len(runs) + 1 + MORE)]
     return merged(runs)
 
 
@@ -154,6 +158,7 @@ class TracedRun:
     """What one trace has, its arrays by number: inputs first, then results and constants as they come."""
 
     def __init__(self, trace: Trace, names: dict[int, str], device: Device) -> None:
+        self.looks = bool(trace.looks)
         self.numbers: dict[int, int] = {}
         self.arrays: list[Array] = []
         self.made: set[int] = set()  # numbers of inputs and results

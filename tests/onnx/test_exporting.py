@@ -262,6 +262,7 @@ def of_three_batches(x):
         (lambda x: x * x.numpy().max().item(), "Mul in 1 .*computed in NumPy or in Python"),
         (lambda x: x / x.shape[0], "Div in 1 .*depends on the length of the batch"),
         (lambda x: x if x.numpy()[0, 0] > x.numpy()[0, 1] else -x, "something else for other values"),
+        (lambda x: x + float(x.numpy()[0, 0] > x.numpy()[0, 1]), "Add in 1 .*computed in NumPy or in Python"),
         (of_two_lengths, "an index depends on the batch"),
         (lambda x: x[np.arange(x.shape[0])[::-1]], "indexes by numbers that depend on the batch"),
         (lambda x: mg.reshape(x, (3, 4)), r"runs on the example, a batch of 3, and not on one of 4 \(ValueError: cannot"),
