@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy import e, iinfo, inf, isdtype, nan, newaxis, pi
+from numpy.typing import DTypeLike
 
 from minigrad import ops
-from minigrad.devices import Device
 from minigrad.devices.registry import DEVICES
 from minigrad.dlpack import from_dlpack
 from minigrad.ops import (
@@ -80,9 +80,8 @@ from minigrad.ops import div as divide
 from minigrad.ops import mul as multiply
 from minigrad.ops import sub as subtract
 from minigrad.tensor import FLOATS, Tensor
+from minigrad.types import Axis, DeviceLike, Dtype
 
-Dtype = Any  # what NumPy makes a dtype of
-DeviceLike = str | Device | None
 Shape = int | Sequence[SupportsIndex]
 Copy = builtins.bool | None
 VERSIONS = "2022.12", "2023.12", "2024.12"  # each has all of the one before
@@ -115,7 +114,7 @@ def asarray(obj: Any, /, *, dtype: Dtype = None, device: DeviceLike = None, copy
     return astype(t, t.dtype if dtype is None else dtype, copy=copy)
 
 
-def astype(x: Tensor, dtype: Dtype, /, *, copy: Copy = True, device: DeviceLike = None) -> Tensor:
+def astype(x: Tensor, dtype: DTypeLike, /, *, copy: Copy = True, device: DeviceLike = None) -> Tensor:
     """x of another dtype; a copy of x for the same, unless copy=False (or None)."""
     x = x if device is None else to(x, device)
     if np.dtype(dtype) == x.dtype:
@@ -227,12 +226,12 @@ def meshgrid(*arrays: Tensor, indexing: str = "xy") -> list[Tensor]:
     return broadcast_arrays(*[ops.reshape(x, place) for x, place in zip(arrays, places, strict=True)])
 
 
-def all(x: Tensor, /, *, axis: Any = None, keepdims: Any = False) -> Tensor:
+def all(x: Tensor, /, *, axis: Axis = None, keepdims: builtins.bool = False) -> Tensor:
     """Whether all elements hold, over all axes or some; a number holds if it is not 0."""
     return ops.all(x if x.dtype == bool else not_equal(x, 0), axis, keepdims)
 
 
-def any(x: Tensor, /, *, axis: Any = None, keepdims: Any = False) -> Tensor:
+def any(x: Tensor, /, *, axis: Axis = None, keepdims: builtins.bool = False) -> Tensor:
     """Whether an element holds, over all axes or some; a number holds if it is not 0."""
     return ops.any(x if x.dtype == bool else not_equal(x, 0), axis, keepdims)
 
@@ -240,12 +239,12 @@ def any(x: Tensor, /, *, axis: Any = None, keepdims: Any = False) -> Tensor:
 # Sums, and what is composed of other ops
 
 
-def sum(x: Tensor, /, *, axis: Any = None, dtype: Dtype = None, keepdims: Any = False) -> Tensor:
+def sum(x: Tensor, /, *, axis: Axis = None, dtype: Dtype = None, keepdims: builtins.bool = False) -> Tensor:
     """Sums over all axes, or some; of x in another dtype, if one is given."""
     return ops.sum(x if dtype is None else astype(x, dtype, copy=False), axis, keepdims)
 
 
-def prod(x: Tensor, /, *, axis: Any = None, dtype: Dtype = None, keepdims: Any = False) -> Tensor:
+def prod(x: Tensor, /, *, axis: Axis = None, dtype: Dtype = None, keepdims: builtins.bool = False) -> Tensor:
     """Products over all axes, or some; of x in another dtype, if one is given."""
     return ops.prod(x if dtype is None else astype(x, dtype, copy=False), axis, keepdims)
 
@@ -308,7 +307,7 @@ def logical_xor(x1: Tensor, x2: Tensor, /) -> Tensor:
 # Dtypes and devices
 
 
-def can_cast(from_: Dtype, to: Dtype, /) -> Any:
+def can_cast(from_: Tensor | DTypeLike, to: DTypeLike, /) -> builtins.bool:
     """Whether every number of a dtype, or of a tensor's, is one of the other too."""
     return np.can_cast(from_.dtype if isinstance(from_, Tensor) else from_, to)
 

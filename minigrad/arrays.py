@@ -4,6 +4,7 @@ import numbers
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 
 def plain(array: np.ndarray) -> np.ndarray:
@@ -11,7 +12,7 @@ def plain(array: np.ndarray) -> np.ndarray:
     return array if type(array) is np.ndarray and array.flags.writeable else np.array(array)
 
 
-def as_array(data: Any, dtype: Any = None) -> np.ndarray:
+def as_array(data: Any, dtype: DTypeLike | None = None) -> np.ndarray:
     """A C-contiguous, writable array in native byte order of a dtype minigrad works with.
 
     Python floats become float32, Python ints int64, NumPy arrays keep their dtype unless `dtype` says otherwise.

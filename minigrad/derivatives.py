@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.devices import Device
 from minigrad.gradients import added, left_by, run_hooks
 from minigrad.modes import Switch, at_work, read
 from minigrad.ops import add
@@ -187,7 +188,7 @@ def leading_ops(ys: Sequence[Tensor], targets: Collection[Source], stop_there: b
     return leading
 
 
-def together(total: Tensor, ours: bool, dx: Tensor, device: Any, on_tape: bool) -> Tensor:
+def together(total: Tensor, ours: bool, dx: Tensor, device: Device, on_tape: bool) -> Tensor:
     """The sum of two gradients of one tensor."""
     if on_tape:
         return add(total, dx)

@@ -7,9 +7,9 @@ replay, those that the eager step would have drawn.
 
 import functools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +22,10 @@ from minigrad.ops.creation import dtype_of, finished, home_of
 from minigrad.ops.dropout import advanced
 from minigrad.ops.shape_functions import as_shape
 from minigrad.tensor import FLOATS, Tensor
+from minigrad.types import DeviceLike, Dtype, Lengths
 
 __all__ = ["bernoulli", "load_state_dict", "manual_seed", "normal", "permutation", "state_dict", "uniform"]
 
-Lengths = SupportsIndex | Sequence[SupportsIndex]
 
 _seed = 0
 _streams = 0
@@ -97,7 +97,13 @@ def count_draws(counts: Mapping[str, int]) -> None:
 
 
 def drawn(
-    kernel: str, shape: Lengths, first: float, second: float, dtype: Any, device: Any, requires_grad: bool
+    kernel: str,
+    shape: Lengths,
+    first: float,
+    second: float,
+    dtype: Dtype,
+    device: DeviceLike,
+    requires_grad: bool,
 ) -> Tensor:
     """A tensor of random numbers by a kernel, which takes two numbers and a key of its own."""
     wanted = dtype_of(dtype, FLOATS[0])
@@ -131,8 +137,8 @@ def normal(
     shape: Lengths,
     mean: float = 0.0,
     std: float = 1.0,
-    dtype: Any = None,
-    device: Any = None,
+    dtype: Dtype = None,
+    device: DeviceLike = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """Numbers of a normal distribution, float32 if nothing else is said; none is further than 5.77 std from the mean.
@@ -150,8 +156,8 @@ def uniform(
     shape: Lengths,
     low: float = 0.0,
     high: float = 1.0,
-    dtype: Any = None,
-    device: Any = None,
+    dtype: Dtype = None,
+    device: DeviceLike = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """Numbers from `low` to below `high`, all equally likely (2^24 different ones), float32 if nothing else is said.
@@ -165,13 +171,13 @@ def uniform(
     return drawn("uniform", shape, low, high, dtype, device, requires_grad)
 
 
-def bernoulli(shape: Lengths, p: float = 0.5, device: Any = None) -> Tensor:
+def bernoulli(shape: Lengths, p: float = 0.5, device: DeviceLike = None) -> Tensor:
     """A bool tensor, each element True with probability p. Raises ValueError unless 0 <= p <= 1."""
     share("bernoulli: p", p)
     return less(uniform(shape, device=device), p)
 
 
-def permutation(n: int, device: Any = None) -> Tensor:
+def permutation(n: int, device: DeviceLike = None) -> Tensor:
     """The numbers from 0 to n - 1 in random order, int64, drawn from the next stream; not inside a captured step."""
     refuse(
         "mg.random.permutation inside a captured step would be the same in every replay; draw it outside, and pass it as an "

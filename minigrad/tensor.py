@@ -4,15 +4,17 @@ import itertools
 import operator
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from minigrad.arrays import as_array, check_held, held_number, is_number, plain
 from minigrad.devices import Device, get_device
 from minigrad.kernels.axes import Shape
 from minigrad.modes import looked_at, read, refuse, refuse_arrays, state
 from minigrad.notebook import preformatted
+from minigrad.types import Axis, DeviceLike, Dtype, Index, Operand, TensorLike
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 NewHook = Callable[["Tensor"], "Tensor | None"]
@@ -47,7 +49,9 @@ class Tensor:
     _version: list[int]  # how often the memory was changed in place; the list is shared by views
     requires_grad: bool
 
-    def __init__(self, data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> None:
+    def __init__(
+        self, data: TensorLike, dtype: Dtype = None, device: DeviceLike = None, requires_grad: bool = False
+    ) -> None:
         self._device = get_device(device)
         if isinstance(data, Tensor):
             looked_at("mg.tensor(t)")
@@ -87,18 +91,17 @@ class Tensor:
         return self._data
 
     @data.setter
-    def data(self, value: Any) -> None:
+    def data(self, value: "np.ndarray | Tensor") -> None:
         refuse("assigning data inside a captured step cannot be repeated; change tensors by `+=`")
         if value is self._data:  # the end of `t.data -= x`
             self._version[0] += 1
             return
+        home = value._device if isinstance(value, Tensor) else self._device
         array = value._data if isinstance(value, Tensor) else self._device.from_host(as_array(value, self.dtype))
-        if (
-            not array.flags.writeable and value._device is self._device
-        ):  # another library's, which an optimizer must not change
+        if home is self._device and not array.flags.writeable:  # another library's, which an optimizer must not change
             array = self._device.copy(array)
         if type(array) is not self._device.array_type:
-            raise RuntimeError(f"data must stay on {self.device!r}, not come from {value.device!r}; use .to(...)")
+            raise RuntimeError(f"data must stay on {self.device!r}, not come from {home.name!r}; use .to(...)")
         if array.shape != self._data.shape or array.dtype != self._data.dtype:
             raise ValueError(
                 f"data must stay {self._data.dtype}{list(self._data.shape)}, not {array.dtype}{list(array.shape)}"
@@ -299,11 +302,11 @@ class Tensor:
         """A copy off the tape."""
         return movement.copied(self)
 
-    def to(self, device_or_dtype: Any) -> "Tensor":
+    def to(self, device_or_dtype: "str | Device | DTypeLike") -> "Tensor":
         """On another device, or of another dtype; differentiable, and the tensor itself if nothing changes."""
         return movement.to(self, device_or_dtype)
 
-    def to_device(self, device: Any, /, *, stream: None = None) -> "Tensor":
+    def to_device(self, device: str | Device, /, *, stream: None = None) -> "Tensor":
         """`to`, as the Python array API calls it; it uses its own stream. Raises ValueError for one that is given."""
         if stream is not None:
             raise ValueError(f"tensors move on a stream of minigrad's own, not on {stream!r}; leave it out")
@@ -349,7 +352,7 @@ class Tensor:
 
     # In place
 
-    def __setitem__(self, index: Any, value: Any) -> None:
+    def __setitem__(self, index: Index, value: Operand) -> None:
         self._change_in_place("item assignment")
         refuse("item assignment inside a captured step cannot be repeated; compute a new tensor")
         if state.grad_enabled and isinstance(value, Tensor) and value.requires_grad:
@@ -379,7 +382,7 @@ class Tensor:
         if not self._data.flags.writeable:
             raise ValueError(f"{what}: the array is read-only")
 
-    def _update(self, name: str, op: "Callable[[Any, Any], Tensor]", other: Any) -> "Tensor":
+    def _update(self, name: str, op: "Callable[[Any, Any], Tensor]", other: Operand) -> "Tensor":
         """`self op= other`: in place where the tape is not concerned, else a new tensor."""
         on_tape = state.grad_enabled and (self.requires_grad or (isinstance(other, Tensor) and other.requires_grad))
         if on_tape and self._op is None and self.requires_grad:
@@ -393,48 +396,48 @@ class Tensor:
         arithmetic.assign(self, result)
         return self
 
-    def __iadd__(self, other: Any) -> "Tensor":
+    def __iadd__(self, other: Operand) -> "Tensor":
         return self._update("add", arithmetic.add, other)
 
-    def __isub__(self, other: Any) -> "Tensor":
+    def __isub__(self, other: Operand) -> "Tensor":
         return self._update("sub", arithmetic.sub, other)
 
-    def __imul__(self, other: Any) -> "Tensor":
+    def __imul__(self, other: Operand) -> "Tensor":
         return self._update("mul", arithmetic.mul, other)
 
-    def __itruediv__(self, other: Any) -> "Tensor":
+    def __itruediv__(self, other: Operand) -> "Tensor":
         return self._update("div", arithmetic.div, other)
 
     # Arithmetic
 
-    def __add__(self, other: Any) -> "Tensor":
+    def __add__(self, other: Operand) -> "Tensor":
         return arithmetic.add(self, other)
 
-    def __radd__(self, other: Any) -> "Tensor":
+    def __radd__(self, other: Operand) -> "Tensor":
         return arithmetic.add(other, self)
 
-    def __sub__(self, other: Any) -> "Tensor":
+    def __sub__(self, other: Operand) -> "Tensor":
         return arithmetic.sub(self, other)
 
-    def __rsub__(self, other: Any) -> "Tensor":
+    def __rsub__(self, other: Operand) -> "Tensor":
         return arithmetic.sub(other, self)
 
-    def __mul__(self, other: Any) -> "Tensor":
+    def __mul__(self, other: Operand) -> "Tensor":
         return arithmetic.mul(self, other)
 
-    def __rmul__(self, other: Any) -> "Tensor":
+    def __rmul__(self, other: Operand) -> "Tensor":
         return arithmetic.mul(other, self)
 
-    def __truediv__(self, other: Any) -> "Tensor":
+    def __truediv__(self, other: Operand) -> "Tensor":
         return arithmetic.div(self, other)
 
-    def __rtruediv__(self, other: Any) -> "Tensor":
+    def __rtruediv__(self, other: Operand) -> "Tensor":
         return arithmetic.div(other, self)
 
-    def __pow__(self, exponent: Any) -> "Tensor":
+    def __pow__(self, exponent: Operand) -> "Tensor":
         return table.pow(self, exponent)
 
-    def __rpow__(self, base: Any) -> "Tensor":
+    def __rpow__(self, base: Operand) -> "Tensor":
         return table.pow(base, self)
 
     def __abs__(self) -> "Tensor":
@@ -442,16 +445,16 @@ class Tensor:
 
     # Of bool tensors
 
-    def __and__(self, other: Any) -> "Tensor":
+    def __and__(self, other: Operand) -> "Tensor":
         return table.logical_and(self, other)
 
-    def __rand__(self, other: Any) -> "Tensor":
+    def __rand__(self, other: Operand) -> "Tensor":
         return table.logical_and(other, self)
 
-    def __or__(self, other: Any) -> "Tensor":
+    def __or__(self, other: Operand) -> "Tensor":
         return table.logical_or(self, other)
 
-    def __ror__(self, other: Any) -> "Tensor":
+    def __ror__(self, other: Operand) -> "Tensor":
         return table.logical_or(other, self)
 
     def __invert__(self) -> "Tensor":
@@ -465,33 +468,33 @@ class Tensor:
 
     # Comparisons: of what is neither tensor, number, array nor list, Python asks the other side
 
-    def __eq__(self, other: Any) -> Any:
+    def __eq__(self, other: Operand) -> "Tensor":  # type: ignore[override]  # as of NumPy\'s arrays
         return comparison.equal(self, other) if is_comparable(other) else NotImplemented
 
-    def __ne__(self, other: Any) -> Any:
+    def __ne__(self, other: Operand) -> "Tensor":  # type: ignore[override]  # as of NumPy\'s arrays
         return comparison.not_equal(self, other) if is_comparable(other) else NotImplemented
 
-    def __lt__(self, other: Any) -> Any:
+    def __lt__(self, other: Operand) -> "Tensor":
         return comparison.less(self, other) if is_comparable(other) else NotImplemented
 
-    def __le__(self, other: Any) -> Any:
+    def __le__(self, other: Operand) -> "Tensor":
         return comparison.less_equal(self, other) if is_comparable(other) else NotImplemented
 
-    def __gt__(self, other: Any) -> Any:
+    def __gt__(self, other: Operand) -> "Tensor":
         return comparison.greater(self, other) if is_comparable(other) else NotImplemented
 
-    def __ge__(self, other: Any) -> Any:
+    def __ge__(self, other: Operand) -> "Tensor":
         return comparison.greater_equal(self, other) if is_comparable(other) else NotImplemented
 
     __hash__ = object.__hash__  # a tensor is itself in dicts and sets, whatever is in it
 
-    def __matmul__(self, other: Any) -> "Tensor":
+    def __matmul__(self, other: Operand) -> "Tensor":
         return gemm.matmul(self, other)
 
-    def __rmatmul__(self, other: Any) -> "Tensor":
+    def __rmatmul__(self, other: Operand) -> "Tensor":
         return gemm.matmul(other, self)
 
-    def __getitem__(self, index: Any) -> "Tensor":
+    def __getitem__(self, index: Index) -> "Tensor":
         return movement.getitem(self, index)
 
     def reshape(self, *shape: Any) -> "Tensor":
@@ -509,55 +512,55 @@ class Tensor:
         """Two axes exchanged, which PyTorch calls transpose(axis1, axis2). Raises ValueError for an axis that is not there."""
         return movement.swapaxes(self, axis1, axis2)
 
-    def sum(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+    def sum(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
         """Sum over all axes, or some."""
         return reduce.sum(self, axis, keepdims)
 
-    def mean(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+    def mean(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
         """Mean over all axes, or some."""
         return reduce.mean(self, axis, keepdims)
 
-    def max(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+    def max(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
         """Maximum over all axes, or some; the gradient goes to the first of equals."""
         return reduce.max(self, axis, keepdims)
 
-    def min(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+    def min(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
         """Minimum over all axes, or some; the gradient goes to the first of equals."""
         return statistics.min(self, axis, keepdims)
 
-    def argmax(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+    def argmax(self, axis: SupportsIndex | None = None, keepdims: bool = False) -> "Tensor":
         """Where the maximum stands along an axis, or in the flat tensor."""
         return statistics.argmax(self, axis, keepdims)
 
-    def argmin(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+    def argmin(self, axis: SupportsIndex | None = None, keepdims: bool = False) -> "Tensor":
         """Where the minimum stands along an axis, or in the flat tensor."""
         return statistics.argmin(self, axis, keepdims)
 
-    def var(self, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> "Tensor":
+    def var(self, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> "Tensor":
         """Variance over all axes, or some; PyTorch's has correction 1."""
         return statistics.var(self, axis, correction, keepdims)
 
-    def std(self, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> "Tensor":
+    def std(self, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> "Tensor":
         """Standard deviation over all axes, or some; PyTorch's has correction 1."""
         return statistics.std(self, axis, correction, keepdims)
 
-    def prod(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+    def prod(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
         """Product over all axes, or some."""
         return statistics.prod(self, axis, keepdims)
 
-    def cumsum(self, axis: Any = None) -> "Tensor":
+    def cumsum(self, axis: SupportsIndex | None = None) -> "Tensor":
         """Running sums along an axis, or over the flat tensor."""
         return statistics.cumsum(self, axis)
 
-    def all(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+    def all(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
         """Whether all elements of a bool tensor hold, over all axes, or some."""
         return statistics.all(self, axis, keepdims)
 
-    def any(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+    def any(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
         """Whether an element of a bool tensor holds, over all axes, or some."""
         return statistics.any(self, axis, keepdims)
 
-    def squeeze(self, axis: Any = None) -> "Tensor":
+    def squeeze(self, axis: Axis = None) -> "Tensor":
         """Without axes of length 1, all or those named."""
         return shape_functions.squeeze(self, axis)
 
@@ -573,12 +576,12 @@ class Tensor:
         """Each element so many times in a row, as NumPy has it; PyTorch's repeat is `mg.tile`."""
         return shape_functions.repeat(self, repeats, axis)
 
-    def take(self, indices: Any, axis: int | None = None) -> "Tensor":
+    def take(self, indices: TensorLike, axis: int | None = None) -> "Tensor":
         """Elements by their numbers along an axis, or in the flat tensor."""
         return indexing.take(self, indices, axis)
 
     @property
-    def at(self) -> Any:
+    def at(self) -> "indexing.At":
         """`t.at[index].set(value)` and `.add(value)`: a copy with other elements there, on the tape."""
         return indexing.At(self)
 
@@ -610,7 +613,7 @@ class Tensor:
         """|x| of every element."""
         return table.abs(self)
 
-    def clip(self, min: Any = None, max: Any = None) -> "Tensor":
+    def clip(self, min: "Operand | None" = None, max: "Operand | None" = None) -> "Tensor":
         """Every element, but `min` where it is less and `max` where it is more."""
         return table.clip(self, min, max)
 
@@ -644,7 +647,7 @@ def rebuilt(
     return copied
 
 
-def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def tensor(data: TensorLike, dtype: Dtype = None, device: DeviceLike = None, requires_grad: bool = False) -> Tensor:
     """A tensor holding a copy of `data`: numbers, nested lists, a NumPy array of any layout or byte order, a Tensor.
 
     Python floats become float32 and Python ints int64; arrays keep their dtype unless `dtype` is given. `device` is

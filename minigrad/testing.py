@@ -117,7 +117,7 @@ def check_forward(
     Float inputs become tensors (of `dtype` if given). Tolerances default to a few roundings of the result's dtype.
     """
     arrays = [np.asarray(x, dtype or np.asarray(x).dtype) if is_float(x) else x for x in inputs]
-    y = function(*[Tensor(a, device=device) if is_float(a) else a for a in arrays])
+    y = function(*[Tensor(np.asarray(a), device=device) if is_float(a) else a for a in arrays])
     expected = np.asarray(reference(*arrays))
     precision = float(np.finfo(y.dtype).eps) if y.dtype.kind == "f" else 0.0
     assert y.shape == expected.shape, f"result of shape {y.shape}, expected {expected.shape}"

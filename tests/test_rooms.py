@@ -44,7 +44,7 @@ TENSORS_AND_OPS = {
 
 # Circles that only the type checker goes round.
 OF_TYPES = [
-    TENSORS_AND_OPS | {"anomaly", "modes", "ops.launches"},
+    TENSORS_AND_OPS | {"anomaly", "modes", "ops.launches", "ops.shapes", "types"},
     {"devices.cuda", "devices.cuda_staging"},
     {"exchange.gpus", "exchange.session", "exchange.watch"},
     {"train.callbacks", "train.progress", "train.run", "train.settings"},

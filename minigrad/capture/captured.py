@@ -9,7 +9,7 @@ import types
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from minigrad.devices import Device, get_device
 from minigrad.devices.precision import matmul_precision
 from minigrad.modes import CaptureError, state
 from minigrad.tensor import Tensor
+from minigrad.types import DeviceLike
 
 MOST_RECORDINGS = 64  # of one step; of more, those not used for longest are dropped
 MOST_REPLACED = 2  # recordings kept, for the same arguments, whose arrays were replaced
@@ -296,7 +297,11 @@ def method_of(instance: object, captured: Captured) -> CapturedMethod:
     return methods[captured]
 
 
-def capture(step: Callable[..., Any] | None = None, *, device: Device | str | None = None) -> Any:
+@overload
+def capture(step: Callable[..., Any], *, device: DeviceLike = None) -> Captured: ...
+@overload
+def capture(step: None = None, *, device: DeviceLike = None) -> Callable[[Callable[..., Any]], Captured]: ...
+def capture(step: Callable[..., Any] | None = None, *, device: DeviceLike = None) -> Any:
     """Record a training step at its first call and replay its kernel launches at later ones, without Python's graph work.
 
     `step` takes NumPy arrays or Tensors, which it receives as Tensors of the same dtype, and hashable Python values; it

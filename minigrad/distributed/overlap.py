@@ -4,6 +4,7 @@ from typing import Any
 
 from minigrad import tape
 from minigrad.checks import integer
+from minigrad.devices import Device
 from minigrad.distributed.gradients import gradients_of, session_at_work, statistics_of, which
 from minigrad.exchange import Session, launches
 from minigrad.modes import at_work, begin, read_grad
@@ -47,7 +48,7 @@ class Overlapped:
 
     def __init__(self, session: Session, loss: Tensor, model: Module, samples: float, count: int) -> None:
         self.session, self.model, self.samples = session, model, samples
-        self.device: Any = at_work(loss._device)
+        self.device: Device = at_work(loss._device)
         self.names = {parameter: name for name, parameter in model.named_parameters()}
         self.uses = {
             op: [leaf for leaf in leaves if leaf in self.names and not leaf._hooks]

@@ -6,27 +6,30 @@ that tells processes apart that do different things would have to be read by the
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minigrad.exchange import beside, sums
 from minigrad.exchange.session import Session
 
+if TYPE_CHECKING:
+    from minigrad.devices import Device
+
 COUNT = np.dtype(np.float64)  # of statistics, and of rows among them
 
 
-def home_of(device: Any) -> Any:
+def home_of(device: "Device") -> "Device":
     """The device itself, of a recording the one that it records."""
     return getattr(device, "device", device)
 
 
-def on_host(device: Any) -> bool:
+def on_host(device: "Device") -> bool:
     """Whether MPI reaches the memory of a device."""
     return bool(home_of(device).array_type is np.ndarray)
 
 
-def check_exchanges(session: Session, device: Any, label: str, nbytes: int) -> None:
+def check_exchanges(session: Session, device: "Device", label: str, nbytes: int) -> None:
     """RanksDiffer, in every process, unless all have launched the same since the last call, and go on to the same average.
 
     A replay compares before it launches. On the host each exchange does so by itself.
@@ -38,7 +41,7 @@ def check_exchanges(session: Session, device: Any, label: str, nbytes: int) -> N
 
 
 def average(
-    session: Session, device: Any, label: str, arrays: Sequence[Any], results: Sequence[Any], weight: float
+    session: Session, device: "Device", label: str, arrays: Sequence[Any], results: Sequence[Any], weight: float
 ) -> None:
     """Launch: each result = the average over all processes of its array, weighted; results may be the arrays themselves."""
     dtype = arrays[0].dtype
@@ -73,7 +76,7 @@ def average(
 
 
 def start_average(
-    session: Session, device: Any, label: str, arrays: Sequence[Any], weight: float
+    session: Session, device: "Device", label: str, arrays: Sequence[Any], weight: float
 ) -> tuple[beside.Started, list[Any]]:
     """Launch what begins an average in place, of arrays on the host, and goes on beside; (it, the memory that it works in)."""
     started = beside.Started()
@@ -83,14 +86,14 @@ def start_average(
     return started, [*arrays, *room]
 
 
-def finish_averages(device: Any, averages: Sequence[tuple[beside.Started, list[Any]]]) -> None:
+def finish_averages(device: "Device", averages: Sequence[tuple[beside.Started, list[Any]]]) -> None:
     """Launch what waits for averages that were begun, and raises their errors."""
     memory = [array for _, arrays in averages for array in arrays]
     device.launch("exchange", "finish", beside.finish, ([started for started, _ in averages], memory))
 
 
 def merge_statistics(
-    session: Session, device: Any, m: int, means: Sequence[Any], variances: Sequence[Any], unbiased: Sequence[Any]
+    session: Session, device: "Device", m: int, means: Sequence[Any], variances: Sequence[Any], unbiased: Sequence[Any]
 ) -> None:
     """Launch what `sums.merge_statistics` says; on a GPU each process has a row at least."""
     if on_host(device):

@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from minigrad.exchange.errors import RankFailed, RanksDiffer
 from minigrad.exchange.gpus import Gpus
 from minigrad.exchange.watch import Watch
 from minigrad.kernels.build.settings import install
+
+if TYPE_CHECKING:
+    from minigrad.devices import Device
 
 SHARED_MEMORY = "/dev/shm/mpich_shm_"
 
@@ -100,7 +103,7 @@ class Session(Channel):
             self.thread = Beside(Channel(communicator, self.broke))
         return self.thread
 
-    def gpus(self, device: Any) -> Gpus:
+    def gpus(self, device: "Device") -> Gpus:
         """The GPUs of all processes, of which each asks at the same time; `device` is that of this one."""
         if self.between_gpus is None:
             self.between_gpus = Gpus(self, device)

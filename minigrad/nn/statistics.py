@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from typing import TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,7 @@ Kind = TypeVar("Kind", bound=Module)
 
 
 @no_grad()
-def recompute_statistics(model: Module, batches: Iterable[object]) -> Module:
+def recompute_statistics(model: Module, batches: Iterable[Any]) -> Module:
     """Replace the running averages of every BatchNorm by population statistics over training mini-batches.
 
     E[x] is the average of the batch means and Var[x] = m / (m - 1) times the average of the biased batch variances, with

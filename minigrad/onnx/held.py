@@ -77,6 +77,3 @@ def constant(array: np.ndarray, device: Device) -> Tensor:
 def moves_nothing(have: Axes, want: Axes, shape: Sequence[int]) -> bool:
     """Whether an array in one order is the same memory in another."""
     return in_order(between(have, want), [shape[a] for a in have])
-
-
-Any = Held | np.ndarray

@@ -11,8 +11,8 @@ from minigrad.ops.launches import binary, unbroadcast
 from minigrad.ops.reduce import summed_to
 from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor
+from minigrad.types import Operand
 
-Operand = Tensor | np.ndarray | np.generic | float  # one side of an operator; the other must be a Tensor
 LARGEST = float(np.finfo(np.float32).max)
 
 

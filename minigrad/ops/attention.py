@@ -25,6 +25,7 @@ from minigrad.ops.shapes import some_rows
 from minigrad.ops.table import TABLE, where
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
+from minigrad.types import Seed
 
 BOOL = np.dtype(np.bool_)
 
@@ -194,7 +195,7 @@ def scaled_dot_product_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
-    seed: Any = None,
+    seed: "Seed | None" = None,
 ) -> Tensor:
     """softmax(scale Q K^T + mask) V (Vaswani et al. 2017), without writing the matrix Q K^T (Dao et al. 2022).
 
@@ -233,7 +234,7 @@ def self_attention(
     *,
     dropout_p: float = 0.0,
     is_causal: bool = False,
-    seed: Any = None,
+    seed: "Seed | None" = None,
 ) -> Tensor:
     """scaled_dot_product_attention of x[0], x[1] and x[2], without copies of them: x (3, ..., L, E) to (..., L, E)."""
     mask = None if attn_mask is None else checked_mask(attn_mask, x, (*x.shape[1:-1], x.shape[-2]))
@@ -241,7 +242,7 @@ def self_attention(
     return SelfAttention.apply(x, mask, scale=factor, causal=bool(is_causal), **dropping(x, dropout_p, seed))
 
 
-def dropping(like: Tensor, dropout_p: float, seed: Any) -> dict[str, Any]:
+def dropping(like: Tensor, dropout_p: float, seed: "Seed | None") -> dict[str, Any]:
     """The op's settings for dropout: none, or the rate and the key."""
     rate = number("scaled_dot_product_attention: dropout_p", dropout_p, 1)
     if not rate:
@@ -254,7 +255,7 @@ def dropping(like: Tensor, dropout_p: float, seed: Any) -> dict[str, Any]:
     return {"rate": rate, "key": key_of(like, seed)}
 
 
-def checked_scale(scale: Any) -> float:
+def checked_scale(scale: float) -> float:
     """The scale as a float; TypeError for what is no number, ValueError for one that is not finite."""
     if not is_number(scale):
         raise TypeError(f"scaled_dot_product_attention: scale must be a number or None, not {scale!r}")

@@ -8,11 +8,12 @@ import numpy as np
 from minigrad.arrays import is_number
 from minigrad.kernels.axes import broadcast_layout
 from minigrad.kernels.contract import Kernels
-from minigrad.ops.arithmetic import Operand, as_operand, as_scalar
+from minigrad.ops.arithmetic import as_operand, as_scalar
 from minigrad.ops.launches import Binary
 from minigrad.ops.movement import to
 from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor
+from minigrad.types import Operand
 
 BOOL = np.dtype(np.bool_)
 WIDE = np.dtype(np.float64)

@@ -1,8 +1,6 @@
 """Tensors of numbers that are known: zeros, ones, ranges, the unit matrix. In a captured step every replay makes them anew."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -11,25 +9,25 @@ from minigrad.devices import Device, get_device
 from minigrad.modes import at_work, begin, recorded_device
 from minigrad.ops.shape_functions import as_shape, tensor_of
 from minigrad.tensor import FLOATS, Tensor
+from minigrad.types import DeviceLike, Dtype, Lengths
 
 FLOAT32 = FLOATS[0]
-Lengths = SupportsIndex | Sequence[SupportsIndex]
 
 
-def home_of(device: Any) -> Device:
+def home_of(device: DeviceLike) -> Device:
     """The device of this name; without one that of the step that is being recorded, else the CPU."""
     recorded = recorded_device() if device is None else None
     return get_device(device) if recorded is None else recorded
 
 
-def dtype_of(dtype: Any, default: np.dtype) -> np.dtype:
+def dtype_of(dtype: Dtype, default: np.dtype) -> np.dtype:
     """A dtype as NumPy's; TypeError for one that tensors cannot have."""
     found = np.dtype(default if dtype is None else dtype)
     check_dtype(found)
     return found
 
 
-def finished(array: Any, home: Device, requires_grad: bool) -> Tensor:
+def finished(array: np.ndarray, home: Device, requires_grad: bool) -> Tensor:
     """A tensor around a new array. Raises TypeError for a gradient of what is not of floats."""
     if requires_grad and array.dtype not in FLOATS:
         raise TypeError(f"only float32 and float64 tensors can require a gradient, not {array.dtype}")
@@ -38,7 +36,7 @@ def finished(array: Any, home: Device, requires_grad: bool) -> Tensor:
     return tensor
 
 
-def from_values(name: str, values: np.ndarray, device: Any, requires_grad: bool) -> Tensor:
+def from_values(name: str, values: np.ndarray, device: DeviceLike, requires_grad: bool) -> Tensor:
     """A tensor of NumPy's values."""
     home = home_of(device)
     array = home.from_host(np.ascontiguousarray(values))
@@ -48,7 +46,9 @@ def from_values(name: str, values: np.ndarray, device: Any, requires_grad: bool)
     return finished(array, home, requires_grad)
 
 
-def full(shape: Lengths, value: float, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def full(
+    shape: Lengths, value: float, dtype: Dtype = None, device: DeviceLike = None, requires_grad: bool = False
+) -> Tensor:
     """A tensor of one number. Without `dtype` it is float32 for a float, int64 for an int, bool for a bool.
 
     Raises ValueError for a negative length, TypeError for a number that the dtype does not hold.
@@ -73,27 +73,29 @@ def fits(value: float, dtype: np.dtype) -> bool:
     return np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
 
 
-def zeros(shape: Lengths, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros(shape: Lengths, dtype: Dtype = None, device: DeviceLike = None, requires_grad: bool = False) -> Tensor:
     """A tensor of zeros, float32 if nothing else is said. Raises ValueError for a negative length."""
     return full(shape, 0, dtype_of(dtype, FLOAT32), device, requires_grad)
 
 
-def ones(shape: Lengths, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones(shape: Lengths, dtype: Dtype = None, device: DeviceLike = None, requires_grad: bool = False) -> Tensor:
     """A tensor of ones, float32 if nothing else is said. Raises ValueError for a negative length."""
     return full(shape, 1, dtype_of(dtype, FLOAT32), device, requires_grad)
 
 
-def full_like(x: Tensor, value: float, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def full_like(
+    x: Tensor, value: float, dtype: Dtype = None, device: DeviceLike = None, requires_grad: bool = False
+) -> Tensor:
     """A tensor of one number, of x's shape, dtype and device if nothing else is said."""
     return full(tensor_of("full_like", x).shape, value, dtype or x.dtype, device or x._device, requires_grad)
 
 
-def zeros_like(x: Tensor, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros_like(x: Tensor, dtype: Dtype = None, device: DeviceLike = None, requires_grad: bool = False) -> Tensor:
     """A tensor of zeros, of x's shape, dtype and device if nothing else is said."""
     return full_like(tensor_of("zeros_like", x), 0, dtype, device, requires_grad)
 
 
-def ones_like(x: Tensor, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones_like(x: Tensor, dtype: Dtype = None, device: DeviceLike = None, requires_grad: bool = False) -> Tensor:
     """A tensor of ones, of x's shape, dtype and device if nothing else is said."""
     return full_like(tensor_of("ones_like", x), 1, dtype, device, requires_grad)
 
@@ -102,8 +104,8 @@ def arange(
     start: float,
     stop: float | None = None,
     step: float = 1,
-    dtype: Any = None,
-    device: Any = None,
+    dtype: Dtype = None,
+    device: DeviceLike = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """The numbers from `start` (0 with one argument) to below `stop`, `step` apart; int64 of integers, else float32.
@@ -119,7 +121,12 @@ def arange(
 
 
 def linspace(
-    start: float, stop: float, num: int, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    start: float,
+    stop: float,
+    num: int,
+    dtype: Dtype = None,
+    device: DeviceLike = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """`num` numbers from `start` to `stop`, both included, equally far apart, float32 if nothing else is said."""
     values = np.linspace(start, stop, as_shape(num)[0], dtype=dtype_of(dtype, FLOAT32))  # integers are rounded down
@@ -130,8 +137,8 @@ def eye(
     rows: int,
     columns: int | None = None,
     k: int = 0,
-    dtype: Any = None,
-    device: Any = None,
+    dtype: Dtype = None,
+    device: DeviceLike = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """A matrix of ones on the k-th diagonal, zeros elsewhere, square if `columns` is not given."""

@@ -1,7 +1,6 @@
 """Dropout by a counter-based generator: the mask is recomputed in backward, not stored."""
 
 import functools
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from minigrad.modes import at_work, begin, drawn_key, read, read_array
 from minigrad.ops.checks import float_tensor
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
+from minigrad.types import Seed
 
 
 class Dropout(Op):
@@ -45,7 +45,7 @@ def advanced(device: Device, state: Array) -> Array:
     return key
 
 
-def dropout(x: Tensor, p: float, *, training: bool, seed: int | np.integer | Array | Tensor) -> Tensor:
+def dropout(x: Tensor, p: float, *, training: bool, seed: Seed) -> Tensor:
     """Zero each element with probability p and scale the others by 1 / (1 - p); x itself when not training or p = 0.
 
     `seed` is an int, which always gives the same mask, or a uint64 array (seed, counter), whose counter goes up by one
@@ -58,7 +58,7 @@ def dropout(x: Tensor, p: float, *, training: bool, seed: int | np.integer | Arr
     return Dropout.apply(x, p=p, key=key_of(x, seed))
 
 
-def key_of(x: Tensor, seed: Any) -> Array:
+def key_of(x: Tensor, seed: Seed) -> Array:
     """The key by which elements are dropped, from a seed as `dropout` takes it."""
     device = at_work(x._device)
     begin("Dropout")

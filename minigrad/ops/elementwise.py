@@ -176,7 +176,7 @@ def relu(x: Tensor) -> Tensor:
     return ReLU.apply(float_tensor("relu", x)) if not isinstance(x, Scalar) else apply("relu", x)
 
 
-def power(x: Tensor, exponent: float) -> Tensor:
+def power(x: Tensor, exponent: float | np.generic) -> Tensor:
     """x^exponent for a constant exponent, element by element."""
     if isinstance(exponent, Tensor) or not isinstance(exponent, int | float | np.integer | np.floating):
         raise TypeError(f"the exponent must be a number or a tensor, not {type(exponent).__name__}")

@@ -6,13 +6,14 @@ import numpy as np
 
 from minigrad.kernels.axes import broadcast_shape, contiguous_strides
 from minigrad.kernels.contract import Array
-from minigrad.ops.arithmetic import Operand, operands
+from minigrad.ops.arithmetic import operands
 from minigrad.ops.biased import Biased
 from minigrad.ops.checks import float_tensor, refuse_dtypes
 from minigrad.ops.forms import Form
 from minigrad.ops.launches import expand, filled, no_bias, product, read, unbroadcast
 from minigrad.ops.shapes import as_matrix
 from minigrad.tensor import Tensor
+from minigrad.types import Operand
 
 
 class Linear(Biased):

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from minigrad.arrays import held_number, is_number
 from minigrad.kernels.axes import broadcast_shape
@@ -20,6 +21,7 @@ from minigrad.ops.shape_functions import broadcast_to, expand_dims, moveaxis, te
 from minigrad.ops.shapes import one_axis
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
+from minigrad.types import DeviceLike, Index, Operand, TensorLike
 
 
 class Put(Op):
@@ -28,7 +30,7 @@ class Put(Op):
     formula = "y = x, y[...] = v (or += v);  dx = dy, where set with dx[...] = 0;  dv = dy[...]"
     passes_on = False
 
-    def forward(self, x: Array, v: Array, *, index: Any, added: bool) -> Array:
+    def forward(self, x: Array, v: Array, *, index: Index, added: bool) -> Array:
         parts = index if isinstance(index, tuple) else (index,)
         whole = x if isinstance(x, np.ndarray) else stand_in(x)
         view = whole[parts if Ellipsis in parts else (*parts, Ellipsis)]
@@ -128,7 +130,7 @@ def copied(op: Op, x: Array) -> Array:
     return y
 
 
-def row_numbers(x: Tensor, index: Any, what: str, count: int) -> Tensor:
+def row_numbers(x: Tensor, index: Index, what: str, count: int) -> Tensor:
     """Integers from 0 to below `count` as an int64 tensor where x is; others are refused before they are converted."""
     if isinstance(index, Tensor):
         if index.dtype.kind not in "iu":
@@ -143,7 +145,7 @@ def row_numbers(x: Tensor, index: Any, what: str, count: int) -> Tensor:
     return Tensor(array.astype(np.int64), device=x._device)
 
 
-def take(x: Tensor, indices: Any, axis: int | None = None) -> Tensor:
+def take(x: Tensor, indices: TensorLike, axis: int | None = None) -> Tensor:
     """Elements of x along `axis` by their numbers, an array or tensor of any shape; without an axis, of x as if it were flat.
 
     Lists and arrays may count from the end by negative numbers, tensors may not. Raises IndexError out of range.
@@ -164,7 +166,7 @@ def take(x: Tensor, indices: Any, axis: int | None = None) -> Tensor:
     return transpose(taken, order)
 
 
-def take_along_axis(x: Tensor, indices: Any, axis: int = -1) -> Tensor:
+def take_along_axis(x: Tensor, indices: TensorLike, axis: int = -1) -> Tensor:
     """For each element of `indices` that element of x which stands at this number along `axis`: as many axes as x.
 
     The other lengths must be x's. Raises IndexError out of range, below 0 too.
@@ -184,7 +186,7 @@ def check_numbers(index: np.ndarray, n: int) -> None:
         raise IndexError(f"numbers must be 0 to {n - 1}; they go from {index.min()} to {index.max()}")
 
 
-def one_hot(labels: Any, classes: int, dtype: Any = np.float32, device: Any = None) -> Tensor:
+def one_hot(labels: TensorLike, classes: int, dtype: DTypeLike = np.float32, device: DeviceLike = None) -> Tensor:
     """A new last axis of `classes` elements: 1 at the label, 0 elsewhere. Raises IndexError for a label out of range."""
     if not isinstance(labels, Tensor):
         labels = Tensor(labels, device=device)
@@ -199,21 +201,21 @@ NO_INDEX: Any = object()
 class At:
     """x.at[index], by which elements are set, or added to, in a copy: `x.at[1:].set(0.0)`, `x.at[rows].add(y)`."""
 
-    def __init__(self, x: Tensor, index: Any = NO_INDEX) -> None:
+    def __init__(self, x: Tensor, index: Index = NO_INDEX) -> None:
         self.x, self.index = x, index
 
-    def __getitem__(self, index: Any) -> "At":
+    def __getitem__(self, index: Index) -> "At":
         return At(self.x, index)
 
-    def set(self, value: Any) -> Tensor:
+    def set(self, value: Operand) -> Tensor:
         """A copy of x with `value`, broadcast, at the index; the gradient goes to both. Places must be named once each."""
         return self.put(value, added=False)
 
-    def add(self, value: Any) -> Tensor:
+    def add(self, value: Operand) -> Tensor:
         """A copy of x with `value`, broadcast, added at the index, as often as a place is named."""
         return self.put(value, added=True)
 
-    def put(self, value: Any, added: bool) -> Tensor:
+    def put(self, value: Operand, added: bool) -> Tensor:
         """The copy."""
         x = self.x
         if self.index is NO_INDEX:

@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeGuard
+from typing import TYPE_CHECKING, SupportsIndex, TypeGuard
 
 import numpy as np
 
@@ -17,11 +17,10 @@ from minigrad.ops.launches import add, binary, filled, read, write
 from minigrad.ops.shapes import normal_axes, one_axis, some_rows
 from minigrad.tape import Op
 from minigrad.tensor import FLOATS, Tensor
+from minigrad.types import Index
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
-
-Index = Any  # what NumPy indexes by, which no type says, with Tensors for arrays
 
 
 class Reshape(Op):

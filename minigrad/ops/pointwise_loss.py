@@ -8,13 +8,14 @@ from minigrad.arrays import is_number
 from minigrad.kernels.expressions import exp, log, sigmoid
 from minigrad.kernels.expressions import where as chosen
 from minigrad.modes import refuse_constant
-from minigrad.ops.arithmetic import Operand, div, mul, operands
+from minigrad.ops.arithmetic import div, mul, operands
 from minigrad.ops.checks import refuse_dtypes
 from minigrad.ops.loss import REDUCTIONS, check_reduction, reduced
 from minigrad.ops.pointwise import made
 from minigrad.ops.reduce import sum
 from minigrad.ops.table import softplus
 from minigrad.tensor import Tensor
+from minigrad.types import Operand
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

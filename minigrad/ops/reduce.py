@@ -10,8 +10,9 @@ from minigrad.ops.checks import float_tensor
 from minigrad.ops.forms import Form
 from minigrad.ops.launches import binary, expand, repeated, sum_axes
 from minigrad.ops.movement import reshape, transpose
-from minigrad.ops.shapes import Axis, normal_axes
+from minigrad.ops.shapes import normal_axes
 from minigrad.tensor import Tensor
+from minigrad.types import Axis
 
 
 def kept(shape: Shape, axes: Shape) -> Shape:

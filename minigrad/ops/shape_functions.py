@@ -16,10 +16,11 @@ from minigrad.ops.forms import Form
 from minigrad.ops.launches import expand, filled, read, unbroadcast, write
 from minigrad.ops.movement import concat, reshape, transpose
 from minigrad.ops.reduce import summed_to
-from minigrad.ops.shapes import Axis, normal_axes, one_axis
+from minigrad.ops.shapes import normal_axes, one_axis
 from minigrad.ops.table import where
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
+from minigrad.types import Axis
 
 Widths = int | Sequence[int] | Sequence[Sequence[int]]
 

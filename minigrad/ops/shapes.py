@@ -9,8 +9,7 @@ import numpy as np
 
 from minigrad.kernels.axes import Shape
 from minigrad.kernels.contract import Array
-
-Axis = SupportsIndex | Iterable[SupportsIndex] | None  # one, several, or all
+from minigrad.types import Axis
 
 
 def normal_axes(axis: Axis, ndim: int) -> Shape:

@@ -18,9 +18,10 @@ from minigrad.ops.movement import concat, reshape, to, transpose
 from minigrad.ops.pointwise import made
 from minigrad.ops.reduce import dropped, kept, max, mean, sum
 from minigrad.ops.shape_functions import tensor_of
-from minigrad.ops.shapes import Axis, normal_axes, one_axis
+from minigrad.ops.shapes import normal_axes, one_axis
 from minigrad.ops.table import abs, isinf, square, where
 from minigrad.tensor import Tensor
+from minigrad.types import Axis
 
 INDEX = np.dtype(np.int64)
 

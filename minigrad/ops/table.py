@@ -24,6 +24,7 @@ from minigrad.kernels.expressions import where as chosen
 from minigrad.ops.elementwise import power as power_of_number
 from minigrad.ops.pointwise import Elementwise, made
 from minigrad.tensor import Tensor
+from minigrad.types import Operand
 
 Number = Any  # a symbol while the formula is traced, and in the op that comes of it a tensor
 op = made
@@ -242,7 +243,7 @@ TABLE: dict[str, Elementwise] = {
 # Functions that choose among lines of the table
 
 
-def clip(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
+def clip(x: Tensor, min: "Operand | None" = None, max: "Operand | None" = None) -> Tensor:
     """x, but `min` where it is less and `max` where it is more, element by element; either may be left out.
 
     They are numbers or tensors, which broadcast; where `min` is more than `max`, `max` is the result. NaN stays, in x and in
@@ -265,7 +266,7 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     return gelu_tanh(x) if approximate == "tanh" else gelu_erf(x)
 
 
-def pow(x: Any, exponent: Any) -> Tensor:
+def pow(x: Operand, exponent: Operand) -> Tensor:
     """x^exponent, element by element; either may be a tensor or a number, and they broadcast.
 
     NaN for x below 0 and an exponent that is not whole. The gradient to the exponent is 0 where x is 0.

@@ -145,7 +145,7 @@ def test_file_that_another_has_locked_to_remove_it_is_made_anew(tmp_path, monkey
     def locked_by_another_first(file):
         if not taken:
             (part,) = tmp_path.iterdir()
-            taken.append((part, open(part, "r+b")))
+            taken.append((part, open(part, "r+b")))  # noqa: SIM115 - closed by the other
             assert lock(taken[0][1])
         return lock(file)
 
