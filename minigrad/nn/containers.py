@@ -8,13 +8,23 @@ from minigrad.nn.module import Module, Parameter
 Item = TypeVar("Item")
 
 
-class Numbered(Module, Generic[Item]):
-    """A list whose items are attributes named by their numbers, and so are found as all attributes are."""
+class Listed(Module, Generic[Item]):
+    """What changes a list of parts, for modules that say how they hold one."""
 
     kind: ClassVar[Any]  # of its items
 
-    def __init__(self, items: Iterable[Item] = ()) -> None:
-        self.extend(items)
+    def hold(self, items: list[Item]) -> None:
+        """Have these items, instead of those before."""
+        raise NotImplementedError
+
+    def check_kind(self, items: Iterable[object]) -> None:
+        """TypeError for an item that is not of the kind."""
+        for item in items:
+            if not isinstance(item, self.kind):
+                raise TypeError(f"{type(self).__name__} holds {self.kind.__name__}s, not {type(item).__name__}")
+
+    def __iter__(self) -> Iterator[Item]:
+        raise NotImplementedError
 
     def append(self, item: Item) -> Self:
         """Add an item at the end."""
@@ -22,7 +32,8 @@ class Numbered(Module, Generic[Item]):
 
     def extend(self, items: Iterable[Item]) -> Self:
         """Add items at the end."""
-        return self.hold([*self, *items])
+        self.hold([*self, *items])
+        return self
 
     def insert(self, index: int, item: Item) -> None:
         """Put an item before the one of this number."""
@@ -37,35 +48,8 @@ class Numbered(Module, Generic[Item]):
         self.hold(items)
         return item
 
-    def hold(self, items: list[Item]) -> Self:
-        """Have these items, instead of those before."""
-        for item in items:
-            if not isinstance(item, self.kind):
-                raise TypeError(f"{type(self).__name__} holds {self.kind.__name__}s, not {type(item).__name__}")
-        for name in [name for name in vars(self) if name.isdecimal()]:
-            delattr(self, name)
-        for i, item in enumerate(items):
-            setattr(self, str(i), item)
-        return self
-
-    def __len__(self) -> int:
-        return sum(map(str.isdecimal, vars(self)))
-
-    def __iter__(self) -> Iterator[Item]:
-        return iter([value for name, value in vars(self).items() if name.isdecimal()])
-
     def __contains__(self, item: object) -> bool:
         return any(own is item for own in self)
-
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Self: ...
-
-    def __getitem__(self, index: int | slice) -> Item | Self:
-        items = list(self)
-        return type(self)(items[index]) if isinstance(index, slice) else items[index]
 
     def __setitem__(self, index: int, item: Item) -> None:
         items = list(self)
@@ -79,6 +63,37 @@ class Numbered(Module, Generic[Item]):
 
     def __iadd__(self, items: Iterable[Item]) -> Self:
         return self.extend(items)
+
+
+class Numbered(Listed[Item]):
+    """A list whose items are attributes named by their numbers, and so are found as all attributes are."""
+
+    def __init__(self, items: Iterable[Item] = ()) -> None:
+        self.extend(items)
+
+    def hold(self, items: list[Item]) -> None:
+        """Have these items, instead of those before."""
+        self.check_kind(items)
+        for name in [name for name in vars(self) if name.isdecimal()]:
+            delattr(self, name)
+        for i, item in enumerate(items):
+            setattr(self, str(i), item)
+
+    def __len__(self) -> int:
+        return sum(map(str.isdecimal, vars(self)))
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter([value for name, value in vars(self).items() if name.isdecimal()])
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+
+    def __getitem__(self, index: int | slice) -> Item | Self:
+        items = list(self)
+        return type(self)(items[index]) if isinstance(index, slice) else items[index]
 
 
 class ModuleList(Numbered[Module]):

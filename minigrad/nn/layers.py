@@ -13,6 +13,7 @@ from minigrad.exchange import Session, current
 from minigrad.kernels.activations import NUMBERS
 from minigrad.modes import state, takes_part
 from minigrad.nn import init
+from minigrad.nn.containers import Listed
 from minigrad.nn.module import Module, Parameter, Value
 from minigrad.random import counter_state
 from minigrad.tensor import Tensor
@@ -226,17 +227,27 @@ def run_branch(branch: Module, x: Value, kind: type[BatchNorm]) -> ops.Branch:
     return ops.Branch(run(first, x), None, name)
 
 
-class Sequential(Module):
+class Sequential(Listed[Module]):
     """Modules one after another; they are named by their numbers.
 
-    `model[i]` is the i-th, `model[i:j]` a Sequential of some: the same modules, with the same parameters.
+    `model[i]` is the i-th, `model[i:j]` a Sequential of some: the same modules, with the same parameters. `model[i] = module`
+    puts another in its place, and `append`, `extend`, `insert`, `pop` and `del` change it as a list. An optimizer made before
+    knows the parameters that there were then.
     """
 
+    kind = Module
+
     def __init__(self, *layers: Module) -> None:
-        for layer in layers:
-            if not isinstance(layer, Module):
-                raise TypeError(f"Sequential takes modules, not {type(layer).__name__}")
-        self.layers = list(layers)
+        self.hold(list(layers))
+
+    def hold(self, items: list[Module]) -> None:
+        """Have these layers, instead of those before."""
+        self.check_kind(items)
+        if "layers" in vars(self) and len(items) != len(self) and type(self).children is not Sequential.children:
+            raise TypeError(
+                f"the {len(self)} layers of {type(self).__name__} have names: one may be replaced, none be added or taken"
+            )
+        self.layers = items
 
     def forward(self, x: Value) -> Value:
         """The last layer's result."""
@@ -264,14 +275,18 @@ class Sequential(Module):
         return iter(self.layers)
 
 
-class Concat(Module):
-    """Branches that read the same input, their results one after another on the last axis."""
+class Concat(Listed[Module]):
+    """Branches that read the same input, their results one after another on the last axis; a list as Sequential is."""
+
+    kind = Module
 
     def __init__(self, *branches: Module) -> None:
-        for branch in branches:
-            if not isinstance(branch, Module):
-                raise TypeError(f"Concat takes modules, not {type(branch).__name__}")
-        self.branches = list(branches)
+        self.hold(list(branches))
+
+    def hold(self, items: list[Module]) -> None:
+        """Have these branches, instead of those before."""
+        self.check_kind(items)
+        self.branches = items
 
     def forward(self, x: Tensor) -> Tensor:
         """All results, concatenated; the last normalization and activation of a branch write to their place in it."""
@@ -288,3 +303,12 @@ class Concat(Module):
     def children(self) -> Iterator[tuple[str, Module]]:
         """(number, branch)."""
         return ((str(i), branch) for i, branch in enumerate(self.branches))
+
+    def __len__(self) -> int:
+        return len(self.branches)
+
+    def __getitem__(self, index: int) -> Module:
+        return self.branches[index]
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.branches)

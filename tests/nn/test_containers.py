@@ -89,10 +89,13 @@ def test_captured_steps_see_what_is_changed(rng):
         np.testing.assert_array_equal(step(x).numpy(), net[len(net) - 1](mg.tensor(x)).numpy())
 
 
-@pytest.mark.parametrize(("kind", "make"), [(nn.ModuleList, linears), (nn.ParameterList, scales)])
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [(nn.ModuleList, linears), (nn.ParameterList, scales), (nn.Sequential, linears), (nn.Concat, linears)],
+)
 def test_they_are_lists(kind, make):
     items = make(5)
-    held, expected = kind(items[:3]), items[:3]
+    held, expected = kind(items[:3]) if kind in (nn.ModuleList, nn.ParameterList) else kind(*items[:3]), items[:3]
     held.append(items[3])
     expected.append(items[3])
     held.insert(1, items[4])
@@ -106,7 +109,7 @@ def test_they_are_lists(kind, make):
     expected += [items[0]]
     assert list(map(id, held)) == list(map(id, expected))
     assert [held[i] is expected[i] for i in (0, 1, -1)] == [True] * 3
-    for index in (slice(2), slice(1, None), slice(None, None, -1)):
+    for index in (slice(2), slice(1, None), slice(None, None, -1)) if kind is not nn.Concat else ():
         part = held[index]
         assert type(part) is kind
         assert list(map(id, part)) == list(map(id, expected[index]))
@@ -115,6 +118,32 @@ def test_they_are_lists(kind, make):
     assert list(map(id, held.extend(iter(make(0))))) == list(map(id, expected))
     with pytest.raises(IndexError):
         held[len(held)]
+
+
+def test_a_layer_is_replaced_in_a_captured_step(rng):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Concat(nn.ReLU(), nn.Tanh()))
+    step, x = mg.capture(lambda x: model(x)), rng.standard_normal((4, 2)).astype(np.float32)
+
+    def replace():
+        model[0] = nn.Linear(2, 3)
+
+    def replace_branch():
+        model[1][0] = nn.Sigmoid()
+
+    for change in (lambda: None, replace, replace_branch, lambda: model.append(nn.Linear(6, 2)), model.pop):
+        change()
+        np.testing.assert_array_equal(step(x).numpy(), model(mg.tensor(x)).numpy())
+    assert [name for name, _ in model.named_parameters()] == ["0.weight", "0.bias"]
+
+
+def test_layers_with_names_of_their_own_are_replaced_only():
+    model = mg.models.Inception(width=0.125)
+    names = list(dict(model.children()))
+    model[0] = model[0]
+    assert list(dict(model.children())) == names
+    with pytest.raises(TypeError, match=r"layers of Inception have names: one may be replaced, none be added or taken"):
+        model.append(nn.ReLU())
+    assert list(dict(model.children())) == names
 
 
 def test_more_than_ten_stay_in_order():

@@ -222,5 +222,5 @@ def test_concat_is_its_branches_side_by_side(device, rng):
 
 @pytest.mark.parametrize("container", [nn.Sequential, nn.Concat])
 def test_containers_take_modules_only(container):
-    with pytest.raises(TypeError, match=f"{container.__name__} takes modules, not function"):
+    with pytest.raises(TypeError, match=f"{container.__name__} holds Modules, not function"):
         container(nn.ReLU(), mg.relu)
