@@ -270,7 +270,8 @@ class Recorder:
         if found is None or isinstance(found, LentGradient):
             self.gradients[tensor] = Gradient(found, found, ours, 0 if found is None else found._version[0])
             return
-        array = self.empty(found.shape, found.dtype)
+        # Replays put it there before they launch anything, also what comes before this look.
+        array = self.pool.empty(found.shape, found.dtype, fresh=True)
         self.device.write(array, found._data)
         tensor._grad = Tensor._wrap(array, self.device)
         self.gradients[tensor] = Gradient(tensor._grad, found, ours, 0)

@@ -69,11 +69,11 @@ class CudaPool(Pool):
                 self.driver.free(block.pointer)
                 self.allocated -= size
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> CudaArray:
-        """An array with whatever the memory holds."""
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype, fresh: bool = False) -> CudaArray:
+        """An array with whatever the memory holds; `fresh` is memory that no array of this pool has had before."""
         dtype = np.dtype(dtype)
         array = CudaArray(0, tuple(shape), dtype, None)
-        block = self.block(array.nbytes)
+        block = self.block(array.nbytes, fresh)
         block.known, block.lent = None, False
         array.pointer, array.base = block.pointer, Lease(self, block)
         return array

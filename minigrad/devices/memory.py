@@ -43,14 +43,14 @@ class Pool:
         self.free: dict[int, list[Any]] = {}
         self.allocated = 0  # bytes of all blocks ever made and not released
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        """An array with whatever the memory holds."""
-        return np.asarray(ArrayLease(self, self.block(math.prod(shape) * dtype.itemsize), shape, dtype))
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype, fresh: bool = False) -> Any:
+        """An array with whatever the memory holds; `fresh` is memory that no array of this pool has had before."""
+        return np.asarray(ArrayLease(self, self.block(math.prod(shape) * dtype.itemsize, fresh), shape, dtype))
 
-    def block(self, nbytes: int) -> Any:
+    def block(self, nbytes: int, fresh: bool = False) -> Any:
         """A block for so many bytes."""
         size = bucket(nbytes)
-        blocks = self.free.get(size)
+        blocks = None if fresh else self.free.get(size)
         try:
             return blocks.pop() if blocks else self.new_block(size)
         except IndexError:  # another thread was faster

@@ -229,6 +229,29 @@ def test_accumulation_with_zero_grad_outside(optimizer, device):
     assert run(captured=True) == run(captured=False)
 
 
+def test_a_gradient_from_outside_is_not_where_the_step_has_worked_before(device, rng):
+    x = rng.standard_normal((4, 4)).astype(np.float32)
+
+    def gradients(captured):
+        p = mg.nn.Parameter(np.ones((4, 4), np.float32)).to(device)
+        p.grad = mg.tensor(np.full((4, 4), 5.0, np.float32), device=device)
+
+        def step(x):
+            many = [x * float(i) for i in range(5)]  # whose memory is free again when the gradient is looked at
+            y = sum([part.sum() for part in many], start=(x * 0.0).sum())
+            del many
+            ((p * x).sum() + y).backward()
+
+        run = mg.capture(step) if captured else step
+        found = []
+        for i in range(3):
+            run(mg.tensor(x + i, device=device))
+            found.append(p.grad.numpy().copy())
+        return found
+
+    np.testing.assert_array_equal(gradients(captured=True), gradients(captured=False))
+
+
 def test_eager_steps_between_captured_ones():
     eager, captured = both(optimizer="adam")
     eager.run([10] * 9)
