@@ -26,6 +26,9 @@ DEVICES = ["cpu", "reference", *([pytest.param("cuda", marks=pytest.mark.gpu)] i
 # What the default run leaves out, and what it says of it at its end
 
 LEFT_OUT = pytest.StashKey()
+LONG_COMPILED = {
+    f"test_{family}.py" for family in ("attention", "depthwise", "recurrent")
+}  # of ops, for seconds a kernel
 
 
 def pytest_addoption(parser):
@@ -87,7 +90,7 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in left_out]
         return
     quick = [item for item in items if not item.get_closest_marker("slow")]
-    drawn = drawn_cases(without_ops_in_float64(quick))
+    drawn = drawn_cases(without_float64(quick))
     if IS_SIMULATED:
         drawn -= further_cases(drawn)
     config.hook.pytest_deselected(items=[item for item in items if item not in drawn])
@@ -109,19 +112,39 @@ def order_of_files(items):
     return order
 
 
-def without_ops_in_float64(items):
-    """The items but for ops on the CPU in float64, of which one a file stays: one that looks at gradients, if there is.
+def without_float64(items):
+    """The items but for those on the CPU in float64, of which one stays for each file of ops, and for each other folder.
 
-    Its kernels would be compiled for float64 too, which takes as long again. Formulas and gradients are looked at on the
-    reference, in float64 as well, and that the CPU computes what the reference does, in tests/kernels.
+    That is one that looks at gradients, if there is. Kernels would be compiled for float64 too, which takes as long again, and
+    of some families so long that none stays. Formulas and gradients are looked at on the reference, in float64 as well, and
+    that the CPU computes what the reference does, in tests/kernels.
     """
     compiled = defaultdict(list)
     for item in items:
-        if item.path.parent == TESTS / "ops" and parameter(item, "device") == "cpu" and "float32" not in item.name:
+        if parameter(item, "device") != "cpu":
+            continue
+        if item.path.parent == TESTS / "ops" and "float32" not in item.name:
             compiled[item.path].append(item)
-    kept = {max(cases, key=lambda item: "grad" in item.name) for cases in compiled.values()}
+        elif item.path.parent != TESTS / "ops" and "float64" in item.name:
+            compiled[item.path.parent].append(item)
+    kept = {
+        max(cases, key=lambda item: "grad" in item.name)
+        for path, cases in compiled.items()
+        if path.name not in LONG_COMPILED
+    }
     left_out = {item for cases in compiled.values() for item in cases} - kept
     return [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """What a file has left is no garbage either, such as what Numba keeps of each kernel that it compiled.
+
+    Tests that look whether memory is given back would walk through all of it, for a second each.
+    """
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)
@@ -185,6 +208,11 @@ def is_compiled(item):
     return target_of(item) != "cuda" and parameter(item, "device") not in ("cuda", "reference")
 
 
+def is_simulated(item):
+    """Whether it runs in the simulator by one of its parameters, and does so slowly."""
+    return "cuda" in item.name.partition("[")[2] and (IS_SIMULATED or not THERE_IS_A_GPU)
+
+
 def is_for_its_target(item):
     """False if it is marked to be for another target than it has."""
     target = target_of(item)
@@ -195,7 +223,7 @@ def drawn_cases(items):
     """Of each test so many of its cases, drawn by its name, that every value of every parameter comes once on each target.
 
     With three parameters of 2, 4 and 10 values that is about 10 cases of 80. Where there is a choice, float32 and the
-    device's own kernels go before float64 and the reference.
+    device's own kernels go before float64, the reference and the simulator.
     """
     tests = defaultdict(list)
     for item in items:
@@ -203,7 +231,7 @@ def drawn_cases(items):
     drawn = set()
     for name, cases in tests.items():
         random.Random(name).shuffle(cases)
-        cases.sort(key=lambda item: ("float64" in item.name) + ("reference" in item.name))
+        cases.sort(key=lambda item: ("float64" in item.name) + ("reference" in item.name) + is_simulated(item))
         seen = set()
         for case in cases:
             values = values_of(case)

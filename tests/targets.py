@@ -31,6 +31,11 @@ def on_cuda(*cases):
     return [pytest.param(case, marks=pytest.mark.cuda) for case in cases]
 
 
+def first_only(first, *others):
+    """These cases, of which the default run takes the first, since it shows what the others do."""
+    return [first, *[pytest.param(case, marks=pytest.mark.slow) for case in others]]
+
+
 def fenced(fences, array):
     """A copy of an array in the midst of memory that is to stay as it is, which is added to the fences."""
     memory = np.full(array.size + 2 * GUARD, SENTINEL, array.dtype)

@@ -20,7 +20,12 @@ def old_memory(gpu, monkeypatch):
     everywhere.fill_new_arrays(gpu, monkeypatch)
 
 
-@pytest.mark.parametrize("name", everywhere.CASES)
+OF_GRU = {"lstm", "rnn"}  # by the same kernels as that one
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in OF_GRU else name for name in everywhere.CASES]
+)
 def test_results_and_gradients_hold_no_old_memory(gpu, rng, name):
     for empty in [empty for case, empty in everywhere.CHOICES if case == name and empty]:
         computed = everywhere.compute(name, empty, "cuda", rng)

@@ -215,6 +215,7 @@ def test_a_tile_of_a_product(memory, rng, tile):
     assert found.conflicts == (warps * groups * 4 if k == 32 else 0)  # where A is turned
 
 
+@pytest.mark.slow  # the compiler takes ten seconds, and the machine code of products on tensor cores is looked at in test_gemm.py
 @each(*plans.TF32_KERNELS[1::-1])
 def test_a_product_on_tensor_cores(memory, rng, tile):
     m, n, k = *tile[:2], 5 * tile.depth

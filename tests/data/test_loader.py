@@ -312,7 +312,9 @@ def test_a_batch_with_fewer_samples_than_processes_is_refused():
         Loader(*arrays(20), batch_size=10, rank=2, world=2)
 
 
-@pytest.mark.parametrize("worker", [{}, {"workers": 2}, {"workers": 1, "worker": "process"}], ids=str)
+@pytest.mark.parametrize(
+    "worker", [{}, {"workers": 2}, pytest.param({"workers": 1, "worker": "process"}, marks=pytest.mark.slow)], ids=str
+)
 def test_parts_are_augmented_as_in_the_whole(rng, worker):
     images = rng.integers(0, 256, (23, 8, 8, 3)).astype(np.uint8)
     transform = Compose(ShiftCrop(seed=2), Kiefer(seed=1), BrightnessContrast(seed=3), Scale())

@@ -59,6 +59,7 @@ def test_a_process_killed_in_the_middle_of_an_exchange_ends_all():
     assert "minigrad: rank 1 was ended by SIGKILL on " in errors
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_in_the_middle_of_an_exchange_is_told_by_all():
     found = ended(start(command(2, "overlap.py", "hang", "2")), BOUND + 30, 2)
     assert found.status != 0

@@ -8,8 +8,13 @@ import pytest
 import minigrad as mg
 
 
-def leaf(values, device=None):
-    return mg.tensor(np.array(values, np.float64), device=device, requires_grad=True)
+def wide(values, device="reference", **options):
+    """A tensor in float64, in which no kernel of the CPU is compiled for these tests."""
+    return mg.tensor(np.array(values, np.float64), device=device, **options)
+
+
+def leaf(values, device="reference"):
+    return wide(values, device, requires_grad=True)
 
 
 # mg.grad
@@ -67,7 +72,7 @@ def test_only_what_leads_to_the_tensors_asked_for_is_walked(monkeypatch):
 
 def test_gradients_can_be_written_into_without_changing_others():
     x, w, b = leaf([1.0, 2.0]), leaf([3.0, 4.0]), leaf([0.0, 0.0])
-    start = mg.tensor(np.ones(2))
+    start = wide(np.ones(2))
     for create_graph in (False, True):
         y = x * w + b + b
         dx, dw, db, again = mg.grad(y, (x, w, b, b), start, create_graph)
@@ -218,8 +223,8 @@ def test_a_wrong_backward_on_tape_is_told_by_name(results, words):
 
 
 def test_products_with_jacobian_and_hessian_are_those_of_the_matrices(rng):
-    x, v = leaf(rng.standard_normal((2, 3))), mg.tensor(rng.standard_normal((2, 3)))
-    w = mg.tensor(rng.standard_normal((3, 2)))
+    x, v = leaf(rng.standard_normal((2, 3))), wide(rng.standard_normal((2, 3)))
+    w = wide(rng.standard_normal((3, 2)))
 
     def f(x):
         return mg.tanh(x @ w) ** 2
@@ -238,7 +243,7 @@ def test_products_with_jacobian_and_hessian_are_those_of_the_matrices(rng):
 
 
 def test_batched_jacobian_is_that_of_each_sample(rng):
-    x, w = mg.tensor(rng.standard_normal((4, 3))), mg.tensor(rng.standard_normal((3, 2)))
+    x, w = wide(rng.standard_normal((4, 3))), wide(rng.standard_normal((3, 2)))
     each = mg.jacobian(lambda x: mg.sigmoid(x @ w), x, batched=True)
     assert each.shape == (4, 2, 3)
     for i in range(4):
@@ -263,10 +268,10 @@ def test_derivatives_of_functions_can_be_derived(rng):
         return (x * x * x).sum()
 
     x = leaf([1.0, 2.0])
-    _, product = mg.hvp(cubes, x, mg.ones(2, "float64"), create_graph=True)
+    _, product = mg.hvp(cubes, x, mg.ones(2, "float64", "reference"), create_graph=True)
     np.testing.assert_array_equal(mg.grad(product.sum(), x)[0].numpy(), [6, 6])
     np.testing.assert_array_equal(mg.grad(mg.hessian(cubes, x, create_graph=True).sum(), x)[0].numpy(), [6, 6])
-    _, along = mg.jvp(lambda x: x * x * x, x, mg.ones(2, "float64"), create_graph=True)
+    _, along = mg.jvp(lambda x: x * x * x, x, mg.ones(2, "float64", "reference"), create_graph=True)
     np.testing.assert_array_equal(mg.grad(along.sum(), x)[0].numpy(), [6, 12])
 
 
@@ -328,7 +333,7 @@ def test_second_derivatives_of_a_net_are_pytorchs(net, device, rng):
     xs = [leaf(a, device) for a in arrays]
     loss = ours(*xs, mg.tensor(labels, device=device))
     slopes = mg.grad(loss, xs, create_graph=True)
-    penalty = sum(((dx * mg.tensor(v, device=device)).sum() for dx, v in zip(slopes, vs, strict=True)), loss * 0.0)
+    penalty = sum(((dx * wide(v, device)).sum() for dx, v in zip(slopes, vs, strict=True)), loss * 0.0)
     penalty.backward()
     ts = [torch.tensor(a, requires_grad=True) for a in arrays]
     expected = torch.autograd.grad(theirs(*ts, torch.tensor(labels)), ts, create_graph=True)
@@ -344,22 +349,22 @@ def test_functions_of_functions_are_those_of_torch_func(rng):
     arrays = parameters(rng, *NETS["mlp"][2])
     labels = np.arange(6) % 3
     x, w, v = arrays[0], arrays[1], rng.standard_normal(arrays[1].shape)
-    others = [mg.tensor(a) for a in arrays[2:]]
+    others = [wide(a) for a in arrays[2:]]
     rest = [torch.tensor(a) for a in arrays[2:]]
 
     def ours(w):
-        return our_mlp(mg.tensor(x), w, *others, mg.tensor(labels))
+        return our_mlp(wide(x), w, *others, mg.tensor(labels, device="reference"))
 
     def theirs(w):
         return their_mlp(torch.tensor(x), w, *rest, torch.tensor(labels))
 
     point, along = torch.tensor(w), torch.tensor(v)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-10)
-    close(mg.hessian(ours, mg.tensor(w)).numpy(), torch.func.hessian(theirs)(point).numpy())
-    close(mg.jacobian(ours, mg.tensor(w)).numpy(), torch.func.jacrev(theirs)(point).numpy())
+    close(mg.hessian(ours, wide(w)).numpy(), torch.func.hessian(theirs)(point).numpy())
+    close(mg.jacobian(ours, wide(w)).numpy(), torch.func.jacrev(theirs)(point).numpy())
     expected = torch.func.jvp(theirs, (point,), (along,))
-    close([t.item() for t in mg.jvp(ours, mg.tensor(w), mg.tensor(v))], [t.item() for t in expected])
-    _, product = mg.hvp(ours, mg.tensor(w), mg.tensor(v))
+    close([t.item() for t in mg.jvp(ours, wide(w), wide(v))], [t.item() for t in expected])
+    _, product = mg.hvp(ours, wide(w), wide(v))
     close(product.numpy(), torch.autograd.functional.hvp(theirs, point, along)[1].numpy())
 
 

@@ -60,6 +60,7 @@ def test_a_point_whose_process_is_killed_does_not_take_the_others_along(points, 
     assert (tmp_path / "dies" / "failed.json").exists()
 
 
+@pytest.mark.slow
 def test_a_cluster_is_told_of_a_point_whose_processes_are_killed(points, tmp_path):
     """It begins such a point again by itself, and would not come to an end with it."""
     folder = tmp_path / "dies"

@@ -13,13 +13,11 @@ CASES = [
     *on_cpu(
         *[((3, ROWS + 1, 17, 16, 33), mask, causal) for mask in MASKS for causal in (False, True)],
         *[((9, 5, KEYS + 1, 3, 2), mask, False) for mask in MASKS],
-        ((2, 100, 500, 24, 33), "none", True),
-        *[((1, 200, 40, 64, 64), mask, True) for mask in ("none", "added")],
     ),
     pytest.param(((2, 100, 500, 24, 33), "allowed", False), marks=[pytest.mark.cpu, pytest.mark.slow]),  # compiled anew
     *on_cuda(((1, 33, 34, 2, 3), "allowed", False), ((1, 9, 8, 34, 66), "none", True)),
 ]  # fmt: skip
-each_case = pytest.mark.parametrize("case", CASES, ids=str)
+LARGE = [((2, 100, 500, 24, 33), "none", True), *[((1, 200, 40, 64, 64), mask, True) for mask in ("none", "added")]]
 NOTHING = 0.0, np.empty(0, np.uint64)  # is dropped: rate and key
 DROPPED = 0.3, np.array([7, 1 << 33], np.uint64)
 each_rate = pytest.mark.parametrize("dropped", [NOTHING, DROPPED], ids=["all", "dropped"])
@@ -46,7 +44,9 @@ def results(q, v):
     return np.empty((*q.shape[:2], v.shape[2]), q.dtype), np.empty(q.shape[:2], q.dtype)
 
 
-@each_case
+@pytest.mark.parametrize(
+    "case", [*CASES, *[pytest.param(case, marks=[pytest.mark.cpu, pytest.mark.slow]) for case in LARGE]], ids=str
+)
 @each_rate
 def test_forward_matches_reference(check_kernel, rng, dtype, case, dropped):
     shape, mask, causal = case
@@ -58,7 +58,7 @@ def test_forward_matches_reference(check_kernel, rng, dtype, case, dropped):
     )  # fmt: skip
 
 
-@each_case
+@pytest.mark.parametrize("case", [*CASES, *on_cpu(*LARGE)], ids=str)
 @each_rate
 def test_backward_matches_reference(check_kernel, rng, dtype, case, dropped):
     shape, mask, causal = case

@@ -60,7 +60,9 @@ def test_matches_reference(check_kernel, rng, dtype, kernel, name):
     check_kernel("depthwise", kernel, *given, parallel=name in LARGE, ulps=4 + terms**0.5)
 
 
-@pytest.mark.parametrize("name", [*CASES, *on_cpu(*LARGE)])
+@pytest.mark.parametrize(
+    "name", [*CASES, *[pytest.param(name, marks=[pytest.mark.cpu, pytest.mark.slow]) for name in LARGE]]
+)
 def test_both_gradients_together_are_those_of_each_alone(target, rng, dtype, name):
     x, dy, window, dw = arguments(PASSES[2], ALL[name], rng, dtype)
     w, dx = rng.standard_normal(dw.shape).astype(dtype), np.full(x.shape, np.nan, dtype)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from minigrad.kernels import reference
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cpu import norm
 from minigrad.kernels.cpu.tools.launch import GRAIN
@@ -96,7 +97,7 @@ def test_forward_matches_reference(check_kernel, rng, dtype, m, widths):
 @pytest.mark.parametrize(("m", "widths"), SIZES[1:])  # of two rows alone, the gradient is next to nothing
 def test_backward_matches_reference(check_kernel, rng, dtype, m, widths):
     branches = Branches(rng, dtype, m, widths)
-    norm.batch_norms_forward(*branches.forward())
+    reference.norm.batch_norms_forward(*branches.forward())
     for x, gamma, beta, mean, var, eps, column, c in zip(
         branches.xs, branches.gammas, branches.betas, branches.means, branches.variances, branches.eps,
         branches.columns, widths, strict=True,

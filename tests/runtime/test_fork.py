@@ -4,6 +4,7 @@ import os
 import textwrap
 
 import pytest
+from targets import first_only
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
@@ -56,7 +57,7 @@ def test_child_of_a_parent_that_ran_parallel_kernels(run_forking, layer):
     )
 
 
-@pytest.mark.parametrize("layer", ["default", "workqueue"])
+@pytest.mark.parametrize("layer", first_only("default", "workqueue"))
 def test_child_of_a_parent_that_ran_a_parallel_kernel_of_its_own(run_forking, layer):
     run_forking(
         """

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from targets import first_only
 
 import minigrad as mg
 from minigrad.train.signals import InterruptedProgram
@@ -115,7 +116,7 @@ if __name__ == "__main__":
 WAYS = [way for way in multiprocessing.get_all_start_methods() if way != "fork"]  # which has a file of its own
 
 
-@pytest.mark.parametrize("way", [*WAYS, pytest.param("loky", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("way", first_only(*reversed(WAYS), "loky"))
 def test_training_goes_on_in_other_processes_to_the_same_bits(way, tmp_path):
     if way == "loky":
         pytest.importorskip("joblib")

@@ -5,6 +5,7 @@ import sys
 
 import numba
 import pytest
+from targets import first_only
 
 from minigrad.kernels.cpu.tools import threads
 
@@ -51,11 +52,12 @@ def test_threads_sleep_soon(processor_time_of_waiting):
     assert processor_time_of_waiting() < 0.002
 
 
-@pytest.mark.parametrize("environment", OWN_WORDS, ids=str)
+@pytest.mark.parametrize("environment", first_only(*OWN_WORDS), ids=str)
 def test_threads_wait_as_the_user_says(processor_time_of_waiting, environment):
     assert processor_time_of_waiting(**environment) > 0.004
 
 
+@pytest.mark.slow
 def test_threads_sleep_soon_beside_a_library_with_an_openmp_of_its_own(processor_time_of_waiting):
     pytest.importorskip("torch")
     assert processor_time_of_waiting("import torch") < 0.002

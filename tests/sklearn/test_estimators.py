@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+from targets import first_only
 
 import minigrad as mg
 
@@ -66,8 +67,9 @@ print(len(results))
 """
 
 
-@pytest.mark.parametrize("kind", [pytest.param("MinigradClassifier", marks=pytest.mark.slow), "MinigradRegressor"])
-@pytest.mark.parametrize("batch_norm", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["MinigradClassifier", "MinigradRegressor"])
+@pytest.mark.parametrize("batch_norm", [True, False])
 def test_scikit_learns_checks_pass_and_none_is_skipped(kind, batch_norm):
     """In a process of its own, since one of them wants a setting that SciPy reads when it is imported."""
     setting = {**os.environ, "SCIPY_ARRAY_API": "1", "PYTHONWARNINGS": "ignore"}
@@ -483,7 +485,7 @@ def test_targets_far_from_zero_by_a_transformed_regressor(numbers):
     assert model.fit(x, 1e4 + 1e3 * y).score(x, 1e4 + 1e3 * y) > 0.5
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize("backend", first_only("threading", "loky"))
 def test_grid_search_in_two_processes_or_threads(flowers, backend):
     x, y = flowers
     grid = {"batch_norm": [True, False], "lr": [1e-3, 1e-2]}

@@ -115,7 +115,9 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path, uninterrupted):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "history.jsonl", "last.safetensors"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_signal_ends_the_step_saves_and_exits(tmp_path, uninterrupted, number, code):
     process = start(tmp_path, pause=0.02)
     for _ in range(9):

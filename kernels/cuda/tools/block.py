@@ -107,12 +107,15 @@ class ThreadBlock:
 def garbage(shape, dtype, alignment=None):
     """An array that nobody has written yet, at an address with that alignment and no better."""
     alignment = alignment or dtype.itemsize
-    count = int(np.prod(shape))
-    memory = np.full(count * dtype.itemsize + 3 * alignment, GARBAGE, np.uint8)
-    start = alignment - memory.ctypes.data % (2 * alignment)
-    if start < 0:
-        start += 2 * alignment
-    return memory[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+    memory = unwritten(shape, dtype, alignment).copy()
+    start = alignment - memory.__array_interface__["data"][0] % (2 * alignment)
+    return np.ndarray(shape, dtype, memory, start + 2 * alignment if start < 0 else start)
+
+
+@functools.cache
+def unwritten(shape, dtype, alignment):
+    """Bytes with room for such an array wherever they lie: kernels ask for the same ones again and again."""
+    return np.full(int(np.prod(shape)) * dtype.itemsize + 3 * alignment, GARBAGE, np.uint8)
 
 
 def exchange(value):

@@ -338,8 +338,8 @@ def kept_ptx(path):
     content = read(path)
     if content is None:
         return None
-    ptx = content.decode(errors="replace")
-    if not ptx.startswith(checksum(ptx.partition("\n")[2])):
+    first, _, ptx = content.decode(errors="replace").partition("\n")
+    if first != checksum(ptx):
         warn_once("read", f"the compiled kernel {path} is damaged; such are compiled again")
         return None
     return ptx, entry_of(ptx)

@@ -6,6 +6,7 @@ allocated and vector accesses that are not aligned are errors.
 What it does not tell: speed, races that the order of threads does not show, and how a GPU contracts or rounds.
 """
 
+import functools
 import sys
 
 import numpy as np
@@ -16,6 +17,7 @@ from minigrad.kernels.cuda.tools import language
 from minigrad.kernels.cuda.tools.block import BLOCK, LANES, WARP, Index, ThreadBlock, exchange, garbage
 
 
+@functools.cache
 def numpy_type(dtype):
     """A Numba or NumPy type as NumPy's."""
     return np.dtype(dtype.name) if isinstance(dtype, types.Type) else np.dtype(dtype)
