@@ -13,7 +13,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,6 +67,12 @@ class Generator:
         self.label, self.bits = label, bits
         self.state = state_of(bits)
         self.named = False  # whether code of the step can get at it
+
+
+class Instance(NamedTuple):
+    """Stands for the instances of a class that the step makes itself."""
+
+    kind: type
 
 
 class Finder:
@@ -135,8 +141,10 @@ class Finder:
         elif isinstance(value, np.ndarray):
             if value.size <= LARGEST_ARRAY and not value.dtype.hasobject:
                 self.conditions.others[id(value)] = Numbers(f"the numbers in {label}", value)
-        elif isinstance(value, types.ModuleType | type):
+        elif isinstance(value, types.ModuleType):
             pass  # only what is taken from it by name
+        elif isinstance(value, type):
+            self.instances_to_come(value)
         elif isinstance(value, types.BuiltinMethodType):
             self.visit(label, value.__self__)  # np.random.normal belongs to a generator
         else:
@@ -153,6 +161,17 @@ class Finder:
         call = inspect.getattr_static(type(value), "__call__", None)
         if isinstance(call, types.FunctionType) and not is_foreign(value):
             self.method(call, value)
+
+    def instances_to_come(self, kind: type) -> None:
+        """A class that code names and may call: what its methods read, through the instances too that the step makes."""
+        if issubclass(kind, Watched):  # which take part by themselves
+            return
+        instance = Instance(kind)
+        for part in kind.__mro__:
+            for value in vars(part).values() if not is_library(part.__module__) else ():
+                code = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+                if isinstance(code, types.FunctionType):
+                    self.method(code, instance)
 
     def container(self, label: str, container: Any) -> None:
         """A list, tuple, dict, set or deque, and what is in it."""
@@ -241,6 +260,11 @@ class Finder:
                 self.follow(self.closed_over(function, root.name, variables[root.name], chain), chain)
             elif root.kind == "module":
                 self.follow(sys.modules.get(root.name, STOP), chain)
+            elif root.kind == "parameter" and isinstance(owner := given.get(root.name), Instance):
+                if chain:
+                    self.of_class(owner.kind, chain[0].removesuffix("()"), owner, chain[1:])
+                if chain[1:]:  # of what the instance holds, which is unknown
+                    self.loose[chain[1:]] = None
             elif root.kind == "parameter" and root.name in given:
                 self.follow(given[root.name], chain)
             elif chain:
@@ -322,7 +346,11 @@ class Finder:
             code = code.func if isinstance(code, functools.cached_property) else code
             if isinstance(code, types.FunctionType):
                 # of a plain object of minigrad's (a schedule, say) the methods compute with Python numbers
-                self.method(code, owner, enter=not isinstance(owner, Watched | type) or not is_library(part.__module__))
+                self.method(
+                    code,
+                    owner,
+                    enter=not isinstance(owner, Watched | type | Instance) or not is_library(part.__module__),
+                )
             elif found is STOP:
                 self.visit(f"{part.__name__}.{name}", value, then)
                 found = MISSING if hasattr(type(value), "__get__") else value

@@ -221,6 +221,51 @@ def test_attribute_through_a_local_variable_and_a_function():
     check(step, lambda: setattr(config.inner, "q", 5.0), 2, 5)
 
 
+class Scaling:
+    """Made by the step: what it is given comes from outside."""
+
+    power = 1.0
+
+    def __init__(self, config):
+        self.config = config
+        self.loss = 0.0
+
+    @property
+    def factor(self):
+        return self.config.inner.q * self.power
+
+    def apply(self, x):
+        return x * self.factor * SCALE
+
+
+@pytest.mark.parametrize("change", ["object", "global", "class"])
+def test_what_an_instance_reads_that_the_step_makes(change, monkeypatch):
+    config = Config()
+
+    @mg.capture
+    def step(x):
+        return Scaling(config).apply(x)
+
+    assert step(ONE).item() == 4
+    if change == "object":
+        config.inner.q = 6.0
+    elif change == "global":
+        monkeypatch.setitem(globals(), "SCALE", 6.0)
+    else:
+        monkeypatch.setattr(Scaling, "power", 3.0)
+    assert step(ONE).item() == 12
+
+
+def test_attributes_of_that_instance_itself_are_no_condition():
+    config = Config()
+    config.loss = 1.0  # as it has, too
+    step = mg.capture(lambda x: Scaling(config).apply(x))
+    for i in range(3):
+        config.loss = float(i)
+        step(ONE)
+    assert recordings(step) == 1
+
+
 def test_name_in_a_module_of_the_users_own(monkeypatch):
     module = types.ModuleType("settings_of_a_test")
     module.scale = 2.0
