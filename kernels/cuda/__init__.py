@@ -21,6 +21,7 @@ Matrix products and convolutions share
     plans           how the host shares out a product
     tiles           what a block does in float32 and float64
     tensor_cores    what it does in TF32
+    bfloat16        what it does in bfloat16
     factors         how it reads its two factors
 """
 

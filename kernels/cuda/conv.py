@@ -16,25 +16,26 @@ over the pixels for the gradient of the weights is cut into parts, as many as fi
 
 from typing import NamedTuple
 
+from minigrad.kernels.cuda.parts.bfloat16 import product_bf16
 from minigrad.kernels.cuda.parts.factors import Factor, place_in_matrix
 from minigrad.kernels.cuda.parts.plans import (
+    BF16_TILES,
     DOUBLE,
     FLOAT32_TILES,
     TF32_KERNELS,
-    TF32_TILES,
     aligned,
     best_tiling,
     fitting,
     kernels_for,
     run_tiled,
-    uses_tf32,
+    tensor_tiles,
 )
 from minigrad.kernels.cuda.parts.tensor_cores import product_tf32
 from minigrad.kernels.cuda.parts.tiles import HAS_BIAS, WIDE_A, WIDE_B, Result, product
 from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, uint32
 from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, UIntWindow, ULong
 
-PRODUCT = Choice("PRODUCT", product)  # product or product_tf32
+PRODUCT = Choice("PRODUCT", product)  # product, product_tf32 or product_bf16
 
 
 class Images(NamedTuple):
@@ -159,6 +160,7 @@ for _function, (_a_deep, _b_deep) in DEEP.items():
     _made = (
         kernels_for(_function, FLOAT32_TILES, _order, **_never)
         | kernels_for(_function, TF32_KERNELS, _order, PRODUCT=product_tf32, **_never)
+        | kernels_for(_function, BF16_TILES, _order, PRODUCT=product_bf16, **_never)
         | kernels_for(_function, [DOUBLE], _order, "float64", **_never)
     )
     KERNELS |= {(_function, tile): made for (tile, *_), made in _made.items()}
@@ -175,8 +177,7 @@ def run(function, a, b, bias, c, images, window, product_shape, radices, wide_ro
     m, n, depth = product_shape
     if not c.size:
         return
-    work = m * n * depth
-    tiles = [DOUBLE] if c.dtype == FLOAT64 else TF32_TILES if uses_tf32(work) else FLOAT32_TILES
+    tiles = [DOUBLE] if c.dtype == FLOAT64 else tensor_tiles(m * n * depth) or FLOAT32_TILES
     how = best_tiling(tiles, m, n, depth)
     tile = how.tile
     a_deep, b_deep = DEEP[function]

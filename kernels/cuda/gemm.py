@@ -1,4 +1,4 @@
-"""Matrix products; see kernels/reference/gemm.py, and tiles.py and tensor_cores.py for what a block does.
+"""Matrix products; see kernels/reference/gemm.py, and tiles.py, tensor_cores.py and bfloat16.py for what a block does.
 
 The factors are read as they lie, transposed or not: A B, A^T B and A B^T have their kernels, which turn a tile on its way
 to shared memory if they must; the rare A^T B^T, and all in float64, goes by that of A^T B, one element at a time. The
@@ -9,27 +9,28 @@ shares with the other blocks of its row and column by way of the second-level ca
 
 from typing import NamedTuple
 
+from minigrad.kernels.cuda.parts.bfloat16 import product_bf16
 from minigrad.kernels.cuda.parts.factors import Factor, place_in_matrix
 from minigrad.kernels.cuda.parts.plans import (
+    BF16_TILES,
     DOUBLE,
     FLOAT32_TILES,
     SMALL,
     SMALL_WORK,
     TF32_KERNELS,
-    TF32_TILES,
     aligned,
     best_tiling,
     fitting,
     kernels_for,
     run_tiled,
-    uses_tf32,
+    tensor_tiles,
 )
 from minigrad.kernels.cuda.parts.tensor_cores import product_tf32
 from minigrad.kernels.cuda.parts.tiles import ADDS, HAS_BIAS, WIDE_A, WIDE_B, WIDE_C, Result, product
 from minigrad.kernels.cuda.tools.language import Choice, at, cuda, uint32, uint64
 from minigrad.kernels.cuda.tools.launch import FLOAT64, Reals, UInt, ULong
 
-PRODUCT = Choice("PRODUCT", product)  # product or product_tf32
+PRODUCT = Choice("PRODUCT", product)  # product, product_tf32 or product_bf16
 MOST_PRODUCTS = 65535  # of a batch in one launch
 
 
@@ -78,6 +79,7 @@ ORDERS = [{"A_DEEP": a, "B_DEEP": b} for a, b in ((False, False), (True, False),
 KERNELS = (
     kernels_for(multiply, [*FLOAT32_TILES, SMALL], ORDERS)
     | kernels_for(multiply, TF32_KERNELS, ORDERS, PRODUCT=product_tf32)
+    | kernels_for(multiply, BF16_TILES, ORDERS, PRODUCT=product_bf16)
     | kernels_for(multiply, [DOUBLE], ORDERS[:1], "float64")
 )
 
@@ -86,9 +88,7 @@ def tiles_for(dtype, work):
     """The tiles to choose from, for so many multiply-adds."""
     if dtype == FLOAT64:
         return [DOUBLE]
-    if uses_tf32(work):
-        return TF32_TILES
-    return [SMALL] if work <= SMALL_WORK else FLOAT32_TILES
+    return tensor_tiles(work) or ([SMALL] if work <= SMALL_WORK else FLOAT32_TILES)
 
 
 def launcher(a, b, m, n, k, trans_a, trans_b, how, batch=None):

@@ -161,11 +161,21 @@ def nothing(x):
     return x.reshape(-1).part(0, 0)
 
 
+def multiply(product, *arguments):
+    """gemm or gemm_add of a state, which is not rounded to bfloat16: errors would add up over the steps."""
+    asked = context.matmul_precision
+    context.matmul_precision = "float32" if asked == "bf16" else asked
+    try:
+        product(*arguments)
+    finally:
+        context.matmul_precision = asked
+
+
 def rnn_forward(h0, w_hh, with_relu, reverse, y):
     for t, last, _ in in_order(y.shape[0], reverse):
         now = step_of(y, t)
         if last is not None or h0.size:
-            gemm.gemm_add(h0 if last is None else step_of(y, last), w_hh, now, False, False)
+            multiply(gemm.gemm_add, h0 if last is None else step_of(y, last), w_hh, now, False, False)
         rnn_cell[grid(now)](now, now.size, int(with_relu))
 
 
@@ -176,7 +186,7 @@ def rnn_backward(dy, y, w_hh, with_relu, reverse, dgates, dh0):
         later = int(following is not None)
         rnn_cell_backward[grid(now)](step_of(dy, t), step_of(y, t), dh, now, now.size, int(with_relu), later)
         if last is not None or dh0.size:
-            gemm.gemm(now, w_hh, nothing(now), dh if last is not None else dh0, False, True)
+            multiply(gemm.gemm, now, w_hh, nothing(now), dh if last is not None else dh0, False, True)
 
 
 def lstm_forward(h0, c0, w_hh, reverse, gates, c, y):
@@ -184,7 +194,7 @@ def lstm_forward(h0, c0, w_hh, reverse, gates, c, y):
     for t, last, _ in in_order(y.shape[0], reverse):
         a, now = step_of(gates, t), step_of(y, t)
         if last is not None or h0.size:
-            gemm.gemm_add(h0 if last is None else step_of(y, last), w_hh, a, False, False)
+            multiply(gemm.gemm_add, h0 if last is None else step_of(y, last), w_hh, a, False, False)
         before = c0 if last is None else step_of(c, last)
         lstm_cell[grid(now)](a, before, step_of(c, t), now, Step(now.size, units, int(before.size > 0), 0))
 
@@ -201,7 +211,7 @@ def lstm_backward(dy, dc, gates, c0, c, w_hh, reverse, dgates, dh0, dc0):
             Step(dh.size, units, int(before.size > 0), int(following is not None)),
         )  # fmt: skip
         if last is not None or dh0.size:
-            gemm.gemm(now, w_hh, nothing(now), dh if last is not None else dh0, False, True)
+            multiply(gemm.gemm, now, w_hh, nothing(now), dh if last is not None else dh0, False, True)
     if dc0.size:
         movement.copy(dstate.reshape(-1), dc0.reshape(-1))
 
@@ -214,7 +224,7 @@ def gru_forward(h0, w_hh, b_hh, reverse, gates, hidden, y):
         before = h0 if last is None else step_of(y, last)
         # without a state the product is one over no indices: the bias
         left, right = (before, w_hh) if before.size else (nothing(y).reshape(n, 0), nothing(y).reshape(0, 3 * units))
-        gemm.gemm(left, right, b_hh, products, False, False)
+        multiply(gemm.gemm, left, right, b_hh, products, False, False)
         gru_cell[grid(now)](
             step_of(gates, t), products, before, step_of(hidden, t), now, Step(now.size, units, int(before.size > 0), 0)
         )
@@ -231,6 +241,6 @@ def gru_backward(dy, gates, hidden, h0, y, w_hh, reverse, dgates, dhidden, dh0):
             Step(dh.size, units, int(before.size > 0), int(following is not None)),
         )  # fmt: skip
         if last is not None or dh0.size:
-            gemm.gemm_add(now, w_hh, dh, False, True)
+            multiply(gemm.gemm_add, now, w_hh, dh, False, True)
     if dh0.size:
         movement.copy(dh.reshape(-1), dh0.reshape(-1))

@@ -1,7 +1,9 @@
 """How exactly products of float32 numbers are computed where there is a choice: tensor cores, and bfloat16 on the CPU."""
 
+from types import ModuleType
+
 from minigrad.devices.base import Device
-from minigrad.devices.registry import DEVICES
+from minigrad.devices.registry import DEVICES, get_device
 from minigrad.kernels.precision import Products
 
 PRECISIONS = ("float32", "tf32", "bf16")
@@ -12,11 +14,12 @@ class matmul_precision:
 
     "float32", the default: every product and sum in float32. "tf32": on the GPU factors are rounded to TF32, a float32 with
     10 bits of significand (a relative error of up to 2^-11 each), for the tensor cores; sums stay in float32. Several times
-    as fast. "bf16": on the CPU factors are rounded to bfloat16, 7 bits of significand (up to 2^-8 each) and the range of
-    float32; sums, results and weights stay in float32. Up to twice as fast. The CPU computes in float32 under "tf32", the GPU
-    under "bf16"; "reference" rounds as the CPU does. float64 is never touched, nor are attention, recurrent layers and
-    depthwise convolutions. A captured step has a recording for each.
-    Raises ValueError for another name, and RuntimeError for "bf16" where the processor has no AVX512_BF16.
+    as fast. "bf16": factors are rounded to bfloat16, 7 bits of significand (up to 2^-8 each, halves to the even one) and the
+    range of float32; sums, results and weights stay in float32. On the CPU up to twice as fast; on the GPU for tensor cores,
+    with fewer instructions than "tf32". The CPU computes in float32 under "tf32", and under "bf16" if it has no AVX512_BF16;
+    "reference" rounds as the CPU does. float64 is never touched, nor are attention, recurrent layers and depthwise
+    convolutions. A captured step has a recording for each.
+    Raises ValueError for another name, and RuntimeError for "bf16" where the processor has no AVX512_BF16 and there is no GPU.
 
         mg.matmul_precision("tf32")
         with mg.matmul_precision("float32"):
@@ -39,7 +42,7 @@ class matmul_precision:
     def set(precision: str) -> None:
         """Tell the kernels."""
         matmul_precision.current = Device.precision = precision
-        Products.in_bfloat16 = precision == "bf16"
+        Products.in_bfloat16 = precision == "bf16" and processor().HAS_BFLOAT16
         if "cuda" in DEVICES:
             DEVICES["cuda"].use_precision(precision)
 
@@ -51,11 +54,17 @@ class matmul_precision:
 
 
 def check_bfloat16() -> None:
-    """RuntimeError, with what mends it, unless kernels are compiled for a processor that multiplies bfloat16."""
+    """RuntimeError, with what mends it, unless the processor that kernels are compiled for, or a GPU, multiplies bfloat16."""
+    if not processor().HAS_BFLOAT16 and get_device("auto").name != "cuda":
+        raise RuntimeError(
+            'matmul_precision("bf16") needs a processor with AVX512_BF16, such as AMD Zen 4 or Intel Sapphire Rapids, '
+            f"or a GPU; kernels are compiled for {processor().name()}, without it, and no GPU works here; "
+            'stay with "float32", which is exact and here the fastest'
+        )
+
+
+def processor() -> ModuleType:
+    """What the CPU's kernels are compiled for, which Numba is imported to learn."""
     from minigrad.kernels.cpu.vector import target
 
-    if not target.HAS_BFLOAT16:
-        raise RuntimeError(
-            f'matmul_precision("bf16") needs a processor with AVX512_BF16, such as AMD Zen 4 or Intel Sapphire Rapids, and '
-            f'kernels are compiled for {target.name()}, without it; stay with "float32", which is exact and here the fastest'
-        )
+    return target

@@ -1,10 +1,14 @@
 """mg.matmul_precision: what it computes in, where it is refused, and that what is recorded keeps to it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from small_steps import step_of
 
 import minigrad as mg
+from minigrad.devices import precision
+from minigrad.devices.registry import DEVICES
 from minigrad.kernels.cpu.vector import target
 from minigrad.kernels.precision import Products, rounded_to_bfloat16
 
@@ -18,10 +22,19 @@ def test_an_unknown_precision_is_refused_by_those_there_are():
 
 def test_bfloat16_is_refused_where_the_processor_has_none(monkeypatch):
     monkeypatch.setattr(target, "HAS_BFLOAT16", False)
-    with pytest.raises(RuntimeError, match=r"needs a processor with AVX512_BF16.*stay with \"float32\""):
+    monkeypatch.setattr(precision, "get_device", lambda name: DEVICES["cpu"])
+    with pytest.raises(RuntimeError, match=r"needs a processor with AVX512_BF16.* or a GPU.*stay with \"float32\""):
         mg.matmul_precision("bf16")
     assert mg.matmul_precision.current == "float32"
     assert not Products.in_bfloat16
+
+
+def test_bfloat16_is_for_a_gpu_where_the_processor_has_none(monkeypatch):
+    monkeypatch.setattr(target, "HAS_BFLOAT16", False)
+    monkeypatch.setattr(precision, "get_device", lambda name: SimpleNamespace(name="cuda"))
+    with mg.matmul_precision("bf16"):
+        assert mg.matmul_precision.current == "bf16"
+        assert not Products.in_bfloat16
 
 
 @on_the_processor

@@ -131,10 +131,14 @@ CASES = {
     "dropout": Case(lambda x, key, y: dropout.dropout(x, 0.5, key, y), [(MANY,), (np.uint64, 2), (MANY,)]),
     **{f"product, {tile}": by_tile(tile) for tile in (*plans.FLOAT32_TILES, plans.SMALL)},
     **{f"product in TF32, {tile}": by_tile(tile) for tile in plans.TF32_TILES},
+    **{f"product in bfloat16, {tile}": by_tile(tile) for tile in plans.BF16_TILES},
     **{f"convolution, {tile}": by_pass(conv.conv_forward, tile, "xwy") for tile in plans.FLOAT32_TILES},
     "convolution in TF32": by_pass(conv.conv_forward, plans.TF32_LARGE, "xwy"),
+    "convolution in bfloat16": by_pass(conv.conv_forward, plans.BF16_LARGE, "xwy"),
     "gradient of images": by_pass(conv.conv_backward_x, plans.TALL, "ywx"),
+    "gradient of images in bfloat16": by_pass(conv.conv_backward_x, plans.BF16_TALL, "ywx"),
     "gradient of weights": by_pass(conv.conv_backward_w, plans.TALL, "xyw"),
+    "gradient of weights in bfloat16": by_pass(conv.conv_backward_w, plans.BF16_TALL, "xyw"),
 }
 
 

@@ -14,7 +14,17 @@ four neighbours, of 16 bytes where the memory is so aligned (`wide`), else one b
 
 from typing import Any, NamedTuple
 
-from minigrad.kernels.cuda.tools.language import Choice, copy4, copy16, device_function, load4, real, store4, uint32
+from minigrad.kernels.cuda.tools.language import (
+    Choice,
+    copy4,
+    copy16,
+    device_function,
+    load4,
+    load4_if,
+    real,
+    store4,
+    uint32,
+)
 
 READ4, WRITE4 = Choice("READ4", load4), Choice("WRITE4", store4)  # float64 has no such instructions: see four, put_four
 
@@ -146,6 +156,31 @@ def fetch(memory, place, factor, lines, depth, deep, wide, loads, values):
     if loads > 2:
         depth = fetch_group(memory, place, factor, lines, depth, deep, wide, 2, values)
         depth = fetch_group(memory, place, factor, lines, depth, deep, wide, 3, values)
+    return advanced(depth, factor.step, factor.depths) if deep else depth
+
+
+@device_function
+def fetch_four(memory, place, factor, lines, depth, deep, q, values):
+    """As fetch_group of 16 bytes, without a branch."""
+    r = 3 * q if deep else 0
+    found, i = place(factor.where, (lines[r], lines[r + 1], lines[r + 2]), depth)
+    group = load4_if(memory, i, found)
+    values[4 * q] = group[0]
+    values[4 * q + 1] = group[1]
+    values[4 * q + 2] = group[2]
+    values[4 * q + 3] = group[3]
+    return depth if deep else advanced(depth, factor.step, factor.depths)
+
+
+@device_function
+def fetch_fours(memory, place, factor, lines, depth, deep, loads, values):
+    """As fetch of groups of 16 bytes, without branches."""
+    depth = fetch_four(memory, place, factor, lines, depth, deep, 0, values)
+    if loads > 1:
+        depth = fetch_four(memory, place, factor, lines, depth, deep, 1, values)
+    if loads > 2:
+        depth = fetch_four(memory, place, factor, lines, depth, deep, 2, values)
+        depth = fetch_four(memory, place, factor, lines, depth, deep, 3, values)
     return advanced(depth, factor.step, factor.depths) if deep else depth
 
 

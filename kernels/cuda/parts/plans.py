@@ -21,8 +21,14 @@ SMALL = TileSize(32, 32, 32, 4, 4, 64, 6, 2.0)
 DOUBLE = TileSize(32, 32, 16, 4, 4, 64, 4, 1.0)
 TF32_LARGE = TileSize(128, 128, 16, 64, 64, 128, 2, 1.0, 3)
 TF32_TALL = TileSize(128, 64, 16, 64, 32, 128, 3, 1.2, 3)
+BF16_LARGE = TileSize(
+    128, 128, 16, 64, 64, 128, 2, 1.0, 4, in_pairs=True
+)  # costs by the instructions of a step, counted
+BF16_TALL = TileSize(128, 64, 16, 64, 32, 128, 3, 1.5, 4, in_pairs=True)
+BF16_NARROW = TileSize(128, 32, 16, 32, 32, 128, 4, 2.5, 4, in_pairs=True)
 
 FLOAT32_TILES, TF32_TILES = (LARGE, TALL, NARROW), (TF32_LARGE, TF32_TALL)
+BF16_TILES = BF16_LARGE, BF16_TALL, BF16_NARROW
 TF32_KERNELS = [tile._replace(stages=stages) for tile in TF32_TILES for stages in (3, 2)]  # see fitting
 
 # These four are reckoned, not measured.
@@ -43,9 +49,11 @@ class Tiling(NamedTuple):
     part: int  # depths of each
 
 
-def uses_tf32(work):
-    """Whether a product of float32 of so many multiply-adds goes to tensor cores."""
-    return context.matmul_precision == "tf32" and work >= TF32_WORK
+def tensor_tiles(work):
+    """The tiles to choose from for a product of float32 of so many multiply-adds, if it goes to tensor cores."""
+    if context.matmul_precision == "bf16":  # of all products, so that they are as the CPU's
+        return BF16_TILES
+    return TF32_TILES if context.matmul_precision == "tf32" and work >= TF32_WORK else ()
 
 
 def tiling_by(tile, m, n, k, parts):
@@ -67,6 +75,8 @@ def shared_bytes(tile, itemsize, a_deep, b_deep):
     """Bytes of shared memory of a block."""
     if not tile.is_of_warps:
         return tile.stages * itemsize * tile.depth * (tile.rows + tile.columns + 8)
+    if tile.in_pairs:
+        return tile.stages * 2 * tile.depth * (tile.rows + tile.columns)
     factors = (tile.rows, a_deep), (tile.columns, b_deep)
     elements = sum(size * (tile.depth + 4) if deep else tile.depth * (size + 8) for size, deep in factors)
     return tile.stages * itemsize * elements

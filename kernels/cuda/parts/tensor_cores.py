@@ -17,6 +17,7 @@ from minigrad.kernels.cuda.parts.tiles import (
     WIDE_A,
     WIDE_B,
     add_bias,
+    finish_row,
     finish_rows,
     tile_corner,
 )
@@ -108,9 +109,7 @@ def product_tf32(a, place_a, factor_a, b, place_b, factor_b, result, begin, end)
     to_a = uint32(line_a * uint32(pitch_a) + k_a if A_DEEP else k_a * uint32(pitch_a) + line_a)
     to_b = uint32(line_b * uint32(pitch_b) + k_b if B_DEEP else k_b * uint32(pitch_b) + line_b) + uint32(size_a)
 
-    lane, warp = uint32(thread & uint32(31)), uint32(thread >> uint32(5))
-    warps = uint32(TILE.columns // TILE.width)
-    row, column = uint32(warp // warps * uint32(TILE.height)), uint32(warp % warps * uint32(TILE.width))
+    row, column = warp_corner(thread)
     left = uint32(row * uint32(TILE.depth + 4 if A_DEEP else 1))
     right = uint32(column * uint32(TILE.depth + 4 if B_DEEP else 1) + uint32(size_a))
 
@@ -144,13 +143,31 @@ def product_tf32(a, place_a, factor_a, b, place_b, factor_b, result, begin, end)
         used = uint32(0) if used == ahead * buffer else uint32(used + buffer)
         step = uint32(step + uint32(1))
 
+    finish_fragments(result, sums, uint32(first_row + row), uint32(first_column + column))
+
+
+@device_function
+def warp_corner(thread):
+    """(first row, first column) of a warp's part of the tile."""
+    warp, warps = uint32(thread >> uint32(5)), uint32(TILE.columns // TILE.width)
+    return uint32(warp // warps * uint32(TILE.height)), uint32(warp % warps * uint32(TILE.width))
+
+
+@device_function
+def finish_fragments(result, sums, row, column):
+    """A warp's sums, as its threads have them of products by tensor cores, to C from that row and column on."""
+    lane = uint32(cuda.threadIdx.x) & uint32(31)
     exchange_halves(sums)
-    row = uint32(first_row + row + (lane >> uint32(2)) + ((lane & uint32(1)) << uint32(3)))
-    column = uint32(first_column + column + ((lane & uint32(2)) << uint32(1)))
-    if flags & uint32(BIAS_FLAG):
+    row = uint32(row + (lane >> uint32(2)) + ((lane & uint32(1)) << uint32(3)))
+    column = uint32(column + ((lane & uint32(2)) << uint32(1)))
+    if result.flags & uint32(BIAS_FLAG):
         add_bias(result, sums, TILE.height // 16, column, TILE.width // 8, 8)
     c = at(result.c, uint64(cuda.blockIdx.z) * result.step)
-    finish_rows(c, result, sums, 0, row, 16, column, TILE.width // 8, 8)
+    if TILE.height == 64:
+        finish_rows(c, result, sums, 0, row, 16, column, TILE.width // 8, 8)
+    else:
+        finish_row(c, result, row, sums, 0, column, TILE.width // 8, 8)
+        finish_row(c, result, uint32(row + uint32(16)), sums, TILE.width // 2, column, TILE.width // 8, 8)
 
 
 @device_function

@@ -17,7 +17,7 @@ from minigrad.kernels.cuda.tools.language import Choice, at, cuda, device_functi
 
 
 class TileSize(NamedTuple):
-    """The size of a block's tile, and of a thread's (float32, float64) or a warp's (TF32)."""
+    """The size of a block's tile, and of a thread's (float32, float64) or a warp's (TF32, bfloat16)."""
 
     rows: int
     columns: int
@@ -28,6 +28,7 @@ class TileSize(NamedTuple):
     min_blocks: int  # on a multiprocessor at once
     cost: float  # of an element of the result, compared with the largest tile; reckoned, not measured
     stages: int = 2  # buffers of shared memory
+    in_pairs: bool = False  # whether that holds factors rounded to bfloat16, two to a word
 
     @property
     def is_of_warps(self):

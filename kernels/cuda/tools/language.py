@@ -8,6 +8,8 @@ shared.array, syncthreads), takes bare pointers, and finds here
     device_function    marks a function that kernels call; it is compiled into each of them
     load4, store4      four elements in one instruction of 16 bytes (two if they have 8 bytes), at a multiple of 4
     store2             two elements in one instruction, at a multiple of 2
+    load4_if           load4 without a branch, or zeros
+    settled            a value that is worked out where it stands, once
     at                 the pointer to element i
     memory_at, cast    a pointer from an address, or to elements of another type
     next_ticket        a number for each thread that asks, of all blocks
@@ -155,6 +157,73 @@ def _load4(typing_context, memory, i):
 @overload(load4)
 def _compiled_load4(memory, i):
     return lambda memory, i: _load4(memory, i)
+
+
+def load4_if(memory, i, holds):
+    """load4 of float32 in the GPU's memory, or zeros where something does not hold and memory[i] need not be there.
+
+    A branch would part the reads of a thread from one another; this is an instruction that not all threads carry out.
+    """
+    return load4(memory, i) if holds else (np.float32(0),) * 4
+
+
+@intrinsic
+def _load4_if(typing_context, memory, i, holds):
+    if not is_memory(memory):
+        raise TypingError(f"load4_if reads float32, not {memory}")
+
+    def generate(context, builder, signature, arguments):
+        memory, i, holds = arguments
+        pointer = pointer_to(context, builder, signature.args[0], memory, i)
+        pointer = builder.addrspacecast(pointer, ir.PointerType(ir.FloatType(), GLOBAL))
+        zero = ir.Constant(ir.FloatType(), 0)
+        value = assembly(
+            builder,
+            ir.LiteralStructType([ir.FloatType()] * 4),
+            [builder.zext(holds, WORD), builder.ptrtoint(pointer, ir.IntType(64)), *[zero] * 4],
+            "{ .reg .pred %holds; setp.ne.u32 %holds, $4, 0; @%holds ld.global.v4.f32 {$0,$1,$2,$3}, [$5]; }",
+            "=f,=f,=f,=f,r,l,0,1,2,3",
+            effects=True,  # or it might be moved to where it is needed
+        )
+        parts = [builder.extract_value(value, k) for k in range(4)]
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    return types.UniTuple(float32, 4)(memory, i, types.boolean), generate
+
+
+@overload(load4_if)
+def _compiled_load4_if(memory, i, holds):
+    return lambda memory, i, holds: _load4_if(memory, i, bool(holds))
+
+
+def settled(x):
+    """A uint32 or a pointer as it is. What it comes to is worked out here, and kept, for the compiler cannot look into it.
+
+    Else it might work out again, in each turn of a loop, what it has where the loop begins, and join it with other sums.
+    """
+    return x
+
+
+@intrinsic
+def _settled(typing_context, x):
+    if x != uint32 and not isinstance(x, types.CPointer):
+        raise TypingError(f"settled takes a uint32 or a pointer, not {x}")
+
+    def generate(context, builder, signature, arguments):
+        (value,) = arguments
+        if value.type == WORD:
+            return assembly(builder, WORD, [value], "mov.u32 $0, $1;", "=r,r", effects=True)
+        long = ir.IntType(64)
+        number = builder.ptrtoint(builder.addrspacecast(value, ir.PointerType(value.type.pointee, GLOBAL)), long)
+        number = assembly(builder, long, [number], "mov.u64 $0, $1;", "=l,l", effects=True)
+        return builder.addrspacecast(builder.inttoptr(number, ir.PointerType(value.type.pointee, GLOBAL)), value.type)
+
+    return x(x), generate
+
+
+@overload(settled)
+def _compiled_settled(x):
+    return lambda x: _settled(x)
 
 
 def store4(memory, i, a, b, c, d):
