@@ -31,9 +31,14 @@ def on_cuda(*cases):
     return [pytest.param(case, marks=pytest.mark.cuda) for case in cases]
 
 
+def slow(*cases):
+    """These cases are left to `pytest --full`."""
+    return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
 def first_only(first, *others):
     """These cases, of which the default run takes the first, since it shows what the others do."""
-    return [first, *[pytest.param(case, marks=pytest.mark.slow) for case in others]]
+    return [first, *slow(*others)]
 
 
 def fenced(fences, array):

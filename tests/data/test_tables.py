@@ -83,6 +83,7 @@ def test_batches_depend_on_seed_and_step_alone(path):
     assert [two.batch(step)["number"].tolist() for step in reversed(range(24))] == forward[::-1]
 
 
+@pytest.mark.slow  # as of any images, in test_workers.py
 def test_processes_give_the_same_batches(path):
     options = {"batch_size": 20, "seed": 3, "keys": ("pixels", "label")}
     plain = Loader(mg.data.parquet(path, ARRAYS), **options)

@@ -33,7 +33,7 @@ from sample_sets import (
 from minigrad.data import Loader, workers
 from minigrad.data.prefetch import END, LocalMaker, Prefetcher
 
-KINDS = [("thread", 1), ("thread", 3), pytest.param("process", 1, marks=pytest.mark.slow), ("process", 2)]
+KINDS = [("thread", 1), ("thread", 3), ("process", 1), pytest.param("process", 2, marks=pytest.mark.slow)]
 ROOT = Path(__file__).parents[2]
 
 

@@ -12,14 +12,14 @@ import minigrad as mg
 SHAPE = (2, 5, 7, 6)  # of an image that several ops read; large enough for no vector width to divide it
 
 
-def whole(rng, *shape, dtype=np.float64, device="cpu", requires_grad=True):
+def whole(rng, *shape, dtype=np.float32, device="cpu", requires_grad=True):
     return mg.tensor(rng.integers(-3, 4, shape).astype(dtype), device=device, requires_grad=requires_grad)
 
 
 class Uses:
     """An image, weights, and ops that read the image."""
 
-    def __init__(self, device="cpu", dtype=np.float64):
+    def __init__(self, device="cpu", dtype=np.float32):
         rng = np.random.default_rng(5)
         self.x = whole(rng, *SHAPE, dtype=dtype, device=device)
         self.ones = [whole(rng, 1, 1, 6, k, dtype=dtype, device=device) for k in (1, 6, 17)]
@@ -284,8 +284,8 @@ def views(kept):
 @pytest.mark.parametrize("which", views(None))
 def test_array_that_others_hold_is_not_added_to(which, device):
     uses = Uses(device)
-    (kept,) = there(device, np.full(SHAPE, 7.0))
-    grad = mg.tensor(np.full(SHAPE, 2.0), device=device)
+    (kept,) = there(device, np.full(SHAPE, 7.0, np.float32))
+    grad = mg.tensor(np.full(SHAPE, 2.0, np.float32), device=device)
     seen = []
     for _ in range(2):
         h = uses.image()
@@ -298,7 +298,7 @@ def test_array_that_others_hold_is_not_added_to(which, device):
     mg.conv2d(alone.image(), alone.ones[1]).backward(grad)
     first = 7.0 if "kept" in which or "of one" in which else 2.0
     np.testing.assert_array_equal(uses.x.grad.numpy(), 2 * (alone.x.grad.numpy() + 2 * first))
-    np.testing.assert_array_equal(np.asarray(kept), np.full(SHAPE, 7.0))
+    np.testing.assert_array_equal(np.asarray(kept), np.full(SHAPE, 7.0, np.float32))
     np.testing.assert_array_equal(grad.numpy(), np.full(SHAPE, 2.0))
     assert len(seen) == 4
     for g in seen:

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from targets import on_cpu, on_cuda
+from targets import on_cpu, on_cuda, slow
 
 from minigrad.kernels.axes import broadcast_layouts
 from minigrad.kernels.cpu import pointwise
@@ -122,7 +122,7 @@ def test_four_inputs_and_four_results(check_kernel, rng, dtype):
     assert len(check(check_kernel, gradient(formula, (0, 1, 2, 3)), *inputs)) == 4
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, np.int32, np.int16, np.uint8, np.bool_])
+@pytest.mark.parametrize("kind", ["float32", "int64", "bool", *slow("float64", "int32", "int16", "uint8")])
 def test_choice_of_any_dtype(check_kernel, rng, kind):
     def choose(condition: bool, a, b):
         return where(condition, a, b)

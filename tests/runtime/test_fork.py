@@ -45,7 +45,7 @@ def run_forking(run_script):
     return run
 
 
-@pytest.mark.parametrize("layer", ["default", "workqueue"])
+@pytest.mark.parametrize("layer", first_only("default", "workqueue"))
 def test_child_of_a_parent_that_ran_parallel_kernels(run_forking, layer):
     run_forking(
         """
@@ -94,6 +94,7 @@ def test_child_of_a_parent_that_ran_nothing(run_forking):
     )
 
 
+@pytest.mark.slow
 def test_grandchild(run_forking):
     run_forking(
         """
@@ -108,6 +109,7 @@ def test_grandchild(run_forking):
     )
 
 
+@pytest.mark.slow
 def test_child_of_a_parent_whose_own_numba_code_ran_in_parallel(run_forking):
     run_forking(
         """

@@ -36,7 +36,7 @@ def run_nested(run_script):
 
 
 @pytest.mark.parametrize("layer", ["default", "workqueue"])
-@pytest.mark.parametrize("call", ["inner", "in_a_thread", "again"])
+@pytest.mark.parametrize("call", ["inner", "in_a_thread", pytest.param("again", marks=pytest.mark.slow)])
 def test_kernels_launched_by_a_kernel_of_the_users(run_nested, layer, call):
     """The first time while the layer starts, the second time while it runs."""
     run_nested(

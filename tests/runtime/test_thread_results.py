@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from targets import first_only
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.axes import flat_layout
@@ -140,7 +141,7 @@ def results(work, dtype):
 
 
 @TWO
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.wide)])
 @pytest.mark.parametrize("work", WORK, ids=lambda work: work.__name__)
 def test_results_do_not_depend_on_the_number_of_threads(set_threads, work, dtype):
     runs = []
@@ -249,7 +250,7 @@ print(numba.threading_layer())
 
 
 @TWO
-@pytest.mark.parametrize("script", [FIRST, LAYER], ids=["first launches", "many launches"])
+@pytest.mark.parametrize("script", first_only(FIRST, LAYER), ids=["first launches", "many launches"])
 @pytest.mark.parametrize("layer", ["workqueue", "omp"])
 def test_threading_layers_bear_three_python_threads(run_script, layer, script):
     result = run_script(script, check=False, NUMBA_THREADING_LAYER=layer)
