@@ -16,10 +16,12 @@ from minigrad.gradients import added, left_by, run_hooks
 from minigrad.modes import Switch, at_work, read
 from minigrad.ops import add
 from minigrad.ops.shape_functions import BroadcastTo
+from minigrad.results import Result, no_gradient, op_of
 from minigrad.tape import Op, check_count, first_gradient, watching, wrong_gradient
 from minigrad.tensor import Tensor
 
-Source = Op | Tensor  # where a tensor comes from: the op that made it, or a leaf itself
+Source = Op | Result | Tensor  # where a tensor comes from: the op that made it, one of its results, or a leaf itself
+Arrived = tuple[Tensor, bool]  # a gradient, and whether nobody else has it
 Tensors = Tensor | Sequence[Tensor]
 
 
@@ -113,7 +115,7 @@ def walk(
     on_tape: bool,
     retain_graph: bool,
     stop_there: bool = False,
-) -> dict[Source, tuple[Tensor, bool]]:
+) -> dict[Source, Arrived]:
     """Backward from some tensors to `targets`: the gradient of each that was reached, and whether nobody else has it.
 
     `stop_there`: what the targets themselves were made from gets no share.
@@ -121,42 +123,52 @@ def walk(
     home = starts[0][0]._device
     device = at_work(home)
     leading = leading_ops([y for y, _ in starts], targets, stop_there)
-    arrived: dict[Source, tuple[Tensor, bool]] = {}
+    arrived: dict[Source, Arrived] = {}
     waiting: list[tuple[int, Op]] = []  # a heap: the op made last comes first
-    found: dict[Source, tuple[Tensor, bool]] = {}
+    queued: set[Op] = set()
+    found: dict[Source, Arrived] = {}
 
     def arrive(source: Source, dx: Tensor, ours: bool) -> None:
+        op = op_of(source)
         if source in arrived:
             dx, ours = together(*arrived[source], dx, device, on_tape), True
-        elif isinstance(source, Op):
-            heapq.heappush(waiting, (-source.order, source))
+        elif op is not None and op not in queued:
+            queued.add(op)
+            heapq.heappush(waiting, (-op.order, op))
         arrived[source] = dx, ours
+
+    def leave(result: Op | Result, op: Op) -> Arrived | None:
+        """What has arrived at a result of an op, for the op to pass on."""
+        if result not in arrived:
+            return None
+        dy, ours = arrived.pop(result)
+        if result.hooks:
+            dy, ours = hooked(result.hooks, dy, on_tape), False
+        if result in targets:
+            found[result], ours = (dy, ours and op not in leading), False
+        return None if result in targets and stop_there else (dy, ours)
 
     for y, dy in starts:
         first = y._op or y
-        if first in leading or first in targets:
+        if op_of(first) in leading or first in targets:
             arrive(first, dy, False)
     observers = [] if on_tape else watching()
     while waiting:
         op = heapq.heappop(waiting)[1]
-        dy, ours = arrived.pop(op)
-        if op.hooks:
-            dy, ours = hooked(op.hooks, dy, on_tape), False
-        if op in targets:
-            found[op], ours = (dy, ours and op not in leading), False
-        if op not in leading:
+        given = [leave(result, op) for result in op._results()]
+        if op not in leading or not any(given):
             continue
         op.check_saved()
         op.device, op.kernels = device, device.kernels
         sources, whole = op.sources or (), op.needs
-        op.needs = tuple([s is not None and (s in leading or s in targets) for s in sources])
+        op.needs = tuple([s is not None and (op_of(s) in leading or s in targets) for s in sources])
+        dys = [gradient_for(op, result, dy, home, on_tape) for result, dy in zip(op._results(), given, strict=True)]
+        del given
         try:
             if on_tape:
-                results: Sequence[Tensor | None] = checked(op, op.backward_on_tape(dy))
+                results: Sequence[Tensor | None] = checked(op, op.backward_on_tape(*dys))
             else:
-                if not ours and not type(op).__module__.startswith("minigrad."):  # it may write into it all the same
-                    dy = Tensor._wrap(device.copy(dy._data), home)
-                results = as_tensors(op, dy._data, observers, home)
+                results = as_tensors(op, [None if dy is None else dy._data for dy in dys], observers, home)
         finally:
             needs, op.needs = op.needs, whole
         if not retain_graph:
@@ -164,7 +176,7 @@ def walk(
         for source, dx, need in zip(sources, results, needs, strict=True):
             if need and source is not None and dx is not None:
                 arrive(source, dx, not op.passes_on and not on_tape)
-        del dy, results  # so that their memory is used again by the next op
+        del dys, results  # so that their memory is used again by the next op
     for leaf, (dx, ours) in arrived.items():
         if isinstance(leaf, Tensor) and leaf._hooks:
             dx, ours = hooked(leaf._hooks, dx, on_tape), False
@@ -175,17 +187,29 @@ def walk(
 def leading_ops(ys: Sequence[Tensor], targets: Collection[Source], stop_there: bool) -> set[Op]:
     """The ops on the way from ys to the targets, those that were freed among them, so that they are told of."""
     ops: set[Op] = set()
-    waiting = [y._op for y in ys if y._op is not None]
+    waiting: list[Source | None] = [y._op for y in ys]
     while waiting:
-        op = waiting.pop()
-        if op not in ops and not (stop_there and op in targets):
+        source = waiting.pop()
+        op = op_of(source)
+        if op is not None and op not in ops and not (stop_there and source in targets):
             ops.add(op)
-            waiting += [s for s in op.sources or () if isinstance(s, Op)]
+            waiting += op.sources or ()
     leading: set[Op] = set()
     for op in sorted(ops, key=lambda op: op.order):
-        if op.sources is None or any(s is not None and (s in targets or s in leading) for s in op.sources):
+        if op.sources is None or any(s is not None and (s in targets or op_of(s) in leading) for s in op.sources):
             leading.add(op)
     return leading
+
+
+def gradient_for(op: Op, result: Op | Result, given: Arrived | None, home: Any, on_tape: bool) -> Tensor | None:
+    """What an op is given for one of its results."""
+    if given is None:
+        none = no_gradient(op, result, op.device)
+        return None if none is None else Tensor._wrap(none, home)
+    dy, ours = given
+    if on_tape or ours or type(op).__module__.startswith("minigrad."):
+        return dy
+    return Tensor._wrap(op.device.copy(dy._data), dy._device)  # it may write into it all the same
 
 
 def together(total: Tensor, ours: bool, dx: Tensor, device: Device, on_tape: bool) -> Tensor:
@@ -204,21 +228,22 @@ def hooked(hooks: dict[int, Any], dy: Tensor, on_tape: bool) -> Tensor:
     return dy
 
 
-def as_tensors(op: Op, dy: np.ndarray, observers: Sequence[Any], home: Any) -> list[Tensor | None]:
+def as_tensors(op: Op, given: Sequence[Any], observers: Sequence[Any], home: Any) -> list[Tensor | None]:
     """What an op's backward gives, checked, as tensors off the tape, on the device of all."""
+    dys = tuple(given)
     for observer in observers:
-        observer.before(op, dy)
-    results = op.backward(dy)
+        observer.before(op, dys)
+    results = op.backward(*dys)
     check_count(op, results)
     for observer in observers:
-        observer.after(op, dy, results)
+        observer.after(op, dys, results)
     tensors: list[Tensor | None] = []
     for i, (source, need, dx) in enumerate(zip(op.sources or (), op.needs, results, strict=True)):
         if not need or dx is None:
             tensors.append(None)
             continue
         array = np.asarray(dx) if isinstance(dx, np.generic) else dx
-        like: Any = source if isinstance(source, Op) else source._data  # type: ignore[union-attr]
+        like: Any = source._data if isinstance(source, Tensor) else source
         if type(array) is not home.array_type or array.shape != like.shape or array.dtype != like.dtype:
             raise wrong_gradient(type(op).__name__, i, source, array)  # type: ignore[arg-type]
         tensors.append(Tensor._wrap(array if array.flags.c_contiguous else np.ascontiguousarray(array), home))

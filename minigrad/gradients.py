@@ -14,11 +14,10 @@ import minigrad.tensor as tensors
 from minigrad.devices import Device
 from minigrad.kernels.axes import flat_layout
 from minigrad.modes import at_work, read_grad
+from minigrad.results import Hook, Result, no_gradient
 
 if TYPE_CHECKING:
     from minigrad.tape import Op
-
-Hook = tensors.NewHook
 
 
 class Gradients:
@@ -26,12 +25,14 @@ class Gradients:
 
     def __init__(self, home: Device) -> None:
         self.home, self.device = home, at_work(home)
-        self.arrived: dict[Op | tensors.Tensor, tuple[np.ndarray, bool]] = {}  # the sum, and whether it is ours
+        self.arrived: dict[
+            Op | Result | tensors.Tensor, tuple[np.ndarray, bool]
+        ] = {}  # the sum, and whether it is ours
         self.waiting: list[tuple[int, Op]] = []  # a heap: the op made last comes first
-        self.queued: set[Op] = set()
+        self.queued: set[Op | Result] = set()
         self.leaves: list[tensors.Tensor] = []  # with hooks
 
-    def add(self, source: "Op | tensors.Tensor", dx: np.ndarray, ours: bool) -> None:
+    def add(self, source: "Op | Result | tensors.Tensor", dx: np.ndarray, ours: bool) -> None:
         """A gradient arrives at the op an input came from, or at a leaf."""
         if isinstance(source, tensors.Tensor):
             if not source._hooks:
@@ -41,33 +42,50 @@ class Gradients:
                 self.leaves.append(source)
         elif source not in self.queued:
             self.queued.add(source)
-            heapq.heappush(self.waiting, (-source.order, source))
+            if isinstance(source, Result):
+                self.queue(source.op)
+            else:
+                heapq.heappush(self.waiting, (-source.order, source))
         if source in self.arrived:
             dx, ours = added(*self.arrived[source], dx, self.device), True
         self.arrived[source] = dx, ours
+
+    def queue(self, op: "Op") -> None:
+        """An op is to be visited, once, of which a result has got a gradient."""
+        if op not in self.queued:
+            self.queued.add(op)
+            heapq.heappush(self.waiting, (-op.order, op))
 
     def next_op(self) -> "Op | None":
         """The op to visit now: all that its result was used for has been visited."""
         return heapq.heappop(self.waiting)[1] if self.waiting else None
 
-    def take(self, op: "Op") -> np.ndarray:
-        """What has arrived at an op in all, as its hooks leave it; a tensor that retains its gradient gets a copy."""
-        dy, ours = self.arrived.pop(op)
-        if op.hooks:
-            dy = run_hooks(op.hooks, dy, self.home)
+    def take(self, op: "Op") -> tuple[Any, ...]:
+        """The gradient of each result of an op: of one that nothing has used zeros, or None (see Op)."""
+        if not op._several:
+            return (self.whole(op, op),)
+        return tuple(
+            [self.whole(op, r) if r in self.arrived else no_gradient(op, r, self.device) for r in op._results()]
+        )
+
+    def whole(self, op: "Op", result: "Op | Result") -> np.ndarray:
+        """What has arrived at a result in all, as its hooks leave it; a tensor that retains its gradient gets a copy."""
+        dy, ours = self.arrived.pop(result)
+        if result.hooks:
+            dy = run_hooks(result.hooks, dy, self.home)
         elif not ours and not type(op).__module__.startswith("minigrad.ops."):  # which may write into it all the same
             dy = self.device.copy(dy)
-        if op.retained is not None and (tensor := op.retained()) is not None:
+        if result.retained is not None and (tensor := result.retained()) is not None:
             give_to_leaf(tensor, dy, self.device, False)
         return dy
 
-    def offer_total(self, op: "Op", source: "Op | tensors.Tensor | None") -> None:
+    def offer_total(self, op: "Op", source: "Op | Result | tensors.Tensor | None") -> None:
         """Let an op add its gradient to what has arrived at one of its sources, if that is ours."""
         op.total = None  # a backward that an error ended may have left one
         if source in self.queued and self.arrived.get(source, (None, False))[1]:
             op.total, _ = self.arrived.pop(source)
 
-    def take_back_total(self, op: "Op", source: "Op | tensors.Tensor | None") -> None:
+    def take_back_total(self, op: "Op", source: "Op | Result | tensors.Tensor | None") -> None:
         """Keep the total of an op that did not take it."""
         if source is not None and op.total is not None:
             self.arrived[source] = op.total, True

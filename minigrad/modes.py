@@ -35,8 +35,8 @@ class Recording(Protocol):
     def sees_op(self, op: "Op", inputs: "tuple[Tensor | None, ...]") -> None:
         """An op is about to run forward."""
 
-    def saw_op(self, op: "Op", inputs: "tuple[Tensor | None, ...]", y: np.ndarray) -> None:
-        """An op ran forward."""
+    def saw_op(self, op: "Op", inputs: "tuple[Tensor | None, ...]", ys: list[np.ndarray]) -> None:
+        """An op ran forward, and gave these results."""
 
     def saw_leaf(self, tensor: "Tensor") -> None:
         """A tensor that may come from outside is used."""
@@ -53,10 +53,10 @@ class Recording(Protocol):
     def writes_grad(self, tensor: "Tensor") -> None:
         """A gradient is set."""
 
-    def before(self, op: "Op", dy: np.ndarray) -> None:
+    def before(self, op: "Op", dys: tuple[Any, ...]) -> None:
         """An op goes backward."""
 
-    def after(self, op: "Op", dy: np.ndarray, results: tuple[Any, ...]) -> None:
+    def after(self, op: "Op", dys: tuple[Any, ...], results: tuple[Any, ...]) -> None:
         """An op went backward."""
 
 

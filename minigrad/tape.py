@@ -2,9 +2,10 @@
 
 `Op.apply` runs an op's `forward` and, when a gradient will be needed, leaves the op instance on the tape: the instance is
 the node. It knows its `sources` (the ops its inputs came from, or the leaves themselves) and what it has saved, never the
-tensors between, so what backward does not need is freed as soon as the caller lets go of it. `backward` visits the ops in
-the reverse order of their making, without recursion, and frees each one after use; how gradients are added up on the way
-is in minigrad.gradients.
+tensors between, so what backward does not need is freed as soon as the caller lets go of it. An op with several results is one
+node too: each of its tensors then comes from a `Result`, which is the op and a number. `backward` visits the ops in the
+reverse order of their making, without recursion, and frees each one after use; how gradients are added up on the way is in
+minigrad.gradients.
 """
 
 import inspect
@@ -15,11 +16,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minigrad.anomaly import NanSearch, WriteSearch, search_result
+from minigrad.anomaly import NanSearch, WriteSearch, search_results
 from minigrad.devices import Device, is_array
-from minigrad.gradients import Gradients, Hook
+from minigrad.gradients import Gradients
 from minigrad.kernels.contract import Kernels
 from minigrad.modes import at_work, read, refuse_constant, state, user_line
+from minigrad.results import Hook, Result, check_gradients_taken, count_together, op_of
 
 new_order = itertools.count().__next__
 
@@ -33,6 +35,9 @@ class Op:
     `self.empty` belong to the device of the inputs. `backward` never writes into `dy` or into a saved array. For a captured
     step (`mg.capture`, `mg.train.fit`) an op computes by `self.launch` and `self.kernels`, not by NumPy. An op that is to be
     derived twice also has `backward_on_tape`.
+
+    Where `forward` returns a tuple of arrays, `apply` gives a tuple of tensors, and both backwards get as many gradients, in
+    order: zeros for a result that nothing used (with `takes_none` None), always None for one that is not of floats.
 
         class Square(mg.Op):
             def forward(self, x):
@@ -52,37 +57,39 @@ class Op:
         True  # backward may return dy, a saved array, or one array twice; False: only new arrays
     )
     adds_to: ClassVar[int | None] = None  # the input whose gradient so far may come in `total`, to be added to
+    takes_none: ClassVar[bool] = False  # of several results: None, not zeros, for the gradient of one that nothing used
 
     device: Device
     kernels: Kernels  # the kernel families of that device
     needs: tuple[bool, ...]
     saved: tuple[Any, ...] | None = ()
-    sources: "tuple[Op | tensors.Tensor | None, ...] | None" = ()
-    versions: Sequence[tuple[list[int], int, int | None]] = ()  # of what was saved: (its version, then, which input)
+    sources: "tuple[Op | Result | tensors.Tensor | None, ...] | None" = ()
+    versions: Sequence[tuple[list[int], int, int]] = ()  # of what was saved: (its version, then, input i or result ~i)
     hooks: dict[int, Hook] | None = None
     retained: "weakref.ref[tensors.Tensor] | None" = None
     recorded: Any = None  # what mg.inspect.record kept of the inputs
     line = ""
     total: np.ndarray | None = None
     order = 0
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of the result, if it is the only one
     dtype: np.dtype
+    _several: "list[tuple[tuple[int, ...], np.dtype, weakref.ref[Result] | None]] | None" = None  # of several results
 
-    def forward(self, *arrays: Any, **parameters: Any) -> np.ndarray:
-        """Compute the result; see the class."""
+    def forward(self, *arrays: Any, **parameters: Any) -> Any:
+        """Compute the result, or a tuple of several; see the class."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
         """Gradients of the inputs from the gradient of the result; see the class."""
         raise NotImplementedError(f"{type(self).__name__} has no backward")
 
-    def backward_on_tape(self, dy: "tensors.Tensor") -> "tuple[tensors.Tensor | None, ...]":
+    def backward_on_tape(self, *dy: Any, **never: Any) -> "tuple[tensors.Tensor | None, ...]":
         """`backward` once more, by ops on tensors, so that the gradients can be derived: for `mg.grad(create_graph=True)`.
 
         What was saved becomes tensors by `self.as_input` and `self.as_result`. Raises NotImplementedError in ops without it.
         """
         raise NotImplementedError(
-            f"mg.grad(..., create_graph=True) came to {self._title()} (result shape {self.shape}), whose gradient is computed "
+            f"mg.grad(..., create_graph=True) came to {self._title()} ({self._shapes()}), whose gradient is computed "
             "but cannot be derived again: it has no backward_on_tape, which second derivatives need. Compute that part by "
             "other ops; give an op of your own a backward_on_tape(self, dy) that does by ops on tensors what its backward "
             "does; or, for first derivatives, leave create_graph out"
@@ -95,11 +102,11 @@ class Op:
             return source
         return self.on_tape(array, source, i)
 
-    def as_result(self, array: Any) -> "tensors.Tensor":
-        """In backward_on_tape: the result, of which `array` was saved, as a tensor that this op made."""
-        return self.on_tape(array, self, None)
+    def as_result(self, array: Any, i: int = 0) -> "tensors.Tensor":
+        """In backward_on_tape: result i, of which `array` was saved, as a tensor that this op made."""
+        return self.on_tape(array, self._result(i), ~i)
 
-    def on_tape(self, array: Any, made_by: "Op | None", which: int | None) -> "tensors.Tensor":
+    def on_tape(self, array: Any, made_by: "Op | Result | None", which: int | None) -> "tensors.Tensor":
         """A tensor around a saved array, which an op made, if one is given; changes in place are counted with the first's."""
         tensor = tensors.Tensor._wrap(array, self.device)
         tensor._device = getattr(self.device, "device", self.device)  # of a recording the device that it records
@@ -139,7 +146,8 @@ class Op:
     def apply(cls, *inputs: "tensors.Tensor | None", **parameters: Any) -> "tensors.Tensor":
         """Run the op on tensors (None for an input left out); the result is on the tape if an input needs a gradient.
 
-        Parameters go by name to `forward` as they are. Raises TypeError for an input that is no tensor.
+        It is a tensor, or a tuple of tensors where `forward` returns a tuple. Parameters go by name to `forward` as they are.
+        Raises TypeError for an input that is no tensor.
         """
         op = cls()
         home = common_device(cls, inputs)
@@ -158,42 +166,69 @@ class Op:
                 state.observe(op, inputs, parameters)
         arrays = [None if t is None else t._data for t in inputs]
         y = op.forward(*arrays, **parameters)
-        if type(y) is not home.array_type:
-            y = home.as_result(cls.__name__, y)
-        if not y.flags.c_contiguous:  # a user's op may return a transposed view, and kernels trust what they get
-            y = np.ascontiguousarray(y)
+        several = isinstance(y, tuple)
+        results = [as_tensor(op, array, inputs, home) for array in (y if several else (y,))]
+        if several:
+            count_together(cls.__name__, results)
         if recording is not None:
-            recording.saw_op(op, inputs, y)
-        result = tensors.Tensor._wrap(y, home)
-        if (alias := 0 if cls.is_view else source_of(y, inputs)) is not None:
-            result._version = inputs[alias]._version  # type: ignore[union-attr]
+            recording.saw_op(op, inputs, [t._data for t in results])
         if True in op.needs:
-            op.record(inputs, result)
+            op.record(inputs, results, several)
         else:
             op.saved = None
         if state.anomaly:
-            search_result(op, arrays, y)
-        return result
+            search_results(op, arrays, [t._data for t in results])
+        return tuple(results) if several else results[0]  # type: ignore[return-value]  # of few ops a tuple
 
-    def record(self, inputs: "tuple[tensors.Tensor | None, ...]", result: "tensors.Tensor") -> None:
-        """Put this op on the tape as the origin of `result`."""
-        y = result._data
+    def record(
+        self, inputs: "tuple[tensors.Tensor | None, ...]", results: "list[tensors.Tensor]", several: bool
+    ) -> None:
+        """Put this op on the tape as the origin of its results."""
         self.order = new_order()
-        self.shape, self.dtype = y.shape, y.dtype
+        if several:
+            check_gradients_taken(type(self), len(results))  # type: ignore[arg-type]  # a class has a hash
+            self._several = [(t.shape, t.dtype, None) for t in results]
+        else:
+            self.shape, self.dtype = results[0].shape, results[0].dtype
         self.sources = tuple([(t._op or t) if need else None for t, need in zip(inputs, self.needs)])  # type: ignore[union-attr]  # noqa: B905 - as long by construction, and called for every op
         if self.saved:
-            versions: list[tuple[list[int], int, int | None]] = []
+            versions: list[tuple[list[int], int, int]] = []
             for array in self.saved:
                 if array is None:
                     continue
-                if array is y:
-                    versions.append((result._version, result._version[0], None))
-                elif (i := source_of(array, inputs)) is not None:
-                    version = inputs[i]._version  # type: ignore[union-attr]
-                    versions.append((version, version[0], i))
+                for i, t in enumerate(results):
+                    if array is t._data:
+                        versions.append((t._version, t._version[0], ~i))
+                        break
+                else:
+                    if (source := source_of(array, inputs)) is not None:
+                        version = inputs[source]._version  # type: ignore[union-attr]
+                        versions.append((version, version[0], source))
             self.versions = versions
-        result._op = self
-        result.requires_grad = True
+        for i, t in enumerate(results):
+            if not several or t.dtype in tensors.FLOATS:
+                t._op = self._result(i)
+                t.requires_grad = True
+
+    def _result(self, i: int) -> "Op | Result":
+        """What result i comes from on the tape: this op, if it has no other."""
+        if not self._several:
+            return self
+        shape, dtype, ref = self._several[i]
+        if ref is None or (found := ref()) is None:  # held by the tensor, and by the ops that use it
+            found = Result(self, i, shape, dtype)
+            self._several[i] = shape, dtype, weakref.ref(found)
+        return found
+
+    def _results(self) -> "list[Op | Result]":
+        """What each result comes from."""
+        return [self._result(i) for i in range(len(self._several))] if self._several else [self]
+
+    def _shapes(self) -> str:
+        """The shapes of the results, for errors."""
+        if not self._several:
+            return f"result shape {self.shape}"
+        return "result shapes " + ", ".join(str(shape) for shape, _, _ in self._several)
 
     def _title(self) -> str:
         """What mg.inspect calls it: the class, and what else it does on the way."""
@@ -208,9 +243,9 @@ class Op:
             )
         for version, count, i in self.versions:
             if version[0] != count:
-                what = "its result" if i is None else f"its input {i}"
+                what = f"its input {i}" if i >= 0 else f"its result {~i}" if self._several else "its result"
                 raise RuntimeError(
-                    f"{type(self).__name__} saved {what} (result shape {self.shape}) for backward, and it was changed in "
+                    f"{type(self).__name__} saved {what} ({self._shapes()}) for backward, and it was changed in "
                     f"place {version[0] - count} time(s) since; change it after backward, or change a copy"
                     + (f"; the op was called at {self.line}" if self.line else "")
                 )
@@ -222,6 +257,21 @@ class Op:
         self.sources = None
         self.versions = ()
         self.hooks = None  # which may hold the tensor that holds this op
+        for _, _, ref in self._several or ():
+            if ref is not None and (result := ref()) is not None:
+                result.hooks = None
+
+
+def as_tensor(op: Op, y: Any, inputs: "Sequence[tensors.Tensor | None]", home: Device) -> "tensors.Tensor":
+    """An array that a forward returned, as a tensor; changes in place are counted with those of an input it is a view of."""
+    if type(y) is not home.array_type:
+        y = home.as_result(type(op).__name__, y)
+    if not y.flags.c_contiguous:  # a user's op may return a transposed view, and kernels trust what they get
+        y = np.ascontiguousarray(y)
+    result = tensors.Tensor._wrap(y, home)
+    if (alias := 0 if op.is_view else source_of(y, inputs)) is not None:
+        result._version = inputs[alias]._version  # type: ignore[union-attr]
+    return result
 
 
 def source_of(array: np.ndarray, inputs: "Sequence[tensors.Tensor | None]") -> int | None:
@@ -289,22 +339,22 @@ def backward(
     while (op := gradients.next_op()) is not None:
         op.check_saved()
         op.device, op.kernels = gradients.device, gradients.device.kernels
-        dy = gradients.take(op)
+        dys = gradients.take(op)
         added_to = None if op.adds_to is None else op.sources[op.adds_to]  # type: ignore[index]
         if added_to is not None:
             gradients.offer_total(op, added_to)
         for observer in observers:
-            observer.before(op, dy)
-        results = op.backward(dy)
+            observer.before(op, dys)
+        results = op.backward(*dys)
         check_count(op, results)
         for observer in observers:
-            observer.after(op, dy, results)
+            observer.after(op, dys, results)
         gradients.take_back_total(op, added_to)
         sources = op.sources
         if not retain_graph:
             op.free()
         pass_on(op, sources, results, gradients)
-        del dy, results  # so that their memory is used again by the next op
+        del dys, results  # so that their memory is used again by the next op
         if passed is not None:
             passed(op)
     gradients.finish()
@@ -313,17 +363,17 @@ def backward(
 def last_uses(tensor: "tensors.Tensor") -> "dict[Op, list[tensors.Tensor]]":
     """The leaves that `backward` from a tensor comes to, by the op that it visits last of those that use them, in its order."""
     last: dict[tensors.Tensor, Op] = {}
-    waiting = [] if tensor._op is None else [tensor._op]
+    waiting = [op for op in [op_of(tensor._op)] if op is not None]
     seen = set(waiting)
     while waiting:
         op = waiting.pop()
         for source in op.sources or ():
-            if isinstance(source, Op):
-                if source not in seen:
-                    seen.add(source)
-                    waiting.append(source)
-            elif source is not None and (source not in last or op.order < last[source].order):
-                last[source] = op
+            if isinstance(source, tensors.Tensor):
+                if source not in last or op.order < last[source].order:
+                    last[source] = op
+            elif (before := op_of(source)) is not None and before not in seen:
+                seen.add(before)
+                waiting.append(before)
     found: dict[Op, list[tensors.Tensor]] = {op: [] for op in sorted(set(last.values()), key=lambda op: -op.order)}
     for op, leaves in found.items():
         for source in dict.fromkeys(op.sources or ()):
@@ -346,7 +396,7 @@ def pass_on(op: Op, sources: Any, results: tuple[Any, ...], gradients: Gradients
             continue
         if isinstance(dx, np.generic):
             dx = np.asarray(dx)
-        like = source if isinstance(source, Op) else source._data
+        like = source._data if isinstance(source, tensors.Tensor) else source
         if type(dx) is not array_type or dx.shape != like.shape or dx.dtype != like.dtype:
             raise wrong_gradient(type(op).__name__, i, source, dx)
         if not dx.flags.c_contiguous:
@@ -391,7 +441,7 @@ def check_count(op: Op, results: Any) -> None:
     raise TypeError(f"{type(op).__name__}.backward must return a tuple of {len(op.needs)} gradients, not {came}")
 
 
-def wrong_gradient(name: str, i: int, source: "Op | tensors.Tensor", dx: Any) -> TypeError:
+def wrong_gradient(name: str, i: int, source: "Op | Result | tensors.Tensor", dx: Any) -> TypeError:
     """The error for a gradient that does not look like its input."""
     came = f"{dx.dtype}{list(dx.shape)}" if is_array(dx) else type(dx).__name__
     return TypeError(

@@ -45,7 +45,7 @@ class Tensor:
     _device: Device
     _grad: "Tensor | None"
     _hooks: dict[int, NewHook] | None
-    _op: "tape.Op | None"
+    _op: "tape.Op | results.Result | None"  # what made it: an op, or one of several results of an op
     _version: list[int]  # how often the memory was changed in place; the list is shared by views
     requires_grad: bool
 
@@ -187,7 +187,8 @@ class Tensor:
     def __repr__(self) -> str:
         looked_at("repr() of a tensor")
         body = np.array2string(self._device.to_host(self._data), separator=", ", prefix="tensor(", threshold=100)
-        origin = f", op={type(self._op).__name__}" if self._op else ", requires_grad=True" if self.requires_grad else ""
+        op = results.op_of(self._op)
+        origin = f", op={type(op).__name__}" if op else ", requires_grad=True" if self.requires_grad else ""
         home = "" if self.device == "cpu" else f", device={self.device!r}"
         return f"tensor({body}, dtype={self.dtype}{home}{origin})"
 
@@ -663,7 +664,7 @@ def is_comparable(value: Any) -> bool:
 
 
 # A tensor's operators are ops, and ops make tensors: the one circle, closed here, where all of this file is defined.
-from minigrad import tape  # noqa: E402
+from minigrad import results, tape  # noqa: E402
 from minigrad.ops import (  # noqa: E402
     arithmetic,
     comparison,

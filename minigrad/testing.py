@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minigrad.derivatives import grad
+from minigrad.ops import concat
 from minigrad.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ __all__ = ["check_forward", "check_grads"]
 
 
 def check_grads(
-    function: Callable[..., Tensor],
+    function: Callable[..., Tensor | tuple[Tensor, ...]],
     *inputs: object,
     device: str | None = None,
     eps: float = 1e-6,
@@ -34,8 +35,9 @@ def check_grads(
     by a fixed random array v, so that one backward gives vᵀJ. Inputs of up to `full_size` elements are then checked
     element by element, larger ones along random directions (Gaussian projections, which miss a wrong gradient with
     probability 0). Keep inputs off kinks by more than `eps`. With order=2 the gradients are derived themselves, and their
-    gradients are checked in the same way, with order=3 those of these. Raises AssertionError that names the input and the
-    element, ValueError if no input is of floats, and TypeError if the result is no tensor.
+    gradients are checked in the same way, with order=3 those of these. Of several results all that are of floats count. Raises
+    AssertionError that names the input and the element, ValueError if no input is of floats, and TypeError if a result is no
+    tensor.
     """
     rng = np.random.default_rng(seed)
     arrays = {i: np.array(x, np.float64) for i, x in enumerate(inputs) if is_float(x)}
@@ -45,10 +47,7 @@ def check_grads(
 
     def call(values: dict[int, np.ndarray], requires_grad: bool) -> tuple[Tensor, dict[int, Tensor]]:
         tensors = {i: Tensor(v, np.float64, device, requires_grad=requires_grad) for i, v in values.items()}
-        y = function(*[tensors.get(i, x) for i, x in enumerate(inputs)])
-        if not isinstance(y, Tensor):
-            raise TypeError(f"check_grads: the function must return a Tensor, not {type(y).__name__}")
-        return y, tensors
+        return as_one(function(*[tensors.get(i, x) for i, x in enumerate(inputs)])), tensors
 
     y, tensors = call(arrays, True)
     weights = rng.standard_normal(y.shape)
@@ -85,7 +84,19 @@ def check_grads(
         )  # fmt: skip
 
 
-def slope(function: Callable[..., Tensor], seed: int, *inputs: object) -> Tensor:
+def as_one(y: object) -> Tensor:
+    """A result as it is, or several, those that are of floats, one after another."""
+    for part in y if isinstance(y, tuple) else (y,):
+        if not isinstance(part, Tensor):
+            raise TypeError(
+                f"check_grads: the function must return a Tensor, or a tuple of them, not {type(part).__name__}"
+            )
+    if isinstance(y, tuple):
+        return concat([part.reshape(-1) for part in y if part.dtype.kind == "f"])
+    return y  # type: ignore[return-value]
+
+
+def slope(function: Callable[..., Tensor | tuple[Tensor, ...]], seed: int, *inputs: object) -> Tensor:
     """The gradients of a function on the tape, weighted and added up to one number."""
     rng = np.random.default_rng(seed)
     given = list(inputs)
@@ -94,7 +105,7 @@ def slope(function: Callable[..., Tensor], seed: int, *inputs: object) -> Tensor
             given[i] = leaf = x.detach()
             leaf.requires_grad = True
     xs = [x for x in given if isinstance(x, Tensor) and x.dtype.kind == "f"]
-    y = function(*given)
+    y = as_one(function(*given))
     weights = Tensor(rng.standard_normal(y.shape), np.float64, y._device)
     total = (xs[0] * 0.0).sum()  # a function of the inputs, where the gradients are none
     for dx in grad(y, xs, weights, create_graph=True, allow_unused=True):

@@ -224,6 +224,13 @@ OPS = {
     "concat": (Of(lambda x, w: mg.concat([x, mg.relu(x), mg.linear(x, w)], axis=-1), w=random(4, 2)), SEQUENCE),
     "concat of rows": (Of(lambda x: mg.concat([x, x * 2], axis=1)), SEQUENCE),
     "concat of images": (of_images(Of(lambda x: mg.concat([x, x[:, :2]], axis=1)), nn.Conv2d(4, 2, 1)), IMAGE),
+    "split": (Of(lambda x: mg.concat(mg.split(x, [1, 3], axis=2)[::-1], axis=-1) * 2), SEQUENCE),
+    "split of images": (
+        of_images(Of(lambda x: mg.concat(mg.split(x, 2, axis=1)[::-1], axis=1)), nn.Conv2d(4, 2, 1)),
+        IMAGE,
+    ),
+    "unstack": (Of(lambda x: mg.unstack(x, 1)[1] * mg.unstack(x, 2)[0].sum(1, keepdims=True)), SEQUENCE),
+    "unstack of channels": (of_images(Of(lambda x: mg.unstack(x, 3)[1] * mg.split(x, 1)[0][..., 0])), IMAGE),
     "slices": (Of(lambda x: x[:, 1:, ::-1] * x[:, -1:, :1:-1].sum() + x[:, None, 0, :1]), SEQUENCE),
     "slices of images": (of_images(Of(lambda x: x[:, 1:-1, ::2, :2]), nn.Conv2d(2, 2, 1)), IMAGE),
     "channels and pixels": (of_images(Of(lambda x: x[..., 1] + x[:, 0, :1, -1:])), IMAGE),

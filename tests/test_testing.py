@@ -74,7 +74,9 @@ def test_inputs_without_floats_are_refused():
 
 
 def test_a_result_that_is_no_tensor_is_refused(rng):
-    with pytest.raises(TypeError, match="check_grads: the function must return a Tensor, not ndarray"):
+    with pytest.raises(
+        TypeError, match="check_grads: the function must return a Tensor, or a tuple of them, not ndarray"
+    ):
         check_grads(lambda x: x.numpy(), rng.standard_normal(3))
 
 

@@ -48,6 +48,7 @@ BOXES = {
         "minigrad/tensor.py",
         "minigrad/tape.py",
         "minigrad/gradients.py",
+        "minigrad/results.py",
         "minigrad/anomaly.py",
         "minigrad/modes.py",
         "minigrad/changes.py",

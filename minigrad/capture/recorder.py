@@ -11,6 +11,7 @@ from minigrad.capture.finder import Finder, is_library
 from minigrad.capture.watch import Numbers
 from minigrad.devices import Call, Device, Lease, arrays_among, is_array
 from minigrad.modes import CaptureError, UncapturedOp, refuse_constant
+from minigrad.results import op_of
 from minigrad.tape import Op, new_order
 from minigrad.tensor import LentGradient, Tensor
 
@@ -205,19 +206,20 @@ class Recorder:
                 )
             self.saw_leaf(t)
 
-    def saw_op(self, op: Op, inputs: tuple[Tensor | None, ...], y: np.ndarray) -> None:
-        """An op ran: its result must have come from kernels, or replaying would not compute it."""
-        self.check_computed(op, "forward", y, [t._data for t in inputs if t is not None])
+    def saw_op(self, op: Op, inputs: tuple[Tensor | None, ...], ys: list[np.ndarray]) -> None:
+        """An op ran: its results must have come from kernels, or replaying would not compute them."""
+        for y in ys:
+            self.check_computed(op, "forward", y, [t._data for t in inputs if t is not None])
         self.finder.op(op)
         self.op = None
 
-    def before(self, op: Op, dy: np.ndarray) -> None:
+    def before(self, op: Op, dys: tuple[Any, ...]) -> None:
         """The launches to come are those of an op's backward."""
         self.begin(type(op).__name__ + " backward", op)
 
-    def after(self, op: Op, dy: np.ndarray, results: tuple[Any, ...]) -> None:
+    def after(self, op: Op, dys: tuple[Any, ...], results: tuple[Any, ...]) -> None:
         """An op went backward: the gradients that are wanted must have come from kernels as well."""
-        given = [a for a in (dy, *(op.saved or ())) if is_array(a)]
+        given = [a for a in (*dys, *(op.saved or ())) if is_array(a)]
         for source, dx in zip(op.sources or (), results, strict=True):
             if source is not None and is_array(dx):
                 self.check_computed(op, "backward", dx, given)
@@ -237,10 +239,10 @@ class Recorder:
 
     def saw_leaf(self, tensor: Tensor) -> None:
         """A tensor from outside takes part: the recording holds while it keeps its array."""
-        if tensor._op is not None:
-            if tensor._op.order < self.start:
+        if (op := op_of(tensor._op)) is not None:
+            if op.order < self.start:
                 raise CaptureError(
-                    f"a tensor that {type(tensor._op).__name__} made outside (shape {tensor.shape}) is used inside a captured "
+                    f"a tensor that {type(op).__name__} made outside (shape {tensor.shape}) is used inside a captured "
                     "step, which would go on using that very one: make it inside, or pass it as an argument, detached"
                 )
         elif tensor not in self.leaves and not self.owns(tensor._data):

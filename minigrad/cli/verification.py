@@ -46,6 +46,10 @@ def op_cases() -> dict[str, OpCase]:
         "pointwise: a formula, broadcast": (mg.elementwise(lambda a, b: a * mg.tanh(a + b) / (1 + b * b)), (x, g)),
         "reduce: sum, mean, max": (lambda a: a.sum(0) + a.mean(0) + a.max(0), (apart[0],)),
         "movement: transpose, index, concat": (lambda a: mg.concat([a[1:, ::2].T, a.T[::2, :6]]), (x,)),
+        "movement: split, unstack": (
+            lambda a: mg.split(a, [2, 9], axis=1)[1] * mg.unstack(a, axis=1)[3][:, None],
+            (x,),
+        ),
         "loss: softmax": (mg.softmax, (x,)),
         "loss: cross_entropy": (lambda a, b: mg.cross_entropy(a @ b, labels), (x, w)),
         "loss: cross_entropy with options": (

@@ -143,7 +143,7 @@ class Device:
         """What an op's forward returned, as an array of this device; TypeError if it is none."""
         if isinstance(y, np.generic):  # NumPy makes a scalar of a result without axes
             return np.asarray(y)
-        raise TypeError(f"{op}.forward must return an array, not {type(y).__name__}")
+        raise TypeError(f"{op}.forward must return an array, or a tuple of arrays, not {type(y).__name__}")
 
     def resolve(self, kernel: Any, arguments: tuple[Any, ...]) -> Call:
         """What a launch of a kernel runs, now and whenever it is repeated."""

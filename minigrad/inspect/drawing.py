@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minigrad.inspect.graph import TapeGraph, kept_arrays, short_line, source_line
+from minigrad.inspect.graph import TapeGraph, kept_arrays, shape_of, short_line, source_line
 from minigrad.inspect.layered import Layout, layered
 from minigrad.inspect.text import number_of_bytes
 from minigrad.nn import Module
+from minigrad.results import op_of
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -95,7 +96,7 @@ def boxes_of(graph: TapeGraph) -> list[Box]:
                 name, shape, dtype = graph.leaves[source], source.shape, source.dtype
                 boxes.append(Box("leaf", name, str(shape), f"leaf {name}: {dtype}{list(shape)}", of=source))
             if source is not None:
-                reads.append(where[source])
+                reads.append(where[source if isinstance(source, Tensor) else op_of(source) or op])
             elif i in constants:
                 constant = constants[i]
                 named = constant.name in graph.given.values()
@@ -107,7 +108,7 @@ def boxes_of(graph: TapeGraph) -> list[Box]:
                     boxes.append(Box("constant", title, below.removeprefix("constant "), about, of=(op, i)))
                 reads.append(where[key])
         where[op] = len(boxes)
-        boxes.append(Box("op", op._title(), str(op.shape), tooltip(op), f"#{graph.numbers[op]}", reads, op))
+        boxes.append(Box("op", op._title(), shape_of(op), tooltip(op), f"#{graph.numbers[op]}", reads, op))
     boxes[-1].kind = "result"
     return boxes
 
@@ -115,7 +116,8 @@ def boxes_of(graph: TapeGraph) -> list[Box]:
 def tooltip(op: Op) -> str:
     """What there is to say about an op."""
     kept = sum(a.nbytes for a in kept_arrays(op))
-    lines = [type(op).formula or type(op).__name__, f"result {op.dtype}{list(op.shape)}"]
+    results = ", ".join(f"{result.dtype}{list(result.shape)}" for result in op._results())
+    lines = [type(op).formula or type(op).__name__, f"result{'s' if op._several else ''} {results}"]
     lines.append(f"keeps {number_of_bytes(kept)} for backward")
     if op.line:
         lines.append(f"{short_line(op.line)}  {source_line(op.line)}".strip())

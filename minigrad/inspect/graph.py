@@ -14,6 +14,7 @@ from minigrad.inspect.kernel_calls import KernelCall, NotedKernels
 from minigrad.modes import Switch
 from minigrad.nn import Module
 from minigrad.nn.module import modules_at_work
+from minigrad.results import Result, op_of
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -83,6 +84,7 @@ class TapeGraph:
 
     def __init__(self, tensor: Tensor, names: Mapping[str, Tensor] | None = None, model: Module | None = None) -> None:
         self.ops = ops_behind(tensor)
+        self.result: Op | Result = tensor._op or self.ops[-1]
         self.numbers = {op: i for i, op in enumerate(self.ops, 1)}
         self.given = given_names(names, model)
         self.leaves: dict[Tensor, str] = {}
@@ -92,9 +94,13 @@ class TapeGraph:
                 if isinstance(source, Tensor) and source not in self.leaves:
                     self.leaves[source] = self.given.get(source) or next(new_names)
 
-    def name(self, source: Op | Tensor) -> str:
-        """What an op or leaf is called: "#3", "w1"."""
-        return f"#{self.numbers[source]}" if isinstance(source, Op) else self.leaves[source]
+    def name(self, source: Op | Result | Tensor) -> str:
+        """What an op, one of its results, or a leaf is called: "#3", "#3[1]", "w1"."""
+        if isinstance(source, Tensor):
+            return self.leaves[source]
+        if isinstance(source, Result):
+            return f"#{self.numbers[source.op]}[{source.number}]"
+        return f"#{self.numbers[source]}"
 
     def constants(self, op: Op) -> dict[int, Constant]:
         """The recorded inputs of an op that need no gradient, by their position; none if they were not recorded."""
@@ -127,7 +133,8 @@ def ops_behind(tensor: Tensor) -> list[Op]:
     """All ops that a tensor was computed by and that are on the tape, in the order of their making."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"the tape is looked at from a Tensor, such as the loss, not from {type(tensor).__name__}")
-    if tensor._op is None:
+    last = op_of(tensor._op)
+    if last is None:
         raise RuntimeError(
             "this tensor has no tape: "
             + (
@@ -136,8 +143,8 @@ def ops_behind(tensor: Tensor) -> list[Op]:
                 else "no input required a gradient, or it was made under no_grad()"
             )
         )
-    seen = {tensor._op}
-    waiting = [tensor._op]
+    seen = {last}
+    waiting = [last]
     while waiting:
         op = waiting.pop()
         if op.sources is None:
@@ -145,10 +152,10 @@ def ops_behind(tensor: Tensor) -> list[Op]:
                 f"the tape behind {type(op).__name__} was freed by backward; look at it before, "
                 "or call backward with retain_graph=True"
             )
-        for source in op.sources:
-            if isinstance(source, Op) and source not in seen:
-                seen.add(source)
-                waiting.append(source)
+        for before in map(op_of, op.sources):
+            if before is not None and before not in seen:
+                seen.add(before)
+                waiting.append(before)
     return sorted(seen, key=lambda op: op.order)
 
 
@@ -169,6 +176,16 @@ def kept_arrays(op: Op) -> list[np.ndarray]:
     leaves = [source._data for source in op.sources or () if isinstance(source, Tensor)]
     held = [*(op.saved or ()), *vars(op).values()]
     return [a for a in held if is_array(a) and not any(a is leaf for leaf in leaves)]
+
+
+def shape_of(op: Op) -> str:
+    """The shape of an op's result, or of each of several."""
+    return ", ".join(str(result.shape) for result in op._results())
+
+
+def dtype_of(op: Op) -> str:
+    """The dtype of an op's results, each once."""
+    return ", ".join(dict.fromkeys(str(result.dtype) for result in op._results()))
 
 
 def source_line(line: str) -> str:

@@ -19,11 +19,22 @@ class TapeRow:
 
     number: int
     op: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    shape: tuple[int, ...] | tuple[tuple[int, ...], ...]  # of the result, or of each of several
+    dtype: np.dtype | tuple[np.dtype, ...]
     saved: int  # bytes
     inputs: list[str]
     line: str  # file:line, or "" if it was not traced
+
+    @property
+    def shapes(self) -> str:
+        """The shape, or the shapes, in words."""
+        several = isinstance(self.dtype, tuple)
+        return ", ".join(map(str, self.shape)) if several else str(self.shape)
+
+    @property
+    def dtypes(self) -> str:
+        """The dtype, or the dtypes that there are, in words."""
+        return ", ".join(dict.fromkeys(map(str, self.dtype))) if isinstance(self.dtype, tuple) else str(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,7 @@ class Table:
         header = ["#", "op", "shape", "dtype", "saved", "inputs"] + ["source"] * traced
         body = []
         for row in self.rows:
-            cells = [str(row.number), row.op, str(row.shape), str(row.dtype), number_of_bytes(row.saved)]
+            cells = [str(row.number), row.op, row.shapes, row.dtypes, number_of_bytes(row.saved)]
             cells.append(", ".join(row.inputs))
             if traced:
                 cells.append(f"{short_line(row.line)}  {shortened(source_line(row.line))}".strip())
@@ -63,9 +74,10 @@ class Table:
 def table(loss: Tensor, names: Mapping[str, Tensor] | None = None, model: Module | None = None) -> Table:
     """The tape of a tensor as a table: op, result, bytes saved for backward, inputs, and the line of user code.
 
-    Inputs are ops (#number) and leaves, named by `names={"w1": w1}` or by the parameters of `model`; "·" is an input that
-    needs no gradient, which `record()` tells more about. Saved bytes leave out the leaves, which live anyway. Lines are
-    known of what was computed inside `trace()` or `record()`. Raises RuntimeError if there is no tape, or no more.
+    Inputs are ops (#number), of an op with several results one of these (#number[0]), and leaves, named by `names={"w1": w1}`
+    or by the parameters of `model`; "·" is an input that needs no gradient, which `record()` tells more about. Saved bytes
+    leave out the leaves, which live anyway. Lines are known of what was computed inside `trace()` or `record()`. Raises
+    RuntimeError if there is no tape, or no more.
     """
     graph = TapeGraph(loss, names, model)
     rows = []
@@ -74,6 +86,7 @@ def table(loss: Tensor, names: Mapping[str, Tensor] | None = None, model: Module
         kept = kept_arrays(op)
         arrays |= {(address(a), a.nbytes): a.nbytes for a in kept}
         saved = sum(a.nbytes for a in kept)
-        number = graph.numbers[op]
-        rows.append(TapeRow(number, op._title(), op.shape, op.dtype, saved, graph.inputs(op), op.line))
+        shapes, dtypes = [tuple([getattr(r, name) for r in op._results()]) for name in ("shape", "dtype")]
+        shape, dtype = (shapes, dtypes) if op._several else (shapes[0], dtypes[0])
+        rows.append(TapeRow(graph.numbers[op], op._title(), shape, dtype, saved, graph.inputs(op), op.line))
     return Table(rows, sum(arrays.values()))

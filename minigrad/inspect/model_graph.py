@@ -18,6 +18,7 @@ from minigrad.nn import (
     Sigmoid,
     Tanh,
 )
+from minigrad.results import op_of
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -68,9 +69,10 @@ def units_of(model: Module, x: Tensor) -> list[Unit]:
                 units[number].parameters = call.parameters
                 of_call[id(call)] = number
         unit = units[number]
-        unit.shape = op.shape[1:]
+        unit.shape = op._results()[0].shape[1:]
         for source in op.sources or ():
-            read = of_op.get(source) if isinstance(source, Op) else 0 if source is x else None
+            maker = op_of(source)
+            read = of_op.get(maker) if maker is not None else 0 if source is x else None
             if read is not None and read != number:
                 unit.sources.append(read)
         of_op[op] = number
@@ -78,7 +80,8 @@ def units_of(model: Module, x: Tensor) -> list[Unit]:
         unit.sources = unit.sources or [0]  # what reads integers, of which the tape keeps nothing
     for call in calls:  # what does nothing in evaluation mode, as dropout
         if not call.ops and not any(call.module.children()) and isinstance(call.result, Tensor):
-            made_by = of_op.get(call.result._op) if call.result._op is not None else None
+            maker = op_of(call.result._op)
+            made_by = of_op.get(maker) if maker is not None else None
             if made_by is not None:
                 units[made_by].title += f", {title_of(call.module)}"
                 units[made_by].modules.append(names[id(call.module)])

@@ -231,7 +231,7 @@ def multiply_adds(op: Op, shapes: list[tuple[int, ...]]) -> int:
     """How many products one forward of an op, whose inputs have these shapes, adds up."""
     if not op.sources:
         return 0
-    results = math.prod(op.shape)
+    results = math.prod(op._results()[0].shape)
     if isinstance(op, Linear | Conv2d | DepthwiseConv2d | GroupedConv2d):
         return results * math.prod(shapes[1][:-1])  # each element of the result sums over all but the last axis of w
     if isinstance(op, MatMul | BatchedMatMul):

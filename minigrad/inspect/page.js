@@ -93,17 +93,17 @@ function aboutModule(name) {
 
 function aboutNode(i) {
   const node = nodes[i];
-  const known = node.value !== null && node.value !== undefined;
+  const arrived = node.gradient ?? [];
   return [
     element("h2", {}, (node.number ? `#${node.number} ` : "") + node.title),
-    paragraph(`${node.kind === "constant" ? "needs no gradient, " : ""}${node.kind === "leaf" ? "leaf, " : ""}${shape(node.shape)} ${node.dtype}` + (node.kept !== undefined ? `, keeps ${bytes(node.kept)} for backward` : ""), "muted"),
+    paragraph(`${node.kind === "constant" ? "needs no gradient, " : ""}${node.kind === "leaf" ? "leaf, " : ""}${node.shapes.map(shape).join(", ")} ${node.dtype}` + (node.kept !== undefined ? `, keeps ${bytes(node.kept)} for backward` : ""), "muted"),
     node.formula ? [heading("Formula"), ...node.formula.split(";").map((part) => element("span", { class: "formula" }, part.trim()))] : null,
     node.line ? [heading("Line"), paragraph(node.line, "small muted"), element("code", {}, node.code)] : null,
     node.path.length ? [heading("Module"), element("div", { class: "links" }, ...node.path.map(moduleLink))] : null,
     node.sources.length ? [heading("Reads"), element("div", { class: "links" }, ...node.sources.map(linkTo))] : null,
     readersOf(i),
-    heading("Value"), known ? picture(node.value) : paragraph(node.number ? "not recorded: compute the loss inside mg.inspect.record()" : "unknown", "muted small"),
-    node.gradient !== undefined && node.gradient !== null ? [heading(node.number ? `Gradient that arrives, step ${node.step}` : "Gradient"), picture(node.gradient)] : null,
+    heading("Value"), node.value.length ? node.value.map(picture) : paragraph(node.number ? "not recorded: compute the loss inside mg.inspect.record()" : "unknown", "muted small"),
+    arrived.length ? [heading(node.number ? `Gradient that arrives, step ${node.step}` : "Gradient"), ...arrived.map(picture)] : null,
     passes(node),
     kernels(node),
     codeOf(node),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad.inspect.drawing import Box, boxes_of
-from minigrad.inspect.graph import Recorded, TapeGraph, kept_arrays, short_line, source_line
+from minigrad.inspect.graph import Recorded, TapeGraph, dtype_of, kept_arrays, short_line, source_line
 from minigrad.inspect.heatmap import SIDE, heat_map
 from minigrad.inspect.kernel_calls import KernelCall, Shapes, shapes_in_words, shapes_of
 from minigrad.inspect.limits import Limits
@@ -17,6 +17,7 @@ from minigrad.inspect.sources import kernel_sources, op_source
 from minigrad.inspect.stepping import Check, Step, Steps
 from minigrad.kernels.work import Work
 from minigrad.nn import Module
+from minigrad.results import Result, op_of
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 
@@ -91,7 +92,7 @@ def page_data(graph: TapeGraph, steps: Steps, model: Module | None, plan: "Plan 
     paths = paths_of(boxes, names)
     nodes = [node(box, graph, path) for box, path in zip(boxes, paths, strict=True)]
     for i, box in enumerate(boxes):
-        nodes[i]["value"] = pictures.add(values.get(i), image=is_image(box))
+        nodes[i]["value"] = [pictures.add(value, image=is_image(box)) for value in values.get(i, {}).values()]
         if isinstance(box.of, Op) and box.of.recorded is not None:
             nodes[i]["forward"] = [times.described(type(box.of).__name__, call) for call in box.of.recorded.calls]
     by_number = {graph.numbers[op]: op for op in graph.ops}
@@ -100,11 +101,12 @@ def page_data(graph: TapeGraph, steps: Steps, model: Module | None, plan: "Plan 
         op = by_number[step.number]
         at = number[id(op)]
         nodes[at]["step"] = step.index
-        nodes[at]["gradient"] = pictures.add(step.dy, image=True)
+        arrived = [pictures.add(dy, image=True) for dy in (step.dy if op._several else (step.dy,))]
+        nodes[at]["gradient"] = [n for n in arrived if n is not None]
         nodes[at]["backward"] = [times.described(f"{type(op).__name__} backward", call) for call in step.calls]
         walked.append({"node": at, "passed": passed(step, graph, number, pictures)})
     for leaf, gradient in steps.gradients.items():
-        nodes[number[id(leaf)]]["gradient"] = pictures.add(gradient.numpy())
+        nodes[number[id(leaf)]]["gradient"] = [pictures.add(gradient.numpy())]
     lists: list[Any] = [n[part] for n in nodes for part in ("forward", "backward") if part in n]
     kernels = dict.fromkeys(call["kernel"] for calls in lists for call in calls)
     return {
@@ -126,14 +128,15 @@ def node(box: Box, graph: TapeGraph, path: Sequence[str]) -> Json:
     if isinstance(box.of, Op):
         op = box.of
         about |= {"number": graph.numbers[op], "class": type(op).__name__, "formula": op.formula}
-        about |= {"shape": list(op.shape), "dtype": str(op.dtype), "kept": sum(a.nbytes for a in kept_arrays(op))}
+        about |= {"shapes": [list(result.shape) for result in op._results()], "dtype": dtype_of(op)}
+        about["kept"] = sum(a.nbytes for a in kept_arrays(op))
         about |= {"line": short_line(op.line), "code": source_line(op.line) if op.line else ""}
         about["inputs"] = graph.inputs(op)
     elif isinstance(box.of, Tensor):
-        about |= {"shape": list(box.of.shape), "dtype": str(box.of.dtype)}
+        about |= {"shapes": [list(box.of.shape)], "dtype": str(box.of.dtype)}
     elif box.of is not None:
         array = box.of[0].recorded.arrays[box.of[1]]
-        about |= {"shape": list(array.shape), "dtype": str(array.dtype)}
+        about |= {"shapes": [list(array.shape)], "dtype": str(array.dtype)}
     return about
 
 
@@ -143,7 +146,7 @@ def passed(step: Step, graph: TapeGraph, number: dict[int, int], pictures: HeatM
     found = []
     for part in step.passed:
         leaf = leaves.get(part.to)
-        source: Op | Tensor = leaf if leaf is not None else graph.ops[int(part.to[1:].split()[0]) - 1]
+        source: Op | Tensor = leaf if leaf is not None else graph.ops[int(part.to[1:].split()[0].split("[")[0]) - 1]
         about: Json = {"to": number[id(source)], "part": part.part}
         about["map"] = pictures.add(part.gradient, image=leaf is None)
         about["check"] = None if part.check is None else checked(part.check)
@@ -162,20 +165,21 @@ def checked(check: Check) -> Json:
     }
 
 
-def values_of(graph: TapeGraph, boxes: list[Box], number: dict[int, int]) -> dict[int, np.ndarray]:
-    """By box, the values that are known: of leaves and the result, and of all that was recorded as an input."""
-    known: dict[int, np.ndarray] = {}
+def values_of(graph: TapeGraph, boxes: list[Box], number: dict[int, int]) -> dict[int, dict[int, np.ndarray]]:
+    """By box, and by the number of a result, the values that are known: of leaves, and of all that was recorded as an input."""
+    known: dict[int, dict[int, np.ndarray]] = defaultdict(dict)
     for op in graph.ops:
         recorded: Recorded | None = op.recorded
         for source, array in zip(op.sources or (), recorded.arrays if recorded else (), strict=bool(recorded)):
             if source is not None and array is not None:
-                known[number[id(source)]] = array
+                which = source.number if isinstance(source, Result) else 0
+                known[number[id(source if isinstance(source, Tensor) else op_of(source))]][which] = array
     for i, box in enumerate(boxes):
         if isinstance(box.of, Tensor):
-            known[i] = box.of._device.to_host(box.of._data)
+            known[i] = {0: box.of._device.to_host(box.of._data)}
         elif isinstance(box.of, tuple):
-            known[i] = box.of[0].recorded.arrays[box.of[1]]
-    return known
+            known[i] = {0: box.of[0].recorded.arrays[box.of[1]]}
+    return {i: dict(sorted(of_box.items())) for i, of_box in known.items()}
 
 
 def is_image(box: Box) -> bool:

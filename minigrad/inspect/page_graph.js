@@ -71,7 +71,7 @@ function nodeBox(i, key) {
 function groupBox(name, key) {
   const result = nodes[opsOf.get(name)[opsOf.get(name).length - 1]];
   const about = data.modules[name];
-  return box(key, "group", name + " " + about.class, `${opsOf.get(name).length} ops  ${shape(result.shape)}`, "+");
+  return box(key, "group", name + " " + about.class, `${opsOf.get(name).length} ops  ${result.shapes.map(shape).join(", ")}`, "+");
 }
 
 function box(key, kind, title, below, number) {

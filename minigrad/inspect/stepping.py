@@ -1,7 +1,8 @@
 """Backward, one op at a time, each op held against finite differences."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +12,11 @@ from minigrad.inspect.graph import Recorded, TapeGraph, copied, short_line, sour
 from minigrad.inspect.kernel_calls import KernelCall, NotedKernels
 from minigrad.inspect.text import described, shortened
 from minigrad.nn import Module
+from minigrad.results import Result, no_gradient, op_of
 from minigrad.tape import Op, check_count, first_gradient, wrong_gradient
 from minigrad.tensor import Tensor
 
+Source = Op | Result | Tensor
 STEP = 1e-6  # of the finite differences, relative to each element
 TOLERANCE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-6}  # of the relative error, by the tape's precision
 
@@ -59,10 +62,10 @@ class Step:
     index: int  # of the step, from 1
     number: int  # of the op, as in the table
     op: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | tuple[tuple[int, ...], ...]  # of the result, or of each of several
     formula: str
     line: str  # file:line, or "" if it was not traced
-    dy: np.ndarray  # the gradient that arrives
+    dy: Any  # the gradient that arrives; of several results a tuple, None for one that gets none
     passed: list[Passed] = field(default_factory=list)
     calls: list[KernelCall] = field(default_factory=list)  # the kernels that backward ran
 
@@ -78,7 +81,10 @@ class Step:
         lines = [title]
         if self.formula:
             lines.append(f"  formula    {self.formula}")
-        lines.append(f"  arrives    {self.dy.shape}: {described(self.dy)}")
+        several = isinstance(self.dy, tuple)
+        for i, dy in enumerate(self.dy if several else (self.dy,)):
+            which = f"[{i}] " if several else ""
+            lines.append(f"  arrives    {which}" + ("nothing" if dy is None else f"{dy.shape}: {described(dy)}"))
         for passed in self.passed:
             added = "" if passed.part == 1 else f", added to {passed.part - 1} before"
             lines.append(f"  passes on  to {passed.to} {passed.gradient.shape}: {described(passed.gradient)}{added}")
@@ -102,14 +108,14 @@ class Steps(Iterator[Step]):
         self._seed = seed
         self._waiting = list(graph.ops)
         self._index = 0
-        self._arrived: dict[Op | Tensor, np.ndarray] = {graph.ops[-1]: device.copy(dy)}
-        self._parts: dict[Op | Tensor, int] = {}
+        self._arrived: dict[Source, np.ndarray] = {graph.result: device.copy(dy)}
+        self._parts: dict[Source, int] = {}
         self._hooked: list[Tensor] = []  # leaves with hooks, in the order in which they were reached
 
     def __next__(self) -> Step:
         while self._waiting:
             op = self._waiting.pop()
-            if op in self._arrived:
+            if any(result in self._arrived for result in op._results()):
                 return self._step(op)
         while self._hooked:
             leaf = self._hooked.pop(0)
@@ -118,24 +124,30 @@ class Steps(Iterator[Step]):
 
     def _step(self, op: Op) -> Step:
         op.check_saved()
-        dy = self._arrived.pop(op)
-        if op.hooks:
-            dy = run_hooks(op.hooks, dy, self._device)
+        graph, home = self._graph, self._device
+        results, dys, arrived = op._results(), [], []
+        for result in results:
+            dy = self._arrived.pop(result, None)
+            if dy is not None and result.hooks:
+                dy = run_hooks(result.hooks, dy, home)
+            arrived.append(None if dy is None else home.to_host(dy))
+            dys.append(no_gradient(op, result, home) if dy is None else dy)
         calls: list[KernelCall] = []
         op.device, op.kernels = self._device, NotedKernels(self._device.kernels, calls.append)  # type: ignore[assignment]
-        results = op.backward(dy)
-        check_count(op, results)
+        gradients = op.backward(*dys)  # type: ignore[arg-type]
+        check_count(op, gradients)
         self._index += 1
-        graph, home = self._graph, self._device
-        arrived = home.to_host(dy)
-        step = Step(self._index, graph.numbers[op], op._title(), op.shape, op.formula, op.line, arrived, calls=calls)
-        for i, (source, dx) in enumerate(zip(op.sources or (), results, strict=True)):
+        found: Any = tuple([result.shape for result in results]), tuple(arrived)
+        shape, given = found if op._several else (found[0][0], found[1][0])
+        step = Step(self._index, graph.numbers[op], op._title(), shape, op.formula, op.line, given, calls=calls)
+        for i, (source, dx) in enumerate(zip(op.sources or (), gradients, strict=True)):
             if source is None or dx is None:
                 continue
             if type(dx) is not home.array_type or dx.shape != source.shape or dx.dtype != source.dtype:
                 raise wrong_gradient(step.op, i, source, dx)
             self._arrive(source, dx)
-            name = graph.name(source) + (f" {source._title()}" if isinstance(source, Op) else "")
+            maker = op_of(source)
+            name = graph.name(source) + ("" if maker is None else f" {maker._title()}")
             gradient, check = home.to_host(dx), None
             if op.recorded is not None:
                 rng = np.random.default_rng((self._seed, self._index, i))
@@ -143,8 +155,8 @@ class Steps(Iterator[Step]):
             step.passed.append(Passed(name, gradient, self._parts[source], check))
         return step
 
-    def _arrive(self, source: Op | Tensor, dx: np.ndarray) -> None:
-        """Add up the gradients of an op or leaf, into new memory: the steps show the parts."""
+    def _arrive(self, source: Source, dx: np.ndarray) -> None:
+        """Add up the gradients of a result or leaf, into new memory: the steps show the parts."""
         if source in self._arrived:
             total = self._device.empty(dx.shape, dx.dtype)
             add_arrays(self._device, self._arrived[source], dx, total)
@@ -180,7 +192,9 @@ def steps(
     return Steps(graph, first_gradient(loss, grad), loss._device, seed)
 
 
-def directional_check(op: Op, index: int, dy: np.ndarray, dx: np.ndarray, rng: np.random.Generator) -> Check:
+def directional_check(
+    op: Op, index: int, dys: Sequence[np.ndarray | None], dx: np.ndarray, rng: np.random.Generator
+) -> Check:
     """Hold the gradient dx of input `index` of a recorded op against central differences of its forward, in float64.
 
     The direction is Gaussian, times the size of each element: so no step crosses zero, where relu, log and sqrt end.
@@ -189,18 +203,19 @@ def directional_check(op: Op, index: int, dy: np.ndarray, dx: np.ndarray, rng: n
     size = np.abs(x)
     typical = float(np.sqrt(np.mean(x * x))) if x.size else 0.0
     v = rng.standard_normal(x.shape) * np.where(size > 0, size, typical or 1.0)
-    change = (rerun(op, index, x + STEP * v) - rerun(op, index, x - STEP * v)) / (2 * STEP)
-    terms = dy.astype(np.float64) * change
+    pairs = zip(dys, rerun(op, index, x + STEP * v), rerun(op, index, x - STEP * v), strict=True)
+    given = [(dy, (above - below) / (2 * STEP)) for dy, above, below in pairs if dy is not None]
+    terms = [dy.astype(np.float64) * change for dy, change in given]
     wide = dx.astype(np.float64)
-    numeric, analytic = float(terms.sum()), float(np.sum(wide * v))
-    scale = max(float(np.abs(terms).sum()), float(np.linalg.norm(wide * v)))
+    numeric, analytic = float(sum(t.sum() for t in terms)), float(np.sum(wide * v))
+    scale = max(float(sum(np.abs(t).sum() for t in terms)), float(np.linalg.norm(wide * v)))
     distance = abs(numeric - analytic)
-    precision = max(TOLERANCE[dx.dtype], TOLERANCE[dy.dtype])
+    precision = max(TOLERANCE[dtype] for dtype in (dx.dtype, *[dy.dtype for dy, _ in given]))
     return Check(numeric, analytic, distance / scale if scale else distance, precision)
 
 
-def rerun(op: Op, index: int, x: np.ndarray) -> np.ndarray:
-    """The result of a recorded op with input `index` replaced, in float64 and by the reference kernels."""
+def rerun(op: Op, index: int, x: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The results of a recorded op with input `index` replaced, in float64 and by the reference kernels."""
     recorded: Recorded = op.recorded
     arrays = [None if a is None else in_float64(a) for a in recorded.arrays]
     arrays[index] = x
@@ -208,7 +223,8 @@ def rerun(op: Op, index: int, x: np.ndarray) -> np.ndarray:
     again.device = get_device("reference")
     again.kernels = again.device.kernels
     again.needs = op.needs
-    return again.forward(*arrays, **{name: in_float64(copied(value)) for name, value in recorded.parameters.items()})
+    y = again.forward(*arrays, **{name: in_float64(copied(value)) for name, value in recorded.parameters.items()})
+    return y if isinstance(y, tuple) else (y,)
 
 
 def in_float64(value: object) -> object:

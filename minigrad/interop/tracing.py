@@ -21,14 +21,19 @@ from minigrad.tensor import FLOATS, Tensor
 
 @dataclass(eq=False)
 class TracedOp:
-    """One use of an op: the arrays it was given (None for one left out), its parameters, and the array it made."""
+    """One use of an op: the arrays it was given (None for one left out), its parameters, and the arrays it made."""
 
     op: Op
     inputs: tuple[Any, ...]
     parameters: dict[str, Any]
-    result: Any
+    results: tuple[Any, ...]
     line: str  # of the user's code
     module: str  # in whose forward, by its dotted name
+
+    @property
+    def result(self) -> Any:
+        """What it made, the first of several."""
+        return self.results[0]
 
     @property
     def name(self) -> str:
@@ -48,7 +53,7 @@ class Trace:
     looks: list[str] = field(default_factory=list)  # by which call Python has looked at values, which ops do not see
 
     def observe(self, op: Op, inputs: tuple[Tensor | None, ...], parameters: dict[str, Any]) -> None:
-        """Have an op, which is about to run, note its result; ValueError if an input was changed in place."""
+        """Have an op, which is about to run, note its results; ValueError if an input was changed in place."""
         for i, t in enumerate(inputs):
             if t is not None and self.versions.setdefault(id(t._data), t._version[0]) != t._version[0]:
                 raise ValueError(
@@ -63,9 +68,11 @@ class Trace:
         def noted(*arrays: Any, **given: Any) -> Any:
             del op.forward
             y = forward(*arrays, **given)
-            self.steps.append(TracedOp(op, arrays, parameters, y, op.line, module))
-            view = 0 if op.is_view else source_of(y, inputs)
-            self.versions[id(y)] = 0 if view is None else inputs[view]._version[0]  # type: ignore[union-attr]
+            ys = y if isinstance(y, tuple) else (y,)
+            self.steps.append(TracedOp(op, arrays, parameters, ys, op.line, module))
+            for array in ys:
+                view = 0 if op.is_view else source_of(array, inputs)
+                self.versions[id(array)] = 0 if view is None else inputs[view]._version[0]  # type: ignore[union-attr]
             return y
 
         op.forward = noted  # type: ignore[method-assign]

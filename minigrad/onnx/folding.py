@@ -10,7 +10,7 @@ def folded(plan: ModelPlan) -> ModelPlan:
 
     Raises ValueError if there are some and none could be.
     """
-    makers = {node.result: node for node in plan.nodes}
+    makers = {y: node for node in plan.nodes for y in node.results}
     readers = [x for node in plan.nodes for x in node.inputs if x is not None] + list(plan.outputs.values())
     replaced: dict[Node, list[Node]] = {}
     norms = [node for node in plan.nodes if node.kind == "BatchNormInference"]
@@ -52,10 +52,10 @@ def put_into(layer: Node, norm: Node) -> list[Node]:
     ]
     activation = norm.parameters[0].get("activation", 0)
     if not activation:
-        return [Node(layer.kind, given, layer.parameters, norm.result, layer.module, layer.line)]
+        return [Node(layer.kind, given, layer.parameters, norm.results, layer.module, layer.line)]
     between = Array(norm.result.shape, norm.result.dtype)
     kind = "ReLU" if activation == RELU else "Sigmoid"
     return [
-        Node(layer.kind, given, layer.parameters, between, layer.module, layer.line),
-        Node(kind, [between], ({},) * runs, norm.result, norm.module, norm.line),
+        Node(layer.kind, given, layer.parameters, [between], layer.module, layer.line),
+        Node(kind, [between], ({},) * runs, norm.results, norm.module, norm.line),
     ]

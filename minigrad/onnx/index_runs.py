@@ -56,9 +56,7 @@ def split(node: Source) -> Run:
         if min(parts) < 0 or sum(parts) != x.shape[here]:
             raise node.error(f"parts of {parts} are no split of an axis of {x.shape[here]}")
         ends = np.cumsum(parts).tolist()
-        at = x.axes.index(here)
-        before = (slice(None),) * at
-        return [Held(x.tensor[(*before, slice(e - n, e))], x.axes) for n, e in zip(parts, ends, strict=True)]
+        return [Held(part, x.axes) for part in ops.split(x.tensor, ends[:-1], x.axes.index(here))]
 
     return run
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minigrad.onnx.layout import IMAGES, Axes, Flattened, plain
+from minigrad.onnx.layout import IMAGES, Axes, Flattened, plain, without
 from minigrad.onnx.operands import ENDS, of_axes, only
 from minigrad.onnx.plan import Node
 from minigrad.onnx.writer import Writer
@@ -57,6 +57,32 @@ def broadcast_to(writer: Writer, node: Node) -> None:
         writer.put(y, writer.add("Identity", name), layout)
         return
     writer.put(y, writer.add("Expand", name, writer.lengths([y.shape[a] for a in layout])), layout)
+
+
+def split(writer: Writer, node: Node) -> None:
+    """Parts along an axis, which without it are squeezed."""
+    x = only(node, 0)
+    name, layout = of_axes(writer, x)
+    axis, keepdims = node["axis"], node["keepdims"]
+    lengths = node.of_each("lengths")
+    place = layout.index(axis)
+    if len(lengths[0]) == 1:
+        names = [writer.add("Identity", name)]
+    elif all(given == lengths[0] for given in lengths):
+        parts = writer.graph.integers(*lengths[0])
+        names = writer.add_several("Split", len(node.results), name, parts, axis=place)
+    elif all(len(set(given)) == 1 for given in lengths):
+        names = writer.add_several("Split", len(node.results), name, axis=place, num_outputs=len(node.results))
+    else:
+        raise ValueError(
+            f"{node.place}: the lengths of the parts depend on the batch, {lengths[0]} and {lengths[1]} on batches of two "
+            "lengths; cut it into equal parts, or another axis"
+        )
+    for part, y in zip(names, node.results, strict=True):
+        if keepdims:
+            writer.put(y, part, layout)
+        else:
+            writer.put(y, writer.add("Squeeze", part, writer.graph.integers(place)), without(layout, [axis]))
 
 
 def pad(writer: Writer, node: Node) -> None:

@@ -13,7 +13,7 @@ from minigrad.onnx.layer_nodes import (
     rms_norm,
     self_attention,
 )
-from minigrad.onnx.movement_nodes import broadcast_to, concat, flip, pad, reshape, transpose
+from minigrad.onnx.movement_nodes import broadcast_to, concat, flip, pad, reshape, split, transpose
 from minigrad.onnx.operands import Rule, side_by_side
 from minigrad.onnx.plan import Node
 from minigrad.onnx.recurrent_nodes import recurrent, rows
@@ -37,10 +37,9 @@ def write(writer: Writer, node: Node) -> None:
     if node.formula is None and node.kind not in RULES:
         reason = OTHERS.get(node.kind, "ONNX has no op for it")
         raise ValueError(f"{node.place} cannot be exported: {reason}")
-    if any(0 in length for length in node.result.shape):
-        raise ValueError(
-            f"{node.place} cannot be exported: its result has no elements, shape {node.result.shape_of(0)}"
-        )
+    empty = [y.shape_of(0) for y in node.results if any(0 in length for length in y.shape)]
+    if empty:
+        raise ValueError(f"{node.place} cannot be exported: its result has no elements, shape {empty[0]}")
     if node.formula is not None:
         write_formula(writer, node, node.formula, *side_by_side(writer, node))
     else:
@@ -76,6 +75,7 @@ RULES: dict[str, Rule] = {
     **{"LocalResponseNorm": local_response_norm, "Sum": summed, "Max": maximum},
     **{"Softmax": along_last("Softmax"), "LogSoftmax": along_last("LogSoftmax"), "CrossEntropy": cross_entropy},
     **{"NegativeLogLikelihood": negative_log_likelihood, "LabelWeights": label_weights, "CumSum": cumsum},
-    **{"Reshape": reshape, "Transpose": transpose, "Concat": concat, "BroadcastTo": broadcast_to, "Pad": pad},
-    **{"Flip": flip, "Slice": slice_, "Take": take, "TakeAlong": take_along, "Put": put, "Scatter": scatter},
+    **{"Reshape": reshape, "Transpose": transpose, "Concat": concat, "Split": split, "Pad": pad},
+    **{"BroadcastTo": broadcast_to, "Flip": flip, "Put": put, "Scatter": scatter},
+    **{"Slice": slice_, "Take": take, "TakeAlong": take_along},
 }

@@ -54,7 +54,7 @@ class Node:
     kind: str  # the op's class
     inputs: list[Array | None]
     parameters: tuple[dict[str, Any], ...]  # in each trace
-    result: Array
+    results: list[Array]
     module: str  # in whose forward, by its dotted name
     line: str  # of the user's code
     formula: Formula | None = None  # of an op that is made of one
@@ -63,6 +63,11 @@ class Node:
     def place(self) -> str:
         """The op and where it is, for errors."""
         return f"{self.kind} in {self.module or 'the model'} (called at {self.line})"
+
+    @property
+    def result(self) -> Array:
+        """What it makes, the first of several."""
+        return self.results[0]
 
     def __getitem__(self, parameter: str) -> Any:
         """A parameter, which must not depend on the batch."""
@@ -162,7 +167,7 @@ class TracedRun:
         self.numbers: dict[int, int] = {}
         self.arrays: list[Array] = []
         self.made: set[int] = set()  # numbers of inputs and results
-        self.steps: list[tuple[TracedOp, list[int | None], int]] = []
+        self.steps: list[tuple[TracedOp, list[int | None], list[int]]] = []
 
         def number(array: Any, constant: bool = True) -> int:
             if id(array) not in self.numbers:
@@ -176,9 +181,9 @@ class TracedRun:
         self.made.update(self.inputs)
         for step in trace.steps:
             inputs = [None if x is None else number(x) for x in step.inputs]
-            result = number(step.result, constant=False)
-            self.made.add(result)
-            self.steps.append((TracedOp(step.op, (), step.parameters, None, step.line, step.module), inputs, result))
+            results = [number(y, constant=False) for y in step.results]
+            self.made.update(results)
+            self.steps.append((TracedOp(step.op, (), step.parameters, (), step.line, step.module), inputs, results))
         self.outputs = {name: number(t._data) for name, t in named_outputs(trace.outputs)}
 
 
@@ -210,11 +215,12 @@ def merged(runs: list[TracedRun]) -> ModelPlan:
     plan = ModelPlan([arrays[i] for i in first.inputs])
     made = set(first.made)
     for steps in zip(*[run.steps for run in runs], strict=True):
-        step, inputs, result = steps[0]
+        step, inputs, results = steps[0]
         parameters = tuple(s.parameters for s, _, _ in steps)
         given = [None if i is None else arrays[i] for i in inputs]
         formula = step.op.traced if isinstance(step.op, Pointwise) else None
-        node = Node(type(step.op).__name__, given, parameters, arrays[result], step.module, step.line, formula)
+        made_here = [arrays[i] for i in results]
+        node = Node(type(step.op).__name__, given, parameters, made_here, step.module, step.line, formula)
         for i, number in enumerate(inputs):
             if number is not None and number not in made:
                 constants = [run.arrays[number] for run in runs]
@@ -252,12 +258,12 @@ def repeated(row: Array, whole: Array, beside: Node) -> Node:
     """What repeats a row as often as the batch needs it, for a node."""
     whole.data = None
     shapes = tuple({"shape": whole.shape_of(trace)} for trace in range(len(beside.parameters)))
-    return Node("BroadcastTo", [row], shapes, whole, beside.module, beside.line)
+    return Node("BroadcastTo", [row], shapes, [whole], beside.module, beside.line)
 
 
 def path(run: TracedRun) -> list[Any]:
     """What must be the same in all runs: which op is given which arrays."""
-    return [(type(step.op), inputs, result) for step, inputs, result in run.steps] + [*run.outputs.items()]
+    return [(type(step.op), inputs, results) for step, inputs, results in run.steps] + [*run.outputs.items()]
 
 
 def where_they_part(one: TracedRun, other: TracedRun) -> str:

@@ -7,12 +7,12 @@ import numpy as np
 from minigrad.onnx.index_nodes import from_end
 from minigrad.onnx.layout import GATES
 from minigrad.onnx.operands import ENDS, Rule, only
-from minigrad.onnx.plan import Array, Length, Node
+from minigrad.onnx.plan import Array, Node
 from minigrad.onnx.writer import Writer
 
 
 def recurrent(kind: str) -> Rule:
-    """A layer in one direction: a node of this kind, whose result has an axis more, that of directions."""
+    """A layer in one direction: a node of this kind, whose results have an axis more, that of directions."""
     states = 2 if kind == "LSTM" else 1
 
     def rule(writer: Writer, node: Node) -> None:
@@ -31,23 +31,11 @@ def recurrent(kind: str) -> Rule:
         if kind == "GRU":
             settings["linear_before_reset"] = 1
         all_steps, _, *cell = writer.add_several(kind, 1 + states, *given, **settings)
-        name = writer.add("Squeeze", all_steps, writer.graph.integers(1))
-        if cell:
-            name = with_last_cell(writer, node, name, cell[0])
-        writer.put(y, name)
+        writer.put(y, writer.add("Squeeze", all_steps, writer.graph.integers(1)))
+        for c, name in zip(node.results[1:], cell, strict=True):
+            writer.put(c, writer.add("Squeeze", name, writer.graph.integers(0)))
 
     return rule
-
-
-def with_last_cell(writer: Writer, node: Node, all_steps: str, cell: str) -> str:
-    """The h of all steps and then the last c, which `rows` takes apart again."""
-    y = node.result
-    steps: Length = tuple(n - 1 for n in y.shape[0])
-    h, c = Array((steps, *y.shape[1:]), y.dtype), Array(((1,) * len(steps), *y.shape[1:]), y.dtype)
-    writer.put(h, all_steps)
-    writer.put(c, cell)
-    writer.parts[y] = [h, c]
-    return writer.add("Concat", all_steps, cell, axis=0)
 
 
 def in_order(writer: Writer, kind: str, w: Array) -> str:
@@ -80,15 +68,9 @@ def directed(writer: Writer, name: str) -> str:
 
 
 def rows(writer: Writer, node: Node) -> None:
-    """Neighbouring rows: one of the parts that they were put together from, or a slice."""
-    x, starts, stops = only(node, 0), node.of_each("start"), node.of_each("stop")
-    begins = [0] * len(starts)
-    for part in writer.parts.get(x, []):
-        ends = [begin + length for begin, length in zip(begins, part.shape[0], strict=True)]
-        if (begins, ends) == (starts, stops):
-            writer.put(node.result, writer.plain(part))
-            return
-        begins = ends
+    """Neighbouring rows."""
+    x = only(node, 0)
     integers = writer.graph.integers
-    start, stop = from_end(node, starts, x.shape[0]), from_end(node, stops, x.shape[0], ENDS[0])
+    start = from_end(node, node.of_each("start"), x.shape[0])
+    stop = from_end(node, node.of_each("stop"), x.shape[0], ENDS[0])
     writer.put(node.result, writer.add("Slice", writer.plain(x), integers(start), integers(stop), integers(0)))

@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, SupportsIndex, TypeGuard
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeGuard
 
 import numpy as np
 
@@ -165,35 +165,74 @@ class Concat(Op):
 
     def forward(self, *arrays: np.ndarray, axis: int) -> np.ndarray:
         self.axis = axis
-        self.shapes = [x.shape for x in arrays]
+        self.lengths = [x.shape[axis] for x in arrays]
         shape = list(arrays[0].shape)
-        shape[axis] = sum(x.shape[axis] for x in arrays)
+        shape[axis] = sum(self.lengths)
         y = self.empty(tuple(shape), arrays[0].dtype)
-        strides = contiguous_strides(y.shape)
-        step = math.prod(y.shape[axis + 1 :])
-        start = 0
-        for x in arrays:
-            write(self, x, strides, start * step, y)
-            start += x.shape[axis]
+        put_parts(self, arrays, self.lengths, axis, y)
         return y
 
     def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
-        strides = contiguous_strides(dy.shape)
-        step = math.prod(dy.shape[self.axis + 1 :])
-        start = 0
-        gradients = []
-        for shape, needed in zip(self.shapes, self.needs, strict=True):
-            gradients.append(read(self, dy, shape, strides, start * step) if needed else None)
-            start += shape[self.axis]
-        return tuple(gradients)
+        return parts_of(self, dy, self.lengths, self.axis, self.needs)
 
     def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
-        start, gradients = 0, []
-        for shape, needed in zip(self.shapes, self.needs, strict=True):
-            part = (*[slice(None)] * self.axis, slice(start, start + shape[self.axis]))
-            gradients.append(Slice.apply(dy, index=part) if needed else None)
-            start += shape[self.axis]
-        return tuple(gradients)
+        parts: Any = Split.apply(dy, lengths=tuple(self.lengths), axis=self.axis, keepdims=True)
+        return tuple([part if need else None for part, need in zip(parts, self.needs, strict=True)])
+
+
+class Split(Op):
+    """Parts of x along an axis, each a result; without `keepdims` they are of length 1, and lose the axis."""
+
+    formula = "y0, y1, ... = x, cut along an axis;  dx = [dy0, dy1, ...]"
+    passes_on = False
+    takes_none = True
+
+    def forward(self, x: Array, *, lengths: tuple[int, ...], axis: int, keepdims: bool) -> tuple[Array, ...]:
+        self.lengths, self.axis, self.keepdims, self.x_shape, self.x_dtype = lengths, axis, keepdims, x.shape, x.dtype
+        parts = parts_of(self, x, lengths, axis, (True,) * len(lengths))
+        if keepdims:
+            return parts
+        shape = x.shape[:axis] + x.shape[axis + 1 :]
+        return tuple([part.reshape(shape) for part in parts])
+
+    def backward(self, *dys: Array | None) -> tuple[Array | None, ...]:
+        if all(dy is not None for dy in dys):
+            dx = self.empty(self.x_shape, self.x_dtype)
+        else:
+            dx = filled(self, self.x_shape, self.x_dtype, 0.0)
+        put_parts(self, dys, self.lengths, self.axis, dx)
+        return (dx,)
+
+    def backward_on_tape(self, *dys: Tensor | None) -> tuple[Tensor | None, ...]:
+        parts = []
+        for n, dy in zip(self.lengths, dys, strict=True):
+            shape = (*self.x_shape[: self.axis], n, *self.x_shape[self.axis + 1 :])
+            some = next(d for d in dys if d is not None)
+            if dy is None:
+                dy = Tensor._wrap(at_work(some._device).zeros(shape, self.x_dtype), some._device)
+            parts.append(reshape(dy, shape))
+        return (Concat.apply(*parts, axis=self.axis),)
+
+
+def parts_of(op: Op, x: Array, lengths: Sequence[int], axis: int, wanted: Sequence[bool]) -> tuple[Any, ...]:
+    """New arrays of x's parts of these lengths along an axis, None for those that are not wanted."""
+    strides, step = contiguous_strides(x.shape), math.prod(x.shape[axis + 1 :])
+    start, parts = 0, []
+    for n, want in zip(lengths, wanted, strict=True):
+        shape = (*x.shape[:axis], n, *x.shape[axis + 1 :])
+        parts.append(read(op, x, shape, strides, start * step) if want else None)
+        start += n
+    return tuple(parts)
+
+
+def put_parts(op: Op, parts: Sequence[Array | None], lengths: Sequence[int], axis: int, y: Array) -> None:
+    """Put arrays of these lengths along an axis into y, one after another; None leaves y as it is there."""
+    strides, step = contiguous_strides(y.shape), math.prod(y.shape[axis + 1 :])
+    start = 0
+    for n, part in zip(lengths, parts, strict=True):
+        if part is not None:
+            write(op, part.reshape(*y.shape[:axis], n, *y.shape[axis + 1 :]), strides, start * step, y)
+        start += n
 
 
 class Convert(Op):

@@ -129,7 +129,7 @@ class RNN(Op):
 
 
 class LSTM(Op):
-    """Long short-term memory, all steps: (steps + 1, N, hidden), the h of all of them and then the last c."""
+    """Long short-term memory, all steps: the h of all of them, and the last c."""
 
     formula = (
         "i, f, g, o = σ, σ, tanh, σ of x W + b + h W';  c = f c + i g;  h = o tanh(c), step by step;  "
@@ -149,41 +149,36 @@ class LSTM(Op):
         b_hh: Array | None,
         *,
         reverse: bool,
-    ) -> Array:
+    ) -> tuple[Array, Array]:
         self.reverse = reverse
         gates = input_products(self, x, w_ih, both(self, b_ih, b_hh))
-        steps, n, units = x.shape[0], x.shape[1], w_hh.shape[0]
-        result, c = self.empty((steps + 1, n, units), x.dtype), self.empty((steps, n, units), x.dtype)
+        y = self.empty((*x.shape[:2], w_hh.shape[0]), x.dtype)
+        c, last_c = self.empty_like(y), self.empty(y.shape[1:], x.dtype)
         if c.size:
-            y, last = some_rows(result, 0, steps), 0 if reverse else steps - 1
             self.kernels.recurrent.lstm_forward(
                 start_of(self, h0, c), start_of(self, c0, c), w_hh, reverse, gates, c, y
             )
-            self.kernels.movement.copy(
-                some_rows(c, last, last + 1).reshape(-1), some_rows(result, steps, steps + 1).reshape(-1)
-            )
-        self.save(x, h0, c0, w_ih, w_hh, b_ih, b_hh, result, gates, c)
-        return result
+            last = 0 if reverse else c.shape[0] - 1
+            self.kernels.movement.copy(some_rows(c, last, last + 1).reshape(-1), last_c.reshape(-1))
+        self.save(x, h0, c0, w_ih, w_hh, b_ih, b_hh, y, gates, c)
+        return y, last_c
 
-    def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        x, h0, c0, w_ih, w_hh, _, _, result, gates, c = self.saved  # type: ignore[misc]
-        steps, n, units = c.shape
+    def backward(self, dy: Array, dc: Array) -> tuple[Array | None, ...]:  # type: ignore[override]  # of two results
+        x, h0, c0, w_ih, w_hh, _, _, y, gates, c = self.saved  # type: ignore[misc]
         dgates, dh0, dc0 = self.empty_like(gates), room_for(self, h0, c), room_for(self, c0, c)
         if c.size:
-            dc = some_rows(dy, steps, steps + 1).reshape(n, units)
             self.kernels.recurrent.lstm_backward(
-                some_rows(dy, 0, steps), dc, gates, start_of(self, c0, c), c, w_hh, self.reverse, dgates, dh0, dc0
+                dy, dc, gates, start_of(self, c0, c), c, w_hh, self.reverse, dgates, dh0, dc0
             )
         dx, dw_ih = input_gradients(self, x, w_ih, dgates, 0, 3)
-        y = some_rows(result, 0, steps)
         dw_hh = state_gradient(self, h0, y, dgates, self.reverse) if self.needs[4] else None
         starts = None if h0 is None else dh0, None if c0 is None else dc0
         return dx, *starts, dw_ih, dw_hh, *bias_gradients(self, dgates, 5)
 
-    def backward_on_tape(self, dy: Tensor) -> tuple[Tensor | None, ...]:
-        *given, result, _, _ = self.saved  # type: ignore[misc]
+    def backward_on_tape(self, dy: Tensor, dc: Tensor) -> tuple[Tensor | None, ...]:
+        *given, y, _, _ = self.saved  # type: ignore[misc]
         x, h0, c0, *weights = tensors_of(self, given)
-        return lstm_gradients(dy, Given(x, h0, *weights), c0, self.as_result(result), self.reverse, self.needs)
+        return lstm_gradients(dy, dc, Given(x, h0, *weights), c0, self.as_result(y, 0), self.reverse, self.needs)
 
 
 class GRU(Op):
@@ -281,10 +276,8 @@ def lstm(
     """
     check("lstm", 4, batch_first, x, w_ih, w_hh, {"b_ih": b_ih, "b_hh": b_hh}, {"h0": h0, "c0": c0})
     x = turned(x) if batch_first else x
-    steps = x.shape[0]
-    result = LSTM.apply(x, h0, c0, w_ih, w_hh, b_ih, b_hh, reverse=bool(reverse))
-    y, c = Rows.apply(result, start=0, stop=steps), Rows.apply(result, start=steps, stop=steps + 1)
-    return turned(y) if batch_first else y, last_step(y, bool(reverse)), reshape(c, c.shape[1:])
+    y, c = LSTM.apply(x, h0, c0, w_ih, w_hh, b_ih, b_hh, reverse=bool(reverse))
+    return turned(y) if batch_first else y, last_step(y, bool(reverse)), c
 
 
 def gru(

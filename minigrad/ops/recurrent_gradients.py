@@ -46,13 +46,11 @@ def rnn_gradients(
 
 
 def lstm_gradients(
-    dy: Tensor, given: Given, c0: Tensor | None, result: Tensor, reverse: bool, needs: Sequence[bool]
+    dy: Tensor, dc: Tensor, given: Given, c0: Tensor | None, y: Tensor, reverse: bool, needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Those of an LSTM's inputs; its result and dy have the last c, and its gradient, behind the steps."""
-    steps, turned, slope = given.x.shape[0], swapaxes(given.w_hh, 0, 1), Sigmoid.slope.op
-    dc = reshape(Rows.apply(dy, start=steps, stop=steps + 1), dy.shape[1:])
-    dy = Rows.apply(dy, start=0, stop=steps)
-    before = states_before(Rows.apply(result, start=0, stop=steps), given.h0, reverse)
+    """Those of an LSTM's inputs, from those of the h of all steps and of the last c."""
+    turned, slope = swapaxes(given.w_hh, 0, 1), Sigmoid.slope.op
+    before = states_before(y, given.h0, reverse)
     i, f, g, o = split(add(linear(given.x, given.w_ih, given.b_ih), linear(before, given.w_hh, given.b_hh)), 4, axis=2)
     i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
     c = cells(c0, f, mul(i, g), reverse)

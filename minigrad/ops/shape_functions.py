@@ -14,7 +14,7 @@ from minigrad.kernels.axes import Shape, broadcast_shape, contiguous_strides
 from minigrad.kernels.contract import Array
 from minigrad.ops.forms import Form
 from minigrad.ops.launches import expand, filled, read, unbroadcast, write
-from minigrad.ops.movement import concat, reshape, transpose
+from minigrad.ops.movement import Split, concat, reshape, transpose
 from minigrad.ops.reduce import summed_to
 from minigrad.ops.shapes import normal_axes, one_axis
 from minigrad.ops.table import where
@@ -185,16 +185,23 @@ def split(x: Tensor, sections: SupportsIndex | Sequence[SupportsIndex], axis: in
         sections = integer("split: sections", sections)
         if n % sections:
             raise ValueError(f"split: axis {axis} of shape {x.shape} cannot be cut into {sections} equal parts")
-        places = list(range(n // sections, n, n // sections)) if n else [0] * (sections - 1)
+        lengths = [n // sections] * sections
     else:
-        places = [operator.index(place) for place in sections]  # type: ignore[union-attr]  # it has an axis
-    return tuple([x[(*[slice(None)] * along, slice(a, b))] for a, b in itertools.pairwise([0, *places, n])])
+        places = [slice(operator.index(place)).indices(n)[1] for place in sections]  # type: ignore[union-attr]  # it has an axis
+        lengths = [b - a for a, b in itertools.pairwise([0, *places, n])]
+        if any(length < 0 for length in lengths):  # parts that overlap, as NumPy has it
+            return tuple([x[(*[slice(None)] * along, slice(a, b))] for a, b in itertools.pairwise([0, *places, n])])
+    parts: Any = Split.apply(x, lengths=tuple(lengths), axis=along, keepdims=True)
+    return parts
 
 
 def unstack(x: Tensor, axis: int = 0) -> tuple[Tensor, ...]:
     """The parts of x along an axis, without it."""
     along = one_axis(axis, tensor_of("unstack", x).ndim)
-    return tuple([x[(*[slice(None)] * along, i)] for i in range(x.shape[along])])
+    if not x.shape[along]:
+        return ()
+    parts: Any = Split.apply(x, lengths=(1,) * x.shape[along], axis=along, keepdims=False)
+    return parts
 
 
 # The same elements elsewhere

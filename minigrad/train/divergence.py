@@ -16,6 +16,7 @@ from minigrad.anomaly import AnomalyError
 from minigrad.modes import Switch
 from minigrad.nn import Module
 from minigrad.optim import Optimizer, clip_grad_norm
+from minigrad.results import op_of
 from minigrad.tape import Op
 from minigrad.tensor import Tensor
 from minigrad.train.evaluation import Loss, pair, share_of
@@ -162,9 +163,10 @@ class FiniteWatch:
 
 def made_by(t: Tensor) -> str:
     """The op a tensor came from, and where it was called."""
-    if t._op is None:
+    op = op_of(t._op)
+    if op is None:
         return "something off the tape"
-    return type(t._op).__name__ + (f", called at {t._op.line}," if t._op.line else "")
+    return type(op).__name__ + (f", called at {op.line}," if op.line else "")
 
 
 def not_finite(array: np.ndarray) -> bool:

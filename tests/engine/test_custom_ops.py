@@ -175,7 +175,9 @@ def test_wrong_gradients_are_refused(gradients, message, on_leaf):
 
 @pytest.mark.parametrize("result", [3.0, [1.0], mg.tensor([1.0])], ids=lambda r: type(r).__name__)
 def test_forward_must_return_an_array(result):
-    with pytest.raises(TypeError, match=f"Gives.forward must return an array, not {type(result).__name__}"):
+    with pytest.raises(
+        TypeError, match=f"Gives.forward must return an array, or a tuple of arrays, not {type(result).__name__}"
+    ):
         Gives.apply(leaf([1.0]), gradients=None, result=result)
 
 

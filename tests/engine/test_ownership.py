@@ -266,15 +266,15 @@ class Sharing:
     def __init__(self):
         self.seen, self.wrong = set(), []
 
-    def before(self, op, dy):
+    def before(self, op, dys):
         pass
 
-    def after(self, op, dy, results):
+    def after(self, op, dys, results):
         if op.passes_on:
             return
         self.seen |= {kind.__name__ for kind in type(op).__mro__}
         made = [dx for dx in results if dx is not None]
-        others = [dy, *[a for a in op.saved if a is not None], *op.device.constants.values()]
+        others = [*[a for a in (*dys, *op.saved) if a is not None], *op.device.constants.values()]
         for i, dx in enumerate(made):
             if any(np.may_share_memory(dx, other) for other in [*others, *made[:i]]):
                 self.wrong.append(type(op).__name__)
@@ -287,6 +287,7 @@ def every_op(x, w, images):
     yield from ((x * x).exp(), (x * x + 1.0).log(), (x * x + 1.0).sqrt(), x.tanh(), x.relu(), x.sigmoid())
     yield from (mg.cumsum(x, 0), mg.flip(x), mg.pad(x, 1), x.at[1:].set(b), x.at[[0, 0]].add(w[:2]))
     yield mg.take_along_axis(x, np.zeros((4, 2), int))
+    yield from (*mg.split(x, [1, 3]), *mg.unstack(x, 1))
     yield from (mg.gelu(x), mg.maximum(x, b), mg.elementwise(lambda x, b: x * mg.exp(b))(x, b))
     yield from (x.T, mg.concat([x, x * 2.0]), x.to("float64"), mg.softmax(x), mg.log_softmax(x), square)
     yield from (

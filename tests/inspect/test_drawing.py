@@ -108,3 +108,12 @@ def test_shared_weights_are_drawn_once(steps):
     for _ in range(steps):
         h = mg.tanh(h @ w)
     assert [title for title, _ in boxes(mg.inspect.draw(h, names={"w": w}))].count("w") == 1
+
+
+def test_an_op_with_several_results_is_one_box():
+    x = mg.tensor(np.ones((2, 4)), "float32", "reference", requires_grad=True)
+    a, b = mg.split(x, [1], axis=1)
+    picture = mg.inspect.draw((a * b).sum(), names={"x": x})
+    assert [title for title, _ in boxes(picture)] == ["x", "Split", "Mul", "Sum"]
+    assert len(arrows(picture)) == 4
+    assert "results float32[2, 1], float32[2, 3]" in picture

@@ -134,3 +134,12 @@ def test_what_was_run_as_one_op_is_shown(activation, shown, training):
     with mg.inspect.record():
         y = model(x)
     assert [row.op for row in mg.inspect.table(y).rows] == shown.split(" + ")
+
+
+def test_an_op_with_several_results_is_one_row():
+    x = mg.tensor(np.ones((2, 4)), "float32", "reference", requires_grad=True)
+    a, b = mg.split(x, [1], axis=1)
+    table = mg.inspect.table((a * b).sum(), names={"x": x})
+    assert table.rows[0].shape == ((2, 1), (2, 3))
+    assert [row.inputs for row in table.rows] == [["x"], ["#1[0]", "#1[1]"], ["#2"]]
+    assert "Split  (2, 1), (2, 3)  float32" in str(table)

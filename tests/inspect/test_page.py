@@ -58,9 +58,9 @@ def test_steps_go_backward_and_are_checked(page):
 
 
 def test_every_node_has_its_value_and_every_leaf_its_gradient(page):
-    assert all(isinstance(n["value"], int) for n in page["nodes"] if n["kind"] != "result")
+    assert all(len(n["value"]) == 1 for n in page["nodes"] if n["kind"] != "result")
     leaf = next(n for n in page["nodes"] if n["title"] == "w1")
-    assert page["maps"][leaf["gradient"]]["shape"] == [2, 3]
+    assert [page["maps"][i]["shape"] for i in leaf["gradient"]] == [[2, 3]]
 
 
 def test_ops_have_formula_line_and_kernels(page):
@@ -302,3 +302,15 @@ def test_dark_where_the_reader_wants_it(opened):
     colour = "getComputedStyle(document.body).backgroundColor"
     assert opened().tab.evaluate(colour) == "rgb(255, 255, 255)"
     assert opened(scheme="dark").tab.evaluate(colour) == "rgb(20, 23, 28)"
+
+
+def test_an_op_with_several_results_shows_each(tmp_path):
+    x = mg.tensor(np.arange(8.0).reshape(2, 4), "float32", "reference", requires_grad=True)
+    with mg.inspect.record():
+        a, b = mg.split(x, [1], axis=1)
+        loss = (a * b).sum()
+    found = data_of(mg.inspect.page(loss, tmp_path / "tape.html", names={"x": x}))
+    node = next(n for n in found["nodes"] if n["title"] == "Split")
+    assert node["shapes"] == [[2, 1], [2, 3]]
+    for of in ("value", "gradient"):
+        assert [found["maps"][i]["shape"] for i in node[of]] == [[2, 1], [2, 3]]

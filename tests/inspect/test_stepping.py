@@ -250,3 +250,33 @@ def test_converting_dtypes_is_checked_in_float64():
     with mg.inspect.record():
         loss = mg.exp(leaf(3, dtype="float32")).to("float64").sum().to("float32")
     assert [step.ok for step in mg.inspect.steps(loss)] == [True] * 4
+
+
+def test_each_of_several_results_has_its_gradient_and_is_checked():
+    x = leaf(2, 4)
+    with mg.inspect.record():
+        a, _, c = mg.split(x, [1, 2], axis=1)
+        loss = (a * c * c).sum()
+    walk = mg.inspect.steps(loss, names={"x": x})
+    *_, last = steps = list(walk)
+    assert [part.to for part in steps[1].passed] == ["#2 Mul", "#1[2] Split"]
+    assert [None if dy is None else dy.shape for dy in last.dy] == [(2, 1), None, (2, 2)]
+    assert last.shape == ((2, 1), (2, 1), (2, 2))
+    assert all(step.ok and step.passed[0].check is not None for step in steps)
+    assert "arrives    [1] nothing" in str(last)
+    loss.backward()
+    assert walk.gradients[x].numpy().tobytes() == x.grad.numpy().tobytes()
+
+
+def test_a_wrong_gradient_of_one_result_is_found():
+    class Wrong(mg.Op):
+        def forward(self, x):
+            return 2 * x, 3 * x
+
+        def backward(self, da, db):
+            return (2 * da + 2 * db,)
+
+    for used, ok in ((0, True), (1, False)):
+        with mg.inspect.record():
+            y = Wrong.apply(leaf(3))[used].sum()
+        assert [step.ok for step in mg.inspect.steps(y)] == [True, ok]

@@ -56,6 +56,8 @@ CASES = {  # a function, and the shapes of what it is given: a letter for each a
     "no rows": (lambda x: x[mg.tensor(np.zeros(0, np.int64), device=x.device)], "nm"),
     "concat": (lambda *xs: mg.concat(xs), "nm", "nc", "nm"),
     "concat on the first axis": (lambda *xs: mg.concat(xs, axis=0), "nm", "cm"),
+    "split": (lambda x: mg.concat(mg.split(x, [1, 3], 1)[::-1], 1), "nm"),
+    "unstack": (lambda x: sum(mg.unstack(x, 1), x[:, 0]), "nmc"),
     "to": (lambda x: x.to("float64"), "nm"),
     "matmul": (mg.matmul, "nm", "mk"),
     "matmul of a vector and a matrix": (mg.matmul, "m", "mk"),

@@ -14,6 +14,8 @@ FAMILIES = {
     "transpose": lambda x: mg.transpose(x),
     "getitem": lambda x: x[1:, ::-1],
     "concat": lambda x: mg.concat([x, x]),
+    "split": lambda x: mg.split(x, [3, 4], axis=1)[2],
+    "unstack": lambda x: mg.unstack(x, axis=1)[2],
     "reduce": lambda x: x.sum(axis=0),
     "max": lambda x: x.max(axis=-1),
     "matmul": lambda x: x @ x.T,
@@ -42,7 +44,7 @@ FAMILIES = {
     "huber_loss": lambda x: mg.huber_loss(x, x[::-1]),
     "mse_loss": lambda x: mg.mse_loss(x, x[::-1]),
 }
-MOVEMENT = ("transpose", "getitem", "concat")  # elements of any dtype
+MOVEMENT = ("transpose", "getitem", "concat", "split", "unstack")  # elements of any dtype
 SHAPE = (6, 10)
 
 
@@ -111,6 +113,7 @@ def test_integers_and_bools_are_refused_where_floats_are_needed(family, dtype, d
 def test_movement_keeps_integers_and_bools(family, dtype, device):
     x = (np.arange(60).reshape(SHAPE) % 3).astype(dtype)
     expected = {"transpose": x.T, "getitem": x[1:, ::-1], "concat": np.concatenate([x, x], -1)}
+    expected |= {"split": x[:, 4:], "unstack": x[:, 2]}
     y = FAMILIES[family](mg.tensor(x, device=device)).numpy()
     np.testing.assert_array_equal(y, expected[family], strict=True)
 

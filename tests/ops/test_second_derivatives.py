@@ -79,6 +79,8 @@ CASES = {  # a function of tensors, and their shapes
     "take": (lambda x: x[[0, 2, 0]] ** 2, (3, 4)),
     "take_along_axis": (lambda x: mg.take_along_axis(x, np.array([[0, 0], [3, 1], [2, 2]])) ** 2, (3, 4)),
     "concat": (lambda a, b: mg.concat([a, b * b], axis=0) ** 2, (2, 3), (1, 3)),
+    "split": (lambda x: mg.split(x, [1, 3], 1)[1] ** 2 * mg.split(x, 2, 1)[0], (3, 4)),
+    "unstack": (lambda x: mg.unstack(x)[1] * mg.unstack(x, 1)[0], (3, 3)),
     "broadcast_to": (lambda x: mg.broadcast_to(x, (2, 3, 4)) ** 2, (3, 1)),
     "pad": (lambda x: mg.pad(x, 1, 0.5) ** 2, (2, 3)),
     "flip": (lambda x: mg.flip(x, 1) * x, (3, 4)),
