@@ -173,7 +173,7 @@ CHANGES = [change for name, change in vars(Between).items() if not name.startswi
 
 
 def results(seed, device, captured):
-    """What a step drawn by `seed` gives and leaves in each call."""
+    """What a step drawn by `seed` gives and leaves in each call, to its end or to the first error."""
     draw, rng = random.Random(seed), np.random.default_rng(seed)
     world = World(draw, device)
     program = [
@@ -189,8 +189,14 @@ def results(seed, device, captured):
 
     run = mg.capture(step) if captured else step
     for _ in range(CALLS):
-        outputs = run(mg.tensor(rng.standard_normal((ROWS, world.width)), dtype="float32", device=device))
-        yield [action.__name__ for action, _ in program], [*map(np.array, outputs), *world.left()]
+        x = mg.tensor(rng.standard_normal((ROWS, world.width)), dtype="float32", device=device)
+        names = " ".join(action.__name__ for action, _ in program)
+        try:
+            outputs = run(x)
+        except RuntimeError as error:  # a step may change in place what backward needs
+            yield f"{names}: {error}", world.left()
+            return
+        yield names, [*map(np.array, outputs), *world.left()]
         for number in rng.integers(0, 2 * len(CHANGES), 2):
             if number < len(CHANGES):
                 CHANGES[number](world, rng)
@@ -199,8 +205,9 @@ def results(seed, device, captured):
 def check(seeds, device):
     for seed in seeds:
         both = zip(*[list(results(seed, device, captured)) for captured in (True, False)], strict=True)
-        for call, ((program, found), (_, expected)) in enumerate(both):
-            where = f"seed {seed}, call {call} of {' '.join(program)}"
+        for call, ((program, found), (eager_program, expected)) in enumerate(both):
+            where = f"seed {seed}, call {call} of {program}"
+            assert program == eager_program, where
             for x, y in zip(found, expected, strict=True):
                 assert (x is None) == (y is None), where
                 assert x is None or np.array_equal(x, y, equal_nan=True), where
@@ -212,4 +219,4 @@ def test_steps_of_any_kind_give_the_bits_of_eager_ones(device):
 
 @pytest.mark.slow
 def test_many_steps_of_any_kind_give_the_bits_of_eager_ones():
-    check(range(1000, 2500), "cpu")
+    check(range(1000, 1500), "cpu")
