@@ -166,49 +166,55 @@ class Op:
                 state.observe(op, inputs, parameters)
         arrays = [None if t is None else t._data for t in inputs]
         y = op.forward(*arrays, **parameters)
-        several = isinstance(y, tuple)
-        results = [as_tensor(op, array, inputs, home) for array in (y if several else (y,))]
-        if several:
+        result: Any
+        if isinstance(y, tuple):
+            result = results = tuple([as_tensor(op, array, inputs, home) for array in y])
             count_together(cls.__name__, results)
+        else:
+            result = as_tensor(op, y, inputs, home)
+            results = (result,)
         if recording is not None:
             recording.saw_op(op, inputs, [t._data for t in results])
         if True in op.needs:
-            op.record(inputs, results, several)
+            op.record(inputs, results, result is results)
         else:
             op.saved = None
         if state.anomaly:
             search_results(op, arrays, [t._data for t in results])
-        return tuple(results) if several else results[0]  # type: ignore[return-value]  # of few ops a tuple
+        return result  # type: ignore[no-any-return]  # a tensor, or of few ops a tuple
 
     def record(
-        self, inputs: "tuple[tensors.Tensor | None, ...]", results: "list[tensors.Tensor]", several: bool
+        self, inputs: "tuple[tensors.Tensor | None, ...]", results: "tuple[tensors.Tensor, ...]", several: bool
     ) -> None:
         """Put this op on the tape as the origin of its results."""
         self.order = new_order()
+        self.sources = tuple([(t._op or t) if need else None for t, need in zip(inputs, self.needs)])  # type: ignore[union-attr]  # noqa: B905 - as long by construction, and called for every op
         if several:
             check_gradients_taken(type(self), len(results))  # type: ignore[arg-type]  # a class has a hash
             self._several = [(t.shape, t.dtype, None) for t in results]
+            for number, t in enumerate(results):
+                if t.dtype in tensors.FLOATS:
+                    t._op, t.requires_grad = self._result(number), True
         else:
-            self.shape, self.dtype = results[0].shape, results[0].dtype
-        self.sources = tuple([(t._op or t) if need else None for t, need in zip(inputs, self.needs)])  # type: ignore[union-attr]  # noqa: B905 - as long by construction, and called for every op
+            result = results[0]
+            self.shape, self.dtype = result._data.shape, result._data.dtype
+            result._op, result.requires_grad = self, True
         if self.saved:
+            y, others = results[0]._data, [t._data for t in results[1:]] if several else ()
             versions: list[tuple[list[int], int, int]] = []
             for array in self.saved:
                 if array is None:
                     continue
-                for i, t in enumerate(results):
-                    if array is t._data:
-                        versions.append((t._version, t._version[0], ~i))
-                        break
+                if array is y:
+                    version, which = results[0]._version, ~0
+                elif others and (numbers := [i for i, other in enumerate(others, 1) if other is array]):
+                    version, which = results[numbers[0]]._version, ~numbers[0]
+                elif (i := source_of(array, inputs)) is not None:
+                    version, which = inputs[i]._version, i  # type: ignore[union-attr]
                 else:
-                    if (source := source_of(array, inputs)) is not None:
-                        version = inputs[source]._version  # type: ignore[union-attr]
-                        versions.append((version, version[0], source))
+                    continue
+                versions.append((version, version[0], which))
             self.versions = versions
-        for i, t in enumerate(results):
-            if not several or t.dtype in tensors.FLOATS:
-                t._op = self._result(i)
-                t.requires_grad = True
 
     def _result(self, i: int) -> "Op | Result":
         """What result i comes from on the tape: this op, if it has no other."""
