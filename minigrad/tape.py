@@ -79,8 +79,8 @@ class Op:
         """Compute the result, or a tuple of several; see the class."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    def backward(self, dy: np.ndarray) -> tuple[Any, ...]:
-        """Gradients of the inputs from the gradient of the result; see the class."""
+    def backward(self, *dy: Any, **never: Any) -> tuple[Any, ...]:
+        """Gradients of the inputs from the gradient of the result, or of each of several; see the class."""
         raise NotImplementedError(f"{type(self).__name__} has no backward")
 
     def backward_on_tape(self, *dy: Any, **never: Any) -> "tuple[tensors.Tensor | None, ...]":

@@ -134,7 +134,7 @@ class Steps(Iterator[Step]):
             dys.append(no_gradient(op, result, home) if dy is None else dy)
         calls: list[KernelCall] = []
         op.device, op.kernels = self._device, NotedKernels(self._device.kernels, calls.append)  # type: ignore[assignment]
-        gradients = op.backward(*dys)  # type: ignore[arg-type]
+        gradients = op.backward(*dys)
         check_count(op, gradients)
         self._index += 1
         found: Any = tuple([result.shape for result in results]), tuple(arrived)

@@ -163,7 +163,7 @@ class LSTM(Op):
         self.save(x, h0, c0, w_ih, w_hh, b_ih, b_hh, y, gates, c)
         return y, last_c
 
-    def backward(self, dy: Array, dc: Array) -> tuple[Array | None, ...]:  # type: ignore[override]  # of two results
+    def backward(self, dy: Array, dc: Array) -> tuple[Array | None, ...]:
         x, h0, c0, w_ih, w_hh, _, _, y, gates, c = self.saved  # type: ignore[misc]
         dgates, dh0, dc0 = self.empty_like(gates), room_for(self, h0, c), room_for(self, c0, c)
         if c.size:

@@ -335,6 +335,16 @@ def test_backward_on_tape_too():
         One.apply(*[mg.tensor(v, requires_grad=True) for v in (X, Y)])
 
 
+def test_an_op_without_backward_says_so_when_it_is_asked():
+    class Halves(mg.Op):
+        def forward(self, x):
+            return x / 2, x / 2
+
+    a, _ = Halves.apply(mg.tensor(X, requires_grad=True))
+    with pytest.raises(NotImplementedError, match="Halves has no backward"):
+        a.sum().backward()
+
+
 def test_an_op_without_second_derivative_says_so():
     x = mg.tensor(np.arange(6.0).reshape(2, 3), requires_grad=True)
     with pytest.raises(NotImplementedError, match=r"came to Largest \(result shapes \(2,\), \(2,\), \(2,\)\)"):

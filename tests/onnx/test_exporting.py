@@ -243,6 +243,13 @@ def of_two_lengths(x):
     return mg.sum(x[: (x.shape[0] + 1) // 2], axis=0)
 
 
+class Halves(mg.Op):
+    """x / 2, twice."""
+
+    def forward(self, x):
+        return x / 2, x / 2
+
+
 def of_three_batches(x):
     n = x.shape[0]
     return (x.reshape(n, 1, 1, 4) * x.reshape(1, n, 1, 4) * x.reshape(1, 1, n, 4)).reshape(n * n, 2, 2, n)
@@ -252,6 +259,11 @@ def of_three_batches(x):
     ("function", "message"),
     [
         (Square.apply, r"Square in 1 \(called at .*onnx_models.py:\d+\) cannot be exported: ONNX has no op for it"),
+        (lambda x: Halves.apply(x)[1], r"Halves in 1 \(called at .*\) cannot be exported: ONNX has no op for it"),
+        (
+            lambda x: mg.concat(mg.split(x, [x.shape[0] - 1]), axis=0),
+            "Split in 1 .*the lengths of the parts depend on the batch, .*cut it into equal parts, or another axis",
+        ),
         (lambda x: mg.dropout(x, 0.5, training=True, seed=0), "Dropout in 1 .*it draws random numbers"),
         (
             lambda x: mg.scaled_dot_product_attention(x, x, x, dropout_p=0.5, seed=0),

@@ -131,6 +131,24 @@ def test_names_of_pytorch():
     assert mg.clamp(x, 1, 2).numpy().max() == 2
 
 
+def test_all_parts_are_one_op_on_the_tape():
+    x = mg.tensor(np.arange(6.0), requires_grad=True)
+    y = sum(mg.unstack(x * 1.0) + mg.split(x * 1.0, [2, 3])[1:2])
+    assert [row.op for row in mg.inspect.table(y).rows].count("Split") == 2
+
+
+@pytest.mark.parametrize("places", [[4, 2], [-2], [9], [-9, 3], [2, 2]], ids=str)
+def test_places_are_numpys(places, device):
+    x = np.arange(6.0)
+    t = mg.tensor(x, device=device, requires_grad=True)
+    parts = mg.split(t, places)
+    for part, expected in zip(parts, np.split(x, places), strict=True):
+        np.testing.assert_array_equal(part.numpy(), expected)
+    sum(part.sum() for part in parts).backward()
+    expected = sum(np.isin(x, part) * 1.0 for part in np.split(x, places))
+    np.testing.assert_array_equal(t.grad.numpy(), expected)
+
+
 def test_parts_of_a_split_share_the_gradient(device):
     x = mg.tensor(np.arange(6.0), device=device, requires_grad=True)
     a, _, c = mg.split(x, 3)

@@ -40,6 +40,29 @@ def test_steps_of_several_batches_equal_a_handwritten_loop_to_the_bit(parts, sam
     assert ours.loader.position == 14
 
 
+SCHEDULES = {
+    "warmup": lambda o: mg.optim.WarmupSchedule(o, 3, mg.optim.CosineSchedule(o, 6)),
+    "one cycle": lambda o: mg.optim.OneCycleSchedule(o, 6),
+    "function": lambda o: mg.optim.FunctionSchedule(o, lambda n: 0.1 / (1 + n)),
+    "plateau": lambda o: mg.optim.PlateauSchedule(o, "loss", patience=0),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_average_accumulation_and_schedule_have_the_bits_of_eager_when_captured(parts, schedule):
+    found = []
+    for capture in (True, False):
+        p = parts("cpu")
+        optimizer = mg.optim.AdamW(p.model.parameters(), lr=0.01, ema=0.9)
+        by = "epoch" if schedule == "plateau" else "step"
+        rates = SCHEDULES[schedule](optimizer)
+        fit(p.model, optimizer, p.loader, epochs=2, accumulate=3, schedule=rates, schedule_by=by, capture=capture)
+        with optimizer.averaged():
+            averages = [t.numpy().tobytes() for t in p.model.parameters()]
+        found.append((averages, [t.numpy().tobytes() for t in p.model.parameters()], optimizer.rates))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("capture", [True, False])
 @pytest.mark.parametrize("size", [1, 3])
 def test_clipped_steps_equal_a_handwritten_loop_to_the_bit(parts, same_bits, device, capture, size):
