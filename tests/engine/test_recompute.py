@@ -190,9 +190,61 @@ def test_functions_that_do_not_follow_from_their_arguments_are_told_of():
         y.sum().backward()
 
 
-def test_another_result_than_a_tensor_is_refused():
-    with pytest.raises(TypeError, match=r"must return one Tensor, not tuple.*mg\.concat"):
-        mg.recompute(lambda x: (x, x), mg.tensor([1.0], requires_grad=True))
+@pytest.mark.parametrize(
+    ("f", "what"),
+    [
+        (lambda x: [x], "list"),
+        (lambda x: (x, 1.0), "a tuple with a float in it"),
+        (lambda x: (), "an empty tuple"),
+    ],
+)
+def test_another_result_than_tensors_is_refused(f, what):
+    with pytest.raises(TypeError, match=rf"must return a Tensor or a tuple of Tensors, not {what}"):
+        mg.recompute(f, mg.tensor([1.0], requires_grad=True))
+
+
+def of_three_results(x, w):
+    """Two of floats, which share work and random numbers, and one of integers."""
+    h = mg.tanh(x @ w) * mg.random.uniform((), dtype=x.dtype)
+    return h * h, h.sum(axis=0), mg.argmax(h, axis=1)
+
+
+@pytest.mark.parametrize("used", [(0, 1), (0,), (1,)])
+@pytest.mark.parametrize("captured", [False, True], ids=["eager", "captured"])
+def test_several_results_have_the_bits_that_they_have_without(used, captured, rng):
+    x, w = rng.standard_normal((4, 3)), rng.standard_normal((3, 5))
+
+    def gradients(call):
+        mg.manual_seed(1)
+        leaf, weight = mg.tensor(x, requires_grad=True), mg.tensor(w, requires_grad=True)
+
+        def step(factor):
+            results = call(of_three_results, leaf, weight)
+            assert not results[2].requires_grad
+            sum([(results[i] * results[i]).sum() for i in used], start=factor * 0.0).sum().backward()
+            return [*results]
+
+        run = mg.capture(step) if captured else step
+        return [[np.array(t) for t in [*run(mg.tensor(np.ones(1))), leaf.grad, weight.grad]] for _ in range(3)]
+
+    for found, expected in zip(gradients(mg.recompute), gradients(lambda f, *xs: f(*xs)), strict=True):
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_second_derivatives_through_several_results(rng):
+    x, w = rng.standard_normal((4, 3)), rng.standard_normal((3, 5))
+
+    def second(call):
+        leaf, weight = mg.tensor(x, requires_grad=True), mg.tensor(w, requires_grad=True)
+        squares, sums = call(lambda x, w: of_three_results(x, w)[:2], leaf, weight)
+        (first,) = mg.grad((squares * squares).sum() + (sums * sums).sum(), [leaf], create_graph=True)
+        return mg.grad((first * first).sum(), [leaf, weight])
+
+    found = second(lambda f, *xs: (mg.manual_seed(2), mg.recompute(f, *xs))[1])
+    expected = second(lambda f, *xs: (mg.manual_seed(2), f(*xs))[1])
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-12)
 
 
 def test_a_function_that_takes_gradients_itself_is_told_where_to():
