@@ -7,7 +7,7 @@ in float32 and float64 alone. docs/array-api.md says what is left out.
 import builtins
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import e, iinfo, inf, isdtype, nan, newaxis, pi
@@ -80,9 +80,8 @@ from minigrad.ops import div as divide
 from minigrad.ops import mul as multiply
 from minigrad.ops import sub as subtract
 from minigrad.tensor import FLOATS, Tensor
-from minigrad.types import Axis, DeviceLike, Dtype
+from minigrad.types import Axis, DeviceLike, Dtype, Lengths
 
-Shape = int | Sequence[SupportsIndex]
 Copy = builtins.bool | None
 VERSIONS = "2022.12", "2023.12", "2024.12"  # each has all of the one before
 __array_api_version__ = VERSIONS[-1]
@@ -122,7 +121,7 @@ def astype(x: Tensor, dtype: DTypeLike, /, *, copy: Copy = True, device: DeviceL
     return to(x, dtype)
 
 
-def empty(shape: Shape, *, dtype: Dtype = None, device: DeviceLike = None) -> Tensor:
+def empty(shape: Lengths, *, dtype: Dtype = None, device: DeviceLike = None) -> Tensor:
     """Zeros: no memory is shown that holds something else."""
     return zeros(shape, dtype=dtype, device=device)
 
@@ -132,7 +131,7 @@ def empty_like(x: Tensor, /, *, dtype: Dtype = None, device: DeviceLike = None) 
     return zeros_like(x, dtype=dtype, device=device)
 
 
-def full(shape: Shape, fill_value: Any, *, dtype: Dtype = None, device: DeviceLike = None) -> Tensor:
+def full(shape: Lengths, fill_value: Any, *, dtype: Dtype = None, device: DeviceLike = None) -> Tensor:
     """One number everywhere; of its own dtype, float32 for a Python float."""
     return ops.full(shape, fill_value, dtype=dtype, device=device)
 
@@ -189,7 +188,7 @@ def concat(arrays: Sequence[Tensor], /, *, axis: int | None = 0) -> Tensor:
     return ops.concat(arrays, axis)
 
 
-def reshape(x: Tensor, /, shape: Shape, *, copy: Copy = None) -> Tensor:
+def reshape(x: Tensor, /, shape: Lengths, *, copy: Copy = None) -> Tensor:
     """The same elements in another shape; the same memory, unless copy=True."""
     return ops.reshape(astype(x, x.dtype, copy=copy), shape)
 

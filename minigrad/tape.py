@@ -369,7 +369,8 @@ def backward(
 def last_uses(tensor: "tensors.Tensor") -> "dict[Op, list[tensors.Tensor]]":
     """The leaves that `backward` from a tensor comes to, by the op that it visits last of those that use them, in its order."""
     last: dict[tensors.Tensor, Op] = {}
-    waiting = [op for op in [op_of(tensor._op)] if op is not None]
+    first = op_of(tensor._op)
+    waiting = [] if first is None else [first]
     seen = set(waiting)
     while waiting:
         op = waiting.pop()

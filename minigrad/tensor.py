@@ -469,10 +469,10 @@ class Tensor:
 
     # Comparisons: of what is neither tensor, number, array nor list, Python asks the other side
 
-    def __eq__(self, other: Operand) -> "Tensor":  # type: ignore[override]  # as of NumPy\'s arrays
+    def __eq__(self, other: Operand) -> "Tensor":  # type: ignore[override]  # as of NumPy's arrays
         return comparison.equal(self, other) if is_comparable(other) else NotImplemented
 
-    def __ne__(self, other: Operand) -> "Tensor":  # type: ignore[override]  # as of NumPy\'s arrays
+    def __ne__(self, other: Operand) -> "Tensor":  # type: ignore[override]  # as of NumPy's arrays
         return comparison.not_equal(self, other) if is_comparable(other) else NotImplemented
 
     def __lt__(self, other: Operand) -> "Tensor":

@@ -20,7 +20,7 @@ from minigrad.capture.recorder import Recorder
 from minigrad.capture.results import check_results, each_tensor, returned
 from minigrad.capture.watch import Place, elements
 from minigrad.changes import CAPTURED_METHODS
-from minigrad.devices import Device, get_device
+from minigrad.devices import get_device
 from minigrad.devices.precision import matmul_precision
 from minigrad.modes import CaptureError, state
 from minigrad.tensor import Tensor
@@ -36,7 +36,7 @@ everyone: "weakref.WeakSet[Captured]" = weakref.WeakSet()  # since a fork lets n
 class Captured:
     """A step that is recorded at its first call and replayed after; see `capture`."""
 
-    def __init__(self, step: Callable[..., Any], device: Device | str | None = None) -> None:
+    def __init__(self, step: Callable[..., Any], device: DeviceLike = None) -> None:
         if isinstance(step, types.FunctionType | types.MethodType):
             functools.update_wrapper(self, step)
         self.step = step
@@ -249,7 +249,7 @@ if hasattr(os, "register_at_fork"):
 class CapturedMethod(Captured):
     """A captured method of one instance, which comes as the first argument of a call and is not kept."""
 
-    def __init__(self, function: Callable[..., Any], device: Device | str | None, instance: Any) -> None:
+    def __init__(self, function: Callable[..., Any], device: DeviceLike, instance: Any) -> None:
         self.instance = weakref.ref(instance)
         self.function = function
         super().__init__(types.MethodType(function, instance), device)

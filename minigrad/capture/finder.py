@@ -169,8 +169,7 @@ class Finder:
         instance = Instance(kind)
         for part in kind.__mro__:
             for value in vars(part).values() if not is_library(part.__module__) else ():
-                code = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-                if isinstance(code, types.FunctionType):
+                if isinstance(code := function_in(value), types.FunctionType):
                     self.method(code, instance)
 
     def container(self, label: str, container: Any) -> None:
@@ -342,8 +341,7 @@ class Finder:
             value = vars(part)[name]
             if not is_library(part.__module__):
                 self.conditions.entries.setdefault((id(part), name), Entry(f"{part.__name__}.{name}", vars(part), name))
-            code = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-            code = code.func if isinstance(code, functools.cached_property) else code
+            code = function_in(value)
             if isinstance(code, types.FunctionType):
                 # of a plain object of minigrad's (a schedule, say) the methods compute with Python numbers
                 self.method(
@@ -408,6 +406,15 @@ class Finder:
         alone = threading.active_count() == 1
         moved = (g.label for g in self.generators.values() if (g.named or alone) and state_of(g.bits) != g.state)
         return next(moved, None)
+
+
+def function_in(value: object) -> object:
+    """The function in what a class has under a name: a property, a class or static method; anything else is itself."""
+    if isinstance(value, property):
+        return value.fget
+    if isinstance(value, functools.cached_property):
+        return value.func
+    return getattr(value, "__func__", value)
 
 
 def constants(code: types.CodeType) -> Iterable[object]:

@@ -4,6 +4,7 @@ import contextlib
 
 import numpy as np
 import pytest
+from convolutions import PASSES, PROBLEMS, aligned_and_off, arguments
 from small_steps import step_of
 from targets import target_named
 
@@ -13,7 +14,6 @@ from minigrad.kernels.cuda.parts import plans
 from minigrad.kernels.cuda.tools import launch
 from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.precision import Products, rounded_to_bfloat16
-from minigrad.ops.window import resolve
 
 ORDERS = [(False, False), (False, True), (True, False), (True, True)]
 ALL_TILES = pytest.mark.parametrize("tile", plans.BF16_TILES[::-1], ids=str)
@@ -106,29 +106,9 @@ def test_rounding_is_to_the_nearest_even_and_what_is_not_finite_stays(memory, ch
     np.testing.assert_array_equal(memory.get(c), np.repeat(rounded_to_bfloat16(x)[:, None], 32, axis=1))
 
 
-PROBLEMS = {  # x (n, h, w, c), (kh, kw, k), stride, padding, dilation
-    "3x3, groups of four": ((2, 4, 5, 8), (3, 3, 12), 1, 1, 1),
-    "3x3, odd channels": ((2, 5, 4, 3), (3, 3, 5), 1, 1, 1),
-    "strides": ((2, 7, 6, 4), (3, 2, 8), (2, 3), ((1, 0), (0, 2)), 1),
-    "dilations": ((1, 8, 7, 5), (2, 3, 4), 1, ((1, 0), (0, 1)), 2),
-    "pixels": ((3, 7, 7, 36), (1, 1, 33), 1, 0, 1),
-}
-PASSES = ["conv_forward", "conv_backward_x", "conv_backward_w"]
-
-
-def arguments(rng, name, problem):
-    x_shape, (kh, kw, k), *how = problem
-    window = resolve("conv", x_shape[1:3], (kh, kw), *how)
-    x, w = numbers(rng, *x_shape), numbers(rng, kh, kw, x_shape[3], k)
-    y = numbers(rng, x_shape[0], window.oh, window.ow, k)
-    if name == "conv_forward":
-        return x, w, numbers(rng, k), window, np.empty_like(y)
-    return (y, w, window, np.empty_like(x)) if name == "conv_backward_x" else (x, y, window, np.empty_like(w))
-
-
 @pytest.mark.parametrize("name", PASSES)
 @ALL_TILES
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("problem", ["3x3, groups of four", "3x3, odd channels", "strides", "dilations", "pixels"])
 def test_pass_of_a_convolution(check_kernel, choose, rng, name, tile, problem):
     choose(tile)
     check_kernel("conv", name, *arguments(rng, name, PROBLEMS[problem]))
@@ -136,15 +116,8 @@ def test_pass_of_a_convolution(check_kernel, choose, rng, name, tile, problem):
 
 @pytest.mark.parametrize("name", PASSES)
 def test_convolution_of_memory_off_the_16_bytes(memory, rng, name):
-    first, second, *rest = arguments(rng, name, PROBLEMS["3x3, groups of four"])
-    shifted = [memory.put(np.append(np.float32(0), x)).part(1, 1 + x.size).reshape(x.shape) for x in (first, second)]
-    bias = [memory.put(rest[0])] if name == "conv_forward" else []
-    results = []
-    for pair in ([memory.put(first), memory.put(second)], shifted):
-        out = memory.empty(rest[-1].shape, np.float32)
-        getattr(conv, name)(*pair, *bias, rest[-2], out)
-        results.append(memory.get(out))
-    np.testing.assert_array_equal(*results)
+    given = arguments(rng, name, PROBLEMS["3x3, groups of four"])
+    np.testing.assert_array_equal(*aligned_and_off(memory, name, *given))
 
 
 def test_tiles_are_chosen_by_precision_and_columns(memory, monkeypatch):
