@@ -2,30 +2,22 @@ import numpy as np
 import pytest
 
 from minigrad.kernels.cuda.tools import launch, machine_code
+from minigrad.kernels.cuda.tools.async_copies import copy16, copy_commit, copy_wait_all, copy_wait_but_one
 from minigrad.kernels.cuda.tools.language import (
     Choice,
     at,
-    bf16_pair,
-    copy16,
-    copy_commit,
-    copy_wait_all,
-    copy_wait_but_one,
     cuda,
     device_function,
     float32,
-    ldmatrix4,
-    ldmatrix4_trans,
     load4,
-    mma_bf16,
-    mma_tf32,
     next_ticket,
     real,
     store2,
     store4,
-    to_tf32,
     uint32,
 )
 from minigrad.kernels.cuda.tools.launch import FLOAT32, FLOAT64, CudaKernel, Floats, Reals, UInt, UInts
+from minigrad.kernels.cuda.tools.mma import bf16_pair, ldmatrix4, ldmatrix4_trans, mma_bf16, mma_tf32, to_tf32
 from minigrad.kernels.precision import rounded_to_bfloat16
 
 GROUP, TWO_GROUPS = 32, 64

@@ -105,7 +105,7 @@ def source(kind, lane, given, clamp):
 
 @inlined
 def multiply_tf32(frames, first):
-    """C + A B of 16 x 8 and 8 x 8 numbers in TF32, each sum rounded once; see language.mma_tf32 for who holds what."""
+    """C + A B of 16 x 8 and 8 x 8 numbers in TF32, each sum rounded once; see mma.mma_tf32 for who holds what."""
     words = np.empty(10, np.uint32)
     floats = words.view(np.float32)
     left = np.empty((16, 8))
@@ -121,7 +121,7 @@ def multiply_tf32(frames, first):
 
 @inlined
 def multiply_bf16(frames, first):
-    """C + A B of 16 x 16 and 16 x 8 numbers in bfloat16, each sum rounded once; see language.mma_bf16."""
+    """C + A B of 16 x 16 and 16 x 8 numbers in bfloat16, each sum rounded once; see mma.mma_bf16."""
     words = np.empty(2, np.uint32)
     floats = words.view(np.float32)
     left = np.empty((16, 16))

@@ -15,19 +15,8 @@ row's. Then neither reads nor writes have to wait for a bank (counted, see docs/
 from minigrad.kernels.cuda.parts.factors import fetch, fetch_fours, number, own_group, own_lines
 from minigrad.kernels.cuda.parts.tensor_cores import finish_fragments, warp_corner
 from minigrad.kernels.cuda.parts.tiles import A_DEEP, B_DEEP, TILE, WIDE_A, WIDE_B, tile_corner
-from minigrad.kernels.cuda.tools.language import (
-    bf16_pair,
-    cuda,
-    device_function,
-    int64,
-    ldmatrix4,
-    ldmatrix4_trans,
-    mma_bf16,
-    real,
-    settled,
-    store2,
-    uint32,
-)
+from minigrad.kernels.cuda.tools.language import cuda, device_function, int64, real, settled, store2, uint32
+from minigrad.kernels.cuda.tools.mma import bf16_pair, ldmatrix4, ldmatrix4_trans, mma_bf16
 
 
 @device_function

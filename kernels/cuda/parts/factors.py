@@ -14,17 +14,8 @@ four neighbours, of 16 bytes where the memory is so aligned (`wide`), else one b
 
 from typing import Any, NamedTuple
 
-from minigrad.kernels.cuda.tools.language import (
-    Choice,
-    copy4,
-    copy16,
-    device_function,
-    load4,
-    load4_if,
-    real,
-    store4,
-    uint32,
-)
+from minigrad.kernels.cuda.tools.async_copies import copy4, copy16
+from minigrad.kernels.cuda.tools.language import Choice, device_function, load4, load4_if, real, store4, uint32
 
 READ4, WRITE4 = Choice("READ4", load4), Choice("WRITE4", store4)  # float64 has no such instructions: see four, put_four
 

@@ -21,20 +21,9 @@ from minigrad.kernels.cuda.parts.tiles import (
     finish_rows,
     tile_corner,
 )
-from minigrad.kernels.cuda.tools.language import (
-    at,
-    copy_commit,
-    copy_wait_all,
-    copy_wait_but_one,
-    cuda,
-    device_function,
-    int64,
-    mma_tf32,
-    real,
-    to_tf32,
-    uint32,
-    uint64,
-)
+from minigrad.kernels.cuda.tools.async_copies import copy_commit, copy_wait_all, copy_wait_but_one
+from minigrad.kernels.cuda.tools.language import at, cuda, device_function, int64, real, uint32, uint64
+from minigrad.kernels.cuda.tools.mma import mma_tf32, to_tf32
 
 
 @device_function

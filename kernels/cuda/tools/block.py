@@ -127,12 +127,12 @@ def exchange(value):
 
 
 def begin_copy(target, source):
-    """language.copy16: noted now, done when it is waited for."""
+    """async_copies.copy16: noted now, done when it is waited for."""
     getcurrent().copies.append((target, source))
 
 
 def commit_copies():
-    """language.copy_commit."""
+    """async_copies.copy_commit."""
     thread = getcurrent()
     thread.groups.append(thread.copies)
     thread.copies = []
@@ -147,12 +147,12 @@ def finish_copies(left):
 
 
 def mma_tf32(c, a, b):
-    """language.mma_tf32."""
+    """mma.mma_tf32."""
     return multiplied(c, a, b, product_in_tf32)
 
 
 def mma_bf16(c, a, b):
-    """language.mma_bf16."""
+    """mma.mma_bf16."""
     return multiplied(c, a, b, product_in_bf16)
 
 
@@ -194,7 +194,7 @@ def bf16_of(word):
 
 
 def ldmatrix(row, turned):
-    """language.ldmatrix4, and turned language.ldmatrix4_trans; `row` is the one that this lane has found."""
+    """mma.ldmatrix4, and turned mma.ldmatrix4_trans; `row` is the one that this lane has found."""
     received = exchange(row.copy())
     matrices = np.stack(received).view(np.uint16).reshape(4, 8, 8)
     if turned:
