@@ -1,11 +1,16 @@
 """The language that micro-kernels are written in: loops, branches, choices and comparisons, as they come out compiled."""
 
+import functools
+
 import numba
 import numpy as np
 import pytest
 from llvmlite import ir
+from numba.core import types
 
+from minigrad.kernels.cpu.vector import code
 from minigrad.kernels.cpu.vector.code import INDEX, micro_kernel, vector_lanes
+from minigrad.kernels.cpu.vector.target import REGISTER_BITS
 from minigrad.kernels.cpu.vector.values import Value, where
 
 
@@ -45,6 +50,21 @@ def cut_off_below_zero(code, x, count):
     mask = code.first_lanes(count)
     value = code.load(x, mask)
     code.store(where(value <= 0, 0, value), x, mask)
+
+
+@micro_kernel()
+def write_first_lanes(code, x, y, count):
+    code.store(code.load(x), y, code.first_lanes(count))
+
+
+@micro_kernel()
+def write_lanes_of_the_upper_half(code, x, y, count):
+    code.store(code.load(x), y, code.first_lanes(count, code.lanes // 2))
+
+
+@micro_kernel()
+def write_first_lanes_as_bytes(code, x, y, count):
+    code.store(code.load(x, stored=types.uint8), y, code.first_lanes(count), stored=types.uint8)
 
 
 def compiled(micro_kernel):
@@ -90,6 +110,33 @@ def test_masked_lanes_are_left_alone_and_nan_is_not_less(dtype):
     x[0] = np.nan
     run(x, lanes - 1)
     np.testing.assert_array_equal(x, [np.nan, *[0] * (lanes - 2), -1])
+
+
+@pytest.mark.parametrize("has_masks", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_stores_of_some_lanes_write_no_others(dtype, has_masks, monkeypatch):
+    monkeypatch.setattr(code, "HAS_MASKS", has_masks)
+
+    def writer(micro_kernel):
+        @numba.njit
+        def run(like, x, y, count):
+            micro_kernel(like.dtype, x.ctypes.data, y.ctypes.data, count)
+            return y
+
+        return functools.partial(run, np.empty(0, dtype))
+
+    lanes = REGISTER_BITS // 8 // np.dtype(dtype).itemsize
+    numbers = np.arange(lanes)
+    x = numbers + 1
+    for kernel, kind, first, most in (
+        (write_first_lanes, dtype, 0, lanes),
+        (write_first_lanes_as_bytes, np.uint8, 0, lanes),
+        (write_lanes_of_the_upper_half, dtype, lanes // 2, lanes // 2),
+    ):
+        write = writer(kernel)
+        for count in range(most + 1):
+            y = write(x.astype(kind), np.zeros(lanes, kind), count)
+            np.testing.assert_array_equal(y, x * (first <= numbers) * (numbers < first + count))
 
 
 def test_truth_of_a_value_is_an_error():

@@ -16,7 +16,15 @@ A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.cpu.parts.panels import NO_BIAS, pack_transposed, panel, panel_at, split, tiles_down
+from minigrad.kernels.cpu.parts.panels import (
+    NO_BIAS,
+    PARALLEL_WORK,
+    pack_transposed,
+    panel,
+    panel_at,
+    split,
+    tiles_down,
+)
 from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_size
 from minigrad.kernels.cpu.tools.pointers import element_at, keep, pixel_at, row_at
 from minigrad.kernels.cpu.vector.code import vector_lanes
@@ -32,8 +40,8 @@ from minigrad.kernels.cpu.vector.winograd import (
 PLACES = 16  # in a tile of 4 x 4
 ROWS = 24  # a multiple of all tile heights of the products
 BLOCK_BYTES = 3 << 17  # of transformed tiles that are worked on together
-LEAST_CHANNELS = 16  # on both sides, and
-LEAST_WEIGHTS = 1024  # of a place, for transforms to pay
+LEAST_CHANNELS = 12  # on both sides, and
+LEAST_WEIGHTS = 384  # of a place, for transforms to pay
 LEAST_TILES = 64
 MOST_SUMS = 1 << 22  # elements of all parts of the gradient of the weights together
 PART_TILES = 512  # of a part, at least
@@ -182,9 +190,14 @@ def prepare_backward_x(dy, w, window, dx):
     return dy, w, NO_BIAS[dy.dtype], dx, 2 - window.top, 2 - window.left, True
 
 
-winograd_forward = CpuKernel(convolve, FLAGS, is_large=lambda *arguments: True, prepare=prepare_forward)
+def convolve_is_large(source, w, bias, target, *rest):
+    """Whether there is work for all threads."""
+    return target.size * 9 * source.shape[3] >= PARALLEL_WORK
+
+
+winograd_forward = CpuKernel(convolve, FLAGS, is_large=convolve_is_large, prepare=prepare_forward)
 winograd_backward_x = CpuKernel(
-    convolve, FLAGS, is_large=lambda *arguments: True, prepare=prepare_backward_x, shares=winograd_forward
+    convolve, FLAGS, is_large=convolve_is_large, prepare=prepare_backward_x, shares=winograd_forward
 )
 
 
@@ -246,4 +259,9 @@ def prepare_backward_w(x, dy, window, dw):
     return x, dy, dw, window.top, window.left
 
 
-winograd_backward_w = CpuKernel(reduce_tiles, FLAGS, is_large=lambda *arguments: True, prepare=prepare_backward_w)
+winograd_backward_w = CpuKernel(
+    reduce_tiles,
+    FLAGS,
+    is_large=lambda x, dy, *rest: dy.size * 9 * x.shape[3] >= PARALLEL_WORK,
+    prepare=prepare_backward_w,
+)

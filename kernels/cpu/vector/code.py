@@ -22,7 +22,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from minigrad.kernels.cpu.vector.target import REGISTER_BITS
+from minigrad.kernels.cpu.vector.target import HAS_MASKS, REGISTER_BITS
 from minigrad.kernels.cpu.vector.values import Value, call_llvm, constant, join
 
 INDEX = ir.IntType(64)
@@ -52,6 +52,14 @@ def add_origin(phis, block, registers):
     """Say what phis are where one comes from a block."""
     for phi, register in zip(phis, registers, strict=True):
         phi.add_incoming(register, block)
+
+
+class FirstLanes(Value):
+    """A mask with `count` lanes set, from lane `start` on."""
+
+    def __init__(self, mask, count, start):
+        super().__init__(mask.builder, *mask.registers)
+        self.count, self.start = count, start
 
 
 class VectorCode:
@@ -154,11 +162,12 @@ class VectorCode:
         return a.each(lambda a, b: self.builder.shuffle_vector(a, b, lanes), b)
 
     def first_lanes(self, count, start=0):
-        """A mask with `count` lanes set, from lane `start` on."""
+        """A mask with `count` lanes set, from lane `start` on; at most all of them, if `start` is not 0."""
         vector = ir.VectorType(LANE, self.lanes)
         # Unsigned, the numbers of the lanes before `start` are the largest there are.
         numbers = ir.Constant(vector, [(i - start) % (1 << 32) for i in range(self.lanes)])
-        return self._spread(count, vector).each(lambda wide: self.builder.icmp_unsigned("<", numbers, wide))
+        mask = self._spread(count, vector).each(lambda wide: self.builder.icmp_unsigned("<", numbers, wide))
+        return FirstLanes(mask, count, start)
 
     def from_lane(self, start):
         """A mask of all lanes from `start` on, a number of Python."""
@@ -190,9 +199,34 @@ class VectorCode:
             (register,) = part.registers if stored is None else part.to(vector).registers
             if mask is None or j < len(value.registers) - 1:
                 self.builder.store(register, pointer, align=size)
-            else:
+            elif HAS_MASKS:
                 arguments = register, pointer, constant(LANE, size), mask.registers[0]
                 call_llvm(self.builder, "masked.store", vector, ir.VoidType(), arguments, ".p0")
+            else:
+                for whole in self.first_case({True: mask.count >= self.lanes, False: True}):
+                    if whole:
+                        self.builder.store(register, pointer, align=size)
+                    else:
+                        self._store_pieces(Value(self.builder, register), address + j * self.lanes * size, size, mask)
+
+    def _store_pieces(self, value, address, size, mask):
+        """Write the lanes of a mask, of `size` bytes each: half a register if they are so many, then a quarter, and so on."""
+        left, place = self._from(value, mask.start), address + mask.start * size
+        count = self.lanes // 2
+        while count:
+            with self.only_if((mask.count & count) != 0, left=left, place=place) as piece:
+                lanes = ir.Constant(ir.VectorType(LANE, count), list(range(count)))
+                (register,) = piece.left.each(
+                    lambda left, lanes=lanes: self.builder.shuffle_vector(left, left, lanes)
+                ).registers
+                self.builder.store(register, self.pointer(piece.place, register.type), align=size)
+                piece.left, piece.place = self._from(piece.left, count), piece.place + count * size
+            left, place = piece.left, piece.place
+            count //= 2
+
+    def _from(self, value, first):
+        """A register turned so that it begins with lane `first`."""
+        return self.shuffled(value, value, [(i + first) % self.lanes for i in range(self.lanes)])
 
     def _place(self, address, j, stored):
         """(pointer to the register j after an address, bytes of an element)."""

@@ -35,3 +35,5 @@ MACHINE = platform.machine().lower()
 REGISTER_BITS, REGISTERS = vector_unit(target_features(), MACHINE)
 HAS_FMA = "fma" in target_features() or MACHINE in ("aarch64", "arm64")
 HAS_BFLOAT16 = REGISTER_BITS == 512 and "avx512bf16" in target_features()
+# Elsewhere a store of some lanes of a register is emulated, or takes 12 cycles (AVX2, AMD up to Zen 4), full register or not.
+HAS_MASKS = REGISTER_BITS == 512
