@@ -36,7 +36,7 @@ NOT_COMPILED = {
     "work.py",
     *("build/files.py", "build/garbage.py", "build/settings.py"),
     *(f"cuda/tools/{name}.py" for name in ("machine_code", "shipped")),
-    *(f"cpu/tools/{name}.py" for name in ("ahead", "contention", "replay", "threads")),
+    *(f"cpu/tools/{name}.py" for name in ("ahead", "contention", "replay", "threads", "workers")),
 }
 HOST = "cuda/host"
 

@@ -14,6 +14,7 @@ and optimizers, and what the names in the step's code stand for. Otherwise the s
 
     captured   Captured: select a recording, record, replay     arguments, results   what goes in and out
     recorder   stands in for the device, notes launches         plan                 a recording, its replay and conditions
+    launches   what it notes, and what is put off until its kernel is compiled
     finder     what the step's code can read, from its names    names                the names, from instructions
     watch      comparing it, before each replay
 """

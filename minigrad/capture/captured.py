@@ -132,7 +132,12 @@ class Captured:
         inner_kwargs = {name: inner(recorder, kwargs[name]) for name in sorted(kwargs)}
         state.recording = recorder
         try:
-            outputs = step(*inner_args, **inner_kwargs)
+            try:
+                outputs = step(*inner_args, **inner_kwargs)
+            except Exception:  # but for Ctrl-C, which does not wait for compilers
+                recorder.deferred.make()
+                raise
+            recorder.deferred.make()
         except BaseException:
             recorder.put_back_gradients()
             raise

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.capture.recorder import ANY, Gradient, Launch, Leaf
+from minigrad.capture.launches import Launch
+from minigrad.capture.recorder import ANY, Gradient, Leaf
 from minigrad.capture.results import movable, returned, same_place
 from minigrad.capture.watch import Conditions, Place, told
 from minigrad.devices import Call, Device, is_array

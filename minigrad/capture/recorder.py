@@ -1,16 +1,15 @@
 """What stands in for a device while a step is recorded: it allocates from a pool of its own and notes every launch."""
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minigrad.capture.finder import Finder, is_library
+from minigrad.capture.launches import DeferredLaunches, Launch
 from minigrad.capture.watch import Numbers
 from minigrad.devices import Call, Device, Lease, arrays_among, is_array
-from minigrad.modes import CaptureError, UncapturedOp, refuse_constant
+from minigrad.modes import CaptureError, UncapturedOp, refuse_constant, state
 from minigrad.results import op_of
 from minigrad.tape import Op, new_order
 from minigrad.tensor import LentGradient, Tensor
@@ -40,25 +39,6 @@ class Gradient(NamedTuple):
         return isinstance(self.before, Tensor) and self.before._version[0] != self.version
 
 
-@dataclass(eq=False)
-class Launch:
-    """One kernel launch of a plan."""
-
-    op: str
-    kernel: str
-    given: tuple[object, ...]  # what the op called the kernel with: the arguments of kernels/reference
-    function: Callable[..., None]
-    arguments: tuple[object, ...]  # what the function takes
-    shapes: str
-    nbytes: int
-    times: list[float] = field(default_factory=list)
-
-    @property
-    def seconds(self) -> float | None:
-        """The median of its times; None before the first replay."""
-        return float(np.median(self.times)) if self.times else None
-
-
 def lease_of(array: Any) -> Lease | None:
     """The lease an array's memory is held by, if it is from a pool."""
     while is_array(array):
@@ -84,6 +64,7 @@ class Recorder:
         self.start = new_order()  # ops on the tape from before have a lower order
         self.launches_before = 0
         self.launches: list[Launch] = []
+        self.deferred = DeferredLaunches(device)
         self.checks: list[Call] = []
         self.inputs: list[np.ndarray] = []
         self.leaves: dict[Tensor, Leaf] = {}
@@ -100,6 +81,12 @@ class Recorder:
         self.op_name = name
         self.op = None if op is None or is_library(type(op).__module__) else op
         self.launches_before = len(self.launches)
+        if self.looks_at_values():
+            self.deferred.make()
+
+    def looks_at_values(self) -> bool:
+        """Whether what is at work may look at values: an op of the user's own, or a search for NaN."""
+        return self.op is not None or state.trace
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """An array from the private pool, however small."""
@@ -125,14 +112,13 @@ class Recorder:
         self.inputs.append(array)
         return Tensor._wrap(array, self.device)
 
-    def launch(self, family: str, name: str, kernel: object, arguments: tuple[object, ...]) -> None:
-        """Run a kernel and note it."""
+    def launch(self, family: str, name: str, kernel: Any, arguments: tuple[object, ...]) -> None:
+        """Run a kernel and note it; or only note it, to be run when what is missing has been compiled."""
         if self.op is not None:
             self.check_lasting(self.op, name, arguments)
         aliases = tuple([list(map(self.alias, a)) if isinstance(a, list) else self.alias(a) for a in arguments])
-        function, prepared = self.device.resolve(kernel, aliases)
-        function(*prepared)
-        self.note(f"{family}.{name}", aliases, (function, prepared), arrays_among(aliases))
+        launch = self.note(f"{family}.{name}", aliases, (kernel, aliases), arrays_among(aliases))
+        self.deferred.launch(launch, kernel, at_once=self.looks_at_values())
 
     def launch_own(self, op: Op, kernel: object, arguments: tuple[object, ...]) -> None:
         """Run a kernel of the user's own and note it."""
@@ -155,19 +141,23 @@ class Recorder:
                     "compute again: allocate it with self.empty and fill it by self.launch(kernel, ...) or self.kernels",
                 )
 
-    def note(self, name: str, given: tuple[object, ...], call: Call, arrays: list[np.ndarray]) -> None:
+    def note(self, name: str, given: tuple[object, ...], call: Call, arrays: list[np.ndarray]) -> Launch:
         """Put a call on the list."""
         shapes = " ".join("x".join(map(str, a.shape)) or "()" for a in arrays[:6]) + (" ..." if len(arrays) > 6 else "")
         nbytes = sum(a.nbytes for a in arrays)
         self.launches.append(Launch(self.op_name, name, given, *call, shapes, nbytes))
+        return self.launches[-1]
 
     def check(self, function: Any, *arguments: Any) -> None:
         """Run a check of values; in a replay it comes first if it looks at inputs only."""
-        self.device.check(function, *arguments)
         blocks = [lease.block for lease in map(lease_of, self.inputs) if lease]
         arrays = list(filter(is_array, arguments))
         aliases = tuple(map(self.alias, arguments))
-        if all((lease := lease_of(a)) and any(lease.block is block for block in blocks) for a in arrays):
+        of_inputs = all((lease := lease_of(a)) and any(lease.block is block for block in blocks) for a in arrays)
+        if not of_inputs:  # what is checked are integers, and no launch changes those of an input
+            self.deferred.make()
+        self.device.check(function, *arguments)
+        if of_inputs:
             self.checks.append((function, aliases))
         elif not self.device.replays_python:
             raise CaptureError(
@@ -272,6 +262,7 @@ class Recorder:
         if found is None or isinstance(found, LentGradient):
             self.gradients[tensor] = Gradient(found, found, ours, 0 if found is None else found._version[0])
             return
+        self.deferred.make()
         # Replays put it there before they launch anything, also what comes before this look.
         array = self.pool.empty(found.shape, found.dtype, fresh=True)
         self.device.write(array, found._data)
@@ -299,9 +290,11 @@ class Recorder:
                 self.finder.conditions.forget(place)
 
     def put_back_gradients(self) -> None:
-        """Leave gradients that the step has only read as they were."""
+        """Leave gradients that the step has only read as they were; and all, if it was left before they were computed."""
         for leaf, gradient in self.gradients.items():
-            if gradient.original is not None and leaf._grad is gradient.before:
+            if self.deferred.lost:
+                leaf._grad, leaf._grad_is_ours = gradient.original, gradient.was_ours
+            elif gradient.original is not None and leaf._grad is gradient.before:
                 if gradient.is_added_to() and leaf._grad is not gradient.original:
                     self.device.write(gradient.original._data, leaf._grad._data)
                     gradient.original._version[0] += 1

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.capture.recorder import Launch, lease_of
+from minigrad.capture.launches import Launch
+from minigrad.capture.recorder import lease_of
 from minigrad.capture.watch import same
 from minigrad.devices import address, arrays_among
 from minigrad.devices.base import POOLED_BYTES

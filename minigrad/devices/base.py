@@ -10,7 +10,7 @@ import importlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.core.dispatcher import Dispatcher
@@ -23,6 +23,21 @@ from minigrad.devices.memory import Lease, Pool
 POOLED_BYTES = 1 << 18
 
 Call = tuple[Callable[..., None], tuple[Any, ...]]  # a launch: a function, and what it is called with
+
+
+class Chosen(NamedTuple):
+    """What a launch will run for which nothing has to be compiled."""
+
+    function: Callable[..., None]
+    arguments: tuple[Any, ...]
+
+    def has_to_wait(self) -> bool:
+        """Never."""
+        return False
+
+    def call(self) -> Call:
+        """Itself."""
+        return self
 
 
 class Device:
@@ -148,6 +163,16 @@ class Device:
     def resolve(self, kernel: Any, arguments: tuple[Any, ...]) -> Call:
         """What a launch of a kernel runs, now and whenever it is repeated."""
         return kernel.resolve(*arguments) if hasattr(kernel, "resolve") else (kernel, arguments)
+
+    def choose(self, kernel: Any, arguments: tuple[Any, ...]) -> Any:
+        """What a launch of a kernel will run, chosen now: `call()` gives the same, and compiles it if it is not yet."""
+        return kernel.choose(*arguments) if hasattr(kernel, "choose") else Chosen(*self.resolve(kernel, arguments))
+
+    def compile(self, choices: list[Any]) -> None:
+        """Compile what is missing for what was chosen, by all cores."""
+        from minigrad.kernels.cpu.tools.ahead import compile_all
+
+        compile_all(dict.fromkeys([choice.entry() for choice in choices if not isinstance(choice, Chosen)]))
 
     def launch(self, family: str, name: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         """Run a function that is no kernel of the device, by the name that a recording gives it."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.sections import where
-from minigrad.capture.recorder import Launch
+from minigrad.capture.launches import Launch
 
 
 def launch(op, kernel, given, times):

@@ -7,6 +7,7 @@ import pytest
 
 import minigrad as mg
 from minigrad import nn
+from minigrad.kernels.cpu.tools.launch import Choice
 
 ROWS = 4
 CALLS = 8
@@ -215,6 +216,12 @@ def check(seeds, device):
 
 def test_steps_of_any_kind_give_the_bits_of_eager_ones(device):
     check(range(40) if device != "cuda" else range(4), device)
+
+
+def test_steps_whose_launches_wait_give_the_bits_of_eager_ones(monkeypatch):
+    draw = random.Random(0)
+    monkeypatch.setattr(Choice, "has_to_wait", lambda choice: draw.random() < 0.3)
+    check(range(40), "cpu")
 
 
 @pytest.mark.slow

@@ -5,20 +5,23 @@ with noted() as wanted:     what is launched inside is not run, only noted: resu
 compile_all(wanted)         what is not yet on disk is compiled, and kept there
 
 All variants of a kernel are compiled by the same process, which compiles the functions that they call once; and the longest
-first, so that no process is left with a long one at the end.
+first, so that no process is left with a long one at the end. This process compiles like the others
+(minigrad.kernels.cpu.tools.workers), which take a while to start.
 """
 
 import contextlib
-import multiprocessing
 import time
-from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import defaultdict, deque
 
 from numba.core.dispatcher import Dispatcher
 
+from minigrad.kernels.build.cache import cache_folder
 from minigrad.kernels.build.progress import progress
-from minigrad.kernels.cpu.tools.launch import CpuKernel, kind_of
-from minigrad.kernels.cpu.tools.threads import available_threads
+from minigrad.kernels.cpu.tools.launch import CpuKernel
+from minigrad.kernels.cpu.tools.threads import get_num_threads
+from minigrad.kernels.cpu.tools.workers import executable, helped, taken
+
+WORTHWHILE = 3000  # bytes of Python's code that take about twice as long to compile as a process takes to start
 
 
 @contextlib.contextmanager
@@ -27,9 +30,7 @@ def noted():
     wanted, launch = {}, CpuKernel.__call__
 
     def note(kernel, *arguments):
-        chosen, arguments = kernel.chosen(*arguments)
-        compiled = chosen.shares or chosen
-        wanted[compiled, chosen.runs_parallel(arguments), tuple(map(kind_of, arguments))] = True
+        wanted[kernel.choose(*arguments).entry()] = True
 
     CpuKernel.__call__ = note
     try:
@@ -39,29 +40,25 @@ def noted():
 
 
 def compile_all(wanted, processes=None):
-    """Compile what was noted and is not on disk; where there is work for one process only, in this one."""
-    missing = [entry for entry in wanted if not is_kept(*entry)]
+    """Compile what of these entries is not on disk, by up to so many processes with this one; else by as many as threads."""
+    missing = [entry for entry in wanted if not CpuKernel.is_kept(*entry)]
     tasks = longest_first(missing)
-    processes = min(len(tasks), processes or available_threads())
+    count = min(processes or get_num_threads(), worthwhile(tasks))
+    tasks = deque(tasks)
     with progress.announced(len(missing)):
-        if processes <= 1:
-            compile_some(missing)
-            return
-        # Fresh processes: a fork would not have the threads that this one may have started.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context, initializer=be_silent) as pool:
-            progress.say(f"compiling ({progress.how_far()})")
-            for done in as_completed([pool.submit(compile_some, task) for task in tasks]):
-                for name, seconds in done.result():
-                    progress.count(name, seconds)
-                progress.say(f"compiling ({progress.how_far()})")
+        with helped(count - 1, tasks) as failed:
+            for task in taken(tasks):
+                compile_some(task)
+        compile_some(failed)
 
 
-def is_kept(kernel, parallel, kinds):
-    """Whether this variant is on disk, for arguments of these types."""
-    dispatcher = kernel.dispatcher_of(parallel)
-    path = dispatcher._cache.path(kinds, dispatcher.targetctx.codegen())
-    return path is not None and path.exists()
+def worthwhile(tasks):
+    """How many processes are of use for these tasks, the longest first."""
+    if len(tasks) <= 1 or cache_folder("cpu") is None or executable() is None:
+        return 1
+    amounts = [amount(task) for task in tasks]
+    longest, total = amounts[0], sum(amounts)
+    return min(len(tasks), -(-total // longest), 1 + (total - longest) // WORTHWHILE)
 
 
 def longest_first(entries):
@@ -69,7 +66,12 @@ def longest_first(entries):
     tasks = defaultdict(list)
     for entry in entries:
         tasks[entry[0]].append(entry)
-    return sorted(tasks.values(), key=lambda task: len(task) * amount_of_code(task[0][0].function), reverse=True)
+    return sorted(tasks.values(), key=amount, reverse=True)
+
+
+def amount(task):
+    """Of variants of one kernel: about how long it takes to compile them, in bytes of Python's code."""
+    return len(task) * amount_of_code(task[0][0].function)
 
 
 def amount_of_code(function):
@@ -93,8 +95,3 @@ def compile_some(entries):
         dispatcher.compile(kinds)
         done.append((dispatcher._cache.name, time.perf_counter() - start))
     return done
-
-
-def be_silent():
-    """The process that waits for this one tells how far it is."""
-    progress.silent = True

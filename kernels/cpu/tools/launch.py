@@ -10,6 +10,7 @@ never changes a bit of a result. Entering a parallel region costs a few microsec
 import functools
 import importlib
 import sys
+from typing import NamedTuple
 
 import numba
 from llvmlite import ir
@@ -17,7 +18,7 @@ from numba.core import cgutils, types
 from numba.core.targetconfig import ConfigStack
 from numba.extending import intrinsic
 
-from minigrad.kernels.build.cache import KernelCache
+from minigrad.kernels.build.cache import KernelCache, cache_folder
 from minigrad.kernels.build.progress import progress
 from minigrad.kernels.cpu.tools import threads
 from minigrad.kernels.cpu.tools.pipeline import KernelCompiler, PartCompiler, PartLibrary
@@ -85,6 +86,35 @@ class Variants:
     def __call__(self, *arguments):
         """Launch."""
         run_large(self, arguments)
+
+
+def may_share_out():
+    """Whether other processes may compile kernels for this one: where there are cores for them and a folder between them."""
+    return threads.get_num_threads() > 1 and not progress.forbidden and cache_folder("cpu") is not None
+
+
+class Choice(NamedTuple):
+    """What a call runs: a kernel, whether its parallel variant, the types of its arguments, and these."""
+
+    kernel: "CpuKernel"
+    parallel: bool
+    kinds: tuple
+    arguments: tuple
+
+    def entry(self):
+        """(kernel, whether the parallel variant, types) of what is compiled for it."""
+        return self.kernel.shares or self.kernel, self.parallel and threads.may_run_parallel(), self.kinds
+
+    def has_to_wait(self):
+        """Whether it is not compiled yet, and other processes could do that as well."""
+        return not CpuKernel.is_kept(*self.entry()) and may_share_out()
+
+    def call(self):
+        """(function, arguments), compiled if need be."""
+        kernel, parallel, kinds, arguments = self
+        if parallel:
+            return kernel.variants.setdefault(kinds, Variants(kernel, kinds)), arguments
+        return machine_code_of(kernel.serial, kinds), arguments
 
 
 def named_kernel(module, name):
@@ -157,16 +187,25 @@ class CpuKernel:
                 return kernel.chosen(*arguments)
         return self, arguments if self.prepare is None else self.prepare(*arguments)
 
+    def choose(self, *arguments):
+        """What a call with these arguments runs, as a Choice."""
+        kernel, arguments = self.chosen(*arguments)
+        return Choice(kernel, kernel.runs_parallel(arguments), tuple([kind_of(a) for a in arguments]), arguments)
+
     def resolve(self, *arguments):
         """(function, arguments) that a call with these arguments runs.
 
         The function is the machine code for just these types, or for large work `Variants` of it.
         """
-        kernel, arguments = self.chosen(*arguments)
-        kinds = tuple([kind_of(a) for a in arguments])
-        if kernel.runs_parallel(arguments):
-            return kernel.variants.setdefault(kinds, Variants(kernel, kinds)), arguments
-        return machine_code_of(kernel.serial, kinds), arguments
+        return self.choose(*arguments).call()
+
+    def is_kept(self, parallel, kinds):
+        """Whether a variant is there for arguments of these types, in memory or on disk."""
+        dispatcher = self.dispatcher_of(parallel)
+        if kinds in dispatcher.overloads:
+            return True
+        path = dispatcher._cache.path(kinds, dispatcher.targetctx.codegen())
+        return path is not None and path.exists()
 
     def run_parallel(self, *arguments):
         """Launch the parallel variant, or the serial one where there is but one thread to use or the others are busy."""
