@@ -70,6 +70,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=SECTIONS, default="cpu", help="what is measured (cpu)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of threads (1 2)")
     parser.add_argument("--only", type=lambda text: text.split(","), help="sections, as in gemm,conv")
+    parser.add_argument(
+        "--simd", choices=["avx2"], help="hold all libraries to these vectors, where the CPU has wider ones"
+    )
     parser.add_argument("--cpu-time", action="store_true", help="count each process's own time, on one thread")
     parser.add_argument("--quick", action="store_true", help="few and short rounds: to see that it runs")
     parser.add_argument("--output", type=Path, default=Path("results/compare.json"), help="file for all numbers")
@@ -91,6 +94,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Measure, print the tables and keep every number. What fails is told, and the others go on."""
     options = arguments(argv)
+    if options.simd and not machine.held_to():  # Numba has read the environment already
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **machine.AVX2_ONLY})
     try:
         check_copy()
     except ImportError as error:

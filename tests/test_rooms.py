@@ -47,7 +47,7 @@ OF_TYPES = [
     TENSORS_AND_OPS | {"anomaly", "modes", "ops.launches", "ops.shapes", "types"},
     {"devices.cuda", "devices.cuda_staging"},
     {"exchange.gpus", "exchange.session", "exchange.watch"},
-    {"train.callbacks", "train.progress", "train.run", "train.settings"},
+    {"train.callbacks", "train.progress", "train.resuming", "train.run", "train.settings"},
 ]
 
 

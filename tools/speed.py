@@ -150,7 +150,8 @@ def measured(*names: str) -> str:
             if any(name in contents for name in names):
                 about = contents["machine"]
                 link = f"[{kind}/{file}](docs/results/benchmarks/{kind}/{file})"
-                how = ", each process's own time (`--cpu-time`)" if own_time(contents) else ""
+                how = ", on a processor with wider vectors (`--simd avx2`)" if about.get("held_to") else ""
+                how += ", each process's own time (`--cpu-time`)" if own_time(contents) else ""
                 words.append(
                     f"{KINDS[kind]} on {about['date'][:10]}, load {about['load_before']:g} before{how} ({link})"
                 )
@@ -363,7 +364,8 @@ def listed() -> str:
             about = contents["machine"]
             names = [name for name in SECTIONS if name in contents]
             load = f"{about['load_before']:g}{', **busy**' if is_busy(contents) else ''}"
-            cpu = f"{about['cpu']}, {about['simd_bits']} bits, {about['physical_cores']} cores"
+            most = " at most" if about.get("held_to") else ""
+            cpu = f"{about['cpu']}, {about['simd_bits']} bits{most}, {about['physical_cores']} cores"
             versions = about["versions"]
             peers = f"{versions['numba']}, {versions.get('torch', '')}, {versions.get('jax', '')}"
             rows.append([f"[{kind}/{file}]({kind}/{file})", ", ".join(names), cpu, about["date"][:10], load, peers])

@@ -18,6 +18,15 @@ BUSY = 0.5  # load from which the numbers are said to be disturbed
 # that allocates its activations in every step then spends a third of its time on that. These keep all memory.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "10000000000", "MALLOC_TRIM_THRESHOLD_": "10000000000"}
 
+AVX2_ONLY = {  # variables by which Numba, PyTorch, oneDNN, MKL and OpenBLAS use vectors of 256 bits
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
+
 PACKAGES = ("minigrad", "numpy", "numba", "llvmlite", "torch", "jax", "jaxlib")
 GPU_PACKAGES = ("numba-cuda", "cuda-bindings", "cuda-core", "triton")
 
@@ -42,14 +51,20 @@ def pin(cores: list[int]) -> bool:
     return True
 
 
+def held_to() -> str | None:
+    """The vectors that the environment holds all libraries to, on a processor that may have wider ones; None for its own."""
+    return "avx2" if all(os.environ.get(name) == value for name, value in AVX2_ONLY.items()) else None
+
+
 def environment(threads: int) -> dict[str, str]:
     """The environment variables by which every library under test is told to use so many threads."""
     variables = {
         name: str(threads)
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     }
-    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" if threads == 1 else ""
-    return {**os.environ, **variables, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    flags = ["--xla_cpu_multi_thread_eigen=false", "intra_op_parallelism_threads=1"] if threads == 1 else []
+    flags += ["--xla_cpu_max_isa=AVX2"] if held_to() == "avx2" else []
+    return {**os.environ, **variables, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
 
 
 def cpu_model() -> str:
@@ -156,6 +171,7 @@ def describe(load: dict[str, Any]) -> dict:
         "cpu": cpu_model(),
         "physical_cores": len(physical_cores()),
         "simd_bits": REGISTER_BITS,
+        "held_to": held_to(),
         "caches": caches(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         **load,
@@ -196,7 +212,8 @@ def in_words(about: dict) -> str:
 
     memory = ", ".join(f"{name} {size // 1024} KiB" for name, size in about["caches"].items())
     lines = [
-        f"{about['cpu']}, {about['physical_cores']} cores, {about['simd_bits']} bit SIMD, {memory}, {about['system']}",
+        f"{about['cpu']}, {about['physical_cores']} cores, {about['simd_bits']} bit SIMD"
+        f"{' (held to that)' if about.get('held_to') else ''}, {memory}, {about['system']}",
         f"{listed(about['versions'])}; NumPy's BLAS is {about['numpy_blas']}",
     ]
     if gpu := about.get("gpu"):

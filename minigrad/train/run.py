@@ -1,19 +1,16 @@
-"""A training run: its state, its loop, and what of it a checkpoint holds."""
+"""A training run: its state and its loop."""
 
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from minigrad import checkpoint, random
-from minigrad.checkpoint import Json, Stateful
-from minigrad.checkpoint.misfits import state_misfit
-from minigrad.checks import integer, number
+from minigrad.checkpoint import Json
 from minigrad.data.loader import LAST_STEP, Loader
 from minigrad.distributed.gradients import average_gradients, broadcast, shapes
 from minigrad.distributed.overlap import backward
@@ -35,6 +32,7 @@ from minigrad.train.evaluation import (
 )
 from minigrad.train.history import History, Row
 from minigrad.train.ranks import Ranks
+from minigrad.train.resuming import go_on, misfits, state_of
 from minigrad.train.settings import Batches, Settings
 from minigrad.train.signals import Leave, Signals, TrainingInterrupted, interruption
 
@@ -267,7 +265,7 @@ class Run:
         def write() -> None:
             checkpoint.save(
                 path, model=self.model, optimizer=self.optimizer, schedule=self.schedule, loader=self.loader,
-                configuration=self.configuration, extra={"run": {**self.state_dict(), "random": drawn}},
+                configuration=self.configuration, extra={"run": {**state_of(self), "random": drawn}},
             )  # fmt: skip
 
         self.ranks.first(write, f"writing {os.fspath(path)}")
@@ -278,81 +276,11 @@ class Run:
         self.drawing_before = random.state_dict()
         found = checkpoint.load(
             path, model=self.model, optimizer=self.optimizer, schedule=self.schedule, loader=self.loader,
-            configuration=self.configuration, random=True, check_extra=self.misfits,
+            configuration=self.configuration, random=True, check_extra=partial(misfits, self),
         )  # fmt: skip
-        self.load_state_dict(found.extra["run"])
+        go_on(self, found.extra["run"])
         if self.checkpoints is not None and self.checkpoints.last_path == found.path:
             self.checkpoints.saved = self.mark
-
-    def state_dict(self) -> dict[str, Json]:
-        """What a checkpoint holds beside model, optimizer, schedule and loader."""
-        return {
-            "start": self.start,
-            "step": self.step,
-            "lr": self.lr,
-            "seconds": self.seconds,
-            "in_epoch": self.in_epoch.state_dict(),
-            "in_row": self.in_row.state_dict(),
-            "history": asdict(self.history),
-            "callbacks": {name: c.state_dict() for name, c in self.named_callbacks()},
-        }
-
-    def load_state_dict(self, state: Mapping[str, Json]) -> None:
-        """Go on from there."""
-        self.start, self.step, self.lr = state["start"], state["step"], state["lr"]
-        self.target = self.start + self.count
-        self.earlier_seconds = state["seconds"]
-        self.in_epoch.load_state_dict(state["in_epoch"])
-        self.in_row.load_state_dict(state["in_row"])
-        self.history = History(**state["history"])
-        for name, callback in self.named_callbacks():
-            if name in state["callbacks"]:
-                callback.load_state_dict(state["callbacks"][name])
-        self.go_on_drawing(state.get("random", []))
-
-    def go_on_drawing(self, states: list[Json]) -> None:
-        """Take up the random numbers of this process from those of all that wrote a checkpoint.
-
-        There `mg.random` has the state of rank 0 by now. Where all had the same it is anybody's, whatever the number of
-        processes; where each had its own, those that were not there begin as their script has seeded them.
-        """
-        if any(state != states[0] for state in states):
-            own = states[self.ranks.rank] if self.ranks.rank < len(states) else self.drawing_before
-            random.load_state_dict(own)
-
-    def misfits(self, extra: Json) -> list[str]:
-        """Why a checkpoint's entry `extra` cannot be taken up, if it cannot; all is as before."""
-        if not isinstance(extra, dict) or not isinstance(extra.get("run"), dict):
-            return ["extra: it holds no run; only checkpoints that fit has written can be resumed"]
-        state = extra["run"]
-        try:
-            for name in ("start", "step"):
-                integer(name, state[name], 0, (1 << 63) - 1)
-            for name in ("lr", "seconds"):
-                number(name, state[name], math.inf)
-            for name in ("in_epoch", "in_row"):
-                Tally().load_state_dict(state[name])
-            if set(state["history"]) != set(vars(History())):
-                raise ValueError(f"a history has {sorted(vars(History()))}, not {state['history']!r}")
-            History(**state["history"]).check()
-            for drawn in state.get("random", []):
-                problems = state_misfit("random", random, drawn)
-                if problems:
-                    return problems
-            states = state["callbacks"]
-            known = {name: callback for name, callback in self.named_callbacks() if name in states}
-            return [why for name in known for why in state_misfit(f"callback {name}", known[name], states[name])]
-        except (KeyError, TypeError, ValueError) as error:
-            return [f"extra: it holds no run that fit has written: {type(error).__name__}: {error}"]
-
-    def named_callbacks(self) -> Iterator[tuple[str, Stateful]]:
-        """(name, callback) of those that keep a state; the second EarlyStop is "EarlyStop 2"."""
-        seen: dict[str, int] = {}
-        for callback in self.callbacks:
-            if hasattr(callback, "state_dict"):
-                kind = type(callback).__name__
-                seen[kind] = number = seen.get(kind, 0) + 1
-                yield kind if number == 1 else f"{kind} {number}", cast(Stateful, callback)
 
     def call(self, hook: str, *arguments: Row) -> None:
         """Call a hook of all callbacks that have it; of several processes, those that only look are called in rank 0."""

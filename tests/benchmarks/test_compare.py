@@ -1,6 +1,7 @@
 """The command: what it writes besides the numbers, what it says of a busy machine, and what becomes of a section that fails."""
 
 import json
+import sys
 import types
 
 import pytest
@@ -92,6 +93,21 @@ def test_the_load_is_taken_before_anything_is_measured(run, monkeypatch):
 def machine_here():
     here = {"cpu": "a CPU", "physical_cores": 1, "simd_bits": 256, "caches": {"L1 data": 32768}, "system": "Linux"}
     return {**here, "versions": {}, "numpy_blas": "blas", "pinned": True}
+
+
+def test_libraries_are_held_to_vectors_by_the_environment_of_a_process_that_begins_anew(monkeypatch):
+    assert machine.held_to() is None
+    assert "max_isa" not in machine.environment(1)["XLA_FLAGS"]
+    started = []
+    monkeypatch.setattr(compare.os, "execve", lambda *call: started.append(call) or sys.exit("began anew"))
+    with pytest.raises(SystemExit, match="began anew"):
+        compare.main(["--simd", "avx2"])
+    ((_, command, variables),) = started
+    assert command[1:] == sys.orig_argv[1:]
+    for name in machine.AVX2_ONLY:
+        monkeypatch.setenv(name, variables[name])
+    assert machine.held_to() == "avx2"
+    assert machine.environment(1)["XLA_FLAGS"].endswith("--xla_cpu_max_isa=AVX2")
 
 
 def test_a_section_that_fails_is_told_and_the_others_go_on(run):

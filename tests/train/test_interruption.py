@@ -15,7 +15,7 @@ from rows import untimed
 
 import minigrad as mg
 from minigrad.train import TrainingInterrupted, fit
-from minigrad.train.run import Run
+from minigrad.train.resuming import go_on_drawing
 from minigrad.train.signals import Signals, interruption
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -95,7 +95,7 @@ def test_random_numbers_of_a_run_in_another_number_of_processes(seeds, rank, exp
     before = mg.random.state_dict()
     mg.manual_seed(5)  # rank 0's, which the checkpoint had
     run = SimpleNamespace(ranks=SimpleNamespace(rank=rank), drawing_before={"seed": 99, "streams": 0})
-    Run.go_on_drawing(run, [{"seed": seed, "streams": 0} for seed in seeds])
+    go_on_drawing(run, [{"seed": seed, "streams": 0} for seed in seeds])
     assert mg.random.state_dict()["seed"] == expected
     mg.random.load_state_dict(before)
 
