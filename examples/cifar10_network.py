@@ -49,6 +49,7 @@ class Network:
     validate_every: int | None = None
     seed: int = 0
     device: str = "cpu"
+    precision: str = "float32"
 
 
 def build(network: Network) -> mg.models.Inception:
@@ -104,6 +105,12 @@ def train(network: Network, data: CIFAR10, folder: Path, progress: bool = True) 
     `validation_accuracy` and the history are by BN's running averages, `final_accuracy` is by the statistics of the trained
     network, see `population_accuracy`; without BN the two are one.
     """
+    with mg.matmul_precision(network.precision):
+        return trained(network, data, folder, progress)
+
+
+def trained(network: Network, data: CIFAR10, folder: Path, progress: bool) -> dict[str, Any]:
+    """The same, in the precision at work."""
     model = build(network)
     loader = training_loader(network, data)
     optimizer = mg.optim.SGD(model.parameters(), network.lr, network.momentum, weight_decay=network.weight_decay)

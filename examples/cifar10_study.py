@@ -44,6 +44,15 @@ def known_device(name: str) -> str:
         raise typer.BadParameter(str(error)) from None
 
 
+def known_precision(name: str) -> str:
+    """The name of a precision that works here, for the option --precision."""
+    try:
+        with mg.matmul_precision(name):
+            return name
+    except (RuntimeError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default all.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Networks to train side by side, the threads shared out among them.")]
 Backend = Annotated[
@@ -71,6 +80,9 @@ OPTIONS = {  # those that are fields of Network
     "seed": Annotated[int, typer.Option(min=0, help="Of weights, shuffling, augmentation and dropout.")],
     "device": Annotated[
         str, typer.Option(callback=known_device, help="cpu, cuda, or auto: the GPU if there is one that works.")
+    ],
+    "precision": Annotated[
+        str, typer.Option(callback=known_precision, help="Of products: float32, bf16, or tf32 on a GPU.")
     ],
 }
 
@@ -256,12 +268,13 @@ def claim(output: Path, networks: Mapping[str, Network], data: CIFAR10) -> None:
     wanted = {name: {**asdict(network), "data": digest.hexdigest()} for name, network in networks.items()}
     path = output / "configuration.json"
     there = json.loads(path.read_text()) if path.exists() else {}
+    defaults = asdict(Network())  # of settings that are newer than what is there
     differences = [
-        f"{name}: {key} {there[name].get(key)!r} there, {value!r} now"
+        f"{name}: {key} {before!r} there, {value!r} now"
         for name in wanted
         if name in there
         for key, value in wanted[name].items()
-        if there[name].get(key) != value
+        if (before := {**defaults, **there[name]}.get(key)) != value
     ]
     if differences:
         raise SystemExit(

@@ -87,6 +87,15 @@ def test_training_images_are_augmented_and_test_images_scaled_alone(study, cifar
     assert np.array_equal(labels, data.test_labels)
 
 
+def test_precision_is_that_of_the_network_while_it_trains(cifar10_network, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cifar10_network, "trained", lambda *_: seen.append(mg.matmul_precision.current))
+    for precision in ("tf32", "float32"):
+        cifar10_network.train(cifar10_network.Network(precision=precision), None, None)
+    assert seen == ["tf32", "float32"]
+    assert mg.matmul_precision.current == "float32"
+
+
 def test_training_seconds_are_those_of_the_steps(cifar10_network):
     rows = [{"images_per_second": 50.0}, {"images_per_second": 100.0}]
     assert cifar10_network.training_seconds(rows, 200) == 4 + 2

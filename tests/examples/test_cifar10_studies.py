@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -397,6 +398,25 @@ def test_other_images_in_the_same_folder_are_refused(finished, study, cifar10_ne
     network = cifar10_network.Network(**results["networks"]["BN"]["configuration"])
     with pytest.raises(SystemExit, match="BN: data"):
         study.train_all({"BN": network}, data, output)
+
+
+def test_a_folder_from_before_a_setting_was_there_has_its_default(finished, study, cifar10_network, cifar10, tmp_path):
+    output, results, _ = main_run(finished)
+    there = json.loads((output / "configuration.json").read_text())
+    del there["BN"]["precision"]
+    (tmp_path / "configuration.json").write_text(json.dumps(there))
+    data = study.load_data(cifar10, 80, 30)
+    network = cifar10_network.Network(**results["networks"]["BN"]["configuration"])
+    with pytest.raises(SystemExit, match="BN: precision 'float32' there, 'tf32' now"):
+        study.claim(tmp_path, {"BN": replace(network, precision="tf32")}, data)
+    study.claim(tmp_path, {"BN": network}, data)
+    assert json.loads((tmp_path / "configuration.json").read_text())["BN"]["precision"] == "float32"
+
+
+def test_precision_that_there_is_not_is_refused(start, tmp_path):
+    code, printed = start("cifar10_inception", tmp_path / "out", "--precision", "float8")
+    assert code != 0
+    assert "'float8'" in printed
 
 
 def test_more_images_than_there_are_are_refused(start, tmp_path):
