@@ -27,7 +27,7 @@ DEVICES = ["cpu", "reference", *([pytest.param("cuda", marks=pytest.mark.gpu)] i
 
 LEFT_OUT = pytest.StashKey()
 LONG_COMPILED = {
-    f"test_{family}.py" for family in ("attention", "depthwise", "recurrent")
+    f"test_{family}.py" for family in ("attention", "branches", "depthwise", "recurrent")
 }  # of ops, for seconds a kernel
 
 

@@ -213,7 +213,7 @@ def train_both(model, twin, optimizer, other, data, steps, device):
     return np.array(losses).T
 
 
-@every_dtype
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.wide)])
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_200_steps_of_the_paper_network(batch_norm, dtype, rng):
     model = paper_network(dtype, "cpu", batch_norm)

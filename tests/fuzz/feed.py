@@ -1,12 +1,14 @@
-"""Feeds damaged files to one reader, in a process that may take little memory and time, and prints what was wrong.
+"""Feeds damaged files to readers, each in a process that may take little memory and time, and prints what was wrong.
 
-    cd tests && python -m fuzz.feed READER FIRST COUNT
+    cd tests && python -m fuzz.feed FIRST COUNT READER...
 
-The reader gets the files number FIRST and on, each made from a whole one by chance keyed by its number: the same on every
-machine. It must load them rightly or raise the error that it documents, and change nothing then.
+A reader gets the files number FIRST and on, each made from a whole one by chance keyed by its number: the same on every
+machine. It must load them rightly or raise the error that it documents, and change nothing then. Of several readers each has a
+fork of this process, where there are forks: what all of them import is then imported once.
 """
 
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -49,8 +51,8 @@ def limit_memory():
         resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
 
 
-def main(name, first, count):
-    """Print how many files were loaded and refused, and what else happened, as JSON."""
+def feed(name, first, count):
+    """How many files were loaded and refused, and what else happened."""
     with tempfile.TemporaryDirectory() as folder:
         reader = READERS[name](Path(folder))
         counts, wrong = {"loaded": 0, "refused": 0}, []
@@ -73,8 +75,20 @@ def main(name, first, count):
             finally:
                 if has_timer:
                     signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-    print(json.dumps({**counts, "wrong": wrong}))
+    return {**counts, "wrong": wrong}
+
+
+def main(first, count, *names):
+    """Print, of each reader, one line of JSON; none of a reader whose fork died."""
+    for name in names:
+        child = os.fork() if len(names) > 1 and hasattr(os, "fork") else None
+        if child:
+            os.waitpid(child, 0)
+            continue
+        print(json.dumps({"reader": name, **feed(name, first, count)}), flush=True)
+        if child == 0:
+            os._exit(0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

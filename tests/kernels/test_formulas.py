@@ -15,6 +15,7 @@ from numba.core.errors import TypingError
 from scipy import special
 
 from minigrad.kernels import formulas
+from minigrad.kernels.cpu.tools.pipeline import KernelCompiler
 
 DTYPES = (np.float32, np.float64)
 LIMITS = {  # ulp, as the docstrings state them
@@ -29,19 +30,24 @@ CONTRACTION = frozenset({"contract"})
 SUMS = frozenset({"contract", "reassoc", "nsz"})
 
 
+def compiled(flags):
+    """As kernels are."""
+    return njit(pipeline_class=KernelCompiler, fastmath=set(flags))
+
+
 @functools.cache
 def loop_over(name, flags=CONTRACTION):
     formula = getattr(formulas, name)
     if name in GRADIENTS:
 
-        @njit(fastmath=set(flags))
+        @compiled(flags)
         def loop(dy, x, y):
             for i in range(x.size):
                 y[i] = formula(dy[i], x[i])
 
     else:
 
-        @njit(fastmath=set(flags))
+        @compiled(flags)
         def loop(x, y):
             for i in range(x.size):
                 y[i] = formula(x[i])
@@ -331,7 +337,7 @@ def test_gradient_passes_nan_of_the_output_on(name):
 def test_compiled_type_is_that_of_the_argument(name, dtype):
     formula = getattr(formulas, name)
     arguments = inputs(name, np.ones(1, dtype))
-    call = njit(lambda dy, x: formula(dy, x)) if name in GRADIENTS else njit(lambda x: formula(x))
+    call = compiled(CONTRACTION)((lambda dy, x: formula(dy, x)) if name in GRADIENTS else (lambda x: formula(x)))
     call(*(a[0] for a in arguments))
     assert str(call.nopython_signatures[0].return_type) == np.dtype(dtype).name
 
@@ -367,7 +373,7 @@ def test_bits_do_not_depend_on_the_flags_of_the_kernel(name, flags, dtype, rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bits_do_not_depend_on_what_is_done_with_the_value(dtype, rng):
-    @njit(fastmath={"contract"})
+    @compiled(CONTRACTION)
     def add_exp(x, total):
         for i in range(x.size):
             total[i] += formulas.exp(x[i])
@@ -383,6 +389,7 @@ import sys
 import numpy as np
 from numba import njit
 from minigrad.kernels import formulas
+from minigrad.kernels.cpu.tools.pipeline import KernelCompiler
 
 def loop_over(formula):
     @njit(fastmath={"contract"})
