@@ -4,8 +4,8 @@ Nothing looks at values while a step is recorded. So from the first launch on wh
 are put off, and made in their order when the recording ends: as a replay makes them, on the same memory, to the same bits. By
 then it is known which kernels are missing. What does need values has the launches before it made first: a check of labels that
 the step computes, an op of the user's own, a search for NaN, a gradient from outside that is copied. So has an error, which
-leaves what an eager step would leave; Ctrl-C leaves things as they were before the step. With everything on disk, nothing is
-put off.
+leaves what an eager step would leave; after Ctrl-C they are not made, and gradients are put back. With everything on disk,
+nothing is put off.
 """
 
 from collections.abc import Callable
