@@ -57,8 +57,10 @@ def common_format(*operands):
 
 
 def fma(a, b, c):
-    """Return a * b + c, rounded once (outside compiled code: in extended precision, where the platform has it)."""
-    return type(c)(np.longdouble(a) * np.longdouble(b) + np.longdouble(c))
+    """Return a * b + c, rounded once (outside compiled code: from a sum in wider precision, where the platform has it)."""
+    if isinstance(c, np.float32):  # the product of two of them is exact in float64
+        return np.float32(float(a) * float(b) + float(c))
+    return type(c)(np.longdouble(a) * b + c)
 
 
 @intrinsic
