@@ -29,8 +29,8 @@ TASKS = 64  # sums of the gradient of the weights, at most
 
 
 def step_of(numbers):
-    """From one number to the next, where they are as far apart as the first two."""
-    return numbers[1] - numbers[0] if len(numbers) > 1 else 0
+    """From one number to the next, where they are as far apart as the first two; 1 where there is but one."""
+    return numbers[1] - numbers[0] if len(numbers) > 1 else 1
 
 
 def runs_of(meetings):
@@ -41,7 +41,7 @@ def runs_of(meetings):
     runs = []
     for taps, distances, positions in axis_groups(meetings):
         while positions:
-            count, steps = 1, [0, 0]
+            count, steps = 1, [1, 1]
             if len(positions) > 1:
                 steps = [b - a for a, b in zip(*positions[:2], strict=True)]
             while count < len(positions) and all(
@@ -143,7 +143,7 @@ def slide_over(seen, seen_row, w, start, made, made_row, i0, i1, rows, runs):
                 w.dtype, seen.ctypes.data + ((seen_row + row) * seen_width + column) * size, column_step * size,
                 down * seen_width * size, a_count, right * size, b_count, w.ctypes.data + (a * kw + b) * size,
                 a_step * kw * size, b_step * size, start.ctypes.data,
-                made.ctypes.data + ((made_row + i) * width + j) * size, j_step * size, count, k,
+                made.ctypes.data + ((made_row + i) * width + j) * size, j_step * size, width * size, count, k,
             )  # fmt: skip
 
 
@@ -190,15 +190,22 @@ def correlate_over(seen, seen_row, dy, dy_row, sums, i0, i1, kw, rows, runs):
     width, k = seen.shape[2], dy.shape[3]
     ow = dy.shape[2]
     size = k * np.intp(dy.itemsize)  # of a pixel
-    for i in range(i0, i1):
-        _, _, _, row, _, a, a_step, a_count, down = rows[i]
+    i = i0
+    while i < i1:
+        # Two rows that meet the same taps, one row apart, share what they meet.
+        pair = i + 1 < i1 and rows[i, 7] == 3 and rows[i + 1, 7] == 3 and rows[i + 1, 3] - rows[i, 3] == rows[i, 8]
         for r in range(runs.shape[0]):
             j, j_step, count, column, column_step, b, b_step, b_count, right = runs[r]
-            correlated_run(
-                dy.dtype, seen.ctypes.data + ((seen_row + row) * width + column) * size, column_step * size,
-                down * width * size, a_count, right * size, b_count, dy.ctypes.data + ((dy_row + i) * ow + j) * size,
-                j_step * size, sums.ctypes.data + (a * kw + b) * size, a_step * kw * size, b_step * size, count, k,
-            )  # fmt: skip
+            together = 2 if pair and b_count == 3 and column_step == right else 1
+            for q in range(i, i + 1 + pair, together):
+                _, _, _, row, _, a, a_step, a_count, down = rows[q]
+                correlated_run(
+                    dy.dtype, seen.ctypes.data + ((seen_row + row) * width + column) * size, column_step * size,
+                    down * width * size, a_count, right * size, b_count,
+                    dy.ctypes.data + ((dy_row + q) * ow + j) * size, j_step * size, ow * size, together,
+                    sums.ctypes.data + (a * kw + b) * size, a_step * kw * size, b_step * size, count, k,
+                )  # fmt: skip
+        i += 1 + pair
 
 
 @inlined

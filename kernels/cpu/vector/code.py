@@ -253,11 +253,11 @@ class VectorCode:
         """The first `count` entries of such a table."""
         return join([self.entry(table, i) for i in range(count)])
 
-    def prefetch(self, address):
-        """Ask for the cache line at an address, to be read soon; it may lie anywhere."""
+    def prefetch(self, address, level=1):
+        """Ask for the cache line at an address, to be read soon; it may lie anywhere. It goes to the cache of a level, 1 or 2."""
         kind = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer(), LANE, LANE, LANE])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        read, near, data = (constant(LANE, number) for number in (0, 3, 1))
+        read, near, data = (constant(LANE, number) for number in (0, 4 - level, 1))
         self.builder.call(function, [self.pointer(address, BYTE), read, near, data])
 
 

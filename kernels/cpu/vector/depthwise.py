@@ -3,26 +3,34 @@
     weighted_run      y[pixel] = start + sum over the taps of x[pixel, tap] w[tap]
     correlated_run    sums[tap] += sum over the pixels of x[pixel, tap] dy[pixel]
 
-Both work on a run: pixels of one row that meet the same taps, at the same distances. Where the taps of a row are three that
-lie side by side, and pixels one or two apart, code without a loop loads what neighbouring pixels share once; for other
+Both work on a run: pixels of one row that meet the same taps, at the same distances. Where the taps of a row are two or three
+that lie side by side, and pixels one or two apart, code without a loop loads what neighbouring pixels share once; for other
 windows there is a loop. Steps and addresses are in bytes, `length` is the number of channels.
+
+A register holds some channels of a pixel, so what lies in memory one behind the other is worked on crosswise, which the
+processor does not see through. So the code without a loop asks the cache for what the next row will need, line by line in
+the order of memory: each register of each block of pixels for as many lines as it has worked on.
 """
 
-from minigrad.kernels.cpu.vector.code import micro_kernel
+import functools
+from typing import NamedTuple
+
+from minigrad.kernels.cpu.vector.code import VectorCode, micro_kernel
+from minigrad.kernels.cpu.vector.copies import LINE
 from minigrad.kernels.cpu.vector.target import REGISTERS
-from minigrad.kernels.cpu.vector.values import fma, join, minimum
+from minigrad.kernels.cpu.vector.values import Value, fma, join, minimum, where
 
 PIXELS = 8 if REGISTERS >= 32 else 4  # of a result that are summed up together
 MET = 4  # pixels whose products are added to all sums together
-UNROLLED = 3  # taps of a row for which there is code without a loop
+SIDES = (3, 2)  # taps of a row for which there is code without a loop: a window, and at an edge what is left of it
 
 
-def by_window(code, call, columns, column_step, pixel_step, length, *, known=None):
+def by_window(code, call, columns, column_step, pixel_step, length):
     """The function that is unrolled for taps side by side and pixels one or two apart, or the one with loops."""
-    three = columns == UNROLLED if known is None else (columns == UNROLLED) & known
     ways = {
-        (UNROLLED, 1): three & (pixel_step == column_step),
-        (UNROLLED, 2): three & (pixel_step == column_step * 2),
+        (3, 1): (columns == 3) & (pixel_step == column_step),
+        (3, 2): (columns == 3) & (pixel_step == column_step * 2),
+        (2, 1): (columns == 2) & (pixel_step == column_step),
         (0, 0): True,
     }
     for masked in code.first_case({True: length % code.lanes > 0, False: True}):
@@ -30,16 +38,26 @@ def by_window(code, call, columns, column_step, pixel_step, length, *, known=Non
             call(unrolled=unrolled, apart=apart, masked=masked)
 
 
-def by_square_window(code, call, rows, columns, column_step, pixel_step, length):
-    """The same, unrolled for as many rows of taps too."""
-    by_window(code, call, columns, column_step, pixel_step, length, known=rows == UNROLLED)
+def by_square_window(code, call, rows, columns, column_step, pixel_step, length, dy_rows):
+    """The same, unrolled for rows of taps too, and for two rows of dy."""
+    near, far = pixel_step == column_step, pixel_step == column_step * 2
+    ways = {(3, 3, 1, 2): (rows == 3) & (columns == 3) & near & (dy_rows == 2)}
+    for apart, steps in ((1, near), (2, far)):
+        ways |= {(a, b, apart, 1): (rows == a) & (columns == b) & steps for a in SIDES for b in SIDES if b == 3 or apart == 1}
+    for masked in code.first_case({True: length % code.lanes > 0, False: True}):
+        for height, width, apart, together in code.first_case({**ways, (0, 0, 0, 1): True}):
+            call(height=height, width=width, apart=apart, together=together, masked=masked)
 
 
 def blocks(code, count):
-    """(first pixel, pixels) of the blocks of a run. The last begins where it is full; what it shares is computed twice."""
-    for size in code.first_case({PIXELS: count >= PIXELS, PIXELS // 2: count >= PIXELS // 2, 1: True}):
-        for block in code.loop((count + (size - 1)) // size, at_least=1):
-            yield minimum(block.number * size, count - size), size
+    """(first pixel, pixels) of the blocks of a run. One may begin earlier than it needs to: what it shares is computed twice."""
+    done = code.index(0)
+    for size in (PIXELS, PIXELS // 2, 1):
+        # A block that would be filled by less than half is left to smaller ones.
+        several = where(count >= size, (count - done + (size - 1) // 2) // size, 0)
+        for block in code.loop(several):
+            yield minimum(done + block.number * size, count - size), size
+        done = minimum(done + several * size, count)
 
 
 def vectors(code, length, masked):
@@ -47,6 +65,12 @@ def vectors(code, length, masked):
     for vector in code.loop((length + (code.lanes - 1)) // code.lanes, at_least=1):
         start = vector.number * code.lanes
         yield start * code.bytes, code.first_lanes(length - start) if masked else None
+
+
+def fetch(code, address, length):
+    """Ask the second-level cache for some bytes; the first one holds what is worked on now."""
+    for line in range(0, length, LINE):
+        code.prefetch(address + line, level=2)
 
 
 def products(code, x, column_step, weights, pixels, apart, totals, mask):
@@ -62,12 +86,17 @@ def products(code, x, column_step, weights, pixels, apart, totals, mask):
 
 @micro_kernel(by_window)
 def weighted_run(
-    code, x, pixel_step, row_step, rows, column_step, columns, w, w_row_step, w_column_step, start, y, y_step, count,
-    length, *, unrolled, apart, masked,
+    code, x, pixel_step, row_step, rows, column_step, columns, w, w_row_step, w_column_step, start, y, y_step, y_row_step,
+    count, length, *, unrolled, apart, masked,
 ):  # fmt: skip
     """y = start + sum over rows x columns taps of x w, for `count` pixels."""
     for first, pixels in blocks(code, count):
         for distance, mask in vectors(code, length, masked):
+            if unrolled:  # the rows that the next one meets first, and where that goes
+                for row in range(apart):
+                    coming = x + (rows + row) * row_step + first * pixel_step
+                    fetch(code, coming + distance * (pixels * apart), pixels * apart * code.width)
+                fetch(code, y + y_row_step + first * y_step + distance * pixels, pixels * code.width)
             begin = join([code.load(start + distance, mask)] * pixels)
             for row in code.loop(rows, total=begin):
                 here = x + distance + first * pixel_step + row.number * row_step
@@ -93,25 +122,27 @@ def weighted_run(
 
 @micro_kernel(by_square_window)
 def correlated_run(
-    code, x, pixel_step, row_step, rows, column_step, columns, dy, dy_step, sums, sums_row_step, sums_column_step, count,
-    length, *, unrolled, apart, masked,
+    code, x, pixel_step, row_step, rows, column_step, columns, dy, dy_step, dy_row_step, dy_rows, sums, sums_row_step,
+    sums_column_step, count, length, *, height, width, apart, together, masked,
 ):  # fmt: skip
-    """sums += sum over `count` pixels of x dy, at rows x columns taps."""
+    """sums += sum over `count` pixels of x dy, at rows x columns taps, and the same of a second row if `dy_rows` is 2.
+
+    That is one further down in x as well, and both meet three rows of three taps side by side, pixels one apart.
+    """
     for distance, mask in vectors(code, length, masked):
-        if (
-            unrolled
-        ):  # the sums of all taps stay in registers while the pixels pass, MET at a time, then the rest one by one
+        if height:  # the sums of all taps stay in registers while the pixels pass, MET at a time, then the rest one by one
             places = [
-                sums + distance + sums_row_step * a + sums_column_step * b
-                for a in range(unrolled) for b in range(unrolled)
-            ]  # fmt: skip
-            state = join([code.load(place, mask) for place in places])
-            here = {"x": x + distance, "dy": dy + distance, "total": state}
+                sums + distance + sums_row_step * a + sums_column_step * b for a in range(height) for b in range(width)
+            ]
+            met = Met(code, pixel_step, row_step, column_step, dy_step, dy_row_step, height, width, apart, together, mask)
+            here = {"x": x + distance, "dy": dy + distance, "total": join([code.load(place, mask) for place in places])}
+            # The rows of x and dy that come next, of which each register asks for its share.
+            here["coming_x"] = x + row_step * (height + together - 1) + distance * count * apart
+            here["coming_dy"] = dy + dy_row_step * together + distance * count
             for block in code.loop(count // MET, **here):
-                add_products(code, block, MET, pixel_step, row_step, column_step, dy_step, unrolled, apart, mask)
-            left = {"x": block.x, "dy": block.dy, "total": block.total}
-            for pixel in code.loop(count % MET, **left):
-                add_products(code, pixel, 1, pixel_step, row_step, column_step, dy_step, unrolled, apart, mask)
+                met.add_products(block, MET)
+            for pixel in code.loop(count % MET, **{name: getattr(block, name) for name in here}):
+                met.add_products(pixel, 1)
             for place, total in zip(places, pixel.total, strict=True):
                 code.store(total, place, mask)
         else:  # tap by tap, all pixels each time: MET sums that do not wait for one another, added up at the end
@@ -136,18 +167,48 @@ def correlated_run(
                     code.store(pixel.total, place, mask)
 
 
-def add_products(code, state, pixels, pixel_step, row_step, column_step, dy_step, taps, apart, mask):
-    """state.total plus the products of some pixels at taps x taps taps; state.x and state.dy go on to the next ones."""
-    gradients = [code.load(state.dy + dy_step * j, mask) for j in range(pixels)]
-    totals = list(state.total)
-    for a in range(taps):
-        seen = {}
-        for j in range(pixels):
-            for b in range(taps):
-                place = j * apart + b
-                if place not in seen:
-                    seen[place] = code.load(state.x + row_step * a + column_step * place, mask)
-                totals[a * taps + b] = fma(seen[place], gradients[j], totals[a * taps + b])
-    state.total = join(totals)
-    state.x += pixel_step * pixels
-    state.dy += dy_step * pixels
+class Met(NamedTuple):
+    """How pixels of dy meet x at height x width taps, in one row of dy or in two `together`."""
+
+    code: VectorCode
+    pixel_step: Value
+    row_step: Value
+    column_step: Value
+    dy_step: Value
+    dy_row_step: Value
+    height: int
+    width: int
+    apart: int
+    together: int
+    mask: Value | None
+
+    def add_products(self, state, pixels):
+        """state.total plus the products of some pixels; the addresses of `state` go on to the next ones."""
+        code = self.code
+        gradients = [
+            [code.load(state.dy + self.dy_row_step * r + self.dy_step * j, self.mask) for j in range(pixels)]
+            for r in range(self.together)
+        ]
+        totals = list(state.total)
+        for row in range(self.height + self.together - 1):
+            seen = functools.cache(
+                lambda place, row=row: code.load(state.x + self.row_step * row + self.column_step * place, self.mask)
+            )
+            for r in range(self.together):
+                a = row - r
+                if 0 <= a < self.height:
+                    for j in range(pixels):
+                        for b in range(self.width):
+                            totals[a * self.width + b] = fma(
+                                seen(j * self.apart + b), gradients[r][j], totals[a * self.width + b]
+                            )
+        state.total = join(totals)
+        share = pixels * code.width
+        for row in range(max(self.apart, self.together)):
+            fetch(code, state.coming_x + self.row_step * row, share * self.apart)
+        for r in range(self.together):
+            fetch(code, state.coming_dy + self.dy_row_step * r, share)
+        state.coming_x += share * self.apart
+        state.coming_dy += share
+        state.x += self.pixel_step * pixels
+        state.dy += self.dy_step * pixels
