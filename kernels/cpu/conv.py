@@ -31,7 +31,7 @@ from minigrad.kernels.cpu.tools.pointers import pixel_at, row_at
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.copies import copy_row
 from minigrad.kernels.cpu.vector.target import REGISTER_BITS
-from minigrad.kernels.cpu.vector.tiles import HEIGHTS, tile_cols
+from minigrad.kernels.cpu.vector.tiles import COLUMN_HEIGHTS, tile_cols
 
 REDUCED = 512  # pixels that the gradient of the weights sums up at a time: both images of them stay in the cache
 
@@ -202,11 +202,11 @@ def reduce_tap(x, dy, dw, stride_h, stride_w, plan, tap, n0, n1, o0, o1, p, c0, 
     row += (lo - first) * stride_h
     j, wide, used = panel(p, k, dy.dtype)
     a, b = pixel_at(x, n0, row, column), pixel_at(dy, n0, lo, left) + j * item
-    for i in range(c0, c1, HEIGHTS[wide]):
+    for i in range(c0, c1, COLUMN_HEIGHTS[wide]):
         tile_cols(
             dy.dtype, wide, a + i * item, b, (n1 - n0, h * w * c * item, oh * ow * k * item),
             (hi - lo, stride_h * w * c * item, ow * k * item), (columns, stride_w * c * item, k * item),
-            row_at(dw, tap * c + i) + j * item, k * item, min(HEIGHTS[wide], c1 - i), used, 1, x_ahead, dy_ahead,
+            row_at(dw, tap * c + i) + j * item, k * item, min(COLUMN_HEIGHTS[wide], c1 - i), used, 1, x_ahead, dy_ahead,
         )  # fmt: skip
 
 
@@ -219,7 +219,7 @@ def reduce_pixels(x, dy, dw, stride_h, stride_w, plan):
     vectors, panels = split(k, dw.dtype)
     # 1. A unit of work is a panel of dw, at a tap, for some channels of x; a thread has some units that are neighbours.
     taps = plan.shape[0]
-    tall = 4 * HEIGHTS[-(-vectors // panels)]  # channels of a unit of work
+    tall = 4 * COLUMN_HEIGHTS[-(-vectors // panels)]  # channels of a unit of work
     blocks = -(-c // tall)
     units = panels * taps * blocks
     # 2. All go through the same REDUCED pixels or so before the next ones: some images, or some rows of one.

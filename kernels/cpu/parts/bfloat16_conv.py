@@ -22,7 +22,7 @@ from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_si
 from minigrad.kernels.cpu.tools.pointers import keep, pixel_at, row_at
 from minigrad.kernels.cpu.vector.bfloat16 import pair_rows, round_row
 from minigrad.kernels.cpu.vector.code import vector_lanes
-from minigrad.kernels.cpu.vector.tiles import HEIGHTS, tile_cols
+from minigrad.kernels.cpu.vector.tiles import COLUMN_HEIGHTS, tile_cols
 
 WORD = 4  # bytes
 PAIRS = 64  # of outputs that a tap's product is of at a time: what a tile reads of them stays in the first-level cache
@@ -167,7 +167,7 @@ def reduce_pixels(x, dy, dw, stride_h, stride_w, dilation_h, dilation_w, top, le
                 for p in range(panels):
                     j, wide, used = panel(p, k, dw.dtype)
                     step = wide * lanes * WORD
-                    tall = HEIGHTS[wide]
+                    tall = COLUMN_HEIGHTS[wide]
                     for i in range(0, c, tall):
                         tile_cols(
                             x_words.dtype, wide, a + i * WORD, panel_at(dy_words, j, some * down * pairs),

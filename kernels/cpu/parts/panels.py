@@ -10,7 +10,7 @@ from minigrad.kernels.cpu.tools.pointers import element_at
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.copies import copy_row, transpose_tile
 from minigrad.kernels.cpu.vector.target import REGISTER_BITS
-from minigrad.kernels.cpu.vector.tiles import HEIGHTS, MAX_VECTORS, tile_cols, tile_rows
+from minigrad.kernels.cpu.vector.tiles import COLUMN_HEIGHTS, HEIGHTS, MAX_VECTORS, tile_cols, tile_rows
 
 ONCE = (1, 0, 0)  # a loop of `tile_cols` that is none
 PARALLEL_WORK = 1 << 22  # multiply-adds from which a second thread pays
@@ -75,7 +75,7 @@ def tiles_down(
 
     Addresses and steps are in bytes.
     """
-    height = HEIGHTS[vectors]
+    height = COLUMN_HEIGHTS[vectors] if trans_a else HEIGHTS[vectors]
     item = REGISTER_BITS // 8 // vector_lanes(dtype)
     tables = np.zeros(3 * height + 3, np.int64)  # addresses of rows of A, C and biases, and the only tap
     tables[2 * height : 3 * height] = bias

@@ -40,8 +40,10 @@ from minigrad.kernels.cpu.vector.winograd import (
 PLACES = 16  # in a tile of 4 x 4
 ROWS = 24  # a multiple of all tile heights of the products
 BLOCK_BYTES = 3 << 17  # of transformed tiles that are worked on together
+SAME_SETS = 4096  # bytes from one address to the next whose lines fall into the same set of the first-level cache
+APART = 192  # bytes more than a multiple of that from place to place: the lines of a tile fall into sets of their own
 LEAST_CHANNELS = 12  # on both sides, and
-LEAST_WEIGHTS = 384  # of a place, for transforms to pay
+LEAST_WEIGHTS = 256  # of a place, for transforms to pay
 LEAST_TILES = 64
 MOST_SUMS = 1 << 22  # elements of all parts of the gradient of the weights together
 PART_TILES = 512  # of a part, at least
@@ -68,17 +70,24 @@ def block_tiles(channels, item):
 
 
 @inlined
-def find_pixels(x, t, across, down, size, top, left, outside, table):
-    """Addresses of the size x size pixels from (2 i - top, 2 j - left) on, of tile t; `outside` for those not in the image."""
+def place_step(elements, item):
+    """Elements from one place to the next, of which each has so many."""
+    return (-(-elements * item // SAME_SETS) * SAME_SETS + APART) // item
+
+
+@inlined
+def find_tiles(x, t, most, across, down, size, top, left, outside, table):
+    """Where the size x size pixels from (2 i - top, 2 j - left) on lie, of tile t and of those beside it.
+
+    (tiles, at most `most`, address of a table of their pixels or 0, address of the first pixel). Tiles that lie in the image
+    come together, since their pixels need no table; another one comes alone, with `outside` for what is not in the image.
+    """
     _, h, w, c = x.shape
     image, inside = t // (across * down), t % (across * down)
     row, column = inside // across * 2 - top, inside % across * 2 - left
     first = pixel_at(x, image, row, column)
     if row >= 0 and column >= 0 and row + size <= h and column + size <= w:
-        for a in range(size):
-            for b in range(size):
-                table[a * size + b] = first + (a * w + b) * c * x.itemsize
-        return
+        return min(most, across - inside % across, (w - size - column) // 2 + 1), 0, first
     for a in range(size):
         for b in range(size):
             i, j = row + a, column + b
@@ -86,6 +95,23 @@ def find_pixels(x, t, across, down, size, top, left, outside, table):
                 table[a * size + b] = first + (a * w + b) * c * x.itemsize
             else:
                 table[a * size + b] = outside
+    return 1, table.ctypes.data, first
+
+
+@inlined
+def pixels_to_places(x, t0, count, across, down, top, left, zeros, table, places):
+    """The pixels of tiles t0:t0 + count, transformed: rows 0:count of a matrix (tiles, c) for each place."""
+    _, _, w, c = x.shape
+    pixel = c * np.intp(x.itemsize)
+    t = 0
+    while t < count:
+        some, found, first = find_tiles(x, t0 + t, count - t, across, down, 4, top, left, zeros.ctypes.data, table)
+        transform_pixels(
+            x.dtype, found, first, w * pixel, pixel, element_at(places, 0, t * c), places.strides[0], c, some
+        )
+        t += some
+    keep(zeros)
+    keep(table)
 
 
 @inlined
@@ -150,36 +176,38 @@ def convolve(source, w, bias, target, top, left, transposed):
     blocks = (tiles + size - 1) // size
     threads = team_size()
     for thread in prange(threads):
-        block = np.empty(PLACES * size * (c + k), dtype)
-        zeros, spare = np.zeros(c, dtype), np.empty(k, dtype)
-        sources, targets = np.empty(PLACES, np.int64), np.empty(PLACES, np.int64)
-        pixels = block[: PLACES * size * c].reshape((PLACES, size, c))
-        results = block[PLACES * size * c :].reshape((PLACES, size, k))
+        block = np.empty(PLACES * (place_step(size * c, item) + place_step(size * k, item)), dtype)
+        zeros, spare, table = np.zeros(c, dtype), np.empty(k, dtype), np.empty(PLACES, np.int64)
+        pixels = block[: PLACES * place_step(size * c, item)].reshape((PLACES, -1))
+        results = block[pixels.size :].reshape((PLACES, -1))
         for b in range(thread * blocks // threads, (thread + 1) * blocks // threads):
             t0 = b * size
             count = min(size, tiles - t0)
             # 3. The pixels, transformed: one matrix (tiles, c) for each place. A tile reaches into the padding, which is zero.
             touch_pixels(source, t0, t0 + count, across, down, 4, top)
-            for t in range(count):
-                find_pixels(source, t0 + t, across, down, 4, top, left, zeros.ctypes.data, sources)
-                find_rows(pixels, t, targets)
-                transform_pixels(dtype, sources.ctypes.data, targets.ctypes.data, c)
+            pixels_to_places(source, t0, count, across, down, top, left, zeros, table, pixels)
             # 4. The products of these matrices: (tiles, c) (c, k) -> (tiles, k) for each place.
             for place in range(PLACES):
                 for p in range(panels):
                     j, wide, used = panel(p, k, dtype)
                     tiles_down(
-                        dtype, wide, False, element_at(pixels[place], 0, 0), c * item, count, c,
+                        dtype, wide, False, row_at(pixels, place), c * item, count, c,
                         panel_at(packed[place], j, c), wide * lanes * item, 0,
-                        element_at(results[place], 0, j), k * item, used, 0, 0, 0,
+                        element_at(results, place, j), k * item, used, 0, 0, 0,
                     )  # fmt: skip
             # 5. Back to 2 x 2 pixels of the target; those beyond its edge are written where nobody looks.
-            for t in range(count):
-                find_rows(results, t, sources)
-                find_pixels(target, t0 + t, across, down, 2, 0, 0, spare.ctypes.data, targets)
-                transform_result(
-                    dtype, sources.ctypes.data, targets.ctypes.data, k, bias.ctypes.data if bias.size else 0
+            t = 0
+            while t < count:
+                some, found, first = find_tiles(
+                    target, t0 + t, count - t, across, down, 2, 0, 0, spare.ctypes.data, table
                 )
+                transform_result(
+                    dtype, found, first, ow * k * item, k * item, element_at(results, 0, t * k), results.strides[0], k, some,
+                    bias.ctypes.data if bias.size else 0,
+                )  # fmt: skip
+                t += some
+        keep(block)
+        keep(table)
 
 
 def prepare_forward(x, w, bias, window, y):
@@ -214,31 +242,32 @@ def reduce_tiles(x, dy, dw, top, left):
     parts = max(2, min(16, tiles // PART_TILES, MOST_SUMS // (PLACES * c * k)))
     sums = np.zeros((parts, PLACES, c, k), dtype)
     for part in prange(parts):
-        block = np.empty(PLACES * size * (c + k), dtype)
-        zeros = np.zeros(max(c, k), dtype)
-        sources, targets = np.empty(PLACES, np.int64), np.empty(PLACES, np.int64)
-        pixels = block[: PLACES * size * c].reshape((PLACES, size, c))
-        gradients = block[PLACES * size * c :].reshape((PLACES, size, k))
+        block = np.empty(PLACES * (place_step(size * c, item) + place_step(size * k, item)), dtype)
+        zeros, table = np.zeros(max(c, k), dtype), np.empty(PLACES, np.int64)
+        pixels = block[: PLACES * place_step(size * c, item)].reshape((PLACES, -1))
+        gradients = block[pixels.size :].reshape((PLACES, -1))
         last = (part + 1) * tiles // parts
         for t0 in range(part * tiles // parts, last, size):
             count = min(size, last - t0)
             # 2. Pixels and gradients, transformed: matrices (tiles, c) and (tiles, k).
             touch_pixels(x, t0, t0 + count, across, down, 4, top)
             touch_pixels(dy, t0, t0 + count, across, down, 2, 0)
-            for t in range(count):
-                find_pixels(x, t0 + t, across, down, 4, top, left, zeros.ctypes.data, sources)
-                find_rows(pixels, t, targets)
-                transform_pixels(dtype, sources.ctypes.data, targets.ctypes.data, c)
-                find_pixels(dy, t0 + t, across, down, 2, 0, 0, zeros.ctypes.data, sources)
-                find_rows(gradients, t, targets)
-                transform_outputs(dtype, sources.ctypes.data, targets.ctypes.data, k)
+            pixels_to_places(x, t0, count, across, down, top, left, zeros, table, pixels)
+            t = 0
+            while t < count:
+                some, found, first = find_tiles(dy, t0 + t, count - t, across, down, 2, 0, 0, zeros.ctypes.data, table)
+                transform_outputs(
+                    dtype, found, first, ow * k * item, k * item, element_at(gradients, 0, t * k), gradients.strides[0],
+                    k, some,
+                )  # fmt: skip
+                t += some
             # 3. Their products over the tiles, added to the sums.
             for place in range(PLACES):
                 for p in range(split(k, dtype)[1]):
                     j, wide, used = panel(p, k, dtype)
                     tiles_down(
-                        dtype, wide, True, element_at(pixels[place], 0, 0), c * item, c, count,
-                        element_at(gradients[place], 0, j), k * item, 0,
+                        dtype, wide, True, row_at(pixels, place), c * item, c, count,
+                        element_at(gradients, place, j), k * item, 0,
                         element_at(sums[part, place], 0, j), k * item, used, 1, 0, 0,
                     )  # fmt: skip
     # 4. The parts in order, and back to 3 x 3 weights.

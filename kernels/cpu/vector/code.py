@@ -254,7 +254,7 @@ class VectorCode:
         return join([self.entry(table, i) for i in range(count)])
 
     def prefetch(self, address, level=1):
-        """Ask for the cache line at an address, to be read soon; it may lie anywhere. It goes to the cache of a level, 1 or 2."""
+        """Ask the cache of a level, 1 or 2, for the line at an address, to be read soon; it may lie anywhere."""
         kind = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer(), LANE, LANE, LANE])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
         read, near, data = (constant(LANE, number) for number in (0, 4 - level, 1))

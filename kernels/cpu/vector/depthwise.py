@@ -43,14 +43,16 @@ def by_square_window(code, call, rows, columns, column_step, pixel_step, length,
     near, far = pixel_step == column_step, pixel_step == column_step * 2
     ways = {(3, 3, 1, 2): (rows == 3) & (columns == 3) & near & (dy_rows == 2)}
     for apart, steps in ((1, near), (2, far)):
-        ways |= {(a, b, apart, 1): (rows == a) & (columns == b) & steps for a in SIDES for b in SIDES if b == 3 or apart == 1}
+        ways |= {
+            (a, b, apart, 1): (rows == a) & (columns == b) & steps for a in SIDES for b in SIDES if b == 3 or apart == 1
+        }
     for masked in code.first_case({True: length % code.lanes > 0, False: True}):
         for height, width, apart, together in code.first_case({**ways, (0, 0, 0, 1): True}):
             call(height=height, width=width, apart=apart, together=together, masked=masked)
 
 
 def blocks(code, count):
-    """(first pixel, pixels) of the blocks of a run. One may begin earlier than it needs to: what it shares is computed twice."""
+    """(first pixel, pixels) of the blocks of a run. One may begin too early: what it shares is computed twice."""
     done = code.index(0)
     for size in (PIXELS, PIXELS // 2, 1):
         # A block that would be filled by less than half is left to smaller ones.
@@ -130,11 +132,13 @@ def correlated_run(
     That is one further down in x as well, and both meet three rows of three taps side by side, pixels one apart.
     """
     for distance, mask in vectors(code, length, masked):
-        if height:  # the sums of all taps stay in registers while the pixels pass, MET at a time, then the rest one by one
+        if height:  # the sums of all taps stay in registers while pixels pass, MET at a time, then the rest one by one
             places = [
                 sums + distance + sums_row_step * a + sums_column_step * b for a in range(height) for b in range(width)
             ]
-            met = Met(code, pixel_step, row_step, column_step, dy_step, dy_row_step, height, width, apart, together, mask)
+            met = Met(
+                code, pixel_step, row_step, column_step, dy_step, dy_row_step, height, width, apart, together, mask
+            )
             here = {"x": x + distance, "dy": dy + distance, "total": join([code.load(place, mask) for place in places])}
             # The rows of x and dy that come next, of which each register asks for its share.
             here["coming_x"] = x + row_step * (height + together - 1) + distance * count * apart

@@ -23,8 +23,12 @@ import functools
 from minigrad.kernels.cpu.vector.bfloat16 import multiply_add_words
 from minigrad.kernels.cpu.vector.code import micro_kernel
 from minigrad.kernels.cpu.vector.copies import LINE
-from minigrad.kernels.cpu.vector.target import REGISTERS
+from minigrad.kernels.cpu.vector.target import MACHINE, REGISTERS
 from minigrad.kernels.cpu.vector.values import fma, join, minimum, where
+
+MOST_ADDRESSES = 24 if MACHINE in ("aarch64", "arm64") else 12  # in general registers, of which x86 has 16
+MAX_VECTORS = 3  # registers across a tile; wider ones read more of B for each row of A, and gain nothing
+WIDTHS = range(1, MAX_VECTORS + 1)
 
 
 def tile_height(vectors):
@@ -32,27 +36,27 @@ def tile_height(vectors):
     return min((REGISTERS - vectors - 1) // vectors, 24 // vectors)
 
 
-MAX_VECTORS = 3  # registers across a tile; wider ones read more of B for each row of A, and gain nothing
-WIDTHS = range(1, MAX_VECTORS + 1)
-HEIGHTS = (0, *map(tile_height, WIDTHS))
+COLUMN_HEIGHTS = (0, *map(tile_height, WIDTHS))  # of tile_cols, by width
+HEIGHTS = tuple(min(height, MOST_ADDRESSES) for height in COLUMN_HEIGHTS)  # of tile_rows: an address for each row
 
 
-def heights(vectors):
-    """The tiles there are for a width, from low to high: a third, two thirds and all of the full height."""
-    full = HEIGHTS[vectors]
-    return sorted({-(-full // 3), -(-2 * full // 3), full})
+def choose_tile(highest):
+    """Choose the lowest tile that has enough rows: a third, two thirds or all of the highest of that width.
 
+    The highest of several registers come in pairs of rows as well.
+    """
 
-def choose_tile(code, call, vectors, rows, lanes):
-    """The lowest tile that has enough rows. The highest of several registers come in pairs of rows as well."""
-    for width in code.first_case({width: vectors == width for width in WIDTHS}):
-        *lower, full = heights(width)
-        cases = {(height, False): rows <= height for height in lower}
-        if width > 1:
-            cases[full, True] = lanes <= code.lanes // 2
-        cases[full, False] = True
-        for height, pairs in code.first_case(cases):
-            call(height=height, width=width, pairs=pairs)
+    def choose(code, call, vectors, rows, lanes):
+        for width in code.first_case({width: vectors == width for width in WIDTHS}):
+            full = highest[width]
+            cases = {(height, False): rows <= height for height in sorted({-(-full // 3), -(-2 * full // 3)} - {full})}
+            if width > 1:
+                cases[full, True] = lanes <= code.lanes // 2
+            cases[full, False] = True
+            for height, pairs in code.first_case(cases):
+                call(height=height, width=width, pairs=pairs)
+
+    return choose
 
 
 class Tile:
@@ -114,7 +118,7 @@ class Tile:
         return join([multiply(a, b_row[j], c) for a, (j, _), c in zip(factors, self.layout, sums, strict=True)])
 
 
-@micro_kernel(choose_tile)
+@micro_kernel(choose_tile(HEIGHTS))
 def tile_rows(
     code, a_rows, c_rows, c_shift, start_rows, tap_list, taps, b, b_step, lanes, a_ahead, *, height, width, pairs
 ):  # fmt: skip
@@ -147,7 +151,7 @@ def tile_rows(
     tile.store(tap.sums, code.entries(c_rows, height) + c_shift)
 
 
-@micro_kernel(choose_tile)
+@micro_kernel(choose_tile(COLUMN_HEIGHTS))
 def tile_cols(
     code, a, b, outer, middle, inner, c, c_step, rows, lanes, accumulate, a_ahead, b_ahead, *, height, width, pairs
 ):  # fmt: skip
