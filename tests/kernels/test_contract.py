@@ -164,6 +164,7 @@ def test_reference_needs_no_compiler(path):
 
 
 CUDA = sorted((FOLDER / "cuda").rglob("*.py"))
+COMPILES = "async_copies", "choices", "language", "launch", "mma", "simulator"
 
 
 @pytest.mark.parametrize("path", [path for path in CUDA if path.stem != "language"], ids=lambda path: path.stem)
@@ -173,11 +174,7 @@ def test_only_the_language_imports_the_compiler_for_cuda(path):
 
 @pytest.mark.parametrize(
     "path",
-    [
-        path
-        for path in CUDA
-        if path.stem not in ("choices", "language", "launch", "simulator") and path.parent.name != "host"
-    ],
+    [path for path in CUDA if path.stem not in COMPILES and path.parent.name != "host"],
     ids=lambda path: path.stem,
 )
 def test_only_what_compiles_simulates_and_translates_kernels_imports_numba(path):
