@@ -16,10 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = {variable.name for variable in settings.VARIABLES}
 BY_LISTS = {
     "kernels/cpu/tools/threads.py",
+    "kernels/cpu/tools/workers.py",
     "minigrad/cli/__init__.py",
     "minigrad/distributed/guard.py",
     "minigrad/distributed/processes.py",
-}  # which go through USERS_WORDS, through the list itself, and through what mpiexec tells the processes it starts
+}  # which go through USERS_WORDS, hand all on to a process, go through the list itself, and through what mpiexec tells processes
 BY_LIBRARIES = {"XDG_CACHE_HOME"}  # platformdirs
 
 if not (ROOT / "docs").exists():
