@@ -25,7 +25,14 @@ from minigrad.kernels.cpu.parts.gather import (
     gather_share,
     pack_weights_transposed,
 )
-from minigrad.kernels.cpu.parts.panels import NO_BIAS, PARALLEL_WORK, panel, panel_at, split
+from minigrad.kernels.cpu.parts.panels import (
+    NO_BIAS,
+    convolution_is_large,
+    gradient_of_weights_is_large,
+    panel,
+    panel_at,
+    split,
+)
 from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_size
 from minigrad.kernels.cpu.tools.pointers import pixel_at, row_at
 from minigrad.kernels.cpu.vector.code import vector_lanes
@@ -137,15 +144,10 @@ def gather(source, weights, biases, target, turned, paired, groups, positions, t
         gather_share(source, target, bias, packed, groups, positions, taps, depth, t, threads)
 
 
-def gather_is_large(source, w, bias, target, *rest):
-    """Whether there is work for all threads."""
-    return target.size * w.shape[0] * w.shape[1] * source.shape[3] >= PARALLEL_WORK
-
-
 conv_forward = CpuKernel(
     gather,
     FLAGS,
-    is_large=gather_is_large,
+    is_large=convolution_is_large,
     prepare=prepare_forward,
     instead=(
         (bfloat16.asked, bfloat16_conv.forward),
@@ -155,7 +157,7 @@ conv_forward = CpuKernel(
 conv_backward_x = CpuKernel(
     gather,
     FLAGS,
-    is_large=gather_is_large,
+    is_large=convolution_is_large,
     prepare=prepare_backward_x,
     shares=conv_forward,
     instead=(
@@ -253,7 +255,7 @@ def reduce_pixels(x, dy, dw, stride_h, stride_w, plan):
 conv_backward_w = CpuKernel(
     reduce_pixels,
     FLAGS,
-    is_large=lambda x, dy, dw, *rest: dy.size * dw.shape[0] * dw.shape[1] * x.shape[3] >= PARALLEL_WORK,
+    is_large=gradient_of_weights_is_large,
     prepare=prepare_backward_w,
     instead=(
         (bfloat16.asked, bfloat16_conv.backward_w),

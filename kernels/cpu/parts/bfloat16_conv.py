@@ -17,7 +17,14 @@ from minigrad.kernels.cpu.parts.gather import (
     gather_share,
     pack_weights_transposed,
 )
-from minigrad.kernels.cpu.parts.panels import NO_BIAS, PARALLEL_WORK, panel, panel_at, split
+from minigrad.kernels.cpu.parts.panels import (
+    NO_BIAS,
+    convolution_is_large,
+    gradient_of_weights_is_large,
+    panel,
+    panel_at,
+    split,
+)
 from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_size
 from minigrad.kernels.cpu.tools.pointers import keep, pixel_at, row_at
 from minigrad.kernels.cpu.vector.bfloat16 import pair_rows, round_row
@@ -85,13 +92,8 @@ def convolve(source, w, bias, target, transposed, groups, positions, taps):
         gather_share(words, target, bias, packed, groups, positions, taps, depth, t, threads)
 
 
-def is_large(source, w, bias, target, *rest):
-    """Whether there is work for all threads."""
-    return target.size * w.shape[0] * w.shape[1] * source.shape[3] >= PARALLEL_WORK
-
-
-forward = CpuKernel(convolve, FLAGS, is_large=is_large, prepare=prepare_forward)
-backward_x = CpuKernel(convolve, FLAGS, is_large=is_large, prepare=prepare_backward_x, shares=forward)
+forward = CpuKernel(convolve, FLAGS, is_large=convolution_is_large, prepare=prepare_forward)
+backward_x = CpuKernel(convolve, FLAGS, is_large=convolution_is_large, prepare=prepare_backward_x, shares=forward)
 
 
 def prepare_backward_w(x, dy, window, dw):
@@ -193,6 +195,6 @@ def reduce_pixels(x, dy, dw, stride_h, stride_w, dilation_h, dilation_w, top, le
 backward_w = CpuKernel(
     reduce_pixels,
     FLAGS,
-    is_large=lambda x, dy, dw, *rest: dy.size * dw.shape[0] * dw.shape[1] * x.shape[3] >= PARALLEL_WORK,
+    is_large=gradient_of_weights_is_large,
     prepare=prepare_backward_w,
 )

@@ -17,6 +17,16 @@ PARALLEL_WORK = 1 << 22  # multiply-adds from which a second thread pays
 NO_BIAS = {np.dtype(kind): np.empty(0, kind) for kind in ("float32", "float64")}
 
 
+def convolution_is_large(source, w, bias, target, *rest):
+    """Whether a convolution, or its gradient of the image, has work for all threads."""
+    return target.size * w.shape[0] * w.shape[1] * source.shape[3] >= PARALLEL_WORK
+
+
+def gradient_of_weights_is_large(x, dy, dw, *rest):
+    """Whether that of a convolution has work for all threads."""
+    return dy.size * dw.shape[0] * dw.shape[1] * x.shape[3] >= PARALLEL_WORK
+
+
 @inlined
 def split(n, dtype):
     """(registers across n columns, panels of at most MAX_VECTORS registers)."""

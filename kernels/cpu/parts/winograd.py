@@ -18,7 +18,8 @@ from numba import prange
 
 from minigrad.kernels.cpu.parts.panels import (
     NO_BIAS,
-    PARALLEL_WORK,
+    convolution_is_large,
+    gradient_of_weights_is_large,
     pack_transposed,
     panel,
     panel_at,
@@ -218,14 +219,9 @@ def prepare_backward_x(dy, w, window, dx):
     return dy, w, NO_BIAS[dy.dtype], dx, 2 - window.top, 2 - window.left, True
 
 
-def convolve_is_large(source, w, bias, target, *rest):
-    """Whether there is work for all threads."""
-    return target.size * 9 * source.shape[3] >= PARALLEL_WORK
-
-
-winograd_forward = CpuKernel(convolve, FLAGS, is_large=convolve_is_large, prepare=prepare_forward)
+winograd_forward = CpuKernel(convolve, FLAGS, is_large=convolution_is_large, prepare=prepare_forward)
 winograd_backward_x = CpuKernel(
-    convolve, FLAGS, is_large=convolve_is_large, prepare=prepare_backward_x, shares=winograd_forward
+    convolve, FLAGS, is_large=convolution_is_large, prepare=prepare_backward_x, shares=winograd_forward
 )
 
 
@@ -291,6 +287,6 @@ def prepare_backward_w(x, dy, window, dw):
 winograd_backward_w = CpuKernel(
     reduce_tiles,
     FLAGS,
-    is_large=lambda x, dy, *rest: dy.size * 9 * x.shape[3] >= PARALLEL_WORK,
+    is_large=gradient_of_weights_is_large,
     prepare=prepare_backward_w,
 )

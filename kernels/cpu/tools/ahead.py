@@ -10,6 +10,7 @@ first, so that no process is left with a long one at the end. This process compi
 """
 
 import contextlib
+import functools
 import time
 from collections import defaultdict, deque
 
@@ -74,6 +75,7 @@ def amount(task):
     return len(task) * amount_of_code(task[0][0].function)
 
 
+@functools.cache
 def amount_of_code(function):
     """Bytes of Python's code of a function and of those of ours that it calls, each counted once."""
     found, left = set(), [function]
