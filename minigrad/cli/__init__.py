@@ -142,6 +142,8 @@ def launch(script: Sequence[str], processes: int, hosts: Path | None) -> None:
 
     if not Path(script[0]).is_file():
         refuse(f"there is no file {script[0]}")
+    if hosts is not None and not hosts.is_file():
+        refuse(f"there is no file of hosts {hosts}")
     try:
         line = command(processes, script, None if hosts is None else str(hosts))
     except FileNotFoundError as error:

@@ -1,10 +1,12 @@
 """The same model in all processes: sent out once, and kept the same by averaging the gradients of each step."""
 
+import math
 import zlib
 from typing import Any
 
 import numpy as np
 
+from minigrad.checks import number
 from minigrad.exchange import Session, current, launches
 from minigrad.modes import at_work, begin, read, state
 from minigrad.nn import BatchNorm, Dropout, Module, SyncBatchNorm
@@ -62,12 +64,13 @@ def average_gradients(model: Module, samples: float = 1.0) -> None:
     Between GPUs NCCL moves the numbers, on the stream of the device.
 
     Raises RuntimeError before `init`, ImportError on a GPU without nccl4py, RanksDiffer, in every process, where the gradients
-    are of other parameters or not as long.
+    are of other parameters or not as long, ValueError for samples that are negative, not finite, or none in all processes.
     """
     session = session_at_work()
     if session is None:
         return
     found = gradients_of(model) | statistics_of(model)
+    samples = number("samples", samples, math.inf)
     begin("average_gradients")
     for dtype in FLOATS:
         named = {name: t for name, t in found.items() if t._data.dtype == dtype}
@@ -78,7 +81,7 @@ def average_gradients(model: Module, samples: float = 1.0) -> None:
         arrays = [t._data for t in tensors]
         label = f"gradients of {which(named)}"
         launches.check_exchanges(session, device, label, sum([array.nbytes for array in arrays]))
-        launches.average(session, device, label, arrays, arrays, float(samples))
+        launches.average(session, device, label, arrays, arrays, samples)
         for t in tensors:
             t._version[0] += 1
 

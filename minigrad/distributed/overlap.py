@@ -1,9 +1,10 @@
 """Gradients exchanged while backward goes on: in a few buckets, each on its way when the tape has left its last gradient."""
 
+import math
 from typing import Any
 
 from minigrad import tape
-from minigrad.checks import integer
+from minigrad.checks import integer, number
 from minigrad.devices import Device
 from minigrad.distributed.gradients import gradients_of, session_at_work, statistics_of, which
 from minigrad.exchange import Session, launches
@@ -38,7 +39,7 @@ def backward(loss: Tensor, model: Module, samples: float = 1.0, buckets: int = B
             "gradients of a GPU are exchanged after backward, since NCCL's calls stand on the stream of the kernels: call "
             "loss.backward() and mg.distributed.average_gradients(model, samples) instead"
         )
-    overlapped = Overlapped(session, loss, model, float(samples), buckets)
+    overlapped = Overlapped(session, loss, model, number("samples", samples, math.inf), buckets)
     tape.backward(loss, passed=overlapped.passed)
     overlapped.finish()
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from minigrad.checks import number
 from minigrad.exchange import Session, current, start
+from minigrad.exchange.watch import SIZES, told
 from minigrad.kernels.cpu.tools import threads
 from minigrad.version import __version__
 
-SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # what MPIs tell those that mpiexec starts
 SEEN = "CUDA_VISIBLE_DEVICES"  # the GPUs that CUDA lets a process see
 
 
@@ -27,8 +27,8 @@ def init(timeout: float = 600.0, threads_each: int | None = None) -> Session:
     says which. More calls change only the timeout.
 
     Args:
-        timeout: how many seconds one waits in an exchange for the others before all end, each saying where they are. Longer
-            than the slowest thing that one does while others wait: compiling kernels, writing a checkpoint.
+        timeout: how many seconds one waits in an exchange for the others, and here, before all end, each saying where they are.
+            Longer than the slowest thing that one does while others wait: compiling kernels, writing a checkpoint.
         threads_each: of minigrad's kernels in each process; by default those of the machine are shared out among the processes
             on it, unless the number was chosen before. The bits do not depend on it.
 
@@ -38,6 +38,7 @@ def init(timeout: float = 600.0, threads_each: int | None = None) -> Session:
     Raises:
         ImportError: mpi4py is not installed.
         RanksDiffer: the processes are not of one kind.
+        RuntimeError: this is a process that one of them has started by multiprocessing, as a Loader's worker is.
     """
     timeout = number("timeout", timeout, 10.0**9)
     begun = current() is not None
@@ -104,5 +105,4 @@ def choose_gpu(place: int, environment: MutableMapping[str, str] = os.environ) -
 
 def started_among(environment: Mapping[str, str] = os.environ) -> int:
     """How many processes an `mpiexec` has started along with this one, by what it tells them; 1 if there was none."""
-    sizes = [environment[name] for name in SIZES if environment.get(name, "").isdecimal()]
-    return int(sizes[0]) if sizes else 1
+    return told(SIZES, environment) or 1

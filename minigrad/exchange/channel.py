@@ -1,6 +1,8 @@
 """Exchanges one after another: counted, labelled, and compared before they are made.
 
 Every exchange has a number and a label, and both go with it, so that processes that have gone different ways find out at once.
+They do so by messages from each to each, which may be of any length when they come: MPI's collective calls end the process,
+whatever it has asked for, where others have called another one or with other lengths. Those follow when all agree.
 """
 
 import time
@@ -26,6 +28,13 @@ def twin(communicator: Any) -> Any:
     return found
 
 
+def new_status() -> Any:
+    """Room for what MPI says of a message."""
+    from mpi4py import MPI
+
+    return MPI.Status()
+
+
 class Channel:
     """What processes exchange, all of them the same in the same order, each from one thread at a time.
 
@@ -41,6 +50,8 @@ class Channel:
         self.at: tuple[int, str, float] | None = None  # the exchange at work: its number, its label, since when
         self.over = False  # whether the run is about to end: nothing may follow, a checkpoint least of all
         self.packets: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+        self.others = [rank for rank in range(self.world) if rank != self.rank]
+        self.came = new_status()
 
     def exchange(self, label: str, work: Callable[[], Any]) -> Any:
         """Do `work`, which calls MPI, so that the watch knows of it."""
@@ -72,11 +83,27 @@ class Channel:
         header = sent[:HEADER].view(np.int64)
         header[:] = self.count + 1, zlib.crc32(label.encode()), nbytes
         sent[HEADER:] = values.reshape(-1).view(np.uint8)
-        self.collect(sent, received, label)
+        self.exchange(label, lambda: self.to_all(sent, received))
         headers = received[:, :HEADER].view(np.int64)
         if (headers != header).any():
             raise self.parted(label, nbytes)
         return received[:, HEADER:].view(values.dtype)
+
+    def to_all(self, sent: np.ndarray, received: np.ndarray) -> None:
+        """received[r] = what process r has sent to all; where that is not as long as this, its header."""
+        communicator, came = self.communicator, self.came
+        on_their_way = [communicator.Isend(sent, rank) for rank in self.others]
+        received[self.rank] = sent
+        for rank in self.others:
+            communicator.Probe(rank, status=came)
+            if came.count == len(sent):
+                communicator.Recv(received[rank], rank)
+            else:
+                other = np.empty(came.count, np.uint8)
+                communicator.Recv(other, rank)
+                received[rank, :HEADER] = other[:HEADER]
+        for request in on_their_way:
+            request.Wait()
 
     def parted(self, label: str, nbytes: int) -> RanksDiffer:
         """The error for processes that make different exchanges."""
@@ -88,8 +115,8 @@ class Channel:
             "the same script with models of the same shapes"
         )
 
-    def check(self, label: str, nbytes: int) -> None:
-        """RanksDiffer, in every process, unless all are about to make the same large exchange."""
+    def check(self, label: str, nbytes: int = 0) -> None:
+        """RanksDiffer, in every process, unless all are about to make the same exchange by a collective call of MPI's."""
         self.gather(label, NOTHING, nbytes)
 
     def swap(self, parts: np.ndarray, received: np.ndarray, label: str) -> None:

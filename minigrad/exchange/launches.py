@@ -41,14 +41,20 @@ def check_exchanges(session: Session, device: "Device", label: str, nbytes: int)
 
 
 def average(
-    session: Session, device: "Device", label: str, arrays: Sequence[Any], results: Sequence[Any], weight: float
+    session: Session,
+    device: "Device",
+    label: str,
+    arrays: Sequence[Any],
+    results: Sequence[Any],
+    weight: float,
+    factor: float = 1.0,
 ) -> None:
-    """Launch: each result = the average over all processes of its array, weighted; results may be the arrays themselves."""
+    """Launch: each result = factor times the average over all processes of its array, weighted; it may be the array itself."""
     dtype = arrays[0].dtype
     room: Any = sums.room_for(sum([array.size for array in arrays]), session.world, dtype, device.empty)
     if on_host(device):
         add = home_of(device).kernels.reduce.sum_forward
-        given = session, label, add, arrays, results, weight, *room
+        given = session, label, add, arrays, results, weight, *room, factor
         device.launch("exchange", "average", sums.average, given)
         return
     session.note(label, room.whole.nbytes)
@@ -68,7 +74,11 @@ def average(
     device.launch("exchange", "swap", gpus.swap, (room.whole, room.received))
     kernels.reduce.sum_forward(room.received.reshape(1, *room.received.shape), room.part.reshape(1, -1))
     device.launch("exchange", "collect", gpus.collect, (room.part, room.whole))
-    kernels.elementwise.div_forward(flat, flat.part(start, start + 1), other, (start,), (1,), (0,))
+    total = flat.part(start, start + 1)
+    if factor != 1:
+        weights, total = total, device.empty((1,), dtype)
+        kernels.elementwise.div_forward(weights, device.shared_constant(factor, (1,), dtype), total, (1,), (1,), (1,))
+    kernels.elementwise.div_forward(flat, total, other, (start,), (1,), (0,))
     start = 0
     for result in results:
         kernels.movement.copy(other.part(start, start + result.size), result.reshape(-1))

@@ -5,10 +5,11 @@ MPI carries the messages; this decides in which order they are added up.
 
 import contextlib
 import json
+import multiprocessing
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from minigrad.exchange.beside import Beside
 from minigrad.exchange.channel import LISTED, Channel, twin
 from minigrad.exchange.errors import RankFailed, RanksDiffer
 from minigrad.exchange.gpus import Gpus
-from minigrad.exchange.watch import Watch
+from minigrad.exchange.watch import SIZES, Watch, initialize, meeting, told
 from minigrad.kernels.build.settings import install
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def start(timeout: float) -> "Session":
     """Begin to work together with the processes that `mpiexec` has started along with this one; once is enough."""
     global _current
     if _current is None:
-        _current = Session(world_of_mpi(), timeout)
+        with meeting(timeout):
+            _current = Session(world_of_mpi(), timeout)
     _current.timeout = timeout
     return _current
 
@@ -44,9 +46,20 @@ def start(timeout: float) -> "Session":
 def world_of_mpi() -> Any:
     """MPI's communicator of all processes."""
     try:
+        import mpi4py
+
+        if mpi4py.rc.initialize:
+            mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         from mpi4py import MPI
     except ImportError as error:
         raise ImportError(f"working in several processes needs mpi4py and an MPI: {install('mpi')}") from error
+    if not MPI.Is_initialized():
+        if multiprocessing.parent_process() is not None and told(SIZES):
+            raise RuntimeError(
+                "mg.distributed.init() was called in a process that multiprocessing has started, a Loader's worker perhaps, of "
+                'which mpiexec does not know: put what the script does below `if __name__ == "__main__":`'
+            )
+        initialize(MPI)
     if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
         raise RuntimeError(
             "this MPI cannot be called from several threads, which watching the other processes needs (MPI_THREAD_MULTIPLE); "
@@ -68,6 +81,13 @@ def remove_names_of_shared_memory() -> None:
                 Path(SHARED_MEMORY + name).unlink(missing_ok=True)
 
 
+class Part(NamedTuple):
+    """How the loss of a batch counts that is one of several in a step, whose gradients are added up and then averaged."""
+
+    weight: float  # of this process in that average
+    factor: float  # how many times as much the loss is scaled here as in all processes on average
+
+
 class Session(Channel):
     """The processes of a run.
 
@@ -81,6 +101,7 @@ class Session(Channel):
         self.between_gpus: Gpus | None = None
         self.launched = 0  # a checksum of what GPUs were told to exchange since that was compared
         self.thread: Beside | None = None
+        self.part: Part | None = None  # of a step of several batches, the one that goes backward
         if self.world > 1:
             self.watch = Watch(self, twin(communicator))  # by which all have begun, and have the memory they share
             self.broke = self.watch.broke
@@ -99,6 +120,7 @@ class Session(Channel):
     def beside(self) -> Beside:
         """The thread that exchanges while this one computes, for which all processes ask at the same time."""
         if self.thread is None:
+            self.check("a channel for gradients")
             communicator = self.exchange("a channel for gradients", lambda: twin(self.communicator))
             self.thread = Beside(Channel(communicator, self.broke))
         return self.thread
@@ -120,17 +142,21 @@ class Session(Channel):
 
     def everyone(self, value: Any, label: str) -> list[Any]:
         """The values of all processes, by rank: numbers, strings, lists and dicts."""
-        return [
-            json.loads(text) for text in self.exchange(label, lambda: self.communicator.allgather(json.dumps(value)))
-        ]
+        self.check(label)
+        said = json.dumps(value)
+        return [json.loads(text) for text in self.exchange(label, lambda: self.communicator.allgather(said))]
 
     def from_first(self, value: Any, label: str) -> Any:
         """The value that rank 0 has: numbers, strings, lists and dicts."""
+        self.check(label)
         text = self.exchange(label, lambda: self.communicator.bcast(json.dumps(value) if self.leads else None))
         return json.loads(text)
 
-    def done_by_first(self, task: Callable[[], object], label: str) -> None:
-        """Let rank 0 do something that may fail, such as writing a file; all wait for it, and end with its error."""
+    def done_by_first(self, task: Callable[[], object], label: str, where: str = "") -> None:
+        """Let rank 0 do something that may fail, such as writing a file; all wait for it, and end with its error.
+
+        `where` it does so is told with the error, and need not be the same in all.
+        """
         error: Exception | None = None
         if self.leads:
             try:
@@ -141,11 +167,13 @@ class Session(Channel):
         if error is not None:
             raise error
         if said is not None:
-            raise RankFailed(f"rank 0 failed at {label}: {said}")
+            raise RankFailed(f"rank 0 failed at {label}{where and ' '}{where}: {said}")
 
     def agree(self, what: str, mine: Mapping[str, Any]) -> None:
         """RanksDiffer, in every process, unless all have the same numbers, strings, lists and dicts here."""
         text = json.dumps(mine, sort_keys=True, default=repr)
+        if self.count:  # not the first time, when versions are compared, of which another one may check otherwise
+            self.check(f"comparing {what}")
         everyone = self.exchange(f"comparing {what}", lambda: self.communicator.allgather(text))
         problems = []
         first = flat(json.loads(everyone[0]))

@@ -41,11 +41,12 @@ def average(
     whole: np.ndarray,
     received: np.ndarray,
     part: np.ndarray,
+    factor: float = 1.0,
 ) -> None:
-    """Each result = the sum over all processes of weight * array, divided by the sum of their weights.
+    """Each result = factor times the sum over all processes of weight * array, divided by the sum of their weights.
 
     The arrays are contiguous, and here as long as everywhere; results may be the arrays themselves. Weights are numbers of
-    samples: exact in float32.
+    samples: exact in float32. ValueError, in every process, if all are 0.
     """
     flat = whole.reshape(-1)
     start = 0
@@ -61,7 +62,9 @@ def average(
         channel.swap(whole, received, label)
         add(received.reshape(1, *received.shape), part.reshape(1, -1))
         channel.collect(part, whole, label)
-    total = flat[start]
+    if not flat[start] > 0:
+        raise ValueError(f"an average over all processes needs samples, and their numbers add up to {flat[start]}")
+    total = flat[start] / flat.dtype.type(factor)
     start = 0
     for result in results:
         np.divide(flat[start : start + result.size], total, out=result.reshape(-1))

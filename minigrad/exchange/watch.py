@@ -9,12 +9,14 @@ A process that is killed is seen by `mpiexec`, which ends the others at once.
 
 import atexit
 import contextlib
+import ctypes
 import io
 import os
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,7 +28,57 @@ LEFT = 3.0  # seconds that an exchange may still take after one has left: it had
 READ = 0.5  # seconds between the last line and the end: mpiexec passes on what was written
 FAILED = 70  # the exit status of a run that was ended from here: EX_SOFTWARE of sysexits.h
 
+RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # what MPIs tell those they start
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
 ASK, ANSWERED, FAILS, HEARD, LEAVES = "ask", "answered", "fails", "heard", "leaves"
+
+
+def told(names: Sequence[str], environment: Mapping[str, str] = os.environ) -> int | None:
+    """What the launcher has told this process by one of these names."""
+    found = [environment[name] for name in names if environment.get(name, "").isdecimal()]
+    return int(found[0]) if found else None
+
+
+@contextlib.contextmanager
+def meeting(timeout: float) -> Iterator[None]:
+    """Inside, the processes meet: MPI waits for all. If one does not come in so many seconds, those there say so, and end.
+
+    Which one it is cannot be asked. They end by a signal, since then `mpiexec` ends the others; no exit status makes it.
+    """
+    met = threading.Event()
+
+    def wait() -> None:
+        if met.wait(timeout):
+            return
+        rank, world = told(RANKS), told(SIZES)
+        print(
+            f"minigrad: rank {'?' if rank is None else rank} of {world or '?'} ends: it has waited {timeout:.0f} s in "
+            "mg.distributed.init() for the others. All that are there say so; one that does not has failed or ended before, "
+            "or hangs\n",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+        if not met.wait(ANSWER):  # others may have begun to wait a little later
+            os.abort()
+
+    threading.Thread(target=wait, name="minigrad waits for other processes", daemon=True).start()
+    try:
+        yield
+    finally:
+        met.set()
+
+
+def initialize(mpi: Any) -> None:
+    """Begin with MPI, from any thread. Without Python's lock, which mpi4py would hold meanwhile, and no thread could run."""
+    try:
+        begin = ctypes.CDLL(mpi.__file__).MPI_Init_thread
+    except (OSError, AttributeError):
+        mpi.Init_thread(mpi.THREAD_MULTIPLE)
+    else:
+        begin(None, None, ctypes.c_int(mpi.THREAD_MULTIPLE), ctypes.byref(ctypes.c_int()))
+    mpi.COMM_WORLD.Set_errhandler(mpi.ERRORS_RETURN)  # as mpi4py does
 
 
 class Watch:

@@ -128,9 +128,14 @@ def statistics_of_all(
 
 
 def sums_of_all(op: Op, session: Session, own: list[np.ndarray], rows: int) -> list[np.ndarray]:
-    """Averages over all processes of what each has the sums of, by its rows; `own` stays."""
+    """Averages over all processes of what each has the sums of, by its rows; `own` stays.
+
+    Where the step has several batches, of which each process has other parts, their losses are not scaled alike here and
+    there: then each weighs as much as in the average of the gradients, and what comes is scaled as the loss of this process.
+    """
     merged = [op.empty_like(array) for array in own]
-    launches.average(session, op.device, "batch norm's gradients", own, merged, float(rows))
+    weight, factor = session.part or (float(rows), 1.0)
+    launches.average(session, op.device, "batch norm's gradients", own, merged, weight, factor)
     return merged
 
 

@@ -181,7 +181,7 @@ class Checkpoints:
     def on_start(self, run: "Run") -> None:
         """Find out now, not after the first epoch, whether checkpoints can be written."""
         checkpoint.library()
-        run.ranks.first(self.prepare, f"preparing {self.folder}")
+        run.ranks.first(self.prepare, "preparing", str(self.folder))
 
     def prepare(self) -> None:
         """Make the folder, and remove from it what a killed run has left."""

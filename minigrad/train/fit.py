@@ -134,7 +134,7 @@ def fit(*given: Any, **named: Any) -> History:
     if number := run.signal:
         error = run.interrupted(number)
         if isinstance(error, SystemExit):  # of which Python says nothing
-            print(f"minigrad: {error}", file=sys.stderr)
+            print(f"minigrad: {error}\n", end="", file=sys.stderr)  # whole: other processes write there too
         raise error
     return run.history
 

@@ -2,12 +2,14 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from minigrad.data.loader import Loader
 from minigrad.exchange import Session
+from minigrad.exchange.session import Part
 from minigrad.train.evaluation import epoch_of
 from minigrad.train.history import Row
 from minigrad.train.signals import Leave
@@ -33,10 +35,10 @@ class Ranks:
         if self.several:
             self.session.agree(what, mine)
 
-    def first(self, task: Callable[[], object], label: str) -> None:
+    def first(self, task: Callable[[], object], label: str, where: str = "") -> None:
         """Let rank 0 do what may fail; all go on when it is done, or end with its error."""
         if self.several:
-            self.session.done_by_first(task, label)
+            self.session.done_by_first(task, label, where)
         else:
             task()
 
@@ -75,6 +77,27 @@ class Ranks:
         everyone = self.session.gather("validation", mine)
         added = [sum(column.tolist()) for column in everyone.T]
         return dict(zip(names, added[1:], strict=True)), int(added[0])
+
+    def parts_of(self, lengths: Sequence[int]) -> list[Part | None]:
+        """How the loss of each batch of a step counts, by the rows here and everywhere; None where it is the only one."""
+        if not self.several or len(lengths) == 1:
+            return [None] * len(lengths)
+        own = np.array(lengths, np.float64)
+        everywhere = self.session.gather("rows of a step", own).sum(axis=0)
+        shares = own / own.sum() * everywhere.sum() / everywhere
+        return [Part(float(own.sum()), factor) for factor in shares.tolist()]
+
+    @contextmanager
+    def going_back(self, part: Part | None) -> Iterator[None]:
+        """Inside, a batch goes backward that is such a part of a step."""
+        if part is None:
+            yield
+            return
+        self.session.part = part
+        try:
+            yield
+        finally:
+            self.session.part = None
 
     def row(self, row: Row) -> Row:
         """A row of the history as rank 0 has it, with its times: what watches it decides the same everywhere."""

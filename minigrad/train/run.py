@@ -14,6 +14,7 @@ from minigrad.checkpoint import Json
 from minigrad.data.loader import LAST_STEP, Loader
 from minigrad.distributed.gradients import average_gradients, broadcast, shapes
 from minigrad.distributed.overlap import backward
+from minigrad.exchange.session import Part
 from minigrad.nn.module import Value
 from minigrad.optim import PlateauSchedule, clip_grad_norm
 from minigrad.tensor import Tensor
@@ -52,6 +53,7 @@ class MicroBatch(NamedTuple):
     last: bool
     share: float  # of the step's rows
     rows: int | None  # of all of them, where gradients are averaged with those of other processes, by that
+    part: Part | None  # how its loss counts among those of all processes, where a step has several batches
 
 
 class Unread(NamedTuple):
@@ -268,7 +270,7 @@ class Run:
                 configuration=self.configuration, extra={"run": {**state_of(self), "random": drawn}},
             )  # fmt: skip
 
-        self.ranks.first(write, f"writing {os.fspath(path)}")
+        self.ranks.first(write, "writing", os.fspath(path))
         return Path(path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -343,11 +345,14 @@ class Run:
                 self.settle()  # the copies are to be of a state that is sound
             self.rewind.note(self.step, position)
         found = []
-        own = sum(len(inputs) for inputs, _ in given)
+        lengths = [len(inputs) for inputs, _ in given]
+        own, parts = sum(lengths), self.ranks.parts_of(lengths)
         for i, (inputs, targets) in enumerate(given):
             last = i == count - 1
-            part = MicroBatch(i == 0, last, share_of(inputs, own), own if last and self.ranks.several else None)
-            loss, outputs = self.part(part)(inputs, targets)
+            rows = own if last and self.ranks.several else None
+            part = MicroBatch(i == 0, last, share_of(inputs, own), rows, parts[i])
+            with self.ranks.going_back(part.part):
+                loss, outputs = self.part(part)(inputs, targets)
             what = loss, outputs, targets, self.metrics
             read = measured_later(self.device, *what) if self.reads_later else partial(measured, *what)
             found.append((read, len(inputs)))

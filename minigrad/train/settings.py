@@ -149,7 +149,7 @@ def session_of(distributed: bool | None) -> Session | None:
             f"this is one of {count} processes that mpiexec has started, and each trains by itself; call "
             "mg.distributed.init() before, to train one model together, or pass distributed=False",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
     return current()
 

@@ -40,12 +40,42 @@ def lines_of(errors, n):
         pytest.param("data", r"rank 1: loader.length is 600, where rank 0 has 630", marks=pytest.mark.slow),
         pytest.param("gradients", r"rank 0 is at 'gradients of \w{8}' of .*, rank 1 is at 'gradients of \w{8}' of ", marks=pytest.mark.slow),
         pytest.param("other_code", r"rank 0 is at 'accuracies' of 24 bytes, its exchange \d+, rank 1 is at 'losses'", marks=pytest.mark.slow),
+        ("lengths", r"rank 0 is at 'accuracies' of 24 bytes, its exchange \d+, rank 1 is at 'losses' of 2,400 bytes"),
+        pytest.param("kinds", r"rank 0 is at 'random numbers' of .*, rank 1 is at 'comparing the model' of", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_every_rank_says_who_differs_and_in_what(tmp_path, case, told):
     errors = fails(case, tmp_path)
     assert len(re.findall(r"^minigrad\.exchange\.errors\.RanksDiffer: ", errors, re.MULTILINE)) == 2, errors
     assert len(re.findall(told, errors)) == 2, errors
+
+
+@pytest.mark.slow
+def test_folders_may_differ_where_rank_0_alone_writes(tmp_path):
+    found = ended(start(command(2, "faults.py", "own_folder", tmp_path)), BOUND + 30, 2)
+    assert found.status == 0, found.errors
+    checkpoint.load(tmp_path / "0" / "last.safetensors")
+    assert not (tmp_path / "1" / "last.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["lengths", "kinds"])
+def test_three_ranks_say_who_differs(tmp_path, case):
+    told = re.findall(
+        r"^minigrad\.exchange\.errors\.RanksDiffer: .*, rank 2 is at .*", fails(case, tmp_path, 3), re.MULTILINE
+    )
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_rank_that_does_not_come_to_init_does_not_hold_up_the_others(tmp_path, n):
+    errors = fails("absent", tmp_path, n)
+    assert "ValueError: no such data" in errors
+    waiting = re.findall(
+        r"^minigrad: rank (\d) of \d ends: it has waited 5 s in mg\.distributed\.init\(\)", errors, re.MULTILINE
+    )
+    assert waiting
+    assert "0" not in waiting
 
 
 @pytest.mark.slow
@@ -98,7 +128,7 @@ def test_a_killed_rank_is_named_by_the_launcher(tmp_path):
 def test_sigterm_to_one_rank_saves_and_ends_all(tmp_path):
     found = ended(start(command(2, "faults.py", "terminate", tmp_path)), BOUND + 30, 2)
     assert found.status == 143, found.errors
-    assert found.errors.count("minigrad: SIGTERM after step 4; ") == 2, found.errors
+    assert len(re.findall("^minigrad: SIGTERM after step 4; .* goes on from it$", found.errors, re.MULTILINE)) == 2
     assert checkpoint.load(tmp_path / "last.safetensors").extra["run"]["step"] == 4
 
 
@@ -113,6 +143,12 @@ def test_a_full_disk_of_rank_0_ends_all(tmp_path):
 def test_a_loss_that_is_not_finite_is_told_with_its_rank(tmp_path):
     errors = fails("diverge", tmp_path)
     assert errors.count("the loss became inf in step 1: it was inf of rank 1;") >= 2
+
+
+@pytest.mark.slow
+def test_a_process_that_multiprocessing_starts_is_told_to_leave_mpi_alone():
+    for said in ranks.run(2, "child.py"):
+        assert "RuntimeError: mg.distributed.init() was called in a process that multiprocessing has started" in said
 
 
 def test_the_guard_passes_on_status_and_signals(tmp_path):
@@ -161,6 +197,9 @@ def test_minigrad_launch_starts_a_script_with_its_own_arguments(tmp_path):
     missing = ended(start([*tool, str(tmp_path / "none.py")]), 60, 2)
     assert missing.status == 2
     assert "there is no file" in missing.errors
+    nowhere = ended(start([*tool, "--hosts", str(tmp_path / "none.txt"), str(script)]), 60, 2)
+    assert nowhere.status == 2
+    assert "there is no file of hosts" in nowhere.errors
 
 
 LISTENS = """

@@ -74,7 +74,7 @@ def test_parts_of_a_batch_lead_where_the_whole_does(found):
 def test_accumulated_and_clipped_gradients_and_averages_are_those_of_one_process(found):
     one = training.plain_rows(training.case_accumulated(None)[0])
     several = found[0][0]["accumulated"]["rows"]
-    assert len(one) == len(several) == 2 + 12
+    assert len(one) == len(several) == 2 + 8
     for ours, theirs in zip(several, one, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5), theirs["step"]
 

@@ -15,3 +15,11 @@ def test_validation_by_the_training_loader_sees_every_sample(found):
     for rank in found:
         came, expected = rank["validation"]
         assert came == pytest.approx(expected, rel=1e-6)
+
+
+def test_samples_of_which_there_is_no_average_are_told(found):
+    for rank in found:
+        negative, unknown, none = rank["samples"]
+        assert "samples must be from 0 to below inf, not -1.0" in negative
+        assert "not nan" in unknown
+        assert "an average over all processes needs samples, and their numbers add up to 0.0" in none

@@ -86,6 +86,37 @@ def case_other_code():
     session.gather("losses" if faulty() else "accuracies", np.zeros(3))
 
 
+def case_lengths():
+    """One makes another exchange, of more numbers: MPI's collective calls would end the run without a name."""
+    session = distributed.init(TIMEOUT)
+    session.gather("losses" if faulty() else "accuracies", np.zeros(300 if faulty() else 3))
+
+
+def case_kinds():
+    """One makes an exchange of another kind."""
+    distributed.init(TIMEOUT)
+
+    class Sends:
+        def on_step(self, run):
+            if faulty():
+                distributed.broadcast(run.model)
+
+    train(callbacks=[Sends()])
+
+
+def case_own_folder():
+    """Each has a folder of its own; rank 0 alone writes there."""
+    distributed.init(TIMEOUT)
+    training.train(os.path.join(folder, str(distributed.rank)), epochs=1, validate=False)
+
+
+def case_absent():
+    """One fails before it comes to `init`."""
+    if os.environ["PMI_RANK"] == "0":
+        raise ValueError("no such data")
+    distributed.init(5.0)
+
+
 def case_configuration():
     distributed.init(TIMEOUT)
     train(lr=0.2 if faulty() else 0.1)

@@ -27,6 +27,19 @@ def gradients_of_others():
         return str(error)
 
 
+def samples_told():
+    """What is told of numbers of samples that make no average."""
+    layer = nn.Linear(1, 1).to("reference")
+    told = []
+    for samples in (-1.0, float("nan"), 0.0):
+        layer(mg.tensor([[1.0]], device="reference")).sum().backward()
+        try:
+            distributed.average_gradients(layer, samples)
+        except ValueError as error:
+            told.append(str(error))
+    return told
+
+
 def validation():
     """The loss of seven rows by zeros, in batches of five and two."""
     x = np.arange(7, dtype=np.float32)[:, None]
@@ -46,4 +59,4 @@ def validation():
     return [history.epochs[-1]["validation_loss"], float(np.mean((x * weight + bias - x) ** 2))]
 
 
-result({"validation": validation(), "told": gradients_of_others()})
+result({"validation": validation(), "told": gradients_of_others(), "samples": samples_told()})

@@ -185,12 +185,14 @@ def case_trajectory(folder):
 
 
 def case_accumulated(folder):
-    """Steps of two batches, the last of an epoch of one; gradients clipped, the parameters' averages validated."""
-    return train(epochs=2, log_every=1, accumulate=2, clip_norm=0.3, ema=0.5)
+    """Steps of three batches, the last of an epoch of two, with parts of other proportions; gradients clipped, the parameters'
+    averages validated.
+    """
+    return train(epochs=2, log_every=1, accumulate=3, samples=607, clip_norm=0.3, ema=0.5)
 
 
 def case_accumulated_overlapped(folder):
-    return train(epochs=2, log_every=1, accumulate=2, clip_norm=0.3, ema=0.5, overlap=True)
+    return train(epochs=2, log_every=1, accumulate=3, samples=607, clip_norm=0.3, ema=0.5, overlap=True)
 
 
 def case_callbacks(folder):
