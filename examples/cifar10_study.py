@@ -82,7 +82,7 @@ OPTIONS = {  # those that are fields of Network
         str, typer.Option(callback=known_device, help="cpu, cuda, or auto: the GPU if there is one that works.")
     ],
     "precision": Annotated[
-        str, typer.Option(callback=known_precision, help="Of products: float32, bf16, or tf32 on a GPU.")
+        str, typer.Option(callback=known_precision, help="Of products: float32, bf16; tf32, bf16_3x on a GPU.")
     ],
 }
 

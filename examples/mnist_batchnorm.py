@@ -157,7 +157,7 @@ def main(
     unit: Annotated[int, typer.Option(min=0, max=99, help="The sigmoid of panels b and c.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, auto, or reference (plain NumPy, slow).")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads; by default all.")] = None,
-    precision: Annotated[str, typer.Option(help="Of products: float32, bf16, or tf32 on a GPU.")] = "float32",
+    precision: Annotated[str, typer.Option(help="Of products: float32, bf16; tf32, bf16_3x on a GPU.")] = "float32",
     output: Annotated[Path, typer.Option(help="Folder for figure1.png and history.json.")] = Path(
         "runs/mnist_batchnorm"
     ),

@@ -48,7 +48,7 @@ def test_version(run, option):
         (("warmup", "--processes", "0"), "--processes must be at least 1, not 0"),
         (
             ("warmup", "--precision", "fp16"),
-            "--precision: the precision of products is one of 'float32', 'tf32', 'bf16'",
+            "--precision: the precision of products is one of 'float32', 'bf16_3x', 'tf32', 'bf16'",
         ),
         (("warmup", "--model", "lstm"), "--model: unknown model 'lstm'; there are 'mnist', 'inception', 'all'"),
         (("bench", "--device", "gpu"), "--device: unknown device 'gpu'; there are"),

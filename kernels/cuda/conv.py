@@ -19,6 +19,7 @@ from typing import NamedTuple
 from minigrad.kernels.cuda.parts.bfloat16 import product_bf16
 from minigrad.kernels.cuda.parts.factors import Factor, place_in_matrix
 from minigrad.kernels.cuda.parts.plans import (
+    BF16_3X_TILES,
     BF16_TILES,
     DOUBLE,
     FLOAT32_TILES,
@@ -160,7 +161,7 @@ for _function, (_a_deep, _b_deep) in DEEP.items():
     _made = (
         kernels_for(_function, FLOAT32_TILES, _order, **_never)
         | kernels_for(_function, TF32_KERNELS, _order, PRODUCT=product_tf32, **_never)
-        | kernels_for(_function, BF16_TILES, _order, PRODUCT=product_bf16, **_never)
+        | kernels_for(_function, [*BF16_TILES, *BF16_3X_TILES], _order, PRODUCT=product_bf16, **_never)
         | kernels_for(_function, [DOUBLE], _order, "float64", **_never)
     )
     KERNELS |= {(_function, tile): made for (tile, *_), made in _made.items()}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from minigrad.kernels.cuda.parts.bfloat16 import product_bf16
 from minigrad.kernels.cuda.parts.factors import Factor, place_in_matrix
 from minigrad.kernels.cuda.parts.plans import (
+    BF16_3X_TILES,
     BF16_TILES,
     DOUBLE,
     FLOAT32_TILES,
@@ -79,7 +80,7 @@ ORDERS = [{"A_DEEP": a, "B_DEEP": b} for a, b in ((False, False), (True, False),
 KERNELS = (
     kernels_for(multiply, [*FLOAT32_TILES, SMALL], ORDERS)
     | kernels_for(multiply, TF32_KERNELS, ORDERS, PRODUCT=product_tf32)
-    | kernels_for(multiply, BF16_TILES, ORDERS, PRODUCT=product_bf16)
+    | kernels_for(multiply, [*BF16_TILES, *BF16_3X_TILES], ORDERS, PRODUCT=product_bf16)
     | kernels_for(multiply, [DOUBLE], ORDERS[:1], "float64")
 )
 

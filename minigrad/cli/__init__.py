@@ -174,7 +174,8 @@ def gpu() -> str:
 def warmup(model: str = "mnist", processes: int | None = None, device: str = "cpu", precision: str = "float32") -> None:
     """Compile, once for this machine, the kernels that "mnist", "inception" or "all" need, by as many processes as cores.
 
-    The device is "cpu", "cuda", "reference" or "auto"; the precision is that of products, "float32", "tf32" or "bf16".
+    The device is "cpu", "cuda", "reference" or "auto"; the precision is that of products, "float32", "bf16_3x", "tf32" or
+    "bf16".
     """
     device = found_device(device).name
     from minigrad.kernels.build.progress import progress

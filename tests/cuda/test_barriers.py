@@ -3,6 +3,7 @@
 A barrier is taken out of a kernel's PTX, and the kernel run at a size where all of its ways are gone.
 """
 
+import functools
 import re
 
 import numpy as np
@@ -84,11 +85,12 @@ def layers(memory, rng):
     memory.run("layer_norm", "layer_norm_backward", dy, x, one, np.zeros(2), np.ones(2), True, x, one, one)
 
 
-def product(memory, rng):
-    """Seven steps of the four buffers."""
+def product(memory, rng, precision="bf16"):
+    """Seven steps of the four or two buffers."""
     a, b = rng.standard_normal((20, 100)).astype(np.float32), rng.standard_normal((100, 28)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch.context, "matmul_precision", "bf16")
+        patch.setattr(launch.context, "matmul_precision", precision)
+        patch.setattr(plans, "TENSOR_WORK", 0)
         memory.run("gemm", "gemm", a, b, np.empty(0, np.float32), np.empty((20, 28), np.float32), False, False)
 
 
@@ -102,6 +104,10 @@ CASES = {
     "cross entropy": (loss.cross_entropy_kernels[True], losses),
     "layer norm's gradient": (layer_norm.backward_kernels[True], layers),
     "product in bfloat16": (gemm.KERNELS[plans.BF16_NARROW, True, False], product),
+    "product of two parts": (
+        gemm.KERNELS[plans.BF16_3X_TILES[-1], True, False],
+        functools.partial(product, precision="bf16_3x"),
+    ),
 }
 
 

@@ -68,7 +68,7 @@ def test_second_tile_on_tensor_cores(check_kernel, choose, rng):
 
 def test_tensor_cores_round_to_ten_bits(memory, monkeypatch, rng):
     monkeypatch.setattr(launch.context, "matmul_precision", "tf32")
-    monkeypatch.setattr(plans, "TF32_WORK", 0)
+    monkeypatch.setattr(plans, "TENSOR_WORK", 0)
     a, b = factors(rng, 4, 8, 8, False, False)
     c = memory.empty((4, 8), np.float32)
     gemm.gemm(memory.put(a), memory.put(b), memory.put(NO_BIAS), c, False, False)
@@ -89,7 +89,7 @@ def test_stages_are_as_many_as_leave_room_for_the_blocks(memory, monkeypatch, ki
 
 
 def test_tensor_cores_only_when_asked_for(memory, monkeypatch):
-    monkeypatch.setattr(plans, "TF32_WORK", 0)
+    monkeypatch.setattr(plans, "TENSOR_WORK", 0)
     assert gemm.tiles_for(np.dtype(np.float32), 1) == [plans.SMALL]
     monkeypatch.setattr(launch.context, "matmul_precision", "tf32")
     assert gemm.tiles_for(np.dtype(np.float32), 1) == plans.TF32_TILES

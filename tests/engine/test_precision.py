@@ -16,7 +16,7 @@ on_the_processor = pytest.mark.skipif(not target.HAS_BFLOAT16, reason="this proc
 
 
 def test_an_unknown_precision_is_refused_by_those_there_are():
-    with pytest.raises(ValueError, match=r"one of 'float32', 'tf32', 'bf16', not 'fp16'"):
+    with pytest.raises(ValueError, match=r"one of 'float32', 'bf16_3x', 'tf32', 'bf16', not 'fp16'"):
         mg.matmul_precision("fp16")
 
 

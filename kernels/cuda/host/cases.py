@@ -132,13 +132,17 @@ CASES = {
     **{f"product, {tile}": by_tile(tile) for tile in (*plans.FLOAT32_TILES, plans.SMALL)},
     **{f"product in TF32, {tile}": by_tile(tile) for tile in plans.TF32_TILES},
     **{f"product in bfloat16, {tile}": by_tile(tile) for tile in plans.BF16_TILES},
+    **{f"product of two parts, {tile}": by_tile(tile) for tile in plans.BF16_3X_TILES},
     **{f"convolution, {tile}": by_pass(conv.conv_forward, tile, "xwy") for tile in plans.FLOAT32_TILES},
     "convolution in TF32": by_pass(conv.conv_forward, plans.TF32_LARGE, "xwy"),
     "convolution in bfloat16": by_pass(conv.conv_forward, plans.BF16_LARGE, "xwy"),
+    "convolution of two parts": by_pass(conv.conv_forward, plans.BF16_3X_TILES[0], "xwy"),
     "gradient of images": by_pass(conv.conv_backward_x, plans.TALL, "ywx"),
     "gradient of images in bfloat16": by_pass(conv.conv_backward_x, plans.BF16_TALL, "ywx"),
+    "gradient of images of two parts": by_pass(conv.conv_backward_x, plans.BF16_3X_TILES[1], "ywx"),
     "gradient of weights": by_pass(conv.conv_backward_w, plans.TALL, "xyw"),
     "gradient of weights in bfloat16": by_pass(conv.conv_backward_w, plans.BF16_TALL, "xyw"),
+    "gradient of weights of two parts": by_pass(conv.conv_backward_w, plans.BF16_3X_TILES[1], "xyw"),
 }
 
 

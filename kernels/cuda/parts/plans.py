@@ -21,19 +21,20 @@ SMALL = TileSize(32, 32, 32, 4, 4, 64, 6, 2.0)
 DOUBLE = TileSize(32, 32, 16, 4, 4, 64, 4, 1.0)
 TF32_LARGE = TileSize(128, 128, 16, 64, 64, 128, 2, 1.0, 3)
 TF32_TALL = TileSize(128, 64, 16, 64, 32, 128, 3, 1.2, 3)
-BF16_LARGE = TileSize(
-    128, 128, 16, 64, 64, 128, 2, 1.0, 4, in_pairs=True
-)  # costs by the instructions of a step, counted
-BF16_TALL = TileSize(128, 64, 16, 64, 32, 128, 3, 1.5, 4, in_pairs=True)
-BF16_NARROW = TileSize(128, 32, 16, 32, 32, 128, 4, 2.5, 4, in_pairs=True)
+BF16_LARGE = TileSize(128, 128, 16, 64, 64, 128, 2, 1.0, 4, parts=1)  # costs by the instructions of a step, counted
+BF16_TALL = TileSize(128, 64, 16, 64, 32, 128, 3, 1.5, 4, parts=1)
+BF16_NARROW = TileSize(128, 32, 16, 32, 32, 128, 4, 2.5, 4, parts=1)
 
 FLOAT32_TILES, TF32_TILES = (LARGE, TALL, NARROW), (TF32_LARGE, TF32_TALL)
 BF16_TILES = BF16_LARGE, BF16_TALL, BF16_NARROW
+BF16_3X_TILES = tuple(
+    tile._replace(parts=2, stages=2, cost=cost) for tile, cost in zip(BF16_TILES, (1.0, 1.4, 2.2), strict=True)
+)
 TF32_KERNELS = [tile._replace(stages=stages) for tile in TF32_TILES for stages in (3, 2)]  # see fitting
 
 # These four are reckoned, not measured.
 SMALL_WORK = 1 << 27  # multiply-adds up to which many small tiles are better than few large ones
-TF32_WORK = 1 << 20  # multiply-adds up to which tensor cores are not worth the loss of digits
+TENSOR_WORK = 1 << 20  # multiply-adds up to which tensor cores are not worth the loss of digits
 WAVE = 264  # blocks that a large GPU has room for; a constant, for sums may not depend on the machine
 MIN_PART = 128  # depths that a part of a sum has at least
 MOST_SCRATCH = 1 << 24  # elements of all parts together
@@ -53,7 +54,8 @@ def tensor_tiles(work):
     """The tiles to choose from for a product of float32 of so many multiply-adds, if it goes to tensor cores."""
     if context.matmul_precision == "bf16":  # of all products, so that they are as the CPU's
         return BF16_TILES
-    return TF32_TILES if context.matmul_precision == "tf32" and work >= TF32_WORK else ()
+    by_precision = {"tf32": TF32_TILES, "bf16_3x": BF16_3X_TILES}
+    return by_precision.get(context.matmul_precision, ()) if work >= TENSOR_WORK else ()
 
 
 def tiling_by(tile, m, n, k, parts):
@@ -75,8 +77,8 @@ def shared_bytes(tile, itemsize, a_deep, b_deep):
     """Bytes of shared memory of a block."""
     if not tile.is_of_warps:
         return tile.stages * itemsize * tile.depth * (tile.rows + tile.columns + 8)
-    if tile.in_pairs:
-        return tile.stages * 2 * tile.depth * (tile.rows + tile.columns)
+    if tile.parts:
+        return tile.stages * tile.parts * 2 * tile.depth * (tile.rows + tile.columns)
     factors = (tile.rows, a_deep), (tile.columns, b_deep)
     elements = sum(size * (tile.depth + 4) if deep else tile.depth * (size + 8) for size, deep in factors)
     return tile.stages * itemsize * elements

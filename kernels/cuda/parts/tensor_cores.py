@@ -8,7 +8,7 @@ parts of a small product, meet 32 different banks. A warp's 64 x 64 elements tak
 for 32 small products; smaller ones would keep the shared memory busier than the tensor cores (reckoned, not measured).
 """
 
-from minigrad.kernels.cuda.parts.factors import begin_copies, number, own_group, own_lines
+from minigrad.kernels.cuda.parts.factors import begin_copies
 from minigrad.kernels.cuda.parts.tiles import (
     A_DEEP,
     B_DEEP,
@@ -19,6 +19,7 @@ from minigrad.kernels.cuda.parts.tiles import (
     add_bias,
     finish_row,
     finish_rows,
+    own_share,
     tile_corner,
 )
 from minigrad.kernels.cuda.tools.async_copies import copy_commit, copy_wait_all, copy_wait_but_one
@@ -73,10 +74,6 @@ def multiply_fragments(shared, left, right, sums):
 def product_tf32(a, place_a, factor_a, b, place_b, factor_b, result, begin, end):
     """As product, by warps on tensor cores."""
     flags = result.flags
-    threads = TILE.rows // TILE.height * (TILE.columns // TILE.width) * 32
-    loads_a, loads_b = TILE.rows * TILE.depth // 4 // threads, TILE.columns * TILE.depth // 4 // threads
-    apart_a = threads * 4 // TILE.depth if A_DEEP else threads * 4 // TILE.rows
-    apart_b = threads * 4 // TILE.depth if B_DEEP else threads * 4 // TILE.columns
     pitch_a = TILE.depth + 4 if A_DEEP else TILE.rows + 8
     pitch_b = TILE.depth + 4 if B_DEEP else TILE.columns + 8
     size_a = TILE.rows * (TILE.depth + 4) if A_DEEP else TILE.depth * (TILE.rows + 8)
@@ -89,12 +86,8 @@ def product_tf32(a, place_a, factor_a, b, place_b, factor_b, result, begin, end)
 
     thread = uint32(cuda.threadIdx.x)
     first_row, first_column = tile_corner(result.across)
-    line_a, k_a = own_group(thread, A_DEEP, TILE.rows, TILE.depth, 128 // TILE.depth)
-    line_b, k_b = own_group(thread, B_DEEP, TILE.columns, TILE.depth, 128 // TILE.depth)
-    own_lines(factor_a, uint32(first_row + line_a), A_DEEP, apart_a, loads_a, lines_a)
-    own_lines(factor_b, uint32(first_column + line_b), B_DEEP, apart_b, loads_b, lines_b)
-    depth_a = number(uint32(begin + k_a), factor_a.depths)
-    depth_b = number(uint32(begin + k_b), factor_b.depths)
+    line_a, k_a, depth_a, loads_a, apart_a = own_share(factor_a, first_row, begin, A_DEEP, TILE.rows, 8, lines_a)
+    line_b, k_b, depth_b, loads_b, apart_b = own_share(factor_b, first_column, begin, B_DEEP, TILE.columns, 8, lines_b)
     to_a = uint32(line_a * uint32(pitch_a) + k_a if A_DEEP else k_a * uint32(pitch_a) + line_a)
     to_b = uint32(line_b * uint32(pitch_b) + k_b if B_DEEP else k_b * uint32(pitch_b) + line_b) + uint32(size_a)
 

@@ -28,7 +28,7 @@ class TileSize(NamedTuple):
     min_blocks: int  # on a multiprocessor at once
     cost: float  # of an element of the result, compared with the largest tile; reckoned, not measured
     stages: int = 2  # buffers of shared memory
-    in_pairs: bool = False  # whether that holds factors rounded to bfloat16, two to a word
+    parts: int = 0  # of bfloat16 that a number becomes there: 1, rounded, or 2, high and low; 0: it stays float32
 
     @property
     def is_of_warps(self):
@@ -44,7 +44,8 @@ class TileSize(NamedTuple):
         return self.depth if deep else self.threads * 4 // size
 
     def __str__(self):
-        return f"{self.rows}x{self.columns}x{self.depth}" + (f"x{self.stages}" if self.is_of_warps else "")
+        size = f"{self.rows}x{self.columns}x{self.depth}" + (f"x{self.stages}" if self.is_of_warps else "")
+        return f"{size}-split" if self.parts == 2 else size
 
 
 class Result(NamedTuple):
@@ -189,15 +190,22 @@ def tile_corner(across):
 
 
 @device_function
+def own_share(factor, first, begin, deep, size, most, lines):
+    """What a thread loads of a factor's tile of `size` lines from `first` on: the digits of its lines to `lines`.
+
+    Gives (line, depth) of its first group of four in the tile, that depth as a number from `begin` on, how many groups it loads
+    and how far apart they are. A warp has at most so many lines together (see own_group).
+    """
+    loads, apart = size * TILE.depth // 4 // TILE.threads, TILE.threads * 4 // (TILE.depth if deep else size)
+    line, k = own_group(uint32(cuda.threadIdx.x), deep, size, TILE.depth, min(most, apart))
+    own_lines(factor, uint32(first + line), deep, apart, loads, lines)
+    return line, k, number(uint32(begin + k), factor.depths), loads, apart
+
+
+@device_function
 def product(a, place_a, factor_a, b, place_b, factor_b, result, begin, end):
     """The block's tile of C = A B, over depths begin to end."""
     flags = result.flags
-    threads = TILE.rows // TILE.height * (TILE.columns // TILE.width)
-    loads_a, loads_b = TILE.rows * TILE.depth // 4 // threads, TILE.columns * TILE.depth // 4 // threads
-    apart_a = (
-        threads * 4 // TILE.depth if A_DEEP else threads * 4 // TILE.rows
-    )  # between the groups that a thread loads
-    apart_b = threads * 4 // TILE.depth if B_DEEP else threads * 4 // TILE.columns
     pitch_a, pitch_b = TILE.rows + 4, TILE.columns + 4
     shared = cuda.shared.array(0, real, 16)
     buffer = TILE.depth * (pitch_a + pitch_b)
@@ -209,12 +217,8 @@ def product(a, place_a, factor_a, b, place_b, factor_b, result, begin, end):
 
     thread = uint32(cuda.threadIdx.x)
     first_row, first_column = tile_corner(result.across)
-    line_a, k_a = own_group(thread, A_DEEP, TILE.rows, TILE.depth, min(16, apart_a))
-    line_b, k_b = own_group(thread, B_DEEP, TILE.columns, TILE.depth, min(16, apart_b))
-    own_lines(factor_a, uint32(first_row + line_a), A_DEEP, apart_a, loads_a, lines_a)
-    own_lines(factor_b, uint32(first_column + line_b), B_DEEP, apart_b, loads_b, lines_b)
-    depth_a = number(uint32(begin + k_a), factor_a.depths)
-    depth_b = number(uint32(begin + k_b), factor_b.depths)
+    line_a, k_a, depth_a, loads_a, apart_a = own_share(factor_a, first_row, begin, A_DEEP, TILE.rows, 16, lines_a)
+    line_b, k_b, depth_b, loads_b, apart_b = own_share(factor_b, first_column, begin, B_DEEP, TILE.columns, 16, lines_b)
     to_a = uint32(k_a * uint32(pitch_a) + line_a)
     to_b = uint32(k_b * uint32(pitch_b) + line_b + uint32(TILE.depth * pitch_a))
 

@@ -14,7 +14,9 @@ class Context:
     driver: typing.Any = None
     stream: typing.Any = None
     empty: typing.Any = None
-    matmul_precision = "float32"  # or "tf32", "bf16": what matrix products and convolutions of float32 multiply in
+    matmul_precision = (
+        "float32"  # or "bf16_3x", "tf32", "bf16": what matrix products and convolutions of float32 multiply in
+    )
 
     def __init__(self):
         self.tables = {}

@@ -2,6 +2,7 @@
 
 mma_tf32, mma_bf16           on tensor cores, m16n8k8 with .tf32 and m16n8k16 with .bf16
 to_tf32, bf16_pair           numbers of float32 rounded to what these take
+bf16_values                  the numbers of float32 that a pair of bfloat16 stands for
 ldmatrix4, ldmatrix4_trans   four matrices of 8 x 8 numbers of 16 bits from shared memory, as a warp multiplies them, or turned
 """
 
@@ -108,6 +109,27 @@ def _bf16_pair(typing_context, low, high):
 @overload(bf16_pair)
 def _compiled_bf16_pair(low, high):
     return lambda low, high: _bf16_pair(low, high)
+
+
+def bf16_values(pair):
+    """The two numbers of a word of bf16_pair, as float32."""
+    return tuple(simulated_block().bf16_of(pair))
+
+
+@intrinsic
+def _bf16_values(typing_context, pair):
+    def generate(context, builder, signature, arguments):
+        (pair,) = arguments
+        words = builder.shl(pair, WORD(16)), builder.and_(pair, WORD(0xFFFF0000))
+        parts = [builder.bitcast(word, ir.FloatType()) for word in words]
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    return types.UniTuple(float32, 2)(uint32), generate
+
+
+@overload(bf16_values)
+def _compiled_bf16_values(pair):
+    return lambda pair: _bf16_values(pair)
 
 
 def mma_bf16(c, a, b):
