@@ -140,8 +140,10 @@ def by_torch(
     """A pass by PyTorch's functions, without its tape, and what gives (y, dx, dw) of what that returned."""
     torch = framework.torch
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    image, gradient = (framework.images(array).contiguous(memory_format=layout) for array in (x, dy))
-    weight = framework.put(w).permute(3, 2, 0, 1).contiguous(memory_format=layout)
+    image, gradient = (
+        framework.factor(array).permute(0, 3, 1, 2).contiguous(memory_format=layout) for array in (x, dy)
+    )
+    weight = framework.factor(w).permute(3, 2, 0, 1).contiguous(memory_format=layout)
     pad = w.shape[0] // 2
     wanted = [name != "backward w", name != "backward x", False]
 
@@ -285,8 +287,11 @@ def report(result: dict) -> str:
 
 def targets(result: dict) -> list[dict]:
     """What is to be reached against PyTorch, if it took part; on a GPU over all passes together."""
-    found = []
-    mean, lowest = WANTED[result.get("precision", "cpu") if result["device"] == "cuda" else "cpu"]
+    found: list[dict] = []
+    wanted = WANTED.get(result["precision"] if result["device"] == "cuda" else "cpu")
+    if wanted is None:
+        return found
+    mean, lowest = wanted
     against = {p: of_pass[THEIRS] for p, of_pass in result["ratios"].items() if THEIRS in of_pass}
     if result["device"] == "cuda":
         every = [r for of_pass in against.values() for r in of_pass["shapes"].values()]

@@ -75,7 +75,7 @@ def prepare(spec: dict, framework: Any) -> tuple[dict, Burst]:
 
 
 def product(name: str, shape: tuple, device: str) -> Case:
-    """C = A B in float32, into a result that is there already."""
+    """C = A B of float32, into a result that is there already; of PyTorch in "bf16" all three in bfloat16."""
     m, k, n, trans_a, trans_b = shape
     rng = np.random.default_rng(0)
     a = rng.standard_normal((k, m) if trans_a else (m, k), np.float32)
@@ -93,7 +93,7 @@ def product(name: str, shape: tuple, device: str) -> Case:
 
     def theirs(framework: Any) -> Job:
         library = getattr(framework, "torch", np)
-        left, right, found = framework.put(a), framework.put(b), framework.room(m, n)
+        left, right, found = map(framework.factor, (a, b, np.full((m, n), np.nan, np.float32)))
         left, right = left.T if trans_a else left, right.T if trans_b else right
         return Job(lambda: library.matmul(left, right, out=found), lambda _: [framework.get(found)[rows]])
 

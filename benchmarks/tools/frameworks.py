@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 OURS = "minigrad"
-PRECISIONS = ("float32", "tf32")  # of products on a GPU
+PRECISIONS = ("float32", "bf16_3x", "tf32", "bf16")  # of products on a GPU, see mg.matmul_precision
 CLOCK = "MINIGRAD_BENCHMARK_CLOCK"  # "cpu" counts a process's own time; in the environment, for contenders in processes
 
 Calls = list[Callable[[], Any]]
@@ -28,12 +28,18 @@ class NumPy:
 
     device = "cpu"
 
+    precisions = PRECISIONS
+
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
 
     def put(self, array: np.ndarray) -> Any:
         """An array where the framework works, of these values."""
         return array
+
+    def factor(self, array: np.ndarray) -> Any:
+        """An array as a product in the current precision takes it."""
+        return self.put(array)
 
     def get(self, array: Any) -> np.ndarray:
         """The values on the host."""
@@ -138,7 +144,9 @@ class Minigrad(NumPy):
 
 
 class Torch(NumPy):
-    """PyTorch on one of its devices."""
+    """PyTorch on one of its devices. In "bf16" arrays lie in bfloat16, as autocast has them from layer to layer."""
+
+    precisions = ("float32", "tf32", "bf16")
 
     def __init__(self, threads: int | None = None, device: str = "cpu") -> None:
         import torch
@@ -146,18 +154,23 @@ class Torch(NumPy):
         if threads is not None:
             torch.set_num_threads(threads)
         self.torch, self.device = torch, device
+        self.factors = torch.float32
         if device == "cuda":
             torch.backends.cudnn.benchmark = True  # let cuDNN choose the fastest algorithm of each shape
 
     def put(self, array: np.ndarray) -> Any:
         return self.torch.tensor(array, device=self.device)
 
+    def factor(self, array: np.ndarray) -> Any:
+        return self.put(array).to(self.factors)
+
     def images(self, array: np.ndarray) -> Any:
         """(n, h, w, c) as PyTorch's (n, c, h, w), its memory in the order of `channels_last`."""
         return self.put(array).permute(0, 3, 1, 2)
 
     def get(self, array: Any) -> np.ndarray:
-        return array.detach().cpu().numpy()
+        whole = array.float() if array.dtype == self.torch.bfloat16 else array  # of which NumPy has no type
+        return whole.detach().cpu().numpy()
 
     def get_images(self, tensor: Any) -> np.ndarray:
         """On the host, (n, h, w, c)."""
@@ -166,12 +179,14 @@ class Torch(NumPy):
     @contextlib.contextmanager
     def precision(self, name: str) -> Iterator[None]:
         products, convolutions = self.torch.backends.cuda.matmul, self.torch.backends.cudnn
-        before = products.allow_tf32, convolutions.allow_tf32
+        before, factors = (products.allow_tf32, convolutions.allow_tf32), self.factors
         products.allow_tf32 = convolutions.allow_tf32 = name == "tf32"
+        self.factors = self.torch.bfloat16 if name == "bf16" else self.torch.float32
         try:
             yield
         finally:
             products.allow_tf32, convolutions.allow_tf32 = before
+            self.factors = factors
 
     def replay(self, calls: Calls) -> Callable[[], Any]:
         run = super().replay(calls)

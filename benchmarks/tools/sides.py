@@ -163,6 +163,8 @@ class InProcess:
         spec = {"section": section, "started": now, "began": now, "device": side.device, **side._asdict(), **settings}
         self.answer: dict = {"missing": "takes no part here"}
         self.work: Burst | None = None
+        if self.framework is not None and side.precision not in self.framework.precisions:
+            self.framework, self.answer = None, {"missing": f"has no products in {side.precision}"}
         if self.framework is not None:
             with self.framework.precision(side.precision):
                 self.answer, self.work = prepared(spec, lambda: self.framework)

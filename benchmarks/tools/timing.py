@@ -14,7 +14,7 @@ from benchmarks.tools.sides import Burst, Side, taking_part
 LONG = 1e-3  # seconds of the replay that is timed: what lies between two replays does not count then
 MOST_CALLS = 256  # of a replay
 MOST_SETS = 64  # of inputs
-TOLERANCE = {"cpu": 2e-5, "float32": 1e-4, "tf32": 3e-3}  # relative error that may be
+TOLERANCE = {"cpu": 2e-5, "float32": 1e-4, "bf16_3x": 1e-4, "tf32": 3e-3, "bf16": 1e-2}  # relative error that may be
 
 
 class Job(NamedTuple):

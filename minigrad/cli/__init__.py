@@ -17,7 +17,15 @@ import numpy as np
 
 import minigrad as mg
 from minigrad.cli.steps import WORK, eager, experiment_step
-from minigrad.cli.verification import check_augmentation, check_capture, check_op, check_optimizers, op_cases
+from minigrad.cli.verification import (
+    ERRORS,
+    check_augmentation,
+    check_capture,
+    check_op,
+    check_optimizers,
+    check_precision,
+    op_cases,
+)
 from minigrad.devices import Device, get_device
 from minigrad.kernels.build.settings import install
 
@@ -200,11 +208,14 @@ def warmup(model: str = "mnist", processes: int | None = None, device: str = "cp
 def verify(device: str = "cpu") -> None:
     """Check a device here: every family of kernels against plain NumPy, gradients, capture against eager.
 
+    On a GPU also products in each precision of tensor cores, to the error that it promises.
+
     The device is "cpu", "cuda", "reference" or "auto". The first time on a machine this compiles for some minutes.
     """
     device = found_device(device).name
     checks: dict[str, Callable[[], None]] = {
         **{name: functools.partial(check_op, device, *case) for name, case in op_cases().items()},
+        **{f"products in {p}": functools.partial(check_precision, device, p) for p in ERRORS if device == "cuda"},
         "optim: sgd, adagrad, rmsprop, adam, averages, clipping": lambda: check_optimizers(device),
         "augment: affine maps, shifts, brightness": lambda: check_augmentation(device),
         "captured and eager steps give the same bits": lambda: check_capture(device),

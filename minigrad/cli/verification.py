@@ -114,6 +114,43 @@ def check_op(device: str, function: Callable[..., mg.Tensor], inputs: tuple[np.n
         np.testing.assert_allclose(ours, plain, rtol=bound, atol=bound)
 
 
+ERRORS = {"bf16_3x": 2**-15, "tf32": 2**-10, "bf16": 2**-7}  # of a product, relative, as mg.matmul_precision promises
+SUMS = 2**-20  # what float32 sums add to that
+PRODUCTS: dict[str, tuple[Callable[..., mg.Tensor], tuple[int, ...], tuple[int, ...]]] = {
+    "linear": (mg.linear, (128, 120), (120, 72)),  # just over a million multiply-adds, which stay in float32
+    "conv2d": (functools.partial(mg.conv2d, padding=1), (3, 12, 12, 16), (3, 3, 16, 24)),
+}
+
+
+def check_precision(device: str, precision: str) -> None:
+    """Hold products and convolutions in a precision, and their gradients, against float64.
+
+    An element is a sum of products; it may be as wrong as the sum of what each of them may be.
+    """
+    rng = np.random.default_rng(0)
+    for name, (function, *shapes) in PRODUCTS.items():
+        x, w = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+        y = function(mg.tensor(x, device="reference"), mg.tensor(w, device="reference"))
+        dy = rng.standard_normal(y.shape).astype(np.float32)
+        exact = with_gradients(function, "reference", np.float64, x, w, dy)
+        sizes = with_gradients(function, "reference", np.float64, *map(np.abs, (x, w, dy)))
+        with mg.matmul_precision(precision):
+            found = with_gradients(function, device, np.float32, x, w, dy)
+        for what, ours, right, size in zip(("result", "dx", "dw"), found, exact, sizes, strict=True):
+            error, bound = (np.abs(ours - right) / size).max(), ERRORS[precision] + SUMS
+            assert error <= bound, f"{what} of {name}: an error of {error:.1e}, {bound:.1e} is promised"
+
+
+def with_gradients(
+    function: Callable[..., mg.Tensor], device: str, dtype: Any, x: np.ndarray, w: np.ndarray, dy: np.ndarray
+) -> list[np.ndarray]:
+    """What a function of two tensors gives, and their gradients."""
+    a, b = (mg.tensor(v, dtype=dtype, device=device, requires_grad=True) for v in (x, w))
+    y = function(a, b)
+    y.backward(mg.tensor(dy, dtype=dtype, device=device))
+    return [t.numpy() for t in (y, a.grad, b.grad) if t is not None]
+
+
 def check_optimizers(device: str) -> None:
     """Hold three steps of each optimizer against plain NumPy."""
     rng = np.random.default_rng(0)

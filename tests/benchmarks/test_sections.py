@@ -23,6 +23,11 @@ def here(sides, contenders):
     return [name for name in contenders if framework_of(name) in sides[0].frameworks]
 
 
+def takes_part(side, name):
+    """Whether the contender's framework has products in the side's precision."""
+    return side.precision in side.frameworks[framework_of(name)].precisions
+
+
 @pytest.mark.parametrize("shape", [(5, 7, 9, False, False), (5, 7, 9, True, False), (5, 7, 200, False, True)])
 def test_products(shape, sides, monkeypatch):
     device = sides[0].device
@@ -31,11 +36,14 @@ def test_products(shape, sides, monkeypatch):
     assert not result["failed"]
     (rates,) = result["rates"].values()
     names = here(sides, gemm.CONTENDERS[device])
-    assert list(rates) == [f"{n}, {s.precision}" for n in names for s in sides]
+    assert list(rates) == [f"{n}, {s.precision}" for n in names for s in sides if takes_part(s, n)]
     assert all(len(samples) == 2 and samples[0] > 0 for samples in rates.values())
     assert result["operations"] == {gemm.LARGE[device]: 2 * np.prod(shape[:3])}
     (errors,) = result["errors"].values()
-    assert max(errors.values()) < 1e-6
+    rounded = [error for label, error in errors.items() if label.endswith(", bf16")]
+    assert len(rounded) == (0 if device == "cpu" else len(names))
+    assert all(1e-4 < error < 1e-2 for error in rounded)
+    assert max(error for label, error in errors.items() if not label.endswith(", bf16")) < 1e-6
     assert gemm.report(result).count("Matrix products, ") == len(sides)
     if "PyTorch" in sides[0].frameworks:
         assert [t["target"] for t in gemm.targets(result)] == [0.6, 0.5][: len(sides)]
@@ -88,11 +96,13 @@ def test_convolutions(shape, sides):
         (seconds,), (errors,) = result["seconds"].values(), result["errors"].values()
         assert list(seconds) == list(conv.PASSES[device])
         for of_pass in conv.PASSES[device]:
-            assert list(seconds[of_pass]) == here(sides, conv.CONTENDERS[device])
-            assert max(errors[of_pass].values()) < 1e-5
+            names = [name for name in here(sides, conv.CONTENDERS[device]) if takes_part(side, name)]
+            assert list(seconds[of_pass]) == names
+            assert max(errors[of_pass].values()) < (1e-2 if side.precision == "bf16" else 1e-5)
         assert conv.report(result).count("geometric mean") == len(seconds)
         if "PyTorch" in side.frameworks:
-            assert len(conv.targets(result)) == (4 if device == "cpu" else 1)
+            wanted = {"cpu": 4, "float32": 1, "tf32": 1}
+            assert len(conv.targets(result)) == wanted.get("cpu" if device == "cpu" else side.precision, 0)
 
 
 def test_convolutions_are_those_of_the_inception():

@@ -236,3 +236,21 @@ def test_auto_takes_the_gpu(gpu):
 def test_what_verify_holds_it_to(gpu, check):
     """Beside the ops, which `minigrad verify --device cuda` runs too, and tests/ops."""
     check("cuda")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", verification.ERRORS)
+def test_what_verify_holds_precisions_to(host_gpu, precision):
+    verification.check_precision("cuda", precision)
+    families = {name.partition(",")[0] for name in host_gpu.driver.launches}
+    assert {"gemm.multiply", "conv.forward", "conv.backward_x", "conv.backward_w"} <= families
+    products = [name for name in host_gpu.driver.launches if name.startswith(("gemm.multiply", "conv."))]
+    assert all("PRODUCT=product_" in name for name in products)
+
+
+def test_verify_tells_a_precision_that_is_not_kept(gpu, monkeypatch):
+    monkeypatch.setattr(verification, "PRODUCTS", {"linear": (mg.linear, (5, 9), (9, 3))})
+    verification.check_precision("cuda", "bf16")
+    monkeypatch.setitem(verification.ERRORS, "bf16", 2**-13)
+    with pytest.raises(AssertionError, match=r"result of linear: an error of .*, 1.2e-04 is promised"):
+        verification.check_precision("cuda", "bf16")
