@@ -19,6 +19,7 @@ from minigrad.kernels.cuda.parts.columns import (
     in_fours,
     my_columns,
     owned_columns,
+    place_in_block,
     read,
     tile,
     write,
@@ -139,10 +140,11 @@ def backward_w(
     tap = uint32(uint32(cuda.blockIdx.x) - part * taps)
     a = uint32(tap // window.kw)
     b = uint32(tap - a * window.kw)
-    q = my_columns(k)
+    place = place_in_block(cuda.blockIdx.y)
+    q = my_columns(k, place)
     own = source_of(q[0], m), source_of(q[1], m), source_of(q[2], m), source_of(q[3], m)
     total = real(0), real(0), real(0), real(0)
-    p = uint32(part * chunk + uint32(cuda.threadIdx.y))
+    p = uint32(part * chunk + place.y)
     end = uint32(min(pixels, uint32(uint32(part + uint32(1)) * chunk)))
     while p < end:
         row = uint32(p // window.ow)
@@ -155,10 +157,10 @@ def backward_w(
             g = read(dy, uint32(p * k), q)
             v = read(x, uint32(uint32(uint32(image * h + r) * width + column) * c), own)
             total = total[0] + g[0] * v[0], total[1] + g[1] * v[1], total[2] + g[2] * v[2], total[3] + g[3] * v[3]
-        p = uint32(p + uint32(cuda.blockDim.y))
-    total = add_down(total)
-    if uint32(cuda.threadIdx.y) == uint32(0):
-        write(sums, uint32(uint32(cuda.blockIdx.x) * k), q, owned_columns(k), total)
+        p = uint32(p + place.down)
+    total = add_down(total, place)
+    if place.y == uint32(0):
+        write(sums, uint32(uint32(cuda.blockIdx.x) * k), q, owned_columns(k, place), total)
 
 
 # {(channels of a thread, whether a channel of x gives one of y): kernel}

@@ -11,6 +11,9 @@ So forward moves three times the bytes of x, backward five, which is what bounds
 does it all: a block has eight channels, sums them, and goes over its rows again, which the cache still holds. Launches
 are what such arrays cost.
 
+Many x that are normalized into columns of one y go through each of these together, up to four in one launch
+(`parts/branches.py`), to the same bits as one by one.
+
 Statistics without cancellation: a thread sums differences from its own first row, and their squares. That row is a
 sample of what the thread sees, never so far from its mean that the variance would be lost beside it: (first - mean)^2 <=
 rows * variance. Threads and then chunks are merged as mean and sum of squared differences from it (Chan, Golub and
@@ -25,23 +28,26 @@ is computed in x's type by the same instructions both ways, so backward finds th
 comes through just where its result was positive.
 """
 
+from typing import NamedTuple
+
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cuda.parts import columns
-from minigrad.kernels.cuda.parts.columns import (
-    by_fours,
-    in_fours,
-    my_columns,
-    owned_columns,
-    read,
-    tile,
-    write,
-    write_each,
+from minigrad.kernels.cuda.parts.branches import (
+    BRANCHES,
+    Blocks,
+    Rows,
+    for_one_or_most,
+    grid_of,
+    latest_first,
+    launch_branches,
+    own,
+    own_part,
+    rows_of,
 )
+from minigrad.kernels.cuda.parts.columns import by_fours, in_fours, tile, write
 from minigrad.kernels.cuda.parts.norm_rows import (
     Channels,
     GivenChannels,
-    Part,
-    Rows,
     all_slopes,
     block_statistics,
     coefficients,
@@ -49,101 +55,107 @@ from minigrad.kernels.cuda.parts.norm_rows import (
     gradient_rows,
     gradient_totals,
     normalize_rows,
+    put_partial,
     zeros,
 )
 from minigrad.kernels.cuda.parts.wide import (
     WIDE_SHARED,
-    all_overflowed,
-    put_wide_statistics,
+    put_statistics,
     statistics_of_chunks,
     total_of_chunks,
 )
 from minigrad.kernels.cuda.tools.context import context
-from minigrad.kernels.cuda.tools.language import cuda, device_function, float64, real, uint32
-from minigrad.kernels.cuda.tools.launch import Double, Doubles, Reals, UInt, blocks_for, kernel
-from minigrad.kernels.one_by_one import one_by_one
+from minigrad.kernels.cuda.tools.language import cuda, float64, real, uint32
+from minigrad.kernels.cuda.tools.launch import Double, Doubles, Reals, Several, UInt, blocks_for, kernel
 
 THREADS = columns.THREADS
 ONE_LAUNCH = 1024  # rows; this and the next two are reckoned, not measured
 SUM_BLOCKS = 1024  # as many chunks as one block merges quickly, and enough to fill a GPU
 ROW_BLOCKS = 4096
-MOST_PANELS = 65535  # blocks of a grid beside each other in y (CUDA C++ Programming Guide, "Technical Specifications")
 
 
-# Kernels, forward
+# What a kernel is given of each x
 
 
-@device_function
-def chunk_of(number, rows):
-    """The Part of the chunk of that number, for this thread."""
-    start = uint32(number * rows.chunk)
-    return Part(start, uint32(min(uint32(start + rows.chunk), rows.m)), my_columns(rows.c), owned_columns(rows.c))
+class Summed(NamedTuple):
+    """What the rows of x come to goes to `partial`, chunk by chunk."""
+
+    x: Reals
+    partial: Reals
+    rows: Rows
 
 
-@device_function
-def own_chunk(rows):
-    """The Part of this block."""
-    return chunk_of(uint32(cuda.blockIdx.x), rows)
+class Merged(NamedTuple):
+    """What `chunks` of rows of x have come to, together."""
+
+    x: Reals
+    partial: Reals
+    chunks: UInt
+    rows: Rows
+    mean: Doubles
+    var: Doubles
 
 
-@device_function
-def latest_first(rows):
-    """That of a block that goes over rows again: in the opposite order of the first pass."""
-    return chunk_of(uint32(uint32(cuda.gridDim.x) - uint32(1) - uint32(cuda.blockIdx.x)), rows)
+class Normalized(NamedTuple):
+    x: Reals
+    rows: Rows
+    channels: Channels
 
 
-@device_function
-def put_partial(partial, c, part, first, second):
-    """What a block knows of its columns, two numbers each."""
-    if uint32(cuda.threadIdx.y) == uint32(0):
-        i = uint32(uint32(2) * uint32(cuda.blockIdx.x) * c)
-        write(partial, i, part.j, part.owned, first)
-        write(partial, uint32(i + c), part.j, part.owned, second)
+class SummedGradient(NamedTuple):
+    x: Reals
+    partial: Reals
+    rows: Rows
+    channels: Channels
 
 
-def statistics(x: Reals, partial: Reals, rows: Rows):
-    part = own_chunk(rows)
-    offset, squares = block_statistics(x, rows.c, part)
-    put_partial(partial, rows.c, part, offset, squares)
+class MergedGradient(NamedTuple):
+    partial: Reals
+    chunks: UInt
+    rows: Rows
+    dgamma: Reals
+    dbeta: Reals
+
+
+class Gradient(NamedTuple):
+    x: Reals
+    rows: Rows
+    channels: Channels
+    dx: Reals
+    dgamma: Reals
+    dbeta: Reals
+
+
+# Kernels, forward; `like` is of the type that they are compiled for
+
+
+def statistics(like: Reals, branches: Several(Summed, BRANCHES)):
+    of = own(branches)
+    part = own_part(of.rows)
+    offset, squares = block_statistics(of.x, of.rows.c, part)
+    put_partial(of.partial, of.rows.c, part, offset, squares)
 
 
 @kernel(threads=THREADS, uses_float64=True)
-def merge_statistics(partial: Reals, x: Reals, chunks: UInt, rows: Rows, mean: Doubles, var: Doubles):
+def merge_statistics(like: Reals, branches: Several(Merged, BRANCHES)):
     shared = cuda.shared.array(WIDE_SHARED, float64, 16)
-    part = own_chunk(rows)
-    offset, variances = statistics_of_chunks(shared, partial, chunks, rows, part.j)
-    put_statistics(shared, x, rows, part, offset, variances, mean, var)
+    of = own(branches)
+    part = own_part(of.rows)
+    offset, variances = statistics_of_chunks(shared, of.partial, of.chunks, of.rows, part)
+    put_statistics(shared, of.x, of.rows, part, offset, variances, of.mean, of.var)
 
 
-@device_function
-def put_statistics(shared, x, rows, part, offset, variances, mean, var):
-    """mean and var of four columns, from what the uppermost thread of each knows, means as offsets from the first row.
-
-    Whether all threads must meet once more before they read them: squares were too large for x's type.
-    """
-    too_large = uint32(0)
-    if uint32(cuda.threadIdx.y) == uint32(0):
-        too_large = all_overflowed(variances)
-        origin = read(x, uint32(0), part.j)
-        write_each(mean, part.j, part.owned, (
-            float64(origin[0]) + float64(offset[0]), float64(origin[1]) + float64(offset[1]),
-            float64(origin[2]) + float64(offset[2]), float64(origin[3]) + float64(offset[3]),
-        ))  # fmt: skip
-        write_each(var, part.j, part.owned, variances)
-    if cuda.syncthreads_or(too_large):
-        put_wide_statistics(shared, x, rows, part, too_large, mean, var)
-        return True
-    return False
+def normalize(y: Reals, branches: Several(Normalized, BRANCHES)):
+    of = own(branches)
+    part = latest_first(of.rows)
+    normalize_rows(of.x, y, of.rows, part, coefficients(of.channels, part.j))
 
 
-def normalize(x: Reals, y: Reals, rows: Rows, channels: Channels):
-    part = latest_first(rows)
-    normalize_rows(x, y, rows, part, coefficients(channels, part.j))
-
-
-def batch_norm_in_one(x: Reals, y: Reals, rows: Rows, channels: Channels):
+def batch_norm_in_one(y: Reals, branches: Several(Normalized, BRANCHES)):
     shared = cuda.shared.array(WIDE_SHARED, float64, 16)
-    part, n = own_chunk(rows), float64(rows.m)
+    of = own(branches)
+    x, rows, channels = of.x, of.rows, of.channels
+    part, n = own_part(rows), float64(rows.m)
     offset, squares = block_statistics(x, rows.c, part)
     variances = (
         float64(squares[0]) / n, float64(squares[1]) / n, float64(squares[2]) / n, float64(squares[3]) / n
@@ -154,56 +166,58 @@ def batch_norm_in_one(x: Reals, y: Reals, rows: Rows, channels: Channels):
 
 
 def normalize_by_given(x: Reals, y: Reals, rows: Rows, channels: GivenChannels):
-    part = own_chunk(rows)
+    part = own_part(rows)
     normalize_rows(x, y, rows, part, coefficients_given(channels, part.j))
 
 
 # Kernels, backward
 
 
-def gradient_sums(dy: Reals, x: Reals, y: Reals, partial: Reals, rows: Rows, channels: Channels):
-    part = own_chunk(rows)
-    total, moment = gradient_totals(dy, x, y, rows, part, coefficients(channels, part.j))
-    put_partial(partial, rows.c, part, total, moment)
+def gradient_sums(dy: Reals, y: Reals, branches: Several(SummedGradient, BRANCHES)):
+    of = own(branches)
+    part = own_part(of.rows)
+    total, moment = gradient_totals(dy, of.x, y, of.rows, part, coefficients(of.channels, part.j))
+    put_partial(of.partial, of.rows.c, part, total, moment)
 
 
 @kernel(threads=THREADS, uses_float64=True)
-def merge_gradients(partial: Reals, chunks: UInt, c: UInt, dgamma: Reals, dbeta: Reals):
+def merge_gradients(like: Reals, branches: Several(MergedGradient, BRANCHES)):
     shared = cuda.shared.array(WIDE_SHARED, float64, 16)
-    j, owned = my_columns(c), owned_columns(c)
-    total, moment = total_of_chunks(shared, partial, chunks, c, j)
-    if uint32(cuda.threadIdx.y) == uint32(0):
-        write(dbeta, uint32(0), j, owned, (real(total[0]), real(total[1]), real(total[2]), real(total[3])))
-        write(dgamma, uint32(0), j, owned, (real(moment[0]), real(moment[1]), real(moment[2]), real(moment[3])))
+    of = own(branches)
+    part = own_part(of.rows)
+    j, owned = part.j, part.owned
+    total, moment = total_of_chunks(shared, of.partial, of.chunks, of.rows.c, part)
+    if part.place.y == uint32(0):
+        write(of.dbeta, uint32(0), j, owned, (real(total[0]), real(total[1]), real(total[2]), real(total[3])))
+        write(of.dgamma, uint32(0), j, owned, (real(moment[0]), real(moment[1]), real(moment[2]), real(moment[3])))
 
 
-def gradient(
-    dy: Reals, x: Reals, y: Reals, dgamma: Reals, dbeta: Reals, dx: Reals, rows: Rows, channels: Channels
-):  # fmt: skip
-    part = latest_first(rows)
-    of = coefficients(channels, part.j)
-    slope, offset = all_slopes(of.inverse_std, dgamma, dbeta, part.j, rows.m)
-    gradient_rows(dy, x, y, dx, rows, part, of, slope, offset)
+def gradient(dy: Reals, y: Reals, branches: Several(Gradient, BRANCHES)):
+    given = own(branches)
+    part = latest_first(given.rows)
+    of = coefficients(given.channels, part.j)
+    slope, offset = all_slopes(of.inverse_std, given.dgamma, given.dbeta, part.j, given.rows.m)
+    gradient_rows(dy, given.x, y, given.dx, given.rows, part, of, slope, offset)
 
 
-def gradient_in_one(
-    dy: Reals, x: Reals, y: Reals, dgamma: Reals, dbeta: Reals, dx: Reals, rows: Rows, channels: Channels
-):  # fmt: skip
-    part = own_chunk(rows)
-    of = coefficients(channels, part.j)
+def gradient_in_one(dy: Reals, y: Reals, branches: Several(Gradient, BRANCHES)):
+    given = own(branches)
+    x, rows, dgamma, dbeta = given.x, given.rows, given.dgamma, given.dbeta
+    part = own_part(rows)
+    of = coefficients(given.channels, part.j)
     total, moment = gradient_totals(dy, x, y, rows, part, of)
-    if uint32(cuda.threadIdx.y) == uint32(0):
+    if part.place.y == uint32(0):
         write(dgamma, uint32(0), part.j, part.owned, moment)
         write(dbeta, uint32(0), part.j, part.owned, total)
     cuda.syncthreads()
     slope, offset = all_slopes(of.inverse_std, dgamma, dbeta, part.j, rows.m)
-    gradient_rows(dy, x, y, dx, rows, part, of, slope, offset)
+    gradient_rows(dy, x, y, given.dx, rows, part, of, slope, offset)
 
 
 def gradient_by_given(
     dy: Reals, x: Reals, y: Reals, partial: Reals, dx: Reals, rows: Rows, channels: GivenChannels
 ):  # fmt: skip
-    part = own_chunk(rows)
+    part = own_part(rows)
     of = coefficients_given(channels, part.j)
     total, moment = gradient_totals(dy, x, y, rows, part, of)
     put_partial(partial, rows.c, part, total, moment)
@@ -224,125 +238,167 @@ def update(
 # Which kernel for which array
 
 
+def for_branches(kernels):
+    """{key: (kernel for one x, for up to four)} of {key: kernel}."""
+    return {key: for_one_or_most(each) for key, each in kernels.items()}
+
+
 def by_activation(kernels):
-    """{(by fours, activation): kernel}; the activation is compiled in with fours, where speed counts most."""
-    return {
+    """{(by fours, activation): kernels}; the activation is compiled in with fours, where speed counts most."""
+    chosen = {
         (fours, number): base.variant(ACTIVATION=number) if fours else base
         for fours, base in kernels.items()
         for number in (IDENTITY, RELU, SIGMOID)
     }
+    return for_branches(chosen)
 
 
-in_one_kernels = by_fours(batch_norm_in_one, uses_float64=True)
-gradient_in_one_kernels = by_fours(gradient_in_one, uses_float64=True)
-statistics_kernels = by_fours(statistics)
+in_one_kernels = for_branches(by_fours(batch_norm_in_one, uses_float64=True))
+gradient_in_one_kernels = for_branches(by_fours(gradient_in_one, uses_float64=True))
+statistics_kernels = for_branches(by_fours(statistics))
+merge_statistics_kernels = for_one_or_most(merge_statistics)
 normalize_kernels = by_activation(by_fours(normalize, uses_float64=True))
 given_kernels = by_fours(normalize_by_given)
 sums_kernels = by_activation(by_fours(gradient_sums, uses_float64=True))
+merge_gradients_kernels = for_one_or_most(merge_gradients)
 gradient_kernels = by_activation(by_fours(gradient, uses_float64=True))
 gradient_given_kernels = by_fours(gradient_by_given)
 
 
-def merging(chunks, c):
-    """(grid, block) of a kernel that merges chunks: four columns to a block, more if a grid had not room for all."""
-    across = blocks_for(c, 4 * MOST_PANELS)
-    return (1, blocks_for(c, 4 * across)), (across, min(THREADS // across, chunks))
-
-
 def in_one(m, c):
-    """(grid, block) of a kernel that does all in one launch: eight channels, 32 bytes, to a block."""
+    """The tile of a kernel that does all in one launch: eight channels, 32 bytes, to a block."""
     across = 2 if c > 4 else 1
-    return (1, blocks_for(c, 4 * across)), (across, min(THREADS // across, m))
+    return (1, blocks_for(c, 4 * across)), (across, min(THREADS // across, m)), m
 
 
-def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
-    m, c = x.shape
-    if m <= ONE_LAUNCH:
-        grid, block = in_one(m, c)
-        rows = Rows(m, c, m, y.shape[1], column)
-        kernel = in_one_kernels[in_fours(c, column, rows.width, x, y)]
-        kernel[grid, block](x, y, rows, Channels(gamma, beta, mean, var, eps, activation))
-        return
-    batch_norm_statistics(x, mean, var)
-    batch_norm_normalize(x, gamma, beta, mean, var, eps, activation, y, column)
+def merging(rows):
+    """The same rows for a kernel that merges their chunks: four columns to a block."""
+    return rows._replace(blocks=Blocks(0, 1, blocks_for(rows.c, 4), 1, min(THREADS, rows.blocks.chunks)))
 
 
-def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
-    m, c = x.shape
-    if m <= ONE_LAUNCH:
-        grid, block = in_one(m, c)
-        rows = Rows(m, c, m, dy.shape[1], column)
-        kernel = gradient_in_one_kernels[in_fours(c, column, rows.width, dy, x, y, dx, dgamma, dbeta)]
-        kernel[grid, block](dy, x, y, dgamma, dbeta, dx, rows, Channels(gamma, beta, mean, var, eps, activation))
-        return
-    given = dy, x, y, column, gamma, beta, mean, var, eps, activation
-    batch_norm_sums(*given, dgamma, dbeta)
-    batch_norm_gradient(*given, dgamma, dbeta, dx)
-
-
-def batch_norm_statistics(x, mean, var):
-    m, c = x.shape
-    grid, block, chunk = tile(m, c, SUM_BLOCKS, 8)
-    partial, rows = context.empty((grid[0], 2, c), x.dtype), Rows(m, c, chunk, c, 0)
-    statistics_kernels[in_fours(c, 0, 0, x)][grid, block](x, partial, rows)
-    merge_statistics[merging(grid[0], c)](partial, x, grid[0], rows, mean, var)
-
-
-def batch_norm_normalize(x, gamma, beta, mean, var, eps, activation, y, column):
-    m, c = x.shape
-    grid, block, chunk = tile(m, c, ROW_BLOCKS, 4)
-    rows = Rows(m, c, chunk, y.shape[1], column)
-    kernel = normalize_kernels[in_fours(c, column, rows.width, x, y), activation]
-    kernel[grid, block](x, y, rows, Channels(gamma, beta, mean, var, eps, activation))
-
-
-def batch_norm_sums(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta):
-    m, c = x.shape
-    grid, block, chunk = tile(m, c, SUM_BLOCKS, 8)
-    rows, channels = Rows(m, c, chunk, dy.shape[1], column), Channels(gamma, beta, mean, var, eps, activation)
-    kernel = sums_kernels[in_fours(c, column, rows.width, dy, x, y), activation]
-    partial = context.empty((grid[0], 2, c), x.dtype)
-    kernel[grid, block](dy, x, y, partial, rows, channels)
-    merge_gradients[merging(grid[0], c)](partial, grid[0], c, dgamma, dbeta)
-
-
-def batch_norm_gradient(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta, dx):
-    m, c = x.shape
-    grid, block, chunk = tile(m, c, ROW_BLOCKS, 4)
-    rows = Rows(m, c, chunk, dy.shape[1], column)
-    kernel = gradient_kernels[in_fours(c, column, rows.width, dy, x, y, dx), activation]
-    kernel[grid, block](dy, x, y, dgamma, dbeta, dx, rows, Channels(gamma, beta, mean, var, eps, activation))
+def new_partial(x, tile):
+    """Room for what the chunks of x come to, two numbers for each of its columns."""
+    (chunks, _), *_ = tile
+    return context.empty((chunks, 2, x.shape[1]), x.dtype)
 
 
 def batch_norms_forward(xs, gammas, betas, eps, activations, y, columns, means, variances):
-    """One after another: a GPU's memory does not care which columns of y are written when."""
-    one_by_one(batch_norm_forward, xs, gammas, betas, eps, activations, y, columns, means, variances)
+    channels = channels_of(gammas, betas, means, variances, eps, activations)
+    if y.shape[0] > ONE_LAUNCH:
+        statistics_of_all(xs, means, variances)
+        normalize_all(xs, channels, y, columns)
+        return
+    width, branches = y.shape[1], []
+    for x, column, own_channels in zip(xs, columns, channels, strict=True):
+        kernels = in_one_kernels[in_fours(x.shape[1], column, width, x, y)]
+        branches.append((kernels, Normalized(x, rows_of(x, width, column, in_one(*x.shape)), own_channels)))
+    launch_branches(branches, y)
+
+
+def channels_of(*lists):
+    """The Channels of each x, from lists of what is in them."""
+    return [Channels(*values) for values in zip(*lists, strict=True)]
+
+
+def statistics_of_all(xs, means, variances):
+    sums, merged = [], []
+    for x, mean, var in zip(xs, means, variances, strict=True):
+        c, own_tile = x.shape[1], tile(*x.shape, SUM_BLOCKS, 8)
+        partial, rows = new_partial(x, own_tile), rows_of(x, c, 0, own_tile)
+        sums.append((statistics_kernels[in_fours(c, 0, 0, x)], Summed(x, partial, rows)))
+        merged.append((merge_statistics_kernels, Merged(x, partial, rows.blocks.chunks, merging(rows), mean, var)))
+    launch_branches(sums, xs[0])
+    launch_branches(merged, xs[0])
+
+
+def normalize_all(xs, channels, y, columns):
+    width, branches = y.shape[1], []
+    for x, column, own_channels in zip(xs, columns, channels, strict=True):
+        kernels = normalize_kernels[in_fours(x.shape[1], column, width, x, y), own_channels.activation]
+        rows = rows_of(x, width, column, tile(*x.shape, ROW_BLOCKS, 4))
+        branches.append((kernels, Normalized(x, rows, own_channels)))
+    launch_branches(branches, y)
 
 
 def batch_norms_backward(dy, xs, y, columns, gammas, betas, means, variances, eps, activations, dxs, dgammas, dbetas):
-    """One after another."""
-    given = gammas, betas, means, variances, eps, activations
-    one_by_one(batch_norm_backward, dy, xs, y, columns, *given, dxs, dgammas, dbetas)
+    channels = channels_of(gammas, betas, means, variances, eps, activations)
+    if dy.shape[0] > ONE_LAUNCH:
+        sums_of_all(dy, xs, y, columns, channels, dgammas, dbetas)
+        gradient_of_all(dy, xs, y, columns, channels, dgammas, dbetas, dxs)
+        return
+    width, branches = dy.shape[1], []
+    for x, column, own_channels, *out in zip(xs, columns, channels, dxs, dgammas, dbetas, strict=True):
+        kernels = gradient_in_one_kernels[in_fours(x.shape[1], column, width, dy, x, y, *out)]
+        branches.append((kernels, Gradient(x, rows_of(x, width, column, in_one(*x.shape)), own_channels, *out)))
+    launch_branches(branches, dy, y)
+
+
+def sums_of_all(dy, xs, y, columns, channels, dgammas, dbetas):
+    width, sums, merged = dy.shape[1], [], []
+    for x, column, own_channels, *out in zip(xs, columns, channels, dgammas, dbetas, strict=True):
+        c, own_tile = x.shape[1], tile(*x.shape, SUM_BLOCKS, 8)
+        partial, rows = new_partial(x, own_tile), rows_of(x, width, column, own_tile)
+        kernels = sums_kernels[in_fours(c, column, width, dy, x, y), own_channels.activation]
+        sums.append((kernels, SummedGradient(x, partial, rows, own_channels)))
+        merged.append((merge_gradients_kernels, MergedGradient(partial, rows.blocks.chunks, merging(rows), *out)))
+    launch_branches(sums, dy, y)
+    launch_branches(merged, dy)
+
+
+def gradient_of_all(dy, xs, y, columns, channels, dgammas, dbetas, dxs):
+    width, branches = dy.shape[1], []
+    for x, column, own_channels, *out in zip(xs, columns, channels, dxs, dgammas, dbetas, strict=True):
+        kernels = gradient_kernels[in_fours(x.shape[1], column, width, dy, x, y, out[0]), own_channels.activation]
+        rows = rows_of(x, width, column, tile(*x.shape, ROW_BLOCKS, 4))
+        branches.append((kernels, Gradient(x, rows, own_channels, *out)))
+    launch_branches(branches, dy, y)
+
+
+# Of one x
+
+
+def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
+    batch_norms_forward([x], [gamma], [beta], [eps], [activation], y, [column], [mean], [var])
+
+
+def batch_norm_statistics(x, mean, var):
+    statistics_of_all([x], [mean], [var])
+
+
+def batch_norm_normalize(x, gamma, beta, mean, var, eps, activation, y, column):
+    normalize_all([x], [Channels(gamma, beta, mean, var, eps, activation)], y, [column])
+
+
+def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
+    given = [gamma], [beta], [mean], [var], [eps], [activation]
+    batch_norms_backward(dy, [x], y, [column], *given, [dx], [dgamma], [dbeta])
+
+
+def batch_norm_sums(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta):
+    channels = Channels(gamma, beta, mean, var, eps, activation)
+    sums_of_all(dy, [x], y, [column], [channels], [dgamma], [dbeta])
+
+
+def batch_norm_gradient(dy, x, y, column, gamma, beta, mean, var, eps, activation, dgamma, dbeta, dx):
+    channels = Channels(gamma, beta, mean, var, eps, activation)
+    gradient_of_all(dy, [x], y, [column], [channels], [dgamma], [dbeta], [dx])
 
 
 def batch_norm_inference(x, gamma, beta, mean, var, eps, activation, y, column):
-    m, c = x.shape
     if not x.size:
         return
-    grid, block, chunk = tile(m, c, ROW_BLOCKS, 4)
-    rows = Rows(m, c, chunk, y.shape[1], column)
-    kernel = given_kernels[in_fours(c, column, rows.width, x, y)]
-    kernel[grid, block](x, y, rows, GivenChannels(gamma, beta, mean, var, eps, activation))
+    width, channels = y.shape[1], GivenChannels(gamma, beta, mean, var, eps, activation)
+    rows = rows_of(x, width, column, tile(*x.shape, ROW_BLOCKS, 4))
+    given_kernels[in_fours(x.shape[1], column, width, x, y)][grid_of(rows)](x, y, rows, channels)
 
 
 def batch_norm_inference_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
-    m, c = x.shape
-    grid, block, chunk = tile(m, c, SUM_BLOCKS, 8)
-    rows, channels = Rows(m, c, chunk, dy.shape[1], column), GivenChannels(gamma, beta, mean, var, eps, activation)
-    kernel = gradient_given_kernels[in_fours(c, column, rows.width, dy, x, y, dx)]
-    partial = context.empty((grid[0], 2, c), x.dtype)
-    kernel[grid, block](dy, x, y, partial, dx, rows, channels)
-    merge_gradients[merging(grid[0], c)](partial, grid[0], c, dgamma, dbeta)
+    width, own_tile = dy.shape[1], tile(*x.shape, SUM_BLOCKS, 8)
+    partial, rows = new_partial(x, own_tile), rows_of(x, width, column, own_tile)
+    kernel = gradient_given_kernels[in_fours(x.shape[1], column, width, dy, x, y, dx)]
+    kernel[grid_of(rows)](dy, x, y, partial, dx, rows, GivenChannels(gamma, beta, mean, var, eps, activation))
+    merged = MergedGradient(partial, rows.blocks.chunks, merging(rows), dgamma, dbeta)
+    launch_branches([(merge_gradients_kernels, merged)], dy)
 
 
 def running_update(mean, var, m, decay, running_mean, running_var):

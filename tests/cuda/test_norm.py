@@ -253,14 +253,6 @@ def test_small_arrays_take_one_launch(kernels, memory, rng):
     assert list(memory.driver.launches.values()) == [1, 1]
 
 
-@pytest.mark.parametrize("c", [1, 5, 4 * 65535, 4 * 65535 + 1, 1_000_000])
-def test_merging_covers_the_columns(c):
-    (_, panels), (across, down) = norm.merging(700, c)
-    assert c <= 4 * across * panels < c + 4 * across
-    assert panels <= 65535
-    assert across * down <= norm.THREADS
-
-
 @pytest.mark.parametrize(("m", "c"), [(1025, 1), (250 * 32 * 32, 96), (3136, 1024), (4_000_000, 3), (12250, 4001)])
 def test_chunks_cover_the_rows(m, c):
     for blocks, least in ((norm.SUM_BLOCKS, 8), (norm.ROW_BLOCKS, 4)):
@@ -271,7 +263,7 @@ def test_chunks_cover_the_rows(m, c):
         assert chunks * panels <= blocks + panels
 
 
-@pytest.mark.parametrize("kernel", [norm.normalize_kernels[True, RELU], norm.gradient_kernels[True, RELU]])
+@pytest.mark.parametrize("kernel", [*norm.normalize_kernels[True, RELU], *norm.gradient_kernels[True, RELU]])
 def test_float64_is_left_to_the_coefficients(kernel):
     ptx, _ = launch.compile_ptx(kernel, launch.FLOAT32, (9, 0))
     arithmetic = re.findall(r"\b(?:add|sub|mul|fma|div|sqrt|min|max)\S*\.f64\b", ptx)

@@ -9,6 +9,8 @@ depends on the tile alone.
 Columns beyond the last one are read as if they were the last, so that no load waits for a comparison, and not written.
 """
 
+from typing import Any, NamedTuple
+
 from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, load4, real, store4, uint32
 from minigrad.kernels.cuda.tools.launch import FLOAT32, kernel
 
@@ -18,11 +20,28 @@ SHARED = 4 * THREADS
 FOURS = Choice("FOURS", False)  # whether four neighbours are read and written by 16 bytes, not one by one
 
 
+class Place(NamedTuple):
+    """Where in a tile of `across` x `down` threads one is, and which panel of the columns the tile has."""
+
+    x: Any
+    y: Any
+    across: Any
+    down: Any
+    panel: Any
+
+
 @device_function
-def my_columns(c):
-    """The four columns of this thread."""
-    x, across = uint32(cuda.threadIdx.x), uint32(cuda.blockDim.x)
-    panel = uint32(uint32(cuda.blockIdx.y) * across * uint32(4))
+def place_in_block(panel):
+    """That of this thread where the block is the tile."""
+    x, y = uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
+    return Place(x, y, uint32(cuda.blockDim.x), uint32(cuda.blockDim.y), uint32(panel))
+
+
+@device_function
+def my_columns(c, place):
+    """The four columns of a thread."""
+    x, across = place.x, place.across
+    panel = uint32(place.panel * across * uint32(4))
     if FOURS:
         j = min(uint32(panel + x * uint32(4)), uint32(c - uint32(4)))
         return j, uint32(j + uint32(1)), uint32(j + uint32(2)), uint32(j + uint32(3))
@@ -37,10 +56,10 @@ def my_columns(c):
 
 
 @device_function
-def owned_columns(c):
+def owned_columns(c, place):
     """How many of them there are."""
-    x, across = uint32(cuda.threadIdx.x), uint32(cuda.blockDim.x)
-    panel = uint32(uint32(cuda.blockIdx.y) * across * uint32(4))
+    x, across = place.x, place.across
+    panel = uint32(place.panel * across * uint32(4))
     if FOURS:
         return uint32(4) if uint32(panel + x * uint32(4)) < c else uint32(0)
     j = uint32(panel + x)
@@ -106,18 +125,17 @@ def keep(shared, i, value):
 
 
 @device_function
-def add_down(value):
+def add_down(value, place):
     """The sums of four numbers over the threads of each column, for all of them; log2(down) steps.
 
     Between two of these all threads must meet, when they have read the first sums.
     """
     shared = cuda.shared.array(SHARED, real, 16)
-    across, y = uint32(cuda.blockDim.x), uint32(cuda.threadIdx.y)
-    x = uint32(cuda.threadIdx.x)
+    x, y, across = place.x, place.y, place.across
     me = uint32(y * across + x)
     keep(shared, me, value)
     cuda.syncthreads()
-    n = uint32(cuda.blockDim.y)
+    n = place.down
     while n > uint32(1):
         half = uint32((n + uint32(1)) >> uint32(1))
         if uint32(y + half) < n:

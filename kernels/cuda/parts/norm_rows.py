@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from minigrad.kernels import formulas
 from minigrad.kernels.activations import RELU, SIGMOID
 from minigrad.kernels.bits import fma
+from minigrad.kernels.cuda.parts.branches import first_row
 from minigrad.kernels.cuda.parts.columns import add_down, read, write
 from minigrad.kernels.cuda.parts.wide import overflowed
 from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, float64, real, uint32
@@ -17,16 +18,6 @@ from minigrad.kernels.cuda.tools.launch import Doubles, Real, Reals, UInt
 SMALL = 2.0**-80
 ANY = -1
 ACTIVATION = Choice("ACTIVATION", ANY)  # compiled in, or else whatever the kernel is given
-
-
-class Rows(NamedTuple):
-    """The rows of x, m of c numbers, `chunk` of them to a block; rows of y and dy have `width`, x's begin at `column`."""
-
-    m: UInt
-    c: UInt
-    chunk: UInt
-    width: UInt
-    column: UInt
 
 
 class Channels(NamedTuple):
@@ -49,15 +40,6 @@ class GivenChannels(NamedTuple):
     var: Reals
     eps: Real
     activation: UInt
-
-
-class Part(NamedTuple):
-    """What of x a thread goes over: rows start to end of a block, four columns, of which `owned` are there."""
-
-    start: Any
-    end: Any
-    j: Any
-    owned: Any
 
 
 class Coefficients(NamedTuple):
@@ -228,8 +210,8 @@ def squared(a):
 def block_statistics(x, c, part):
     """(means as offsets from the first row of x, sums of squared differences from them) over these rows, by the block."""
     start, end, j = part.start, part.end, part.j
-    down = uint32(cuda.blockDim.y)
-    row = uint32(start + uint32(cuda.threadIdx.y))
+    down = part.place.down
+    row = first_row(part)
     step = uint32(down * c)
     shift = read(x, uint32(min(row, uint32(end - uint32(1))) * c), j)
     f0, f1, f2, f3 = zeros()
@@ -261,7 +243,7 @@ def block_statistics(x, c, part):
     m3, s3 = spread(count, shift[3], origin[3], f3, s3)
     n = real(count)
     per_row = real(1) / real(uint32(end - start))
-    t = add_down((n * m0, n * m1, n * m2, n * m3))
+    t = add_down((n * m0, n * m1, n * m2, n * m3), part.place)
     mean = (t[0] * per_row, t[1] * per_row, t[2] * per_row, t[3] * per_row)
     cuda.syncthreads()  # all have read the sums
     squares = add_down(
@@ -270,9 +252,19 @@ def block_statistics(x, c, part):
             s1 + n * squared(m1 - mean[1]),
             s2 + n * squared(m2 - mean[2]),
             s3 + n * squared(m3 - mean[3]),
-        )
+        ),
+        part.place,
     )
     return mean, squares
+
+
+@device_function
+def put_partial(partial, c, part, first, second):
+    """What a block knows of its columns, two numbers each."""
+    if part.place.y == uint32(0):
+        i = uint32(uint32(2) * part.chunk * c)
+        write(partial, i, part.j, part.owned, first)
+        write(partial, uint32(i + c), part.j, part.owned, second)
 
 
 @device_function
@@ -291,8 +283,8 @@ def put_normalized(x, y, k, part, of):
 @device_function
 def normalize_rows(x, y, rows, part, of):
     """Columns of y from the rows of x."""
-    down, end, j = uint32(cuda.blockDim.y), part.end, part.j
-    row = uint32(part.start + uint32(cuda.threadIdx.y))
+    down, end, j = part.place.down, part.end, part.j
+    row = first_row(part)
     i, step = uint32(row * rows.c), uint32(down * rows.c)
     k, wide_step = uint32(row * rows.width + rows.column), uint32(down * rows.width)
     while row + uint32(3) * down < end:
@@ -334,8 +326,8 @@ def gradients(dy, y, h, of):
 @device_function
 def gradient_totals(dy, x, y, rows, part, of):
     """(sums of dz, sums of dz h) over these rows, by the block."""
-    down, end, j = uint32(cuda.blockDim.y), part.end, part.j
-    row = uint32(part.start + uint32(cuda.threadIdx.y))
+    down, end, j = part.place.down, part.end, part.j
+    row = first_row(part)
     i, step = uint32(row * rows.c), uint32(down * rows.c)
     k, wide_step = uint32(row * rows.width + rows.column), uint32(down * rows.width)
     t0, t1, t2, t3 = zeros()
@@ -360,9 +352,9 @@ def gradient_totals(dy, x, y, rows, part, of):
         t0, t1, t2, t3 = t0 + a[0], t1 + a[1], t2 + a[2], t3 + a[3]
         f = product(f, of.inverse_std)
         m0, m1, m2, m3 = m0 + a[0] * f[0], m1 + a[1] * f[1], m2 + a[2] * f[2], m3 + a[3] * f[3]
-    total = add_down((t0, t1, t2, t3))
+    total = add_down((t0, t1, t2, t3), part.place)
     cuda.syncthreads()  # all have read the sums
-    moment = add_down((m0, m1, m2, m3))
+    moment = add_down((m0, m1, m2, m3), part.place)
     return total, moment
 
 
@@ -382,8 +374,8 @@ def put_gradient(dy, y, h, dx, i, part, of, slope, offset):
 @device_function
 def gradient_rows(dy, x, y, dx, rows, part, of, slope, offset):
     """Rows of dx = scale (dz + slope (x - mean) + offset)."""
-    down, end, j = uint32(cuda.blockDim.y), part.end, part.j
-    row = uint32(part.start + uint32(cuda.threadIdx.y))
+    down, end, j = part.place.down, part.end, part.j
+    row = first_row(part)
     i, step = uint32(row * rows.c), uint32(down * rows.c)
     k, wide_step = uint32(row * rows.width + rows.column), uint32(down * rows.width)
     while row + down < end:

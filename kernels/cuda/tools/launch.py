@@ -108,8 +108,21 @@ class Of:
         self.choice = choice
 
 
+class Several:
+    """An annotation: a tuple of as many of a NamedTuple as a Choice stands for.
+
+    With `COUNT = Choice("COUNT")` in the module and `pairs: Several(Pair, COUNT)`, variant(COUNT=2) takes two of them.
+    """
+
+    def __init__(self, kind, choice):
+        self.kind, self.choice = kind, choice
+
+
 def parameter_of(annotation, chosen):
-    """The parameter that an annotation asks for, in the variant that chooses so; None for Of what is left open."""
+    """The parameter that an annotation asks for, in the variant that chooses so; None for what is left open."""
+    if isinstance(annotation, Several):
+        count = annotation.choice.known(chosen)
+        return None if count is None else TupleParameter([parameter_of(annotation.kind, chosen)] * count)
     if isinstance(annotation, Of):
         is_open = annotation.choice.name not in chosen and not annotation.choice.default
         return None if is_open else KernelParameter(annotation.choice.among(chosen).name, True)
