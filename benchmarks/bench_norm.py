@@ -27,7 +27,7 @@ class BatchNorm(Benchmark):
         gradients = empty(m, c), empty(c), empty(c)
         y, into = empty(m, c), (EPS, RELU, empty(m, c), 0)
         arguments = {
-            "forward": (x, gamma, beta, *into, *room),
+            "forward": (x, gamma, beta, *into, *room, 0.9, empty(0), empty(0)),
             "backward": (dy, x, y, 0, gamma, beta, mean, var, EPS, RELU, *gradients),
             "inference": (x, gamma, beta, narrow_mean, narrow_var, *into),
             "inference_backward": (

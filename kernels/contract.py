@@ -389,9 +389,12 @@ class Norm(Protocol):
         column: int,
         mean: Array,
         var: Array,
+        decay: float,
+        running_mean: Array,
+        running_var: Array,
         /,
     ) -> None:
-        """mean, var of the rows; y = f(gamma h + beta), h = (x - mean) / sqrt(var + eps)."""
+        """mean, var of the rows; y = f(gamma h + beta), h = (x - mean) / sqrt(var + eps); then running_update, unless (0,)."""
 
     def batch_norm_backward(
         self,
@@ -478,6 +481,9 @@ class Norm(Protocol):
         columns: list[int],
         means: list[Array],
         variances: list[Array],
+        decays: list[float],
+        running_means: list[Array],
+        running_vars: list[Array],
         /,
     ) -> None:
         """batch_norm_forward of many x into columns of one y."""

@@ -113,8 +113,10 @@ def gru_backward(dy, gates, hidden, h0, y, w_hh, reverse, dgates, dhidden, dh0):
 # Batch norm works on the columns of y and dy that its x has, and reads y only where the activation's gradient needs it.
 
 
-def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
-    return Work(None, nbytes(x, x, gamma, beta, mean, var))
+def batch_norm_forward(
+    x, gamma, beta, eps, activation, y, column, mean, var, decay, running_mean, running_var
+):  # fmt: skip
+    return Work(None, nbytes(x, x, gamma, beta, mean, var, running_mean, running_var))
 
 
 def batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta):
@@ -143,8 +145,10 @@ def batch_norm_inference_backward(dy, x, y, column, gamma, beta, mean, var, eps,
     return batch_norm_backward(dy, x, y, column, gamma, beta, mean, var, eps, activation, dx, dgamma, dbeta)
 
 
-def batch_norms_forward(xs, gammas, betas, eps, activations, y, columns, means, variances):
-    return Work(None, nbytes(xs, xs, gammas, betas, means, variances))
+def batch_norms_forward(
+    xs, gammas, betas, eps, activations, y, columns, means, variances, decays, running_means, running_vars
+):  # fmt: skip
+    return Work(None, nbytes(xs, xs, gammas, betas, means, variances, running_means, running_vars))
 
 
 def batch_norms_backward(dy, xs, y, columns, gammas, betas, means, variances, eps, activations, dxs, dgammas, dbetas):

@@ -226,7 +226,7 @@ def batch_norm(name: str, cache: int, length: int, c: int, backward: bool) -> Ca
 
     x64, dy64, gamma64, beta64 = wide(*map(part, (x, dy, gamma, beta)))
     y, mean, var = np.empty(x64.shape), np.empty(gamma64.shape), np.empty(gamma64.shape)
-    reference.norm.batch_norm_forward(x64, gamma64, beta64, EPS, RELU, y, 0, mean, var)
+    reference.norm.batch_norm_forward(x64, gamma64, beta64, EPS, RELU, y, 0, mean, var, 0.9, *np.empty((2, 0)))
 
     def forward(torch: Any, x: Any, gamma: Any, beta: Any) -> Any:
         return torch.nn.functional.batch_norm(x, None, None, gamma, beta, training=True, eps=EPS).relu_()
@@ -243,7 +243,7 @@ def batch_norm(name: str, cache: int, length: int, c: int, backward: bool) -> Ca
 
     if not backward:
         results = np.empty_like(rows), np.empty(c), np.empty(c)
-        arguments = [rows, gamma, beta, EPS, RELU, results[0], 0, *results[1:]]
+        arguments = [rows, gamma, beta, EPS, RELU, results[0], 0, *results[1:], 0.9, *np.empty((2, 0), np.float32)]
         theirs = by_torch(forward, x, gamma, beta, part=part, known=(mean, var))
         how = {"part": part, "twice": 0 if x.nbytes <= cache else x.nbytes}
         return case_of(name, "norm.batch_norm_forward", arguments, (5, 7, 8), [y, mean, var], theirs, **how)

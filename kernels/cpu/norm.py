@@ -43,9 +43,13 @@ def branch_table(xs, activations, columns):
     return sum(x.size for x in xs), np.array([widths, starts, columns, activations], np.int64).T.copy()
 
 
-def prepare_forwards(xs, gammas, betas, eps, activations, y, columns, means, variances):
+def prepare_forwards(
+    xs, gammas, betas, eps, activations, y, columns, means, variances, decays, running_means, running_vars
+):  # fmt: skip
     size, branches = branch_table(xs, activations, columns)
-    return size, branches, np.array(eps, np.float64), y, *map(pack, (xs, gammas, betas, means, variances))
+    packed = map(pack, (xs, gammas, betas, means, variances, running_means, running_vars))
+    kept = np.array([array.size for array in running_means], np.int64)
+    return size, branches, np.array(eps, np.float64), np.array(decays, np.float64), kept, y, *packed
 
 
 def is_large(size, *arguments):
@@ -90,8 +94,18 @@ def coefficient_table(branches, eps, like, gammas, betas, means, variances):
     return table
 
 
+@inlined
+def follow(mean, var, m, decay, running_mean, running_var):
+    """Running statistics after those of a batch, if there are any."""
+    for j in range(running_mean.size):
+        running_mean[j] = decay * running_mean[j] + (1 - decay) * mean[j]
+        running_var[j] = decay * running_var[j] + (1 - decay) * (var[j] * (m / (m - 1)))
+
+
 @parallel_kernel(is_large=is_large, prepare=prepare_forwards)
-def batch_norms_forward(size, branches, eps, y, xs, gammas, betas, means, variances):
+def batch_norms_forward(
+    size, branches, eps, decays, kept, y, xs, gammas, betas, means, variances, running_means, running_vars
+):  # fmt: skip
     m, rows = y.shape[0], block_rows(branches)
     blocks = (m + rows - 1) // rows
     # 1. The sums of every chunk, as differences from its first row.
@@ -108,6 +122,8 @@ def batch_norms_forward(size, branches, eps, y, xs, gammas, betas, means, varian
         c, start = branches[b, WIDTH], branches[b, START]
         mean, var = array_at(means, b, 0, c, eps), array_at(variances, b, 0, c, eps)
         statistics(matrix_at(xs, b, m, c, y), sums[:, :, start : start + c], mean, var)
+        running_mean, running_var = array_at(running_means, b, 0, kept[b], y), array_at(running_vars, b, 0, kept[b], y)
+        follow(mean, var, m, decays[b], running_mean, running_var)
     # 3. The rows, block by block through all branches: what they write of a row of y lies side by side.
     table = coefficient_table(branches, eps, y, gammas, betas, means, variances)
     for block in prange(blocks):
@@ -118,7 +134,9 @@ def batch_norms_forward(size, branches, eps, y, xs, gammas, betas, means, varian
 
 
 @parallel_kernel(sized_by=0)
-def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
+def batch_norm_forward(
+    x, gamma, beta, eps, activation, y, column, mean, var, decay, running_mean, running_var
+):  # fmt: skip
     m, c = x.shape
     chunk = chunk_size(c)
     chunks = (m + chunk - 1) // chunk
@@ -127,6 +145,7 @@ def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
         k0, k1 = k * chunk, min(m, (k + 1) * chunk)
         sum_chunk(x, x, x, 0, k0, k1, DEVIATION, x[k0 : k0 + 1], sums[0, k], sums[1, k])
     statistics(x, sums, mean, var)
+    follow(mean, var, m, decay, running_mean, running_var)
     coefficients(mean, var, gamma, beta, eps, table)
     for k in prange(chunks):
         normalize_chunk(x, y, column, k * chunk, min(m, (k + 1) * chunk), activation, table)
@@ -278,7 +297,4 @@ def batch_norm_inference_backward(dy, x, y, column, gamma, beta, mean, var, eps,
 
 @kernel
 def running_update(mean, var, m, decay, running_mean, running_var):
-    unbiased = m / (m - 1)
-    for j in range(mean.size):
-        running_mean[j] = decay * running_mean[j] + (1 - decay) * mean[j]
-        running_var[j] = decay * running_var[j] + (1 - decay) * (var[j] * unbiased)
+    follow(mean, var, m, decay, running_mean, running_var)

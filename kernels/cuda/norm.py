@@ -28,8 +28,6 @@ is computed in x's type by the same instructions both ways, so backward finds th
 comes through just where its result was positive.
 """
 
-from typing import NamedTuple
-
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cuda.parts import columns
 from minigrad.kernels.cuda.parts.branches import (
@@ -45,9 +43,21 @@ from minigrad.kernels.cuda.parts.branches import (
     rows_of,
 )
 from minigrad.kernels.cuda.parts.columns import by_fours, in_fours, tile, write
-from minigrad.kernels.cuda.parts.norm_rows import (
+from minigrad.kernels.cuda.parts.norm_given import (
     Channels,
     GivenChannels,
+    Gradient,
+    Merged,
+    MergedGradient,
+    Normalized,
+    NormalizedInOne,
+    Running,
+    Summed,
+    SummedGradient,
+    follow,
+    put_running,
+)
+from minigrad.kernels.cuda.parts.norm_rows import (
     all_slopes,
     block_statistics,
     coefficients,
@@ -66,64 +76,12 @@ from minigrad.kernels.cuda.parts.wide import (
 )
 from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.cuda.tools.language import cuda, float64, real, uint32
-from minigrad.kernels.cuda.tools.launch import Double, Doubles, Reals, Several, UInt, blocks_for, kernel
+from minigrad.kernels.cuda.tools.launch import Doubles, Reals, Several, blocks_for, kernel
 
 THREADS = columns.THREADS
 ONE_LAUNCH = 1024  # rows; this and the next two are reckoned, not measured
 SUM_BLOCKS = 1024  # as many chunks as one block merges quickly, and enough to fill a GPU
 ROW_BLOCKS = 4096
-
-
-# What a kernel is given of each x
-
-
-class Summed(NamedTuple):
-    """What the rows of x come to goes to `partial`, chunk by chunk."""
-
-    x: Reals
-    partial: Reals
-    rows: Rows
-
-
-class Merged(NamedTuple):
-    """What `chunks` of rows of x have come to, together."""
-
-    x: Reals
-    partial: Reals
-    chunks: UInt
-    rows: Rows
-    mean: Doubles
-    var: Doubles
-
-
-class Normalized(NamedTuple):
-    x: Reals
-    rows: Rows
-    channels: Channels
-
-
-class SummedGradient(NamedTuple):
-    x: Reals
-    partial: Reals
-    rows: Rows
-    channels: Channels
-
-
-class MergedGradient(NamedTuple):
-    partial: Reals
-    chunks: UInt
-    rows: Rows
-    dgamma: Reals
-    dbeta: Reals
-
-
-class Gradient(NamedTuple):
-    x: Reals
-    rows: Rows
-    channels: Channels
-    dx: Reals
-    dgamma: Reals
-    dbeta: Reals
 
 
 # Kernels, forward; `like` is of the type that they are compiled for
@@ -143,6 +101,7 @@ def merge_statistics(like: Reals, branches: Several(Merged, BRANCHES)):
     part = own_part(of.rows)
     offset, variances = statistics_of_chunks(shared, of.partial, of.chunks, of.rows, part)
     put_statistics(shared, of.x, of.rows, part, offset, variances, of.mean, of.var)
+    put_running(of.running, part, of.mean, of.var)
 
 
 def normalize(y: Reals, branches: Several(Normalized, BRANCHES)):
@@ -151,7 +110,7 @@ def normalize(y: Reals, branches: Several(Normalized, BRANCHES)):
     normalize_rows(of.x, y, of.rows, part, coefficients(of.channels, part.j))
 
 
-def batch_norm_in_one(y: Reals, branches: Several(Normalized, BRANCHES)):
+def batch_norm_in_one(y: Reals, branches: Several(NormalizedInOne, BRANCHES)):
     shared = cuda.shared.array(WIDE_SHARED, float64, 16)
     of = own(branches)
     x, rows, channels = of.x, of.rows, of.channels
@@ -162,6 +121,7 @@ def batch_norm_in_one(y: Reals, branches: Several(Normalized, BRANCHES)):
     )  # fmt: skip
     if put_statistics(shared, x, rows, part, offset, variances, channels.mean, channels.var):
         cuda.syncthreads()
+    put_running(of.running, part, channels.mean, channels.var)
     normalize_rows(x, y, rows, part, coefficients(channels, part.j))
 
 
@@ -225,14 +185,10 @@ def gradient_by_given(
 
 
 @kernel(threads=THREADS, uses_float64=True)
-def update(
-    mean: Doubles, var: Doubles, running_mean: Reals, running_var: Reals, c: UInt, decay: Double, unbiased: Double
-):
+def update(like: Reals, mean: Doubles, var: Doubles, running: Running):
     j = uint32(uint32(cuda.blockIdx.x) * uint32(THREADS) + uint32(cuda.threadIdx.x))
-    if j < c:
-        rest = float64(1) - decay
-        running_mean[j] = real(decay * float64(running_mean[j]) + rest * mean[j])
-        running_var[j] = real(decay * float64(running_var[j]) + rest * (var[j] * unbiased))
+    if j < running.count:
+        follow(running, mean, var, j)
 
 
 # Which kernel for which array
@@ -282,16 +238,19 @@ def new_partial(x, tile):
     return context.empty((chunks, 2, x.shape[1]), x.dtype)
 
 
-def batch_norms_forward(xs, gammas, betas, eps, activations, y, columns, means, variances):
+def batch_norms_forward(
+    xs, gammas, betas, eps, activations, y, columns, means, variances, decays, running_means, running_vars
+):  # fmt: skip
     channels = channels_of(gammas, betas, means, variances, eps, activations)
-    if y.shape[0] > ONE_LAUNCH:
-        statistics_of_all(xs, means, variances)
+    running = [running_of(len(y), *kept) for kept in zip(decays, running_means, running_vars, strict=True)]
+    if len(y) > ONE_LAUNCH:
+        statistics_of_all(xs, means, variances, running)
         normalize_all(xs, channels, y, columns)
         return
     width, branches = y.shape[1], []
-    for x, column, own_channels in zip(xs, columns, channels, strict=True):
+    for x, column, *given in zip(xs, columns, channels, running, strict=True):
         kernels = in_one_kernels[in_fours(x.shape[1], column, width, x, y)]
-        branches.append((kernels, Normalized(x, rows_of(x, width, column, in_one(*x.shape)), own_channels)))
+        branches.append((kernels, NormalizedInOne(x, rows_of(x, width, column, in_one(*x.shape)), *given)))
     launch_branches(branches, y)
 
 
@@ -300,13 +259,18 @@ def channels_of(*lists):
     return [Channels(*values) for values in zip(*lists, strict=True)]
 
 
-def statistics_of_all(xs, means, variances):
+def running_of(m, decay, mean, var):
+    """Running statistics of m rows each, which have no elements where none are kept."""
+    return Running(mean, var, mean.size, decay, m / max(1, m - 1))
+
+
+def statistics_of_all(xs, means, variances, running):
     sums, merged = [], []
-    for x, mean, var in zip(xs, means, variances, strict=True):
+    for x, *given in zip(xs, means, variances, running, strict=True):
         c, own_tile = x.shape[1], tile(*x.shape, SUM_BLOCKS, 8)
         partial, rows = new_partial(x, own_tile), rows_of(x, c, 0, own_tile)
         sums.append((statistics_kernels[in_fours(c, 0, 0, x)], Summed(x, partial, rows)))
-        merged.append((merge_statistics_kernels, Merged(x, partial, rows.blocks.chunks, merging(rows), mean, var)))
+        merged.append((merge_statistics_kernels, Merged(x, partial, rows.blocks.chunks, merging(rows), *given)))
     launch_branches(sums, xs[0])
     launch_branches(merged, xs[0])
 
@@ -322,7 +286,7 @@ def normalize_all(xs, channels, y, columns):
 
 def batch_norms_backward(dy, xs, y, columns, gammas, betas, means, variances, eps, activations, dxs, dgammas, dbetas):
     channels = channels_of(gammas, betas, means, variances, eps, activations)
-    if dy.shape[0] > ONE_LAUNCH:
+    if len(dy) > ONE_LAUNCH:
         sums_of_all(dy, xs, y, columns, channels, dgammas, dbetas)
         gradient_of_all(dy, xs, y, columns, channels, dgammas, dbetas, dxs)
         return
@@ -357,12 +321,16 @@ def gradient_of_all(dy, xs, y, columns, channels, dgammas, dbetas, dxs):
 # Of one x
 
 
-def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
-    batch_norms_forward([x], [gamma], [beta], [eps], [activation], y, [column], [mean], [var])
+def batch_norm_forward(
+    x, gamma, beta, eps, activation, y, column, mean, var, decay, running_mean, running_var
+):  # fmt: skip
+    given = [x], [gamma], [beta], [eps], [activation], y, [column], [mean], [var]
+    batch_norms_forward(*given, [decay], [running_mean], [running_var])
 
 
 def batch_norm_statistics(x, mean, var):
-    statistics_of_all([x], [mean], [var])
+    none = Running(x, x, 0, 0.0, 0.0)
+    statistics_of_all([x], [mean], [var], [none])
 
 
 def batch_norm_normalize(x, gamma, beta, mean, var, eps, activation, y, column):
@@ -402,5 +370,5 @@ def batch_norm_inference_backward(dy, x, y, column, gamma, beta, mean, var, eps,
 
 
 def running_update(mean, var, m, decay, running_mean, running_var):
-    c = mean.size
-    update[blocks_for(c, THREADS), THREADS](mean, var, running_mean, running_var, c, decay, m / (m - 1))
+    running = running_of(m, decay, running_mean, running_var)
+    update[blocks_for(mean.size, THREADS), THREADS](running_mean, mean, var, running)

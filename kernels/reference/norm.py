@@ -2,6 +2,7 @@
 
     batch_norm_forward              mean, var = statistics of the rows (var with divisor m)
                                     y = f(gamma h + beta), h = (x - mean) / sqrt(var + eps)           (Algorithm 1)
+                                    running_mean, running_var by running_update, or (0,) for none
     batch_norm_backward             dz = dy f'(gamma h + beta);  dgamma = sum dz h;  dbeta = sum dz
                                     dx = gamma / sqrt(var + eps) (dz - dbeta / m - h dgamma / m)      (section 3)
     batch_norm_statistics, batch_norm_normalize   the two halves of batch_norm_forward: mean and var, then y by any mean and var
@@ -58,9 +59,13 @@ def _before_activation(dy, y, column, z, activation):
     return _wide(dz)
 
 
-def batch_norm_forward(x, gamma, beta, eps, activation, y, column, mean, var):
+def batch_norm_forward(
+    x, gamma, beta, eps, activation, y, column, mean, var, decay, running_mean, running_var
+):  # fmt: skip
     batch_norm_statistics(x, mean, var)
     batch_norm_normalize(x, gamma, beta, mean, var, eps, activation, y, column)
+    if running_mean.size:
+        running_update(mean, var, len(x), decay, running_mean, running_var)
 
 
 @defined
@@ -97,8 +102,11 @@ def batch_norm_gradient(dy, x, y, column, gamma, beta, mean, var, eps, activatio
     dx[:] = gamma * inverse_std * (dz - _wide(dbeta) / m - h * (_wide(dgamma) / m))
 
 
-def batch_norms_forward(xs, gammas, betas, eps, activations, y, columns, means, variances):
-    one_by_one(batch_norm_forward, xs, gammas, betas, eps, activations, y, columns, means, variances)
+def batch_norms_forward(
+    xs, gammas, betas, eps, activations, y, columns, means, variances, decays, running_means, running_vars
+):  # fmt: skip
+    given = xs, gammas, betas, eps, activations, y, columns, means, variances, decays, running_means, running_vars
+    one_by_one(batch_norm_forward, *given)
 
 
 def batch_norms_backward(dy, xs, y, columns, gammas, betas, means, variances, eps, activations, dxs, dgammas, dbetas):

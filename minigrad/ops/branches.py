@@ -19,6 +19,7 @@ from minigrad.ops.norm import (
     check_count,
     checked,
     mark_changed,
+    running_arrays,
     scale_and_shift,
 )
 from minigrad.ops.norm_gradients import activation_gradient
@@ -74,10 +75,12 @@ class BranchConcat(Op):
         """Each branch with a norm, (x, gamma, beta, eps, activation, column), to its columns of y; running statistics."""
         xs, gammas, betas, eps, activations, columns = map(list, zip(*branches, strict=True))
         means, variances = map(list, zip(*self.statistics, strict=True))
-        self.kernels.norm.batch_norms_forward(xs, gammas, betas, eps, activations, y, columns, means, variances)
-        for mean, var, (kept, decay) in zip(means, variances, running, strict=True):
-            if kept is not None:
-                self.kernels.norm.running_update(mean, var, len(y), decay, *kept)
+        given = xs, gammas, betas, eps, activations, y, columns, means, variances
+        decays = [decay for _, decay in running]
+        running_means, running_vars = map(
+            list, zip(*[running_arrays(self, kept, y) for kept, _ in running], strict=True)
+        )
+        self.kernels.norm.batch_norms_forward(*given, decays, running_means, running_vars)
 
     def backward(self, dy: np.ndarray) -> tuple[Array | None, ...]:
         *arrays, y = self.saved  # type: ignore[misc]

@@ -47,12 +47,10 @@ class BatchNorm(Op):
         y = self.empty_like(x)
         self.mean, self.var = self.empty((c,), STATISTICS), self.empty((c,), STATISTICS)
         scale, shift = scale_and_shift(self, gamma, beta, x)
-        matrix = as_matrix(x)
+        kept = running_arrays(self, running, x)
         self.kernels.norm.batch_norm_forward(
-            matrix, scale, shift, eps, activation, as_matrix(y), 0, self.mean, self.var
+            as_matrix(x), scale, shift, eps, activation, as_matrix(y), 0, self.mean, self.var, decay, *kept
         )
-        if running is not None:
-            self.kernels.norm.running_update(self.mean, self.var, len(matrix), decay, *running)
         self.save(x, gamma, beta if activation == RELU else None, y if activation == SIGMOID else None)
         return y
 
@@ -174,6 +172,12 @@ def scale_and_shift(
         op.device.shared_constant(1.0, shape, x.dtype) if gamma is None else gamma,
         op.device.shared_constant(0.0, shape, x.dtype) if beta is None else beta,
     )
+
+
+def running_arrays(op: Op, running: Running, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The running statistics as the kernels take them: without elements where there are none."""
+    none = op.device.shared_constant(0.0, (0,), x.dtype)
+    return (none, none) if running is None else running
 
 
 def batch_norm(

@@ -44,8 +44,9 @@ def without(text, i):
 def batch_norm(memory, rng):
     """Up to 1,024 rows in one launch; of some channels float32 does not hold the squares."""
     x = rng.standard_normal((300, 96)) * rng.choice([1, 1e25], 96)
+    x = x.astype(np.float32)
     one, c = np.ones(96, np.float32), np.zeros(96)
-    memory.run("norm", "batch_norm_forward", x.astype(np.float32), one, one, 1e-5, IDENTITY, np.zeros(x.shape), 0, c, c)
+    memory.run("norm", "batch_norm_forward", x, one, one, 1e-5, IDENTITY, np.zeros_like(x), 0, c, c, 0.9, one, one)
 
 
 def statistics(memory, rng):
@@ -95,12 +96,12 @@ def product(memory, rng, precision="bf16"):
 
 
 CASES = {
-    "batch norm": (norm.in_one_kernels[True], batch_norm),
-    "statistics of a chunk": (norm.statistics_kernels[True], statistics),
-    "statistics, merged": (norm.merge_statistics, statistics),
-    "batch norm's gradient": (norm.gradient_in_one_kernels[True], gradient),
-    "sums of a chunk": (norm.sums_kernels[True, IDENTITY], sums),
-    "sums, merged": (norm.merge_gradients, sums),
+    "batch norm": (norm.in_one_kernels[True][0], batch_norm),
+    "statistics of a chunk": (norm.statistics_kernels[True][0], statistics),
+    "statistics, merged": (norm.merge_statistics_kernels[0], statistics),
+    "batch norm's gradient": (norm.gradient_in_one_kernels[True][0], gradient),
+    "sums of a chunk": (norm.sums_kernels[True, IDENTITY][0], sums),
+    "sums, merged": (norm.merge_gradients_kernels[0], sums),
     "cross entropy": (loss.cross_entropy_kernels[True], losses),
     "layer norm's gradient": (layer_norm.backward_kernels[True], layers),
     "product in bfloat16": (gemm.KERNELS[plans.BF16_NARROW, True, False], product),

@@ -7,6 +7,7 @@ from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cuda import norm
 from minigrad.kernels.cuda.tools import launch
 from minigrad.kernels.reference import elementwise
+from minigrad.kernels.reference import norm as reference
 
 EPS = 1e-5
 ACTIVATIONS = {"identity": IDENTITY, "relu": RELU, "sigmoid": SIGMOID}
@@ -89,7 +90,8 @@ class Kernels:
         gamma, beta = np.ones(c, x.dtype) if gamma is None else gamma, np.zeros(c, x.dtype) if beta is None else beta
         given = [self.memory.put(a) for a in (x, gamma, beta)]
         y, mean, var = self.memory.empty(x.shape, x.dtype), *[self.memory.empty((c,), np.float64) for _ in range(2)]
-        norm.batch_norm_forward(*given, EPS, activation, y, 0, mean, var)
+        none = self.memory.empty((0,), x.dtype)
+        norm.batch_norm_forward(*given, EPS, activation, y, 0, mean, var, 0.9, none, none)
         return [self.memory.get(a) for a in (y, mean, var)]
 
     def backward(self, dy, x, y, gamma, beta, mean, var, activation=IDENTITY):
@@ -132,14 +134,17 @@ def test_forward_matches_reference(memory, rng, dtype, path, shape, margin, acti
     c = shape[1]
     y = within(np.zeros(shape, dtype), margin)
     statistics = filled(c, c, dtype=np.float64)
-    *_, y, _, mean, var = memory.run(
-        "norm", "batch_norm_forward", x, gamma, beta, EPS, activation, y, margin[0], *statistics
+    running = np.full(c, 2, dtype), np.full(c, 3, dtype)
+    *_, y, _, mean, var, _, running_mean, running_var = memory.run(
+        "norm", "batch_norm_forward", x, gamma, beta, EPS, activation, y, margin[0], *statistics, 0.9, *running
     )
     assert_statistics(x, mean, var)
     wide = gamma * (x - x.mean(axis=0, dtype=np.float64)) / np.sqrt(x.var(axis=0, dtype=np.float64) + EPS) + beta
     expected = within(activated(wide, activation), margin)
     tolerance = 16 * np.finfo(dtype).eps * np.abs(wide).max()
     np.testing.assert_allclose(y, expected, rtol=0, atol=tolerance)
+    reference.running_update(mean, var, shape[0], 0.9, *running)
+    np.testing.assert_allclose((running_mean, running_var), running, rtol=2 * np.finfo(dtype).eps)
 
 
 @each_path
@@ -282,10 +287,11 @@ def test_branches_of_one_result_match_the_reference(check_kernel, rng, dtype):
     xs = [rng.standard_normal((m, c)).astype(dtype) for c in widths]
     gammas, betas = ([rng.standard_normal(c).astype(dtype) for c in widths] for _ in range(2))
     room = [[np.zeros(c) for c in widths] for _ in range(2)]
+    kept = [[rng.uniform(1, 2, c * (c != 8)).astype(dtype) for c in widths] for _ in range(2)]  # one of them has none
     y = np.zeros((m, 17), dtype)
     given = check_kernel(
-        "norm", "batch_norms_forward", xs, gammas, betas, [1e-5] * 3, activations, y, columns, *room, ulps=64,
-        precision=dtype,
+        "norm", "batch_norms_forward", xs, gammas, betas, [1e-5] * 3, activations, y, columns, *room, [0.9] * 3, *kept,
+        ulps=64, precision=dtype,
     )  # fmt: skip
     y, means, variances = given[5], given[7], given[8]
     dy = rng.standard_normal(y.shape).astype(dtype)

@@ -63,10 +63,11 @@ def check(kernel, *arguments):
         assert np.array_equal(first, second, equal_nan=True)
 
 
-def in_two_branches(x, gamma, beta, activation, y, column, mean, var):
-    """Normalize x twice into the same columns, as two branches."""
+def in_two_branches(x, gamma, beta, activation, y, column, mean, var, running_mean, running_var):
+    """Normalize x twice into the same columns, as two branches; to the same running statistics, as they are."""
     twice = [[a, a] for a in (x, gamma, beta, 1e-5, activation)]
-    norm.batch_norms_forward(*twice, y, [column, column], [mean, mean], [var, var])
+    results = [[a, a] for a in (column, mean, var, 1.0, running_mean, running_var)]
+    norm.batch_norms_forward(*twice, y, *results)
 
 
 def check_all(rng, dtype):
@@ -98,8 +99,9 @@ def check_all(rng, dtype):
         x, v, y, one = sample(m, c), sample(c), np.empty((m, c), dtype), np.empty(1, dtype)
         for (before, after), activation in itertools.product(WIDER, (IDENTITY, RELU, SIGMOID)):
             wide, mean, var = sample(m, before + c + after), sample(c).astype(np.float64), sample(c).astype(np.float64)
-            check(norm.batch_norm_forward, x, v, v, 1e-5, activation, wide, before, mean, var)
-            check(in_two_branches, x, v, v, activation, wide, before, mean, var)
+            running = sample(c), sample(c)
+            check(norm.batch_norm_forward, x, v, v, 1e-5, activation, wide, before, mean, var, 0.9, *running)
+            check(in_two_branches, x, v, v, activation, wide, before, mean, var, *running)
             check(norm.batch_norm_inference, x, v, v, v, v, 1e-5, activation, wide, before)
             statistics = {norm.batch_norm_backward: (mean, var), norm.batch_norm_inference_backward: (v, v)}
             for backward, given in statistics.items():

@@ -50,9 +50,9 @@ def test_forward_matches_reference(check_kernel, data, dtype, shape):
     x, _, gamma, beta = data(*shape)
     (y,) = empty(shape, dtype=dtype)
     mean, var = empty(shape[1], shape[1], dtype=np.float64)
-    arguments = x, gamma, beta, EPS, IDENTITY, y, 0, mean, var
+    arguments = x, gamma, beta, EPS, IDENTITY, y, 0, mean, var, 0.9, *empty(0, 0, dtype=dtype)
     checked = {"parallel": x.size >= GRAIN, "ulps": 64, "precision": dtype}  # of the statistics too, which are float64
-    *_, y, _, mean, var = check_kernel("norm", "batch_norm_forward", *arguments, **checked)
+    *_, y, _, mean, var, _, _, _ = check_kernel("norm", "batch_norm_forward", *arguments, **checked)
     expected_mean, expected_var = statistics(x)
     precision = np.finfo(dtype).eps
     deviation = np.sqrt(expected_var)
@@ -135,14 +135,18 @@ def test_two_halves_give_the_bits_of_the_whole(data, dtype, shape, activation):
     y, dx, y2, dx2 = empty(shape, shape, shape, shape, dtype=dtype)
     dgamma, dbeta, dgamma2, dbeta2 = empty(*[shape[1]] * 4, dtype=dtype)
     mean, var, mean2, var2 = empty(*[shape[1]] * 4, dtype=np.float64)
-    norm.batch_norm_forward(x, gamma, beta, EPS, activation, y, 0, mean, var)
+    running_mean, running_var = np.full(shape[1], 7, dtype), np.full(shape[1], 8, dtype)
+    running_mean2, running_var2 = running_mean.copy(), running_var.copy()
+    norm.batch_norm_forward(x, gamma, beta, EPS, activation, y, 0, mean, var, 0.9, running_mean, running_var)
     norm.batch_norm_statistics(x, mean2, var2)
+    norm.running_update(mean2, var2, len(x), 0.9, running_mean2, running_var2)
     norm.batch_norm_normalize(x, gamma, beta, mean2, var2, EPS, activation, y2, 0)
     given = dy, x, y, 0, gamma, beta, mean, var, EPS, activation
     norm.batch_norm_backward(*given, dx, dgamma, dbeta)
     norm.batch_norm_sums(*given, dgamma2, dbeta2)
     norm.batch_norm_gradient(*given, dgamma2, dbeta2, dx2)
-    for whole, halves in zip((mean, var, y, dgamma, dbeta), (mean2, var2, y2, dgamma2, dbeta2), strict=True):
+    wholes = mean, var, running_mean, running_var, y, dgamma, dbeta
+    for whole, halves in zip(wholes, (mean2, var2, running_mean2, running_var2, y2, dgamma2, dbeta2), strict=True):
         np.testing.assert_array_equal(whole, halves)
     # the sums are rounded to x's type between the halves of backward
     np.testing.assert_allclose(dx2, dx, rtol=0, atol=8 * np.finfo(dtype).eps * np.abs(dx).max())
@@ -169,7 +173,7 @@ def forward(x, gamma=None, beta=None):
     c = x.shape[1]
     gamma, beta = np.ones(c, x.dtype) if gamma is None else gamma, np.zeros(c, x.dtype) if beta is None else beta
     y, mean, var = np.empty_like(x), np.empty(c), np.empty(c)
-    norm.batch_norm_forward(x, gamma, beta, EPS, IDENTITY, y, 0, mean, var)
+    norm.batch_norm_forward(x, gamma, beta, EPS, IDENTITY, y, 0, mean, var, 0.9, *np.empty((2, 0), x.dtype))
     return y, mean, var
 
 

@@ -67,11 +67,18 @@ def activated(z, activation):
     return y
 
 
+def no_running(dtype):
+    """What batch_norm_forward takes where no running statistics are kept."""
+    return 0.9, *filled(0, 0, dtype=dtype)
+
+
 def results(name, data, activation):
     """y by the forward kernel that goes with a backward kernel; the statistics it found or took are data's from now on."""
     (y,) = filled(data.x.shape, dtype=data.x.dtype)
     statistics = filled(*[data.x.shape[1]] * 2, dtype=np.float64)
-    norm.batch_norm_forward(data.x, data.gamma, data.beta, EPS, activation, y, 0, *statistics)
+    norm.batch_norm_forward(
+        data.x, data.gamma, data.beta, EPS, activation, y, 0, *statistics, *no_running(data.x.dtype)
+    )
     data.mean, data.var = statistics
     if name == "batch_norm_inference_backward":
         data.mean, data.var = (a.astype(data.x.dtype) for a in statistics)
@@ -93,11 +100,12 @@ def test_forward_is_normalization_then_activation_to_the_bit(rng, dtype, shape, 
     data = Data(rng, dtype, shape)
     mean, var = filled(shape[1], shape[1], dtype=np.float64)
     (z,) = filled(shape, dtype=dtype)
-    norm.batch_norm_forward(data.x, data.gamma, data.beta, EPS, IDENTITY, z, 0, mean, var)
+    norm.batch_norm_forward(data.x, data.gamma, data.beta, EPS, IDENTITY, z, 0, mean, var, *no_running(dtype))
     for margin in MARGINS:
         y = within(np.full(shape, np.nan, dtype), margin, SENTINEL)
         other_mean, other_var = filled(shape[1], shape[1], dtype=np.float64)
-        norm.batch_norm_forward(data.x, data.gamma, data.beta, EPS, activation, y, margin[0], other_mean, other_var)
+        given = data.x, data.gamma, data.beta, EPS, activation, y, margin[0], other_mean, other_var
+        norm.batch_norm_forward(*given, *no_running(dtype))
         assert columns(y, margin).tobytes() == activated(z, activation).tobytes()
         assert (outside(y, margin) == SENTINEL).all()
         assert (other_mean.tobytes(), other_var.tobytes()) == (mean.tobytes(), var.tobytes())
@@ -138,9 +146,9 @@ def test_forward_matches_reference(check_kernel, rng, dtype, shape, margin, acti
     data = Data(rng, dtype, shape)
     y = within(np.full(shape, np.nan, dtype), margin, SENTINEL)
     mean, var = filled(shape[1], shape[1], dtype=np.float64)
-    arguments = data.x, data.gamma, data.beta, EPS, activation, y, margin[0], mean, var
+    arguments = data.x, data.gamma, data.beta, EPS, activation, y, margin[0], mean, var, *no_running(dtype)
     checked = {"parallel": data.x.size >= GRAIN, "ulps": 64, "precision": dtype}
-    *_, y, _, _, _ = check_kernel("norm", "batch_norm_forward", *arguments, **checked)
+    y = check_kernel("norm", "batch_norm_forward", *arguments, **checked)[5]
     expected = {IDENTITY: data.z, RELU: np.maximum(data.z, 0), SIGMOID: 1 / (1 + np.exp(-data.z))}[activation]
     np.testing.assert_allclose(columns(y, margin), expected, rtol=0, atol=200 * np.finfo(dtype).eps)
 

@@ -1,5 +1,7 @@
 """Batch normalization of many matrices into columns of one y, and back from columns of one dy."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,10 @@ class Branches:
         self.y = np.full((m, self.total), SENTINEL, dtype)
         self.dy = rng.standard_normal((m, self.total)).astype(dtype)
         self.means, self.variances = self.empty(np.float64), self.empty(np.float64)
+        self.decays = [0.5 + 0.1 * b for b in range(len(widths))]
+        kept = [c * (b != 1) for b, c in enumerate(widths)]  # all but the second branch have running statistics
+        self.running_means = [rng.standard_normal(c).astype(dtype) for c in kept]
+        self.running_vars = [rng.uniform(0.5, 2, c).astype(dtype) for c in kept]
 
     def empty(self, dtype):
         return [np.full(c, np.nan, dtype) for c in self.widths]
@@ -45,7 +51,7 @@ class Branches:
     def forward(self):
         """Arguments of batch_norms_forward."""
         given = self.xs, self.gammas, self.betas, self.eps, self.activations, self.y, self.columns
-        return *given, self.means, self.variances
+        return *given, self.means, self.variances, self.decays, self.running_means, self.running_vars
 
     def backward(self):
         """Arguments of batch_norms_backward; call the forward kernel first."""
@@ -63,14 +69,15 @@ def outside(branches):
 @each_size
 def test_forward_has_the_bits_of_one_call_for_each(rng, dtype, m, widths):
     branches = Branches(rng, dtype, m, widths)
-    y = branches.y.copy()
+    y, before = branches.y.copy(), copy.deepcopy((branches.running_means, branches.running_vars))
     norm.batch_norms_forward(*branches.forward())
-    for x, gamma, beta, eps, activation, column, mean, var in zip(
-        *branches.forward()[:5], *branches.forward()[6:], strict=True
+    for x, gamma, beta, eps, activation, column, *results, decay, running_mean, running_var, old_mean, old_var in zip(
+        *branches.forward()[:5], *branches.forward()[6:], *before, strict=True
     ):
-        own_mean, own_var = np.empty_like(mean), np.empty_like(var)
-        norm.batch_norm_forward(x, gamma, beta, eps, activation, y, column, own_mean, own_var)
-        assert (own_mean.tobytes(), own_var.tobytes()) == (mean.tobytes(), var.tobytes())
+        own = [np.empty_like(a) for a in results]
+        norm.batch_norm_forward(x, gamma, beta, eps, activation, y, column, *own, decay, old_mean, old_var)
+        results, own = [*results, running_mean, running_var], [*own, old_mean, old_var]
+        assert [a.tobytes() for a in own] == [a.tobytes() for a in results]
     assert branches.y.tobytes() == y.tobytes()
     assert (outside(branches) == SENTINEL).all()
 

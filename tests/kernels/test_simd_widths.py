@@ -144,9 +144,10 @@ for dtype in (np.float32, np.float64):
         x, dy, gamma, beta = (rng.standard_normal(s).astype(dtype) for s in ((m, c), (m, c), c, c))
         y, dx, mean, var, dgamma, dbeta = *np.empty((2, m, c), dtype), *np.empty((2, c)), *np.empty((2, c), dtype)
         for activation in range(3):
-            norm.batch_norm_forward(x, gamma, beta, 1e-5, activation, y, 0, mean, var)
+            running = np.zeros(c, dtype), np.ones(c, dtype)
+            norm.batch_norm_forward(x, gamma, beta, 1e-5, activation, y, 0, mean, var, 0.9, *running)
             norm.batch_norm_backward(dy, x, y, 0, gamma, beta, mean, var, 1e-5, activation, dx, dgamma, dbeta)
-            for array in (y, mean, var, dx, dgamma, dbeta):
+            for array in (y, mean, var, *running, dx, dgamma, dbeta):
                 digest.update(array.tobytes())
 print(digest.hexdigest())
 """

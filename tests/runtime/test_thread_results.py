@@ -62,8 +62,9 @@ def norm_work(rng, dtype):
         y, dx, dgamma, dbeta = np.empty_like(x), np.empty_like(x), np.empty(c, dtype), np.empty(c, dtype)
         mean, var = np.empty(c), np.empty(c)
         for activation in (IDENTITY, RELU, SIGMOID):
-            norm.batch_norm_forward(x, gamma, beta, 1e-5, activation, y, 0, mean, var)
-            yield from (y.copy(), mean.copy(), var.copy())
+            running = np.zeros(c, dtype), np.ones(c, dtype)
+            norm.batch_norm_forward(x, gamma, beta, 1e-5, activation, y, 0, mean, var, 0.9, *running)
+            yield from (y.copy(), mean.copy(), var.copy(), *running)
             norm.batch_norm_backward(dy, x, y, 0, gamma, beta, mean, var, 1e-5, activation, dx, dgamma, dbeta)
             yield from (dx.copy(), dgamma.copy(), dbeta.copy())
         mean, var = mean.astype(dtype), var.astype(dtype)

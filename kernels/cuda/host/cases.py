@@ -97,7 +97,8 @@ CASES = {
     "sum of rows": Case(reduce.sum_forward, [(64, 256, 1), (64, 1)]),
     "sum of columns": Case(reduce.sum_forward, [(1, *ROWS), (1, 64)]),
     "batch norm": Case(
-        lambda x, y, g, b, m, v: norm.batch_norm_forward(x, g, b, 1e-5, RELU, y, 0, m, v), [ROWS, ROWS, *COLUMN]
+        lambda x, y, g, b, m, v, *running: norm.batch_norm_forward(x, g, b, 1e-5, RELU, y, 0, m, v, 0.9, *running),
+        [ROWS, ROWS, *COLUMN, *COLUMN[:2]],
     ),
     "gradient of batch norm": Case(
         lambda dy, x, y, dx, g, b, m, v, dg, db: norm.batch_norm_backward(

@@ -13,33 +13,10 @@ from minigrad.kernels.cuda.parts.branches import first_row
 from minigrad.kernels.cuda.parts.columns import add_down, read, write
 from minigrad.kernels.cuda.parts.wide import overflowed
 from minigrad.kernels.cuda.tools.language import Choice, cuda, device_function, float64, real, uint32
-from minigrad.kernels.cuda.tools.launch import Doubles, Real, Reals, UInt
 
 SMALL = 2.0**-80
 ANY = -1
 ACTIVATION = Choice("ACTIVATION", ANY)  # compiled in, or else whatever the kernel is given
-
-
-class Channels(NamedTuple):
-    """What is known of the channels; the statistics are those of the batch."""
-
-    gamma: Reals
-    beta: Reals
-    mean: Doubles
-    var: Doubles
-    eps: Real
-    activation: UInt
-
-
-class GivenChannels(NamedTuple):
-    """The same with statistics in x's type."""
-
-    gamma: Reals
-    beta: Reals
-    mean: Reals
-    var: Reals
-    eps: Real
-    activation: UInt
 
 
 class Coefficients(NamedTuple):
