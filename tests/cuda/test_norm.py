@@ -1,11 +1,15 @@
+import functools
+import itertools
 import re
 
 import numpy as np
 import pytest
+from targets import Cuda
 
 from minigrad.kernels.activations import IDENTITY, RELU, SIGMOID
 from minigrad.kernels.cuda import norm
 from minigrad.kernels.cuda.tools import launch
+from minigrad.kernels.one_by_one import one_by_one
 from minigrad.kernels.reference import elementwise
 from minigrad.kernels.reference import norm as reference
 
@@ -300,3 +304,66 @@ def test_branches_of_one_result_match_the_reference(check_kernel, rng, dtype):
         "norm", "batch_norms_backward", dy, xs, y, columns, gammas, betas, means, variances, [1e-5] * 3, activations,
         *out, ulps=64,
     )  # fmt: skip
+
+
+class Branches:
+    """Some x, and what is normalized from them into one y; every activation has its turn, unless it is given."""
+
+    def __init__(self, memory, rng, dtype, m, widths, activation=None):
+        self.memory, self.widths, self.dtype = memory, widths, dtype
+        self.columns = [4 * (b + 1) + sum(widths[:b]) for b in range(len(widths))]
+        self.xs, self.gammas, self.betas = [], [], []
+        for c in widths:
+            x, gamma, beta, *_ = data(rng, dtype, (m, c))
+            x[:, -1] *= 1e25  # float32 does not hold the squares
+            for array, arrays in ((x, self.xs), (gamma, self.gammas), (beta, self.betas)):
+                arrays.append(memory.put(array))
+        self.eps = [10.0 ** -(b + 3) for b in range(len(widths))]
+        turns = [RELU, IDENTITY, SIGMOID] if activation is None else [activation]
+        self.activations = [turns[b % len(turns)] for b in range(len(widths))]
+        self.shape = m, 4 * (len(widths) + 1) + sum(widths)
+        self.dy = rng.standard_normal(self.shape).astype(dtype)
+
+    def new(self, dtype, value=np.nan):
+        return [self.memory.put(np.full(c, value, dtype)) for c in self.widths]
+
+    def results(self, calls):
+        """The bytes of all that is computed, by one call for all branches or one for each."""
+        forward, backward = norm.batch_norms_forward, norm.batch_norms_backward
+        if calls == "each":
+            forward = functools.partial(one_by_one, norm.batch_norm_forward)
+            backward = functools.partial(one_by_one, norm.batch_norm_backward)
+        y, dy = self.memory.put(np.full(self.shape, SENTINEL, self.dtype)), self.memory.put(self.dy)
+        statistics = self.new(np.float64), self.new(np.float64)
+        running = self.new(self.dtype, 2), self.new(self.dtype, 3)
+        given = self.gammas, self.betas, self.eps, self.activations
+        forward(self.xs, *given, y, self.columns, *statistics, [0.9] * len(self.xs), *running)
+        dxs = [self.memory.put(np.full(x.shape, np.nan, self.dtype)) for x in self.xs]
+        sums = self.new(self.dtype), self.new(self.dtype)
+        given = self.gammas, self.betas, *statistics, self.eps, self.activations
+        backward(dy, self.xs, y, self.columns, *given, dxs, *sums)
+        arrays = itertools.chain([y], dxs, *statistics, *running, *sums)
+        return [self.memory.get(array).tobytes() for array in arrays]
+
+
+@each_path
+@pytest.mark.parametrize("widths", [(8,), (3, 8, 5), (8, 16, 4, 12), (4, 1, 9, 8, 20)], ids=str)
+def test_branches_have_the_bits_of_a_call_for_each(memory, rng, dtype, path, widths):
+    branches = Branches(memory, rng, dtype, 33, widths)
+    assert branches.results("all") == branches.results("each")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("widths", [(24, 8, 48), (4, 1, 9, 8, 264)], ids=str)
+@pytest.mark.parametrize("m", [61, 1300])
+def test_branches_have_the_bits_of_a_call_for_each_on_the_host(monkeypatch, rng, dtype, m, widths):
+    branches = Branches(Cuda(monkeypatch, on_host=True), rng, dtype, m, widths)
+    assert branches.results("all") == branches.results("each")
+
+
+@pytest.mark.parametrize(("in_one", "expected"), [(True, 2), (False, 6)], ids=["one launch", "chunks"])
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_four_branches_take_the_launches_of_one(memory, rng, path, expected, count):
+    branches = Branches(memory, rng, np.float32, 33, (8, 16, 4, 12, 20)[:count], RELU)
+    branches.results("all")
+    assert sum(memory.driver.launches.values()) == expected * -(-count // 4)
