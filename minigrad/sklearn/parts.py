@@ -103,9 +103,10 @@ def made_loader(x: np.ndarray, targets: np.ndarray, batch_size: int, seed: int, 
 
 
 class BestWeights:
-    """A callback that keeps the model's values of the epoch whose validation loss was least, for `put_back`."""
+    """A callback that keeps the model's values of the epoch whose validation loss was least, for `put_back`.
 
-    only_looks = True  # it adds nothing to the rows it is given
+    Each of several processes keeps its own, as each puts them back.
+    """
 
     def __init__(self) -> None:
         self.best = Best("validation_loss", None)

@@ -1,6 +1,8 @@
 import pytest
 from ranks import run
 
+pytest.importorskip("sklearn")
+
 
 @pytest.fixture(scope="module")
 def found():
@@ -23,3 +25,7 @@ def test_samples_of_which_there_is_no_average_are_told(found):
         assert "samples must be from 0 to below inf, not -1.0" in negative
         assert "not nan" in unknown
         assert "an average over all processes needs samples, and their numbers add up to 0.0" in none
+
+
+def test_an_estimator_goes_back_to_its_best_epoch_in_all_processes(found):
+    assert found[0]["early_stopped"] == found[1]["early_stopped"]

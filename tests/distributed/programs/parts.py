@@ -1,7 +1,7 @@
 """Gradients of another parameter in each rank, and validation by the very loader that training shares out."""
 
 import numpy as np
-from told import result
+from told import bits, result
 
 import minigrad as mg
 from minigrad import distributed, nn
@@ -59,4 +59,21 @@ def validation():
     return [history.epochs[-1]["validation_loss"], float(np.mean((x * weight + bias - x) ** 2))]
 
 
-result({"validation": validation(), "told": gradients_of_others(), "samples": samples_told()})
+def early_stopped():
+    """The bits of an estimator's network that has gone back to its best epoch."""
+    from minigrad.sklearn import MinigradClassifier
+
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((60, 5)).astype(np.float32), rng.integers(0, 3, 60)
+    model = MinigradClassifier(random_state=0, batch_size=24, early_stopping=True, epochs=9).fit(x, y).model_
+    return bits(model.state_dict().values())
+
+
+result(
+    {
+        "early_stopped": early_stopped(),
+        "validation": validation(),
+        "told": gradients_of_others(),
+        "samples": samples_told(),
+    }
+)
