@@ -1,14 +1,13 @@
-"""Convolution by 3 x 3 windows with fewer multiplications: Winograd's F(2 x 2, 3 x 3) in float32.
+"""Convolution by 3 x 3 windows with fewer multiplications: Winograd's F(4 x 4, 3 x 3) in float32.
 
-A tile of 2 x 2 outputs depends on 4 x 4 pixels. Transformed, the tile costs 16 products for each pair of channels, where the
-direct way has 36. For each of the 16 places in a tile there is a matrix product, of tiles by channels, on the micro-kernels
+A tile of 4 x 4 outputs depends on 6 x 6 pixels. Transformed, the tile costs 36 products for each pair of channels, where the
+direct way has 144. For each of the 36 places in a tile there is a matrix product, of tiles by channels, on the micro-kernels
 of vector/tiles.py; a block of tiles goes through all of it while it is in the cache. The gradient of the weights goes the same
-way: there the 4 x 4 pixels meet 2 x 2 gradients, and the products are summed over the tiles.
+way: there the 6 x 6 pixels meet 4 x 4 gradients, and the products are summed over the tiles.
 
-The sums are those of other numbers than the direct way's, with an error of a few units in the last place of the largest term.
-The transforms multiply nothing by zero, so a NaN in a pixel makes NaNs of the outputs whose windows see it and of no others. An
-infinity reaches the same outputs, but as a NaN where two of the sums hold it with different signs. A gradient of the weights is
-the sum of all places, so all nine of a pair of channels are lost to a NaN, also those that it does not meet at an edge.
+The sums are those of other numbers than the direct way's, with twice its error or so. A NaN or an infinity in a pixel makes
+NaNs of all outputs of the tiles that see it, up to four pixels further away than its windows reach. A gradient of the weights
+is the sum of all places, so all nine of a pair of channels are lost to a NaN, also those that it does not meet at an edge.
 
 A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.
 """
@@ -30,7 +29,9 @@ from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_si
 from minigrad.kernels.cpu.tools.pointers import element_at, keep, pixel_at, row_at
 from minigrad.kernels.cpu.vector.code import vector_lanes
 from minigrad.kernels.cpu.vector.copies import touch
+from minigrad.kernels.cpu.vector.tiles import HEIGHTS, tile_rows
 from minigrad.kernels.cpu.vector.winograd import (
+    STEP,
     transform_outputs,
     transform_pixels,
     transform_result,
@@ -38,16 +39,16 @@ from minigrad.kernels.cpu.vector.winograd import (
     transform_window,
 )
 
-PLACES = 16  # in a tile of 4 x 4
+PLACES = 36  # in a tile
 ROWS = 24  # a multiple of all tile heights of the products
 BLOCK_BYTES = 3 << 17  # of transformed tiles that are worked on together
 SAME_SETS = 4096  # bytes from one address to the next whose lines fall into the same set of the first-level cache
 APART = 192  # bytes more than a multiple of that from place to place: the lines of a tile fall into sets of their own
 LEAST_CHANNELS = 12  # on both sides, and
 LEAST_WEIGHTS = 256  # of a place, for transforms to pay
-LEAST_TILES = 64
+LEAST_TILES = 16
 MOST_SUMS = 1 << 22  # elements of all parts of the gradient of the weights together
-PART_TILES = 512  # of a part, at least
+PART_TILES = 256  # of a part, at least
 
 
 def pays(source, target, window):
@@ -60,7 +61,7 @@ def pays(source, target, window):
         and source.shape[3] >= LEAST_CHANNELS
         and target.shape[3] >= LEAST_CHANNELS
         and source.shape[3] * target.shape[3] >= LEAST_WEIGHTS
-        and n * ((oh + 1) // 2) * ((ow + 1) // 2) >= LEAST_TILES
+        and n * -(-oh // STEP) * -(-ow // STEP) >= LEAST_TILES
     )
 
 
@@ -78,17 +79,17 @@ def place_step(elements, item):
 
 @inlined
 def find_tiles(x, t, most, across, down, size, top, left, outside, table):
-    """Where the size x size pixels from (2 i - top, 2 j - left) on lie, of tile t and of those beside it.
+    """Where the size x size pixels from (4 i - top, 4 j - left) on lie, of tile t and of those beside it.
 
     (tiles, at most `most`, address of a table of their pixels or 0, address of the first pixel). Tiles that lie in the image
     come together, since their pixels need no table; another one comes alone, with `outside` for what is not in the image.
     """
     _, h, w, c = x.shape
     image, inside = t // (across * down), t % (across * down)
-    row, column = inside // across * 2 - top, inside % across * 2 - left
+    row, column = inside // across * STEP - top, inside % across * STEP - left
     first = pixel_at(x, image, row, column)
     if row >= 0 and column >= 0 and row + size <= h and column + size <= w:
-        return min(most, across - inside % across, (w - size - column) // 2 + 1), 0, first
+        return min(most, across - inside % across, (w - size - column) // STEP + 1), 0, first
     for a in range(size):
         for b in range(size):
             i, j = row + a, column + b
@@ -106,7 +107,7 @@ def pixels_to_places(x, t0, count, across, down, top, left, zeros, table, places
     pixel = c * np.intp(x.itemsize)
     t = 0
     while t < count:
-        some, found, first = find_tiles(x, t0 + t, count - t, across, down, 4, top, left, zeros.ctypes.data, table)
+        some, found, first = find_tiles(x, t0 + t, count - t, across, down, 6, top, left, zeros.ctypes.data, table)
         transform_pixels(
             x.dtype, found, first, w * pixel, pixel, element_at(places, 0, t * c), places.strides[0], c, some
         )
@@ -119,8 +120,8 @@ def pixels_to_places(x, t0, count, across, down, top, left, zeros, table, places
 def touch_pixels(x, t0, t1, across, down, size, top):
     """Have the rows of pixels of tiles t0:t1 in the cache."""
     n, h, w, c = x.shape
-    first = t0 // (across * down) * h + t0 % (across * down) // across * 2 - top
-    last = (t1 - 1) // (across * down) * h + (t1 - 1) % (across * down) // across * 2 - top + size
+    first = t0 // (across * down) * h + t0 % (across * down) // across * STEP - top
+    last = (t1 - 1) // (across * down) * h + (t1 - 1) % (across * down) // across * STEP - top + size
     first, last = max(first, 0), min(last, n * h)
     touch(row_at(x, first * w), (last - first) * w * c * x.itemsize)
 
@@ -171,7 +172,7 @@ def convolve(source, w, bias, target, top, left, transposed):
                 count = min(wide * lanes, columns - j)
                 transform_window(dtype, sources.ctypes.data, targets.ctypes.data, count)
     # 2. Each thread takes one block of tiles after another through all of it.
-    down, across = (oh + 1) // 2, (ow + 1) // 2
+    down, across = -(-oh // STEP), -(-ow // STEP)
     tiles = n * down * across
     size = block_tiles(c + k, item)
     blocks = (tiles + size - 1) // size
@@ -181,26 +182,32 @@ def convolve(source, w, bias, target, top, left, transposed):
         zeros, spare, table = np.zeros(c, dtype), np.empty(k, dtype), np.empty(PLACES, np.int64)
         pixels = block[: PLACES * place_step(size * c, item)].reshape((PLACES, -1))
         results = block[pixels.size :].reshape((PLACES, -1))
+        rows_of = np.empty((2, size), np.int64)  # addresses of the rows of both at the first place
+        for r in range(size):
+            rows_of[0, r], rows_of[1, r] = element_at(pixels, 0, r * c), element_at(results, 0, r * k)
+        tap = np.array([0, 0, c])  # from there to another place, and the depth of a product
         for b in range(thread * blocks // threads, (thread + 1) * blocks // threads):
             t0 = b * size
             count = min(size, tiles - t0)
             # 3. The pixels, transformed: one matrix (tiles, c) for each place. A tile reaches into the padding, which is zero.
-            touch_pixels(source, t0, t0 + count, across, down, 4, top)
+            touch_pixels(source, t0, t0 + count, across, down, 6, top)
             pixels_to_places(source, t0, count, across, down, top, left, zeros, table, pixels)
             # 4. The products of these matrices: (tiles, c) (c, k) -> (tiles, k) for each place.
             for place in range(PLACES):
+                tap[0] = place * pixels.strides[0]
                 for p in range(panels):
                     j, wide, used = panel(p, k, dtype)
-                    tiles_down(
-                        dtype, wide, False, row_at(pixels, place), c * item, count, c,
-                        panel_at(packed[place], j, c), wide * lanes * item, 0,
-                        element_at(results, place, j), k * item, used, 0, 0, 0,
-                    )  # fmt: skip
-            # 5. Back to 2 x 2 pixels of the target; those beyond its edge are written where nobody looks.
+                    weights, shift = panel_at(packed[place], j, c), place * results.strides[0] + j * item
+                    for r in range(0, count, HEIGHTS[wide]):
+                        tile_rows(
+                            dtype, wide, min(HEIGHTS[wide], count - r), element_at(rows_of, 0, r), element_at(rows_of, 1, r),
+                            shift, 0, tap.ctypes.data, 1, weights, wide * lanes * item, used, None,
+                        )  # fmt: skip
+            # 5. Back to 4 x 4 pixels of the target; those beyond its edge are written where nobody looks.
             t = 0
             while t < count:
                 some, found, first = find_tiles(
-                    target, t0 + t, count - t, across, down, 2, 0, 0, spare.ctypes.data, table
+                    target, t0 + t, count - t, across, down, STEP, 0, 0, spare.ctypes.data, table
                 )
                 transform_result(
                     dtype, found, first, ow * k * item, k * item, element_at(results, 0, t * k), results.strides[0], k, some,
@@ -209,6 +216,8 @@ def convolve(source, w, bias, target, top, left, transposed):
                 t += some
         keep(block)
         keep(table)
+        keep(rows_of)
+        keep(tap)
 
 
 def prepare_forward(x, w, bias, window, y):
@@ -231,27 +240,28 @@ def reduce_tiles(x, dy, dw, top, left):
     c = x.shape[3]
     dtype = dw.dtype
     item = np.intp(dw.itemsize)
-    down, across = (oh + 1) // 2, (ow + 1) // 2
+    down, across = -(-oh // STEP), -(-ow // STEP)
     tiles = n * down * across
-    size = block_tiles(c + k, item)
-    # 1. A part sums over some of the tiles, block after block: one matrix (c, k) for each place.
+    # 1. A part sums over some of the tiles, block after block: one matrix (c, k) for each place. Blocks take up no less memory
+    # than the sums, which each of them goes over.
+    size = max(block_tiles(c + k, item), -(-c * k // ((c + k) * ROWS)) * ROWS)
     parts = max(2, min(16, tiles // PART_TILES, MOST_SUMS // (PLACES * c * k)))
-    sums = np.zeros((parts, PLACES, c, k), dtype)
+    sums = np.empty((parts, PLACES, c, k), dtype)
     for part in prange(parts):
         block = np.empty(PLACES * (place_step(size * c, item) + place_step(size * k, item)), dtype)
         zeros, table = np.zeros(max(c, k), dtype), np.empty(PLACES, np.int64)
         pixels = block[: PLACES * place_step(size * c, item)].reshape((PLACES, -1))
         gradients = block[pixels.size :].reshape((PLACES, -1))
-        last = (part + 1) * tiles // parts
-        for t0 in range(part * tiles // parts, last, size):
+        begin, last = part * tiles // parts, (part + 1) * tiles // parts
+        for t0 in range(begin, last, size):
             count = min(size, last - t0)
             # 2. Pixels and gradients, transformed: matrices (tiles, c) and (tiles, k).
-            touch_pixels(x, t0, t0 + count, across, down, 4, top)
-            touch_pixels(dy, t0, t0 + count, across, down, 2, 0)
+            touch_pixels(x, t0, t0 + count, across, down, 6, top)
+            touch_pixels(dy, t0, t0 + count, across, down, STEP, 0)
             pixels_to_places(x, t0, count, across, down, top, left, zeros, table, pixels)
             t = 0
             while t < count:
-                some, found, first = find_tiles(dy, t0 + t, count - t, across, down, 2, 0, 0, zeros.ctypes.data, table)
+                some, found, first = find_tiles(dy, t0 + t, count - t, across, down, STEP, 0, 0, zeros.ctypes.data, table)
                 transform_outputs(
                     dtype, found, first, ow * k * item, k * item, element_at(gradients, 0, t * k), gradients.strides[0],
                     k, some,
@@ -264,7 +274,7 @@ def reduce_tiles(x, dy, dw, top, left):
                     tiles_down(
                         dtype, wide, True, row_at(pixels, place), c * item, c, count,
                         element_at(gradients, place, j), k * item, 0,
-                        element_at(sums[part, place], 0, j), k * item, used, 1, 0, 0,
+                        element_at(sums[part, place], 0, j), k * item, used, t0 > begin, 0, 0,
                     )  # fmt: skip
     # 4. The parts in order, and back to 3 x 3 weights.
     for r in prange(c):

@@ -1,40 +1,81 @@
 """Micro-kernels of Winograd's convolution: small linear maps of images, as LLVM vector code.
 
 A transform takes m x m rows of channels to n x n rows, by the same one-dimensional map down the columns and along the rows.
-The rows are the pixels of an image, or are found through tables of addresses. The maps are those of Winograd's F(2, 3) and
-F(3, 2), from the points 0, 1, -1 and infinity (A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks",
-2016); their numbers are 0, 1 and 1/2, up to the sign.
+The rows are the pixels of an image, or are found through tables of addresses. The maps are those of Winograd's F(4, 3) and
+F(3, 4) (A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016).
+
+They go by way of polynomials: six places of a product are its values at five points and at infinity. Which points is free, and
+decides how much is lost by rounding: the usual 0, 1, -1, 2, -2 lose two and a half times as much as these, which lie nearer to
+each other in size (found by trial; B. Barabasz, A. Anderson, K. Soodhalter and D. Gregg, "Error Analysis and Improving the
+Accuracy of Winograd Convolution for Deep Neural Networks", 2020, say why). All numbers of PIXELS, RESULT and WEIGHTS are exact.
 """
 
 import functools
+import math
+from fractions import Fraction
+
+import numpy as np
 
 from minigrad.kernels.cpu.vector.code import micro_kernel
-from minigrad.kernels.cpu.vector.values import minimum
+from minigrad.kernels.cpu.vector.values import fma, minimum
 
-PIXELS = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # four pixels of an image
-WINDOW = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))  # three weights
-RESULT = ((1, 1, 1, 0), (0, 1, -1, -1))  # two outputs, from the products of the two above
-OUTPUTS = ((1, 0), (0.5, 0.5), (0.5, -0.5), (0, 1))  # two gradients of outputs
-WEIGHTS = ((1, 1, 1, 0), (0, 1, -1, 0), (0, 1, 1, -1))  # three gradients of weights, from PIXELS times OUTPUTS
+POINTS = tuple(map(Fraction, ("0", "11/16", "-11/16", "3/2", "-3/2")))  # from the second on in pairs p, -p; then infinity
+STEP = 4  # pixels from one tile to the next
 
 
-def applied(matrix, values):
-    """The one-dimensional map: matrix times values, by additions and at most one product for each result."""
-    results = []
-    for row in matrix:
-        first, *others = [(factor, value) for factor, value in zip(row, values, strict=True) if factor]
-        total = first[1] if first[0] > 0 else 0 - first[1]
-        for factor, value in others:
-            total = total + value if factor > 0 else total - value
-        results.append(total * 0.5 if 0.5 in row else total)
-    return results
+def polynomial(roots):
+    """The coefficients of the product of all x - root, the lowest first."""
+    return tuple(np.poly(np.array(roots, object))[::-1])
 
 
-def transform(code, matrix, source_at, target_at, channels, bias=None):
+def powers(count, scaled=False):
+    """p^0, p^1, ... of each point, a row for each; `scaled`, divided by the product of its distances from the others."""
+    rows = []
+    for p in POINTS:
+        scale = math.prod(p - q for q in POINTS if q != p) if scaled else 1
+        rows.append(tuple(p**i / scale for i in range(count)))
+    return *rows, (0,) * (count - 1) + (1,)
+
+
+PIXELS = *((*polynomial([q for q in POINTS if q != p]), 0) for p in POINTS), polynomial(POINTS)  # six pixels of an image
+WINDOW = powers(3, scaled=True)  # three weights
+RESULT = tuple(zip(*powers(4), strict=True))  # four outputs, from the products of the two above
+OUTPUTS = powers(4, scaled=True)  # four gradients of outputs
+WEIGHTS = tuple(zip(*powers(3), strict=True))  # three gradients of weights, from PIXELS times OUTPUTS
+
+
+def weighted(factors, values):
+    """The sum of factor times value, one after another; nothing is multiplied by zero."""
+    terms = sorted((t for t in zip(factors, values, strict=True) if t[0]), key=lambda term: term[0] != 1)
+    (factor, value), *others = terms
+    total = value if factor == 1 else value * float(factor)
+    for factor, value in others:
+        total = total + value if factor == 1 else fma(value, value.like(float(factor)), total)
+    return total
+
+
+def to_places(matrix, values):
+    """Pixels, weights or gradients to the six places. What is even in a point is the same for p and -p, the rest the opposite."""
+    first, *pairs, last = matrix
+    results = [weighted(first, values)]
+    for row in pairs[::2]:
+        even, odd = weighted(row[::2], values[::2]), weighted(row[1::2], values[1::2])
+        results += [even + odd, even - odd]
+    return [*results, weighted(last, values)]
+
+
+def from_places(matrix, values):
+    """The six places of a product to outputs or gradients of weights: even powers take p and -p together, odd ones apart."""
+    first, a, b, c, d, last = values
+    sums, differences = [first, a + b, c + d, last], [first, a - b, c - d, last]
+    return [weighted(row[:2] + row[3::2], differences if i % 2 else sums) for i, row in enumerate(matrix)]
+
+
+def transform(code, applied, matrix, source_at, target_at, channels, bias=None):
     """targets = matrix sources matrix^T, plus the row at the address `bias` unless that is 0: a register of channels at a time.
 
-    source_at(i) and target_at(i) are the addresses of rows of channels, each asked for when it is needed: all at once would
-    take more registers than there are.
+    `applied` is the function that multiplies by the matrix. source_at(i) and target_at(i) are the addresses of rows of
+    channels, each asked for when it is needed: all at once would take more registers than there are.
     """
     size, results = len(matrix[0]), len(matrix)
     for vector in code.loop((channels + (code.lanes - 1)) // code.lanes, at_least=1):
@@ -69,45 +110,45 @@ def tiles_along(code, count, image, step, places, channels, size, table, row_ste
         else:
             pixel_at = lambda i, first=tile.image: first + (i // size) * row_step + (i % size) * step  # noqa: E731
         yield pixel_at, lambda i, first=tile.places: first + i * place_step
-        tile.image += 2 * step
+        tile.image += STEP * step
         tile.places += channels * code.bytes
 
 
 @micro_kernel(by_table)
 def transform_pixels(code, table, image, row_step, step, places, place_step, channels, count, *, scattered):
-    """4 x 4 pixels to the 4 x 4 factors of a product, for `count` tiles side by side.
+    """6 x 6 pixels to the 6 x 6 factors of a product, for `count` tiles side by side.
 
     Pixels lie `step` and their rows `row_step` bytes apart, from `image` on, or where the entries of `table` say, unless that
     is 0. The factors of a tile go to places that lie `place_step` bytes apart, and those of the next tile behind them.
     """
-    tiles = tiles_along(code, count, image, step, places, channels, 4, table, row_step, place_step, scattered)
+    tiles = tiles_along(code, count, image, step, places, channels, 6, table, row_step, place_step, scattered)
     for pixel_at, place_at in tiles:
-        transform(code, PIXELS, pixel_at, place_at, channels)
+        transform(code, to_places, PIXELS, pixel_at, place_at, channels)
 
 
 @micro_kernel(by_table)
 def transform_outputs(code, table, image, row_step, step, places, place_step, channels, count, *, scattered):
-    """2 x 2 gradients of outputs to the 4 x 4 factors that meet those of pixels, as in `transform_pixels`."""
-    tiles = tiles_along(code, count, image, step, places, channels, 2, table, row_step, place_step, scattered)
+    """4 x 4 gradients of outputs to the 6 x 6 factors that meet those of pixels, as in `transform_pixels`."""
+    tiles = tiles_along(code, count, image, step, places, channels, 4, table, row_step, place_step, scattered)
     for pixel_at, place_at in tiles:
-        transform(code, OUTPUTS, pixel_at, place_at, channels)
+        transform(code, to_places, OUTPUTS, pixel_at, place_at, channels)
 
 
 @micro_kernel(by_table)
 def transform_result(code, table, image, row_step, step, places, place_step, channels, count, bias, *, scattered):
-    """4 x 4 products to 2 x 2 outputs, the other way, plus a row of biases at the address `bias` unless that is 0."""
-    tiles = tiles_along(code, count, image, step, places, channels, 2, table, row_step, place_step, scattered)
+    """6 x 6 products to 4 x 4 outputs, the other way, plus a row of biases at the address `bias` unless that is 0."""
+    tiles = tiles_along(code, count, image, step, places, channels, 4, table, row_step, place_step, scattered)
     for pixel_at, place_at in tiles:
-        transform(code, RESULT, place_at, pixel_at, channels, bias)
+        transform(code, from_places, RESULT, place_at, pixel_at, channels, bias)
 
 
 @micro_kernel()
 def transform_window(code, sources, targets, channels):
-    """3 x 3 weights to the 4 x 4 factors that meet those of pixels: tables of their addresses."""
-    transform(code, WINDOW, functools.partial(code.entry, sources), functools.partial(code.entry, targets), channels)
+    """3 x 3 weights to the 6 x 6 factors that meet those of pixels: tables of their addresses."""
+    transform(code, to_places, WINDOW, functools.partial(code.entry, sources), functools.partial(code.entry, targets), channels)
 
 
 @micro_kernel()
 def transform_weights(code, sources, targets, channels):
-    """4 x 4 products to 3 x 3 gradients of weights: tables of their addresses."""
-    transform(code, WEIGHTS, functools.partial(code.entry, sources), functools.partial(code.entry, targets), channels)
+    """6 x 6 products to 3 x 3 gradients of weights: tables of their addresses."""
+    transform(code, from_places, WEIGHTS, functools.partial(code.entry, sources), functools.partial(code.entry, targets), channels)
