@@ -99,9 +99,10 @@ def conv2d(
     A NaN or an infinity in x reaches every output whose window sees it, and others only where the CPU computes two
     neighbouring outputs of a row as one (stride and dilation 1, even width of the result, K at most half a vector register,
     8 in float32 with AVX-512): there it makes NaNs of both, whichever sees it. By Winograd's way (on the CPU, windows of
-    3 x 3, stride and dilation 1, float32, C and K at least 16, C K at least 1024, 64 tiles of 2 x 2 outputs or more) an
-    infinity in x becomes NaN or infinite in the outputs that see it, and one pixel that is not finite makes all 9
-    gradients of a pair of channels so. The gradient of x is a convolution of dy, and what is said of x holds for dy.
+    3 x 3 and 5 x 5, stride and dilation 1, float32, C and K at least 8, C K at least 128 with AVX-512 and 256 without, images
+    that fill its tiles) one pixel that is not finite makes the gradients of all taps of a pair of channels so, and with 3 x 3
+    windows all of a tile of 4 x 4 outputs, of which some are up to two pixels beyond the windows that see it. Rounding there
+    is relative to the largest pixel of a tile. The gradient of x is a convolution of dy, and what is said of x holds for dy.
     C and K are those of a group; depthwise, what is not finite reaches the outputs that see it and no others.
     """
     groups = check_operands("conv2d", 4, x, w, b, groups)

@@ -113,9 +113,12 @@ every_way = pytest.mark.parametrize("way", WAYS)
 
 
 def reached_from(row, column, way):
-    """Which results a pixel is in the window of, for 3 x 3 windows and a padding of 1, and who shares a window with them."""
+    """Which results a pixel is in the window of, for 3 x 3 windows and a padding of 1, and who is computed from it with them."""
     reached = np.zeros((H, W), bool)
     reached[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = True
+    if way.startswith("Winograd"):  # all of the tile that the pixel is in the middle of, and what it sees of the others
+        rows, columns = ({*range(i - 1, i + 2), *range(i // 4 * 4, i // 4 * 4 + 4)} for i in (row, column))
+        reached[np.ix_([i for i in rows if 0 <= i < H], [j for j in columns if 0 <= j < W])] = True
     if way == "pairs of pixels":
         reached = reached.reshape(H, W // 2, 2).any(axis=2).repeat(2, axis=1)
     return reached
@@ -124,7 +127,7 @@ def reached_from(row, column, way):
 @pytest.mark.parametrize("name", ["conv_forward", "conv_backward_x"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
 @every_way
-def test_what_is_not_finite_reaches_the_windows_that_see_it_and_no_others(name, value, way):
+def test_what_is_not_finite_reaches_the_windows_that_see_it_and_those_computed_with_them(name, value, way):
     rng, window = np.random.default_rng(0), resolve("conv", (H, W), 3, 1, 1)
     c, k = WAYS[way]
     clean = rng.standard_normal((2, H, W, c)).astype(np.float32)

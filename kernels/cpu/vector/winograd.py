@@ -1,13 +1,14 @@
 """Micro-kernels of Winograd's convolution: small linear maps of images, as LLVM vector code.
 
 A transform takes m x m rows of channels to n x n rows, by the same one-dimensional map down the columns and along the rows.
-The rows are the pixels of an image, or are found through tables of addresses. The maps are those of Winograd's F(4, 3) and
-F(3, 4) (A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016).
+The rows are the pixels of an image, or are found through tables of addresses. The maps are those of Winograd's F(4, 3) for
+windows of 3 taps and F(2, 5) for 5, and F(3, 4) and F(5, 2) for gradients (A. Lavin and S. Gray, "Fast Algorithms for
+Convolutional Neural Networks", 2016): all take six pixels to six places.
 
-They go by way of polynomials: six places of a product are its values at five points and at infinity. Which points is free, and
-decides how much is lost by rounding: the usual 0, 1, -1, 2, -2 lose two and a half times as much as these, which lie nearer to
-each other in size (found by trial; B. Barabasz, A. Anderson, K. Soodhalter and D. Gregg, "Error Analysis and Improving the
-Accuracy of Winograd Convolution for Deep Neural Networks", 2020, say why). All numbers of PIXELS, RESULT and WEIGHTS are exact.
+They go by way of polynomials: the places of a product are its values at five points and at infinity. Which points is free, and
+decides how much is lost by rounding: the usual 0, 1, -1, 2, -2 lose twice as much as these, found by trial (B. Barabasz,
+A. Anderson, K. Soodhalter and D. Gregg, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural
+Networks", 2020, say why). All numbers but those divided by a distance are exact.
 """
 
 import functools
@@ -19,8 +20,16 @@ import numpy as np
 from minigrad.kernels.cpu.vector.code import micro_kernel
 from minigrad.kernels.cpu.vector.values import fma, minimum
 
-POINTS = tuple(map(Fraction, ("0", "11/16", "-11/16", "3/2", "-3/2")))  # from the second on in pairs p, -p; then infinity
-STEP = 4  # pixels from one tile to the next
+POINTS = tuple(
+    map(Fraction, ("0", "11/16", "-11/16", "3/2", "-3/2"))
+)  # from the second on in pairs p, -p; then infinity
+PIXELS_ACROSS = 6  # of a tile: as many as there are points, with infinity
+TAPS = (3, 5)  # of the windows that can go this way
+
+
+def outputs_across(taps):
+    """Outputs of a tile on an axis, and pixels from one tile to the next."""
+    return PIXELS_ACROSS + 1 - taps
 
 
 def polynomial(roots):
@@ -37,11 +46,29 @@ def powers(count, scaled=False):
     return *rows, (0,) * (count - 1) + (1,)
 
 
-PIXELS = *((*polynomial([q for q in POINTS if q != p]), 0) for p in POINTS), polynomial(POINTS)  # six pixels of an image
-WINDOW = powers(3, scaled=True)  # three weights
-RESULT = tuple(zip(*powers(4), strict=True))  # four outputs, from the products of the two above
-OUTPUTS = powers(4, scaled=True)  # four gradients of outputs
-WEIGHTS = tuple(zip(*powers(3), strict=True))  # three gradients of weights, from PIXELS times OUTPUTS
+def pixels_map():
+    """The six pixels to places."""
+    return *((*polynomial([q for q in POINTS if q != p]), 0) for p in POINTS), polynomial(POINTS)
+
+
+def window_map(taps):
+    """Weights to places."""
+    return powers(taps, scaled=True)
+
+
+def result_map(taps):
+    """Places to outputs, from the products of weights and pixels."""
+    return tuple(zip(*powers(outputs_across(taps)), strict=True))
+
+
+def outputs_map(taps):
+    """Gradients of outputs to places."""
+    return powers(outputs_across(taps), scaled=True)
+
+
+def weights_map(taps):
+    """Places to gradients of weights, from the products of pixels and gradients."""
+    return tuple(zip(*powers(taps), strict=True))
 
 
 def weighted(factors, values):
@@ -55,7 +82,7 @@ def weighted(factors, values):
 
 
 def to_places(matrix, values):
-    """Pixels, weights or gradients to the six places. What is even in a point is the same for p and -p, the rest the opposite."""
+    """Pixels, weights or gradients to the six places. Even powers of p are those of -p, odd ones the opposite."""
     first, *pairs, last = matrix
     results = [weighted(first, values)]
     for row in pairs[::2]:
@@ -96,13 +123,7 @@ def transform(code, applied, matrix, source_at, target_at, channels, bias=None):
                 code.store(value, target_at(i * results + j) + shift, mask)
 
 
-def by_table(code, call, table):
-    """The function that finds the pixels of a tile through a table, or the one for tiles that lie inside their image."""
-    for scattered in code.first_case({True: table != 0, False: True}):
-        call(scattered=scattered)
-
-
-def tiles_along(code, count, image, step, places, channels, size, table, row_step, place_step, scattered):
+def tiles_along(code, count, image, step, move, places, channels, size, table, row_step, place_step, scattered):
     """(address of pixel i, address of place i) of one tile after another along a row of tiles; with a table, of one tile."""
     for tile in code.loop(count, at_least=1, image=image, places=places):
         if scattered:
@@ -110,45 +131,74 @@ def tiles_along(code, count, image, step, places, channels, size, table, row_ste
         else:
             pixel_at = lambda i, first=tile.image: first + (i // size) * row_step + (i % size) * step  # noqa: E731
         yield pixel_at, lambda i, first=tile.places: first + i * place_step
-        tile.image += STEP * step
+        tile.image += move * step
         tile.places += channels * code.bytes
 
 
+def by_table(code, call, table):
+    """The function that finds the pixels of a tile through a table, or the one for tiles that lie inside their image."""
+    for scattered in code.first_case({True: table != 0, False: True}):
+        call(scattered=scattered)
+
+
+def by_taps(code, call, taps):
+    """The function for windows of so many taps."""
+    first, second = TAPS
+    for size in code.first_case({first: taps == first, second: True}):
+        call(size=size)
+
+
+def by_taps_and_table(code, call, taps, table):
+    """Both choices."""
+    by_taps(code, lambda size: by_table(code, functools.partial(call, size=size), table), taps)
+
+
 @micro_kernel(by_table)
-def transform_pixels(code, table, image, row_step, step, places, place_step, channels, count, *, scattered):
-    """6 x 6 pixels to the 6 x 6 factors of a product, for `count` tiles side by side.
+def transform_pixels(code, table, image, row_step, step, move, places, place_step, channels, count, *, scattered):
+    """6 x 6 pixels to the 6 x 6 factors of a product, for `count` tiles side by side, each `move` pixels from the one before.
 
     Pixels lie `step` and their rows `row_step` bytes apart, from `image` on, or where the entries of `table` say, unless that
     is 0. The factors of a tile go to places that lie `place_step` bytes apart, and those of the next tile behind them.
     """
-    tiles = tiles_along(code, count, image, step, places, channels, 6, table, row_step, place_step, scattered)
+    size = PIXELS_ACROSS
+    tiles = tiles_along(code, count, image, step, move, places, channels, size, table, row_step, place_step, scattered)
     for pixel_at, place_at in tiles:
-        transform(code, to_places, PIXELS, pixel_at, place_at, channels)
+        transform(code, to_places, pixels_map(), pixel_at, place_at, channels)
 
 
-@micro_kernel(by_table)
-def transform_outputs(code, table, image, row_step, step, places, place_step, channels, count, *, scattered):
-    """4 x 4 gradients of outputs to the 6 x 6 factors that meet those of pixels, as in `transform_pixels`."""
-    tiles = tiles_along(code, count, image, step, places, channels, 4, table, row_step, place_step, scattered)
+@micro_kernel(by_taps_and_table)
+def transform_outputs(code, table, image, row_step, step, places, place_step, channels, count, *, size, scattered):
+    """A tile's gradients of outputs to the 6 x 6 factors that meet those of pixels, as in `transform_pixels`."""
+    across = outputs_across(size)
+    tiles = tiles_along(
+        code, count, image, step, across, places, channels, across, table, row_step, place_step, scattered
+    )
     for pixel_at, place_at in tiles:
-        transform(code, to_places, OUTPUTS, pixel_at, place_at, channels)
+        transform(code, to_places, outputs_map(size), pixel_at, place_at, channels)
 
 
-@micro_kernel(by_table)
-def transform_result(code, table, image, row_step, step, places, place_step, channels, count, bias, *, scattered):
-    """6 x 6 products to 4 x 4 outputs, the other way, plus a row of biases at the address `bias` unless that is 0."""
-    tiles = tiles_along(code, count, image, step, places, channels, 4, table, row_step, place_step, scattered)
+@micro_kernel(by_taps_and_table)
+def transform_result(
+    code, table, image, row_step, step, places, place_step, channels, count, bias, *, size, scattered
+):  # fmt: skip
+    """6 x 6 products to a tile's outputs, the other way, plus a row of biases at the address `bias` unless that is 0."""
+    across = outputs_across(size)
+    tiles = tiles_along(
+        code, count, image, step, across, places, channels, across, table, row_step, place_step, scattered
+    )
     for pixel_at, place_at in tiles:
-        transform(code, from_places, RESULT, place_at, pixel_at, channels, bias)
+        transform(code, from_places, result_map(size), place_at, pixel_at, channels, bias)
 
 
-@micro_kernel()
-def transform_window(code, sources, targets, channels):
-    """3 x 3 weights to the 6 x 6 factors that meet those of pixels: tables of their addresses."""
-    transform(code, to_places, WINDOW, functools.partial(code.entry, sources), functools.partial(code.entry, targets), channels)
+@micro_kernel(by_taps)
+def transform_window(code, sources, targets, channels, *, size):
+    """The weights of a window to the 6 x 6 factors that meet those of pixels: tables of their addresses."""
+    sources, targets = functools.partial(code.entry, sources), functools.partial(code.entry, targets)
+    transform(code, to_places, window_map(size), sources, targets, channels)
 
 
-@micro_kernel()
-def transform_weights(code, sources, targets, channels):
-    """6 x 6 products to 3 x 3 gradients of weights: tables of their addresses."""
-    transform(code, from_places, WEIGHTS, functools.partial(code.entry, sources), functools.partial(code.entry, targets), channels)
+@micro_kernel(by_taps)
+def transform_weights(code, sources, targets, channels, *, size):
+    """6 x 6 products to gradients of the weights of a window: tables of their addresses."""
+    sources, targets = functools.partial(code.entry, sources), functools.partial(code.entry, targets)
+    transform(code, from_places, weights_map(size), sources, targets, channels)
