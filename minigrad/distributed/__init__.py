@@ -9,6 +9,7 @@ an optimizer that does; `backward(loss, model, samples)` averages while it goes 
     processes   init, rank, world
     gradients   broadcast, average_gradients, Averaging
     overlap     backward
+    alike       optimizers and data, compared once
     launch      what `minigrad launch` starts
 """
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.checks import number
+from minigrad.distributed.alike import agree_on_optimizer
 from minigrad.exchange import Session, current, launches
 from minigrad.modes import at_work, begin, read, state
 from minigrad.nn import BatchNorm, Dropout, Module, SyncBatchNorm
@@ -123,12 +124,15 @@ class Averaging:
 
         optimizer = mg.distributed.Averaging(mg.optim.SGD(model.parameters(), lr=0.1), model)
 
-    All else is that of the optimizer it is made of. Before the first step the model of rank 0 is given to all.
+    All else is that of the optimizer it is made of. When it is made, the model of rank 0 is given to all. The optimizer's state
+    is not: RanksDiffer, in every process, for optimizers that are not alike.
     """
 
     def __init__(self, optimizer: Optimizer, model: Module) -> None:
         self.optimizer, self.model = optimizer, model
         broadcast(model)
+        if (session := session_at_work()) is not None:
+            agree_on_optimizer(session, optimizer, model)
 
     def step(self, samples: float = 1.0) -> None:
         """Average, then update; `samples` as in `average_gradients`."""

@@ -169,8 +169,11 @@ class Session(Channel):
         if said is not None:
             raise RankFailed(f"rank 0 failed at {label}{where and ' '}{where}: {said}")
 
-    def agree(self, what: str, mine: Mapping[str, Any]) -> None:
-        """RanksDiffer, in every process, unless all have the same numbers, strings, lists and dicts here."""
+    def agree(self, what: str, mine: Mapping[str, Any], mend: str = "") -> None:
+        """RanksDiffer, in every process, unless all have the same numbers, strings, lists and dicts here.
+
+        `mend` says what to do about it, where that is not plain from the names of what differs.
+        """
         text = json.dumps(mine, sort_keys=True, default=repr)
         if self.count:  # not the first time, when versions are compared, of which another one may check otherwise
             self.check(f"comparing {what}")
@@ -182,7 +185,9 @@ class Session(Channel):
                 problems += [f"rank {rank}: {line}" for line in differences(first, flat(json.loads(said)))]
         if problems:
             more = f"\n  and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-            raise RanksDiffer(f"the processes differ in {what}:\n  " + "\n  ".join(problems[:LISTED]) + more)
+            raise RanksDiffer(
+                f"the processes differ in {what}:\n  " + "\n  ".join(problems[:LISTED]) + more + (mend and f"\n{mend}")
+            )
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:

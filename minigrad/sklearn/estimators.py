@@ -17,7 +17,15 @@ from minigrad.checks import MOST, integer
 from minigrad.nn import Module, recompute_statistics
 from minigrad.ops import cross_entropy, mse_loss
 from minigrad.optim import Optimizer
-from minigrad.sklearn.parts import BestWeights, Factory, made_loader, made_model, made_optimizer, normalizes
+from minigrad.sklearn.parts import (
+    BestWeights,
+    Factory,
+    made_loader,
+    made_model,
+    made_optimizer,
+    normalizes,
+    same_everywhere,
+)
 from minigrad.tensor import Tensor
 from minigrad.train.callbacks import checked_callbacks
 
@@ -100,7 +108,7 @@ class NetworkEstimator(BaseEstimator):
         targets = self._targets(y, begins, classes)
         size = integer("batch_size", self.batch_size)
         if begins:
-            done, seed = 0, int(check_random_state(self.random_state).randint(MOST))
+            done, seed = 0, same_everywhere(int(check_random_state(self.random_state).randint(MOST)))
             model = made_model(
                 self.model, rows.shape[1], self._outputs(), batch_norm=self.batch_norm, activation=self.activation,
                 seed=seed, device=self.device,
@@ -200,7 +208,8 @@ class MinigradClassifier(ClassifierMixin, NetworkEstimator):
         callbacks: one or several for `mg.train.fit`; each fit gets copies.
         warm_start: `fit` goes on from the weights of the last one.
         random_state: a seed, a `RandomState` or None, of initial weights, dropout, batches and the split; the same seed
-            gives the same bits on the same kind of device, with any number of threads. `mg.manual_seed` plays no part.
+            gives the same bits on the same kind of device, with any number of threads. `mg.manual_seed` plays no part. Set it
+            where several processes train together.
         device: where to train and predict, "cpu", "cuda", "reference" or "auto".
         verbose: show progress, a line for each epoch.
 

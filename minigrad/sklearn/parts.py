@@ -9,12 +9,14 @@ from minigrad import optim
 from minigrad.checks import integer
 from minigrad.data.loader import Loader
 from minigrad.devices import get_device
+from minigrad.exchange import current
 from minigrad.nn import BatchNorm, Linear, Module, Sequential
 from minigrad.nn.layers import activation_layer
 from minigrad.optim import Optimizer
 from minigrad.random import seeded
 from minigrad.train.callbacks import Best
 from minigrad.train.history import Row
+from minigrad.train.ranks import Ranks
 from minigrad.train.run import Run
 
 Factory = Callable[[int, int], Module]  # of the numbers of features and of outputs
@@ -25,6 +27,16 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "rmsprop": optim.RMSprop,
     "adagrad": optim.AdaGrad,
 }
+
+
+def same_everywhere(seed: int) -> int:
+    """The seed; RanksDiffer, in every process, where those that train together have others."""
+    Ranks(current()).agree(
+        "the estimator's random numbers",
+        {"seed": seed},
+        "set random_state=0, or another number that all have, so that initial weights, batches and validation are the same",
+    )
+    return seed
 
 
 def made_model(

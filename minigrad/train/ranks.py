@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.data.loader import Loader
+from minigrad.distributed.alike import agree_on_rows
 from minigrad.exchange import Session
 from minigrad.exchange.session import Part
 from minigrad.train.evaluation import epoch_of
@@ -30,10 +31,20 @@ class Ranks:
         self.leads = self.rank == 0
         self.signal = NOBODY  # that one of the processes has received, as all know
 
-    def agree(self, what: str, mine: Mapping[str, Any]) -> None:
-        """RanksDiffer, in every process, unless all have the same."""
+    def agree(self, what: str, mine: Mapping[str, Any], mend: str = "") -> None:
+        """RanksDiffer, in every process, unless all have the same; `mend` says what to do about it."""
         if self.several:
-            self.session.agree(what, mine)
+            self.session.agree(what, mine, mend)
+
+    def agree_on_data(self, loader: object, validation: object) -> None:
+        """RanksDiffer, in every process, for arrays in memory of which each would take its part, and which are not alike.
+
+        Of a loader that hands out parts already, and of samples that are read when asked for, each may have what it needs only.
+        """
+        found = arrays_of(validation, "the validation")
+        if isinstance(loader, Loader) and loader.world == 1:
+            found |= arrays_of(loader, "the loader")
+        agree_on_rows(self.session, found)
 
     def first(self, task: Callable[[], object], label: str, where: str = "") -> None:
         """Let rank 0 do what may fail; all go on when it is done, or end with its error."""
@@ -125,6 +136,12 @@ def each_made(batches: Iterable[object]) -> Iterator[Callable[[], object]]:
         twin.share(0, 1)  # all of each batch: it is the batches that are shared out
         return (functools.partial(twin.batch, step) for step in range(len(twin)))
     return (functools.partial(itself, batch) for batch in epoch_of(batches))
+
+
+def arrays_of(batches: object, what: str) -> dict[str, np.ndarray]:
+    """The arrays in memory that a Loader takes its batches from, by names for messages."""
+    arrays = batches.arrays if isinstance(batches, Loader) else ()
+    return {f"array {i} of {what}": array for i, array in enumerate(arrays) if isinstance(array, np.ndarray)}
 
 
 def itself(value: object) -> object:

@@ -12,11 +12,13 @@ from typing import NamedTuple
 from minigrad import checkpoint, random
 from minigrad.checkpoint import Json
 from minigrad.data.loader import LAST_STEP, Loader
+from minigrad.distributed.alike import agree_on_optimizer
 from minigrad.distributed.gradients import average_gradients, broadcast, shapes
 from minigrad.distributed.overlap import backward
 from minigrad.exchange.session import Part
 from minigrad.nn.module import Value
 from minigrad.optim import PlateauSchedule, clip_grad_norm
+from minigrad.optim import Schedule as MadeSchedule
 from minigrad.tensor import Tensor
 from minigrad.train.divergence import DivergedError, Rewind
 from minigrad.train.evaluation import (
@@ -229,9 +231,15 @@ class Run:
         )
 
     def join(self) -> None:
-        """Give all processes the model of rank 0, and each its part of the batches."""
+        """Give all processes the model of rank 0, and each its part of the batches; what is not given must be alike."""
         if self.ranks.several:
-            self.ranks.agree("the state to go on from", {"step": self.step, "loader": self.loader.state_dict()})
+            schedule = self.schedule.state_dict() if isinstance(self.schedule, MadeSchedule | PlateauSchedule) else None
+            self.ranks.agree(
+                "the state to go on from",
+                {"step": self.step, "loader": self.loader.state_dict(), "schedule": schedule},
+            )
+            self.ranks.agree_on_data(self.loader, self.validation)
+            agree_on_optimizer(self.ranks.session, self.optimizer, self.model)
             broadcast(self.model)
             if isinstance(self.loader, Loader) and self.loader.world == 1:
                 self.loader.share(self.ranks.rank, self.ranks.world)

@@ -127,6 +127,110 @@ def case_data():
     train(samples=600 if faulty() else 630)
 
 
+def parts(momentum=0.9, **settings):
+    """A small network with an optimizer, and data for it."""
+    mg.manual_seed(0)
+    model = mg.nn.Sequential(mg.nn.Linear(3, 4), mg.nn.Linear(4, 2))
+    draws = np.random.default_rng(1)
+    rows = draws.normal(size=(40, 3)).astype(np.float32), draws.integers(0, 2, 40)
+    return model, mg.optim.SGD(model.parameters(), 0.1, momentum=momentum, **settings), rows
+
+
+def before(model, optimizer, rows):
+    """A step that was taken before the processes train together."""
+    optimizer.zero_grad()
+    mg.cross_entropy(model(mg.tensor(rows[0])), mg.tensor(rows[1])).backward()
+    optimizer.step()
+
+
+def together(model, optimizer, rows, **options):
+    loader = mg.data.Loader(*rows, batch_size=8)
+    mg.train.fit(model, optimizer, loader, epochs=1, progress=False, **options)
+
+
+def case_momentum():
+    """One has an optimizer that has taken a step before."""
+    distributed.init(TIMEOUT)
+    model, optimizer, rows = parts(ema=0.9)
+    if faulty():
+        before(model, optimizer, rows)
+    together(model, optimizer, rows)
+
+
+def case_momentum_of_a_loop():
+    """All have taken steps before, one more of them than the others."""
+    distributed.init(TIMEOUT)
+    model, optimizer, rows = parts()
+    for _ in range(2 if faulty() else 1):
+        before(model, optimizer, rows)
+    distributed.Averaging(optimizer, model)
+
+
+def case_groups():
+    """One has parameters in other groups, and leaves one out; the groups' settings are alike."""
+    distributed.init(TIMEOUT)
+    model, _, rows = parts()
+    first, second = model[0].parameters(), model[1].parameters()
+    groups = [first[:1], first[1:] + second[:1]] if faulty() else [first, second]
+    together(model, mg.optim.SGD([{"params": group} for group in groups], 0.1), rows)
+
+
+def case_schedule():
+    """One has a schedule that has gone on before."""
+    distributed.init(TIMEOUT)
+    model, optimizer, rows = parts()
+    schedule = mg.optim.PlateauSchedule(optimizer, "loss")
+    if faulty():
+        schedule.step(1.0)
+    together(model, optimizer, rows, schedule=schedule)
+
+
+def case_rows():
+    """One has shuffled the data by itself."""
+    distributed.init(TIMEOUT)
+    model, optimizer, rows = parts()
+    order = np.random.default_rng(distributed.rank).permutation(40)
+    together(model, optimizer, tuple(part[order] for part in rows))
+
+
+def case_validation_rows():
+    """One has other data to validate on."""
+    distributed.init(TIMEOUT)
+    model, optimizer, rows = parts()
+    together(model, optimizer, rows, validation=(rows[0][:20] + faulty(), rows[1][:20]))
+
+
+def case_alike():
+    """Nobody fails: all took a step before, data differ by rounding, are read by each, or are of a loader that was shared."""
+    distributed.init(TIMEOUT)
+    model, optimizer, (inputs, labels) = parts(ema=0.9)
+    before(model, optimizer, (inputs, labels))
+    rounded = inputs * np.float32(1 + 1e-6 * distributed.rank)
+    together(model, optimizer, (rounded, labels), validation=(rounded[:20], labels[:20]))
+
+    class Reads:
+        def __len__(self):
+            return 40
+
+        def read_samples(self, rows):
+            return inputs[rows] + distributed.rank
+
+    together(model, optimizer, (Reads(), labels))
+    own = mg.data.Loader(
+        inputs + distributed.rank, labels, batch_size=8, rank=distributed.rank, world=distributed.world
+    )
+    mg.train.fit(model, optimizer, own, epochs=1, progress=False)
+
+
+def case_estimator():
+    """Nobody has set random_state."""
+    distributed.init(TIMEOUT)
+    _, _, rows = parts()
+    from minigrad.sklearn import MinigradClassifier
+
+    MinigradClassifier((4,), batch_size=8, epochs=1).fit(*rows)
+
+
 def case_hang():
     distributed.init(TIMEOUT)
     train(callbacks=[at_step(3, hang)])
