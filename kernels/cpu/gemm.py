@@ -36,7 +36,7 @@ from minigrad.kernels.cpu.parts.products import (
 from minigrad.kernels.cpu.tools.launch import FLAGS, CpuKernel, inlined, team_size
 from minigrad.kernels.cpu.tools.pointers import element_at, row_at
 from minigrad.kernels.cpu.vector.code import vector_lanes
-from minigrad.kernels.cpu.vector.copies import touch
+from minigrad.kernels.cpu.vector.copies import copy_row, touch
 from minigrad.kernels.cpu.vector.tiles import HEIGHTS
 
 BLOCK = 480  # rows of C that one task computes
@@ -61,15 +61,16 @@ def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, q0, q1, p0, 
     # 1. A B goes through all indices at once; A^T B through as many as both sides' rows stay in the cache for.
     most = max(1, min(q1 - q0, DEPTH) if trans_a else q1 - q0)
     copied = trans_a and a.strides[0] >= COPY_STEP and n >= REUSE
-    block = np.empty((most, rows) if copied else (0, 0), dtype)
+    lanes = vector_lanes(dtype)
+    across = -(-rows // lanes)  # registers of a row of A^T
+    block = np.empty((most, across * lanes) if copied else (0, 0), dtype)
     for k0 in range(q0, q1, most):
         depth = min(most, q1 - k0)
         # 2. Where A begins and how far apart its rows are: in place, or copied so that they do not push each other out.
         if copied:
             for q in range(depth):
-                for i in range(rows):
-                    block[q, i] = a[k0 + q, i0 + i]
-            first, step = element_at(block, 0, 0), rows * item
+                copy_row(dtype, across, element_at(a, k0 + q, i0), row_at(block, q), rows - (across - 1) * lanes)
+            first, step = row_at(block, 0), block.strides[0]
         else:
             step = a.strides[0]
             first = element_at(a, k0, i0) if trans_a else element_at(a, i0, k0)
@@ -80,7 +81,7 @@ def multiply_rows(a, b, bias, c, trans_a, packed, b_packed, i0, i1, q0, q1, p0, 
         for p in range(p0, p1):
             j0, width, used = panel(p, n, dtype)
             if packed:
-                b_step = width * vector_lanes(dtype) * item
+                b_step = width * lanes * item
                 b_first = panel_at(b_packed, j0, k) + k0 * b_step
             else:
                 b_step = b.strides[0]
