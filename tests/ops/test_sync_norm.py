@@ -14,6 +14,7 @@ class Twins:
     def __init__(self, world):
         self.world, self.rank = world, 0
         self.exchanges = 0
+        self.part = None
 
     def gather(self, label, values):
         self.exchanges += 1

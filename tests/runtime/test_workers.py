@@ -170,6 +170,7 @@ tasks = deque([list(wanted)])
 with workers.helped(1, tasks):
     until(tasks)
     print(started[0].pid, flush=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background may have made nothing
     os.kill(os.getpid(), signal.{name})
     time.sleep(100)
 """
