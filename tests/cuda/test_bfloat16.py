@@ -13,6 +13,7 @@ from small_steps import step_of
 from targets import target_named
 
 import minigrad as mg
+from minigrad.cli.verification import with_gradients
 from minigrad.kernels.cuda import conv, gemm, recurrent
 from minigrad.kernels.cuda.parts import plans
 from minigrad.kernels.cuda.tools import launch
@@ -187,15 +188,14 @@ def test_results_and_gradients_are_those_of_the_reference(host_gpu, rng, name):
     x, w = (numbers(rng, *shape) for shape in shapes)
     dy = numbers(rng, *f(mg.tensor(x), mg.tensor(w)).shape)
 
-    def with_gradients(device):
-        a, b = (mg.tensor(v, device=device, requires_grad=True) for v in (x, w))
-        y = f(a, b)
-        y.backward(mg.tensor(dy, device=device))
-        return [t.numpy() for t in (y, a.grad, b.grad)]
-
-    exact = with_gradients("reference")
+    exact = with_gradients(f, "reference", np.float32, x, w, dy)
     with in_bfloat16():
-        for found, wanted, unlike in zip(with_gradients("cuda"), with_gradients("reference"), exact, strict=True):
+        for found, wanted, unlike in zip(
+            with_gradients(f, "cuda", np.float32, x, w, dy),
+            with_gradients(f, "reference", np.float32, x, w, dy),
+            exact,
+            strict=True,
+        ):
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
             assert np.abs(wanted - unlike).max() > 1e-4  # what rounding changes
 

@@ -5,6 +5,7 @@ import pytest
 from targets import target_named
 
 import minigrad as mg
+from minigrad.cli.verification import with_gradients
 from minigrad.kernels.cuda import gemm
 from minigrad.kernels.cuda.parts import plans
 from minigrad.kernels.cuda.tools.context import context
@@ -113,16 +114,10 @@ def test_results_and_gradients_are_near_those_of_float32(host_gpu, monkeypatch, 
     x, w = (numbers(rng, *shape) for shape in shapes)
     dy = numbers(rng, *f(mg.tensor(x), mg.tensor(w)).shape)
 
-    def with_gradients(device):
-        a, b = (mg.tensor(v, device=device, requires_grad=True) for v in (x, w))
-        y = f(a, b)
-        y.backward(mg.tensor(dy, device=device))
-        return [t.numpy() for t in (y, a.grad, b.grad)]
-
-    exact = with_gradients("reference")
+    exact = with_gradients(f, "reference", np.float32, x, w, dy)
     with mg.matmul_precision("bf16_3x"):
-        found = with_gradients("cuda")
-        again = with_gradients("reference")
+        found = with_gradients(f, "cuda", np.float32, x, w, dy)
+        again = with_gradients(f, "reference", np.float32, x, w, dy)
     for one, wanted, same in zip(found, exact, again, strict=True):
         np.testing.assert_array_equal(same, wanted)  # the reference knows no tensor cores
         np.testing.assert_allclose(one, wanted, rtol=0, atol=2**-16 * np.abs(wanted).max())
