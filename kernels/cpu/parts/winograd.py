@@ -44,7 +44,7 @@ from minigrad.kernels.cpu.vector.winograd import (
     transform_window,
 )
 
-PLACES = 36  # in a tile
+PLACES = PIXELS_ACROSS**2  # in a tile
 ROWS = 24  # a multiple of all tile heights of the products
 BLOCK_BYTES = 3 << 17  # of transformed tiles that are worked on together
 SAME_SETS = 4096  # bytes from one address to the next whose lines fall into the same set of the first-level cache
@@ -298,7 +298,7 @@ def reduce_tiles(x, dy, dw, top, left):
                         element_at(gradients, place, j), k * item, 0,
                         element_at(sums[part, place], 0, j), k * item, used, t0 > begin, 0, 0,
                     )  # fmt: skip
-    # 4. The parts in order, and back to 3 x 3 weights.
+    # 4. The parts in order, and back to the window's weights.
     for r in prange(c):
         for part in range(1, parts):
             for place in range(PLACES):

@@ -20,9 +20,8 @@ import numpy as np
 from minigrad.kernels.cpu.vector.code import micro_kernel
 from minigrad.kernels.cpu.vector.values import fma, minimum
 
-POINTS = tuple(
-    map(Fraction, ("0", "11/16", "-11/16", "3/2", "-3/2"))
-)  # from the second on in pairs p, -p; then infinity
+# Beside these there is infinity. From the second on they come in pairs p, -p.
+POINTS = tuple(map(Fraction, ("0", "11/16", "-11/16", "3/2", "-3/2")))
 PIXELS_ACROSS = 6  # of a tile: as many as there are points, with infinity
 TAPS = (3, 5)  # of the windows that can go this way
 
