@@ -26,9 +26,8 @@ DEVICES = ["cpu", "reference", *([pytest.param("cuda", marks=pytest.mark.gpu)] i
 # What the default run leaves out, and what it says of it at its end
 
 LEFT_OUT = pytest.StashKey()
-LONG_COMPILED = {
-    f"test_{family}.py" for family in ("attention", "branches", "depthwise", "recurrent")
-}  # of ops, for seconds a kernel
+WITH_SLOW_CASES = pytest.StashKey()  # files
+KEPT_IN_FLOAT64 = {f"test_{family}.py" for family in ("arithmetic", "reduce")}  # of ops, on the CPU
 
 
 def pytest_addoption(parser):
@@ -41,6 +40,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[LEFT_OUT] = {}
+    config.stash[WITH_SLOW_CASES] = set()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -72,6 +72,31 @@ def pytest_collection():
         gc.freeze()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_generate_tests(metafunc):
+    """Of cases that this run leaves out anyway no tests are made: half of all there are, and a worker makes each."""
+    result = yield
+    config, calls = metafunc.config, metafunc._calls
+    marks = [{mark.name for mark in call.marks} for call in calls]
+    others = [{"cpu", "cuda"} - {name_of_target(call.params.get("target"))} for call in calls]
+    kept = [call for call, own, other in zip(calls, marks, others, strict=True) if len(other) == 2 or not own & other]
+    if not runs_all(config):
+        quick = [call for call in kept if all(mark.name != "slow" for mark in call.marks)]
+        if quick:  # without any, pytest would take the test to have no parameters
+            config.stash[LEFT_OUT]["slow tests"] = config.stash[LEFT_OUT].get("slow tests", 0) + len(kept) - len(quick)
+            if len(quick) < len(kept):
+                config.stash[WITH_SLOW_CASES].add(metafunc.definition.path)
+            kept = quick
+    if kept:
+        calls[:] = kept
+    return result
+
+
+def runs_all(config):
+    """Whether nothing is left out: with --full, or where a test is named."""
+    return config.getoption("full") or any("::" in argument for argument in config.args)
+
+
 def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if is_for_its_target(item)]
     for item in items:
@@ -79,7 +104,7 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("gpu") and (not THERE_IS_A_GPU or (IS_SIMULATED and not parameter(item, "device"))):
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
-    order = order_of_files(items)
+    order = order_of_files(items, config.stash[WITH_SLOW_CASES])
     items.sort(key=lambda item: order[item.path])
     if any("::" in argument for argument in config.args):  # a test that is named is run
         return
@@ -94,16 +119,17 @@ def pytest_collection_modifyitems(config, items):
     if IS_SIMULATED:
         drawn -= further_cases(drawn)
     config.hook.pytest_deselected(items=[item for item in items if item not in drawn])
-    config.stash[LEFT_OUT] = {"slow tests": len(items) - len(quick), "further cases of a test": len(quick) - len(drawn)}
+    more = {"slow tests": len(items) - len(quick), "further cases of a test": len(quick) - len(drawn)}
+    config.stash[LEFT_OUT] = {name: count + config.stash[LEFT_OUT].get(name, 0) for name, count in more.items()}
     items[:] = [item for item in items if item in drawn]
 
 
-def order_of_files(items):
+def order_of_files(items, with_slow_cases):
     """{file: when its turn is}: those with slow tests first, so that no process has one of them left at the end.
 
     Files of one family are apart, so that two processes do not compile its kernels at the same time.
     """
-    long = {item.path for item in items if item.get_closest_marker("slow")}
+    long = with_slow_cases | {item.path for item in items if item.get_closest_marker("slow")}
     of_family, order = Counter(), {}
     for path in dict.fromkeys(item.path for item in items):
         family = path.parent, path.stem.split("_")[1]
@@ -113,26 +139,26 @@ def order_of_files(items):
 
 
 def without_float64(items):
-    """The items but for those on the CPU in float64, of which one stays for each file of ops, and for each other folder.
+    """The items but for those on the CPU in float64, of which one stays for each of a few files of ops.
 
-    That is one that looks at gradients, if there is. Kernels would be compiled for float64 too, which takes as long again, and
-    of some families so long that none stays. Formulas and gradients are looked at on the reference, in float64 as well, and
-    that the CPU computes what the reference does, in tests/kernels.
+    That is one that looks at gradients, if there is. Kernels would be compiled for float64 too, which takes as long again.
+    Formulas and gradients are looked at on the reference, in float64 as well, and that the CPU computes what the reference
+    does, in tests/kernels: there in float32 alone, and on the simulated GPU too, where there is a case of it.
     """
     compiled = defaultdict(list)
     for item in items:
         if parameter(item, "device") != "cpu":
             continue
         if item.path.parent == TESTS / "ops" and "float32" not in item.name:
-            compiled[item.path].append(item)
+            compiled[item.path.name].append(item)
         elif item.path.parent != TESTS / "ops" and "float64" in item.name:
-            compiled[item.path.parent].append(item)
-    kept = {
-        max(cases, key=lambda item: "grad" in item.name)
-        for path, cases in compiled.items()
-        if path.name not in LONG_COMPILED
-    }
+            compiled[""].append(item)
+    kept = {max(compiled[name], key=lambda item: "grad" in item.name) for name in KEPT_IN_FLOAT64 & compiled.keys()}
     left_out = {item for cases in compiled.values() for item in cases} - kept
+    simulated = {item: item.nodeid.partition("[")[0] for item in items if target_of(item) == "cuda"}
+    in_float32 = {name for item, name in simulated.items() if "float32" in item.name}
+    wide = {item: name for item, name in simulated.items() if "float64" in item.name and "float32" not in item.name}
+    left_out |= {item for item, name in wide.items() if name in in_float32}
     return [item for item in items if item not in left_out]
 
 
@@ -199,8 +225,12 @@ def parameter(item, name):
 
 def target_of(item):
     """ "cpu" or "cuda", what the fixture `target` of kernels' tests is; "" without it."""
-    name = parameter(item, "target")
-    return name.partition(",")[0] if name in TARGETS else ""
+    return name_of_target(parameter(item, "target"))
+
+
+def name_of_target(value):
+    """The same of the fixture's parameter."""
+    return value.partition(",")[0] if value in TARGETS else ""
 
 
 def is_compiled(item):

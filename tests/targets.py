@@ -36,6 +36,11 @@ def slow(*cases):
     return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
+def slow_rows(*rows):
+    """The same of tests that take several values at once."""
+    return [pytest.param(*row, marks=pytest.mark.slow) for row in rows]
+
+
 def first_only(first, *others):
     """These cases, of which the default run takes the first, since it shows what the others do."""
     return [first, *slow(*others)]

@@ -74,6 +74,7 @@ def test_history_has_every_number(one_thread):
         assert all(low <= middle <= high for low, middle, high in network["percentiles"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor does not multiply bfloat16")
 def test_products_in_bfloat16_train_alike(one_thread, tmp_path):
     exact, rounded = one_thread[1]["networks"], run(tmp_path / "run", "--precision", "bf16")[1]["networks"]

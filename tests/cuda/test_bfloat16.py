@@ -227,10 +227,12 @@ def test_a_captured_step_trains_in_bfloat16(host_gpu, rng):
     "tile",
     [
         plans.BF16_NARROW,
-        *(pytest.param(t, marks=pytest.mark.slow) for t in (*plans.BF16_TILES[:2], *plans.BF16_3X_TILES)),
+        *plans.BF16_TILES[:2],
+        *plans.BF16_3X_TILES,
     ],
     ids=str,
 )
+@pytest.mark.slow  # the compiler takes seconds for each
 def test_instructions_of_a_step(tile):
     ptx, _ = launch.compile_ptx(gemm.KERNELS[tile, True, False], launch.FLOAT32, (8, 0))
     products = 1 if tile.parts == 1 else 3

@@ -153,14 +153,10 @@ def test_parts_cover_the_depth(m, n, k):
 
 
 COMPILED = [*FLOAT32_TILES, *plans.TF32_TILES]
-SOON_COMPILED = plans.TF32_TILES[-1:]  # in the default run; others take seconds each
 
 
-@pytest.mark.parametrize(
-    "tile",
-    [tile if tile in SOON_COMPILED else pytest.param(tile, marks=pytest.mark.slow) for tile in COMPILED],
-    ids=str,
-)
+@pytest.mark.slow  # the compiler takes seconds for each
+@pytest.mark.parametrize("tile", COMPILED, ids=str)
 def test_wide_loads_in_the_machine_code(tile):
     kernel = gemm.KERNELS[tile, True, False]
     ptx, _ = launch.compile_ptx(kernel, launch.FLOAT32, (8, 0))

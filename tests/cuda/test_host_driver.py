@@ -156,6 +156,7 @@ def test_sums_are_the_reference_s(monkeypatch, rng):
     check(target_named("cuda, host", monkeypatch), "reduce", "sum_forward", x, np.empty((2, 5), np.float32))
 
 
+@pytest.mark.slow
 def test_process_ends_in_silence():
     program = "import minigrad as mg; print(mg.relu(mg.tensor([-1.0, 2.0], device='cuda')).numpy())"
     environment = {**os.environ, "MINIGRAD_CUDA": "host,checked"}

@@ -175,7 +175,8 @@ def images_network():
     )
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("tf32", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
 def test_images_train_as_on_the_reference(gpu, precision):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((2, 4, 4, 3)).astype(np.float32), np.array([2, 0])

@@ -68,6 +68,7 @@ def test_statistics_of_a_large_mean_are_precise(rng, monkeypatch):
     np.testing.assert_allclose(std, images.astype(np.float64).std(axis=(0, 1, 2)), rtol=1e-9)
 
 
+@pytest.mark.wide
 def test_whitened_images_are_uncorrelated(rng):
     mixed = rng.standard_normal((400, 12)) @ rng.standard_normal((12, 12))
     zca = ZCA.fit(mixed.reshape(400, 2, 2, 3), epsilon=1e-9)

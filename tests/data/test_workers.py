@@ -29,6 +29,7 @@ from sample_sets import (
     doubled,
     noisy,
 )
+from targets import slow_rows
 
 from minigrad.data import Loader, workers
 from minigrad.data.prefetch import END, LocalMaker, Prefetcher
@@ -153,7 +154,7 @@ def test_each_rank_has_numbers_of_its_own():
     assert not np.isin(ranks[0], ranks[1]).any()
 
 
-@pytest.mark.parametrize(("worker", "count"), KINDS)
+@pytest.mark.parametrize(("worker", "count"), [*KINDS[:2], *slow_rows(("process", 1), ("process", 2))])
 def test_an_error_comes_out_at_its_step_with_its_place(worker, count):
     loader = Loader(Broken(), batch_size=8, shuffle=False, workers=count, worker=worker)
     got = []
@@ -188,6 +189,7 @@ def test_a_process_that_is_gone_is_an_error(how, message):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.slow
 def test_a_killed_process_is_told_at_once():
     batches = Loader(Hangs(), batch_size=8, shuffle=False, workers=1, worker="process").steps()
     next(batches), next(batches)

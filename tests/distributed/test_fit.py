@@ -3,7 +3,9 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import runs_all
 from ranks import PROGRAMS, run
+from targets import slow_rows
 
 import minigrad as mg
 
@@ -14,11 +16,24 @@ from told import bits
 sys.path.remove(str(PROGRAMS))
 
 
+QUICK = [
+    "straight",
+    "overlapped",
+    "resumed",
+    "accumulated",
+    "dropout",
+    "dropout_resumed",
+    "of_another_world",
+    "callbacks",
+]
+
+
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def found(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     training.until(13, folder / "one", epochs=3, log_every=5)
-    return run(request.param, "training.py", folder, timeout=240), folder
+    cases = [] if runs_all(request.config) else ["--cases", *QUICK]
+    return run(request.param, "training.py", folder, *cases, timeout=240), folder
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +53,9 @@ def test_all_ranks_have_the_same_bits_and_history(found):
 @pytest.mark.parametrize(
     ("case", "as_in"),
     [
-        ("again", "straight"),
-        ("eager", "straight"),
         ("overlapped", "straight"),
         ("resumed", "straight"),
-        ("accumulated_overlapped", "accumulated"),
+        *slow_rows(("again", "straight"), ("eager", "straight"), ("accumulated_overlapped", "accumulated")),
     ],
 )
 def test_the_same_ranks_give_the_same_bits(found, case, as_in):
@@ -61,6 +74,7 @@ def test_metrics_are_those_of_all_ranks(found, alone):
             assert several[name] == pytest.approx(one[name], abs=slack), name
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_lead_where_the_whole_does(found):
     """To 1e-6 after a step of the MNIST network; what rounding makes of it later is on the page."""
     with np.load(found[1] / "trajectory.npz") as file:
@@ -93,6 +107,7 @@ def test_a_checkpoint_of_several_processes_goes_on_in_one(found, alone):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_running_statistics_of_plain_batch_norm_are_averaged(found):
     assert len({rank["plain_batch_norm"]["bits"] for rank in found[0]}) == 1
 
@@ -103,6 +118,7 @@ def test_each_rank_drops_other_places_and_resumes_with_them(found):
     assert found[0][0]["dropout"]["bits"] == found[0][0]["dropout_resumed"]["bits"]
 
 
+@pytest.mark.slow
 def test_each_rank_draws_its_own_numbers_and_resumes_with_them(found):
     first = found[0][0]
     assert first["noise_resumed"]["bits"] == first["noise"]["bits"] != first["noise_of_one"]["bits"]

@@ -1,4 +1,4 @@
-"""GPUs that exchange by nccl4py: minigrad's calls of it, between GPUs that the host stands for, with a stand-in for NCCL."""
+"""GPUs that exchange by nccl4py: minigrad's calls of it, between simulated GPUs or hosts as GPUs, with a stand-in for NCCL."""
 
 import importlib.util
 import inspect
@@ -8,29 +8,33 @@ import re
 import pytest
 from conftest import SIMULATOR
 from ranks import PROGRAMS, command, ended, run, start
+from targets import first_only
 
 from minigrad.distributed.processes import choose_gpu
 
 STAND_IN = PROGRAMS.parent / "stand_in"
-ON_HOST = {"MINIGRAD_CUDA": "host", "before": [STAND_IN]}
+HOST = {"MINIGRAD_CUDA": "host", "before": [STAND_IN]}  # whose kernels the compiler takes a second each for
+SIMULATED = {"MINIGRAD_CUDA": "simulator", "before": [STAND_IN]}
+each_kind = pytest.mark.parametrize("kind", first_only(SIMULATED, HOST), ids=["simulator", "host"])
 needs_compiler = pytest.mark.skipif(not SIMULATOR, reason="needs NVIDIA's compiler and the simulator's parts")
 
 
-ranks = pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+ranks = pytest.fixture(scope="module", params=[2, 4])
 
 
 @ranks
 def found(request):
-    return run(request.param, "gpus.py", timeout=400, **ON_HOST)
+    return run(request.param, "gpus.py", timeout=400, **HOST)
 
 
 @ranks
 def others(request):
-    """Of further runs, whose kernels take the compiler long."""
-    return run(request.param, "gpus.py", "others", timeout=400, **ON_HOST)
+    """Of further runs."""
+    return run(request.param, "gpus.py", "others", timeout=400, **HOST)
 
 
 @needs_compiler
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["bits", "bits, eager"])
 def test_all_ranks_have_the_same_bits(found, case):
     assert len({rank[case] for rank in found}) == 1
@@ -46,6 +50,7 @@ def test_other_runs_have_the_same_bits_in_all_ranks_and_come_where_the_processor
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_captured_step_has_the_bits_of_the_eager_one_and_of_its_repetition(found):
     for rank in found:
         assert rank["device"] == "host"
@@ -54,6 +59,7 @@ def test_a_captured_step_has_the_bits_of_the_eager_one_and_of_its_repetition(fou
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_exchanges_are_launches_that_the_graph_repeats_by_itself(found):
     """One Concat and one BatchNorm, in each direction, and the gradients."""
     both = ["exchange.swap", "exchange.collect"]
@@ -63,12 +69,14 @@ def test_exchanges_are_launches_that_the_graph_repeats_by_itself(found):
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_gpus_come_where_the_processors_do(found):
     for rank in found:
         assert rank["distance"] < 2e-5
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_another_exchange_is_told_before_anyone_waits_for_its_gpu(found):
     for rank in found:
         assert "rank 0 is at 'gradients of" in rank["told"]
@@ -88,17 +96,22 @@ def test_fit_trains_on_all_gpus_together(others):
 
 
 @needs_compiler
-def test_an_error_of_nccl_ends_all():
-    ran = ended(start(command(2, "gpus.py", "fault"), **ON_HOST), 60, 2)
+@each_kind
+def test_gpus_come_where_the_processors_do_and_an_error_of_nccl_ends_all(kind):
+    ran = ended(start(command(2, "gpus.py", "fault"), **kind), 60, 2)
     assert ran.status != 0
+    first, second = ran.results
+    assert first["bits"] == second["bits"]
+    assert max(first["distance"], second["distance"]) < 2e-5
     assert "it failed in an exchange between GPUs: NCCL's error 6: a fault of the stand-in" in ran.errors
 
 
 @needs_compiler
+@each_kind
 @pytest.mark.parametrize("step", ["eager", pytest.param("captured", marks=pytest.mark.slow)])
-def test_a_gpu_that_hangs_is_told_by_all_within_the_bound(step):
+def test_a_gpu_that_hangs_is_told_by_all_within_the_bound(kind, step):
     """Both GPUs stop in an exchange: in one of them, and where the other waits for it."""
-    ran = ended(start(command(2, "gpus.py", "hang", step), **ON_HOST), 120, 2)
+    ran = ended(start(command(2, "gpus.py", "hang", step), **kind), 120, 2)
     assert ran.status != 0
     lines = dict(re.findall(r"^minigrad: rank (\d) of 2 (.*)$", ran.errors, re.MULTILINE))
     assert sorted(lines) == ["0", "1"], ran.errors

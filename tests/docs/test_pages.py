@@ -36,6 +36,17 @@ PAGES = (
     "derivatives",
     "array-api",
 )  # those whose code is run
+LONG = {
+    "convolution",
+    "training",
+    "data",
+    "scikit-learn",
+    "cuda",
+    "cuda-without-a-card",
+    "sharing-memory",
+    "attention",
+    "recurrent",
+}
 ROUGH = {
     "training": 0.03,
     "scikit-learn": 0.03,
@@ -88,7 +99,9 @@ def simulate(monkeypatch):
     del DEVICES["cuda"]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow) if page in LONG else page for page in PAGES]
+)
 def test_python_blocks_print_what_the_page_says(page, tmp_path, monkeypatch, capsys):
     for package in NEEDS.get(page, ()):
         pytest.importorskip(package, exc_type=ImportError)
@@ -115,6 +128,7 @@ def test_every_block_of_code_has_its_output(page):
     assert set(after) == {"text"}
 
 
+@pytest.mark.slow
 def test_readme_trains_on_cifar10(tmp_path, monkeypatch, rng, capsys):
     pytest.importorskip("safetensors")
     for name in cifar10.FILES:

@@ -344,6 +344,7 @@ def test_second_derivatives_of_a_net_are_pytorchs(net, device, rng):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # which torch.func uses
+@pytest.mark.slow
 def test_functions_of_functions_are_those_of_torch_func(rng):
     torch = pytest.importorskip("torch")
     arrays = parameters(rng, *NETS["mlp"][2])

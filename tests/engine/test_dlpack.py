@@ -344,6 +344,7 @@ def test_arguments_of_the_array_api():
         t.__dlpack__(dl_device=(2, 0))
 
 
+@pytest.mark.slow
 def test_arrays_held_to_the_end_of_the_process():
     code = """
 import numpy as np

@@ -158,6 +158,7 @@ def test_the_plan_names_the_kernel():
     assert "Softplus  own.softplus  2x3 2x3" in str(captured.plan)
 
 
+@pytest.mark.slow
 def test_an_error_of_a_kernel_comes_out_of_a_replay():
     class Checked(Softplus):
         kernel = staticmethod(raises)

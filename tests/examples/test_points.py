@@ -52,6 +52,7 @@ def test_all_points_are_done_and_a_failure_is_recorded(points, tmp_path, how):
     assert not (tmp_path / "a" / "failed.json").exists()
 
 
+@pytest.mark.slow
 def test_a_point_whose_process_is_killed_does_not_take_the_others_along(points, tmp_path):
     failed = run(points, tmp_path, ["a", "dies", "b", "c", "d"], jobs=2)
     assert list(failed) == ["dies"]

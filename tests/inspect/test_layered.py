@@ -149,7 +149,11 @@ def there_and_back():
 
 @pytest.mark.parametrize(
     ("graph", "most"),
-    [(chain, 100_000), (skips, 4_000_000), pytest.param(there_and_back, 1_500_000, marks=pytest.mark.slow)],
+    [
+        (chain, 100_000),
+        pytest.param(skips, 4_000_000, marks=pytest.mark.slow),
+        pytest.param(there_and_back, 1_500_000, marks=pytest.mark.slow),
+    ],
 )
 def test_work_of_large_drawings(graph, most):
     """Counted in function calls, a tenth of a second for 100,000 of them: layer by layer in Python it was many times that."""

@@ -58,7 +58,9 @@ def test_forward_matches_reference(check_kernel, rng, dtype, case, dropped):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [*CASES, *on_cpu(*LARGE)], ids=str)
+@pytest.mark.parametrize(
+    "case", [*CASES, *[pytest.param(case, marks=[pytest.mark.cpu, pytest.mark.slow]) for case in LARGE]], ids=str
+)
 @each_rate
 def test_backward_matches_reference(check_kernel, rng, dtype, case, dropped):
     shape, mask, causal = case

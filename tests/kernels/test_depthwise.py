@@ -36,6 +36,7 @@ CUDA = {
     "sums of several blocks": ((2, 17, 17, 2), 1, (1, 2), 1, ((0, 0), (0, 0)), 1),
 }
 ALL = {**CASES, **SMALL, **LARGE, **CUDA}
+SEVERAL_THREADS = [pytest.param(name, marks=[pytest.mark.cpu, pytest.mark.slow]) for name in LARGE]  # compiled anew
 PASSES = ["depthwise_forward", "depthwise_backward_x", "depthwise_backward_w"]
 each_pass = pytest.mark.parametrize("kernel", PASSES)
 
@@ -53,16 +54,14 @@ def arguments(kernel, case, rng, dtype, biased=False):
 
 
 @each_pass
-@pytest.mark.parametrize("name", [*CASES, *on_cpu(*SMALL, *LARGE), *on_cuda(*CUDA)])
+@pytest.mark.parametrize("name", [*CASES, *on_cpu(*SMALL), *SEVERAL_THREADS, *on_cuda(*CUDA)])
 def test_matches_reference(check_kernel, rng, dtype, kernel, name):
     given = arguments(kernel, ALL[name], rng, dtype, biased=name != "same 3x3")
     terms = given[1].shape[0] * given[1].shape[1] * given[1].shape[2] if kernel == PASSES[2] else 9
     check_kernel("depthwise", kernel, *given, parallel=name in LARGE, ulps=4 + terms**0.5)
 
 
-@pytest.mark.parametrize(
-    "name", [*CASES, *[pytest.param(name, marks=[pytest.mark.cpu, pytest.mark.slow]) for name in LARGE]]
-)
+@pytest.mark.parametrize("name", [*CASES, *SEVERAL_THREADS])
 def test_both_gradients_together_are_those_of_each_alone(target, rng, dtype, name):
     x, dy, window, dw = arguments(PASSES[2], ALL[name], rng, dtype)
     w, dx = rng.standard_normal(dw.shape).astype(dtype), np.full(x.shape, np.nan, dtype)

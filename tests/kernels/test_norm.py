@@ -223,6 +223,7 @@ def test_constant_feature_is_exact_in_float32(value, rows):
     np.testing.assert_array_equal(y, np.broadcast_to(beta, x.shape))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.3, 1e4, 1e-30])
 @pytest.mark.parametrize("rows", [2, 60, 5000])
 def test_constant_feature_in_float64(value, rows):
@@ -258,6 +259,7 @@ def test_nan_and_infinity_reach_their_feature_only(rng, dtype, rows, value):
     assert np.isfinite(dx[:, others]).all()
 
 
+@pytest.mark.wide
 def test_gradient_is_that_of_the_formulas(rng):
     x, dy, gamma = rng.standard_normal((6, 2)), rng.standard_normal((6, 2)), np.array([0.5, 2.0])
     mean, var = statistics(x)

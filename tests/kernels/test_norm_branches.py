@@ -12,14 +12,14 @@ from minigrad.kernels.cpu.tools.launch import GRAIN
 
 GAP = 3  # columns of y and dy that belong to no branch, before each of them
 SENTINEL = -7
+SEVERAL_THREADS = [(515, (24, 8, 48)), (263, (100, 300, 2000)), (2053, (16, 33))]  # compiled anew
 # Rows that are no multiple of a block's; features that are summed in chunks of different sizes. The simulator has enough in the
 # small ones, which take the same CUDA kernels.
 SIZES = [
     (2, (1,)),
     (61, (8, 17, 1)),
-    (515, (24, 8, 48)),
-    pytest.param(263, (100, 300, 2000), marks=pytest.mark.cpu),
-    pytest.param(2053, (16, 33), marks=pytest.mark.cpu),
+    pytest.param(515, (24, 8, 48), marks=pytest.mark.cuda),
+    *[pytest.param(*size, marks=[pytest.mark.cpu, pytest.mark.slow]) for size in SEVERAL_THREADS],
     pytest.param(1025, (4, 5), marks=pytest.mark.cuda),
 ]
 each_size = pytest.mark.parametrize(("m", "widths"), SIZES, ids=lambda value: str(value).replace(" ", ""))

@@ -10,8 +10,7 @@ from minigrad.kernels.cpu.tools import threads
 
 SHAPES = [(3, 2, 5), *on_cpu((1, 1, 1), (4, 9, 17), (2, 70, 33))]  # steps, sequences, units
 LARGE = (28, 40, 64)  # for several threads, which is compiled anew
-each_shape = pytest.mark.parametrize("shape", [*SHAPES, *on_cpu(LARGE)], ids=str)
-each_shape_of_some = pytest.mark.parametrize(
+each_shape = pytest.mark.parametrize(
     "shape", [*SHAPES, pytest.param(LARGE, marks=[pytest.mark.cpu, pytest.mark.slow])], ids=str
 )
 each_way = pytest.mark.parametrize(
@@ -33,7 +32,7 @@ def check(check_kernel, name, shape, gates, *arguments):
     return check_kernel("recurrent", name, *arguments, parallel=is_large(shape, gates), ulps=32, scale=4.0)
 
 
-@each_shape_of_some
+@each_shape
 @each_way
 def test_rnn(check_kernel, rng, dtype, shape, reverse, started, other):
     _, n, units = shape
@@ -56,7 +55,7 @@ def test_lstm(check_kernel, rng, dtype, shape, reverse, started, other):
     check(check_kernel, "lstm_backward", shape, 4, dy, dc, gates, c0, c, w, reverse, *out)
 
 
-@each_shape_of_some
+@each_shape
 @each_way
 def test_gru(check_kernel, rng, dtype, shape, reverse, started, other):
     steps, n, units = shape

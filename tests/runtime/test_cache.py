@@ -154,6 +154,7 @@ def test_damaged_entries_cost_one_warning_and_a_compilation(folder, damage):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_damaged_entries_of_a_whole_process_cost_one_warning(filled, use):
     for path in entries(filled):
         path.write_bytes(path.read_bytes()[:-1])
@@ -202,6 +203,7 @@ def test_folder_that_others_may_write_is_refused(use, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_folder_below_one_for_all_is_used(use, tmp_path):
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp").chmod(0o1777)
@@ -209,6 +211,7 @@ def test_folder_below_one_for_all_is_used(use, tmp_path):
     assert use(tmp_path / "tmp" / "cache") == (0, [])
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_what_killed_processes_left_is_removed_an_hour_later(use, tmp_path):
     use()
@@ -297,6 +300,7 @@ fcntl.flock = flock
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="takes the place of a function of Unix")
 def test_folder_without_locks_is_filled_all_the_same(use):
     assert use(script=WITHOUT_LOCKS + SCRIPT) == (KERNELS, [])
@@ -482,6 +486,7 @@ def test_edited_kernel_is_compiled_anew(use, package):
 # What is said
 
 
+@pytest.mark.slow
 def test_progress_on_a_terminal_is_one_line_that_goes_away(tmp_path):
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()

@@ -57,6 +57,7 @@ def test_child_of_a_parent_that_ran_parallel_kernels(run_forking, layer):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", first_only("default", "workqueue"))
 def test_child_of_a_parent_that_ran_a_parallel_kernel_of_its_own(run_forking, layer):
     run_forking(
@@ -85,6 +86,7 @@ def test_child_of_a_parent_that_ran_a_parallel_kernel_of_its_own(run_forking, la
     )
 
 
+@pytest.mark.slow
 def test_child_of_a_parent_that_ran_nothing(run_forking):
     run_forking(
         """
@@ -152,6 +154,7 @@ def test_child_forked_while_another_thread_launches(run_forking):
     )
 
 
+@pytest.mark.slow
 def test_child_may_set_the_number_of_threads(run_forking):
     run_forking(
         """
@@ -180,6 +183,7 @@ def test_captured_step_goes_on_in_a_child(run_forking):
     )
 
 
+@pytest.mark.slow
 def test_multiprocessing_pool_of_forked_workers(run_script):
     run_script(
         PRELUDE

@@ -35,8 +35,8 @@ def run_nested(run_script):
     return lambda code, **environment: run_script(PRELUDE + textwrap.dedent(code), **environment)
 
 
-@pytest.mark.parametrize("layer", ["default", "workqueue"])
-@pytest.mark.parametrize("call", ["inner", "in_a_thread", pytest.param("again", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("layer", first_only("default", "workqueue"))
+@pytest.mark.parametrize("call", first_only("in_a_thread", "inner", "again"))
 def test_kernels_launched_by_a_kernel_of_the_users(run_nested, layer, call):
     """The first time while the layer starts, the second time while it runs."""
     run_nested(

@@ -252,7 +252,7 @@ print(numba.threading_layer())
 
 @TWO
 @pytest.mark.parametrize("script", first_only(FIRST, LAYER), ids=["first launches", "many launches"])
-@pytest.mark.parametrize("layer", ["workqueue", "omp"])
+@pytest.mark.parametrize("layer", first_only("workqueue", "omp"))
 def test_threading_layers_bear_three_python_threads(run_script, layer, script):
     result = run_script(script, check=False, NUMBA_THREADING_LAYER=layer)
     if "No threading layer could be loaded" in result.stderr:

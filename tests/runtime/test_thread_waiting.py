@@ -5,7 +5,6 @@ import sys
 
 import numba
 import pytest
-from targets import first_only
 
 from minigrad.kernels.cpu.tools import threads
 
@@ -52,7 +51,8 @@ def test_threads_sleep_soon(processor_time_of_waiting):
     assert processor_time_of_waiting() < 0.002
 
 
-@pytest.mark.parametrize("environment", first_only(*OWN_WORDS), ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", OWN_WORDS, ids=str)
 def test_threads_wait_as_the_user_says(processor_time_of_waiting, environment):
     assert processor_time_of_waiting(**environment) > 0.004
 

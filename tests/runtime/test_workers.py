@@ -219,6 +219,7 @@ def test_a_script_is_not_run_again(tmp_path):
     assert done.stdout.splitlines() == ["begins", "[1.0, 1.0]"]
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_kept_this_process_compiles(run_script, tmp_path):
     (tmp_path / "file").write_text("")
     done = run_script(SCRIPT, MINIGRAD_CACHE=str(tmp_path / "file"))

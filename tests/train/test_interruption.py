@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from rows import untimed
+from targets import first_only, slow_rows
 
 import minigrad as mg
 from minigrad.train import TrainingInterrupted, fit
@@ -133,6 +134,7 @@ def test_signal_ends_the_step_saves_and_exits(tmp_path, uninterrupted, number, c
     assert outcome(tmp_path) == uninterrupted
 
 
+@pytest.mark.slow
 def test_second_signal_exits_at_once(tmp_path):
     process = start(tmp_path, pause=600)
     process.stdout.readline()
@@ -363,8 +365,8 @@ def hanging(tmp_path):
         process.communicate()
 
 
-@pytest.mark.parametrize(("where", "position"), [("training", 5), ("validation", 8)])
-@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize(("where", "position"), [("training", 5), *slow_rows(("validation", 8))])
+@pytest.mark.parametrize("prefetch", first_only(2, 0))
 def test_signal_saves_and_leaves_where_a_transform_hangs(hanging, tmp_path, where, position, prefetch):
     process = hanging(where, position, prefetch)
     process.send_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""A network trained by several processes, each with a GPU that the host stands for, held against the CPU's."""
+"""A network trained by several processes, each with a GPU that is simulated or stood for by the host, held against the CPU's."""
 
 import sys
 import time
@@ -35,7 +35,7 @@ def network(sync):
     return distributed.convert(model) if sync else model
 
 
-def trained(device, sync=True, capture=True, uneven=False):
+def trained(device, sync=True, capture=True, uneven=False, steps=STEPS):
     model = network(sync).to(device)
     optimizer = distributed.Averaging(mg.optim.SGD(model.parameters(), 0.1, momentum=0.9), model)
 
@@ -48,7 +48,7 @@ def trained(device, sync=True, capture=True, uneven=False):
 
     run = mg.capture(step, device=device) if capture else step
     rows = cut(ROWS, world, rank, uneven=uneven)
-    for _ in range(STEPS):
+    for _ in range(steps):
         part = x[rows], labels[rows]
         run(*(part if capture else [mg.tensor(a, device=device) for a in part]))
     return model, run
@@ -110,7 +110,9 @@ if "hang" in sys.argv:
     hang_in(sys.argv[2])
 
 if "fault" in sys.argv:
-    trained("cuda", capture=False)
+    few, _ = trained("cuda", capture=False, steps=2)
+    alike, _ = trained("cpu", capture=False, steps=2)
+    result({"bits": bits(few.state_dict().values()), "distance": distance(few, alike)})
     if rank == 0:
         nccl.faults.append(6)
         time.sleep(60)

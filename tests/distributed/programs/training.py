@@ -61,11 +61,11 @@ def main():
 
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--case", default="all")
+    parser.add_argument("--cases", nargs="*", default=[])
     given = parser.parse_args()
     distributed.init(timeout=200)
     cases = {name: case for name, case in globals().items() if name.startswith("case_")}
-    chosen = cases.values() if given.case == "all" else [cases[f"case_{given.case}"]]
+    chosen = [cases[f"case_{name}"] for name in given.cases] or cases.values()
     found = {}
     for case in chosen:
         history, model, *more = case(given.folder)
