@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from targets import REACHED, TARGETS, check
+from targets import REACHED, TARGETS, Cpu, check
 
 from minigrad.devices import get_device
 from minigrad.kernels import contract
@@ -41,6 +41,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.stash[LEFT_OUT] = {}
     config.stash[WITH_SLOW_CASES] = set()
+    Cpu.threads = 2 if runs_all(config) else 1
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -15,6 +15,10 @@ from minigrad.kernels.cpu.tools.launch import Variants
 
 GUARD = 64  # elements on either side of an array
 SENTINEL = 77
+SHARED_OUT = {
+    "gemm",
+    "conv",
+}  # families that each run tries on two threads; others are in tests/runtime/test_thread_results.py
 REACHED = set()  # (target, family, kernel) of what was run
 # shuffled: threads run in any order, not one after the other; host: the kernels' PTX, translated, with checks for races
 TARGETS = ["cpu", "cuda", "cuda, shuffled", "cuda, host"]
@@ -59,13 +63,15 @@ class Cpu:
     """The CPU: each kernel on one thread and on two, which must give the same bits."""
 
     name = "cpu"
+    threads = 2  # in the default run 1, but for some families: a variant for several threads is compiled anew
 
     def run(self, family, name, *arguments):
         """What a kernel leaves in copies of its arguments."""
         REACHED.add((self.name, family, name))
         before, runs = threads.get_num_threads(), []
         try:
-            for count in range(1, min(2, threads.available_threads()) + 1):
+            most = 2 if family in SHARED_OUT else self.threads
+            for count in range(1, min(most, threads.available_threads()) + 1):
                 threads.set_num_threads(count)
                 fences = []
                 runs.append(each_array(functools.partial(fenced, fences), arguments))

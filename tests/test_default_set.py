@@ -13,6 +13,7 @@ LEFT_OUT_WHOLE = {
     "tests/benchmarks",  # what is timed, run for real: minutes of compiling that no user's program does
     "tests/ops/test_large.py",  # 8 GB of addresses, which the system takes its time to map
     "tests/cuda/test_barriers.py",  # translates and runs a kernel anew for each barrier that it takes out
+    "tests/cuda/test_resuming.py",  # a whole run for each step it may end after; tests/train does the same on the reference
     "tests/examples/test_cifar10_studies.py",  # every script is run by test_cifar10_scripts.py, on fewer images
 }
 

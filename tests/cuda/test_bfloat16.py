@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from convolutions import PASSES, PROBLEMS, aligned_and_off, arguments
 from small_steps import step_of
-from targets import target_named
+from targets import slow, target_named
 
 import minigrad as mg
 from minigrad.cli.verification import with_gradients
@@ -21,7 +21,9 @@ from minigrad.kernels.cuda.tools.context import context
 from minigrad.kernels.precision import Products, round_factors, rounded_to_bfloat16
 
 ORDERS = [(False, False), (False, True), (True, False), (True, True)]
-ALL_TILES = pytest.mark.parametrize("tile", [*plans.BF16_TILES[::-1], *plans.BF16_3X_TILES[::-1]], ids=str)
+ALL_TILES = pytest.mark.parametrize(
+    "tile", [*plans.BF16_TILES[::-1], plans.BF16_3X_TILES[-1], *slow(*plans.BF16_3X_TILES[-2::-1])], ids=str
+)
 NARROW = pytest.mark.parametrize("tile", [plans.BF16_NARROW, plans.BF16_3X_TILES[-1]], ids=str)
 NO_BIAS = np.empty(0, np.float32)
 HOST = pytest.param("cuda, host", marks=pytest.mark.slow)  # the compiler takes seconds for a tile

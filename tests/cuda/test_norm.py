@@ -273,6 +273,7 @@ def test_chunks_cover_the_rows(m, c):
 
 
 @pytest.mark.parametrize("kernel", [*norm.normalize_kernels[True, RELU], *norm.gradient_kernels[True, RELU]])
+@pytest.mark.slow
 def test_float64_is_left_to_the_coefficients(kernel):
     ptx, _ = launch.compile_ptx(kernel, launch.FLOAT32, (9, 0))
     arithmetic = re.findall(r"\b(?:add|sub|mul|fma|div|sqrt|min|max)\S*\.f64\b", ptx)

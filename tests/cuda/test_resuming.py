@@ -15,6 +15,7 @@ def check(tmp_path, ends, steps):
         assert run(steps, folder, resume=True, capture=end % 3 != 0, **SIZES) == straight, f"ended after step {end}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("gpu")
 def test_a_run_ended_within_an_epoch_resumes_to_the_same_bits_in_the_simulator(tmp_path):
     check(tmp_path, [1], steps=2)

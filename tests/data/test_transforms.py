@@ -77,6 +77,7 @@ def test_whitened_images_are_uncorrelated(rng):
     np.testing.assert_allclose(rows.T @ rows / 400, np.eye(12), atol=1e-6)
 
 
+@pytest.mark.wide
 def test_zca_is_the_symmetric_root_of_the_inverse_covariance(unit, monkeypatch):
     monkeypatch.setattr(module, "ROWS", 7)
     images, values = unit

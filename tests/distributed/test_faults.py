@@ -57,6 +57,7 @@ def test_every_rank_says_who_differs_and_in_what(tmp_path, case, told):
     assert len(re.findall(told, errors)) == 2, errors
 
 
+@pytest.mark.slow
 def test_what_may_differ_is_not_told(tmp_path):
     found = ended(start(command(2, "faults.py", "alike", tmp_path)), BOUND + 30, 2)
     assert found.status == 0, found.errors
@@ -79,7 +80,8 @@ def test_three_ranks_say_who_differs(tmp_path, case):
     assert len(told) == 3
 
 
-@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 4])
 def test_a_rank_that_does_not_come_to_init_does_not_hold_up_the_others(tmp_path, n):
     errors = fails("absent", tmp_path, n)
     assert "ValueError: no such data" in errors

@@ -22,11 +22,13 @@ def found(request):
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_bits_are_those_without_in_all_ranks(found, case):
     for rank in found:
         assert rank["cases"][case]["while"] == found[0]["cases"][case]["after"]
 
 
+@pytest.mark.slow
 def test_exchanges_begin_between_the_launches_of_backward(found):
     """A bucket for the last layers, whose exchange begins long before the first layer's gradient is computed."""
     for rank in found:
@@ -39,11 +41,13 @@ def test_exchanges_begin_between_the_launches_of_backward(found):
         assert rank["cases"]["1 buckets"]["launches"].count("exchange.start") == 1
 
 
+@pytest.mark.slow
 def test_a_gradient_that_changes_on_its_way_is_told(found):
     for rank in found:
         assert "the gradient of 2.weight was changed after it went to the other processes" in rank["changed"]
 
 
+@pytest.mark.slow
 def test_processes_with_other_gradients_are_told(found):
     for rank in found:
         assert re.search(

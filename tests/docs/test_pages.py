@@ -46,6 +46,8 @@ LONG = {
     "sharing-memory",
     "attention",
     "recurrent",
+    "derivatives",
+    "an-op-in-one-sitting",
 }
 ROUGH = {
     "training": 0.03,

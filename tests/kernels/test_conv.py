@@ -78,6 +78,7 @@ def test_agrees_with_the_reference_in_bfloat16(name, problem, with_bias):
 @pytest.mark.parametrize(
     ("shape", "k", "size"), [((8, 32, 32, 24), 32, 3), ((8, 16, 16, 48), 50, 5), ((16, 16, 17, 64), 65, 3)], ids=str
 )
+@pytest.mark.slow
 def test_large_convolutions_agree_with_the_reference_in_bfloat16(name, shape, k, size):
     window = resolve("conv", shape[1:3], (size, size), 1, "same")
     with mg.matmul_precision("bf16"):

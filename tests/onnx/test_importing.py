@@ -41,7 +41,7 @@ def test_channels_last_of_a_file_with_channels_first(name, tmp_path):
     np.testing.assert_allclose(result(back, x), result(model, x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in NAMES if not isinstance(name, str) or name in MODELS])
 def test_state_has_the_names_of_the_model(name, tmp_path):
     model, x = ready(name)
     back = round_trip(model, x, tmp_path)

@@ -224,6 +224,7 @@ def test_what_killed_processes_left_is_removed_an_hour_later(use, tmp_path):
 
 
 @pytest.mark.parametrize("home", ["missing", pytest.param("a file", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_warning_never_becomes_the_failure_of_a_kernel(run_script, tmp_path, home):
     (tmp_path / "a file").write_text("")
     place = tmp_path / home / "user"  # below what is missing it could be made, were it not for the file
@@ -319,6 +320,7 @@ def test_full_disk_costs_one_warning_and_leaves_nothing(folder, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owners here")
+@pytest.mark.slow
 def test_folder_of_another_user_is_refused(filled, use):
     kept = {path: path.read_bytes() for path in entries(filled)}
     compiled, warnings = use(script="import os\nos.getuid = lambda: 12345\n" + SCRIPT)

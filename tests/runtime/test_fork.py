@@ -171,6 +171,7 @@ def test_child_may_set_the_number_of_threads(run_forking):
     )
 
 
+@pytest.mark.slow
 def test_captured_step_goes_on_in_a_child(run_forking):
     run_forking(
         """

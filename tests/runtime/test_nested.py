@@ -123,6 +123,7 @@ def test_a_captured_step_called_within_its_replay_runs_eagerly(run_nested):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.slow
 def test_a_captured_step_in_a_child_forked_while_another_thread_replays_it(run_nested):
     run_nested(
         """

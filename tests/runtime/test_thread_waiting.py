@@ -47,6 +47,7 @@ def processor_time_of_waiting(run_script, monkeypatch):
     return measure
 
 
+@pytest.mark.slow
 def test_threads_sleep_soon(processor_time_of_waiting):
     assert processor_time_of_waiting() < 0.002
 

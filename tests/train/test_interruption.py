@@ -298,6 +298,7 @@ except KeyboardInterrupt as stop:
 @pytest.mark.parametrize(
     ("name", "code", "output"), [("SIGINT", 0, "caught after step 3 with 1 epoch\n"), ("SIGTERM", 143, "")]
 )
+@pytest.mark.slow
 def test_program_that_catches_ctrl_c_goes_on_and_still_ends_when_terminated(name, code, output):
     result = subprocess.run([sys.executable, "-c", CAUGHT, name], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout) == (code, output)
@@ -385,6 +386,7 @@ def test_second_signal_leaves_at_once_where_a_transform_hangs_and_a_step_lasts(h
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 def test_second_signal_ends_a_program_that_would_wait_for_threads_of_the_transform(hanging, tmp_path):
     process = hanging("pool", steps=5, prefetch=2)
     process.send_signal(signal.SIGINT)
