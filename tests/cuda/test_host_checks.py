@@ -309,6 +309,23 @@ def test_what_orders_blocks_must_all_be_there(driver, missing):
         of_last_block(driver, LAST_BLOCK.replace(missing, ""))
 
 
+def test_numbers_that_are_counted_by_plain_loads_order_nothing(driver):
+    counted = "ld.global.u32 %r5, [%rd2];\nadd.s32 %r8, %r5, 1;\nst.global.u32 [%rd2], %r8;"
+    with pytest.raises(RuntimeError, match="(reads|writes) 4 bytes at 0x.* a race"):
+        of_last_block(driver, LAST_BLOCK.replace("atom.global.inc.u32 %r5, [%rd2], 2;", counted))
+
+
+def test_a_number_that_is_only_looked_at_orders_nothing(driver):
+    """The last ticket is taken, but what others wrote is read by a block that has a plain load of it."""
+    body = LAST_BLOCK.replace("    setp.ne.u32 %p2, %r7, 2;\n    @%p2 ret;\n", "")
+    looked = "setp.eq.u32 %p3, %r6, 0;\n@%p3 bra take;\nld.global.u32 %r5, [%rd2];\nbra taken;\ntake:\n" + (
+        "atom.global.inc.u32 %r5, [%rd2], 2;\ntaken:"
+    )
+    body = body.replace("atom.global.inc.u32 %r5, [%rd2], 2;", looked)
+    with pytest.raises(RuntimeError, match="(a race|that nobody has written)"):
+        of_last_block(driver, body)
+
+
 def test_tickets_of_other_places_order_nothing(driver):
     body = LAST_BLOCK.replace("atom.global.inc.u32 %r5, [%rd2], 2;", "add.s64 %rd2, %rd2, %rd5;\n" + (
         "atom.global.inc.u32 %r5, [%rd2], 2;"
