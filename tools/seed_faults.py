@@ -69,7 +69,7 @@ FAULTS = [
     Fault("byte order", "minigrad/data/idx.py", 'np.dtype(">f4")', 'np.dtype("<f4")', "data/test_idx.py"),
     Fault("trailing bytes pass", "minigrad/data/idx.py", "if stream.read(1):", "if False:", "data/test_idx.py"),
     Fault("rows and columns exchanged", "minigrad/data/cifar10.py", "transpose(0, 2, 3, 1)", "transpose(0, 3, 2, 1)", "data/test_cifar10.py"),
-    Fault("the same order in each epoch", "minigrad/data/loader.py", "self.seed, epoch)", "self.seed, 0)", "data/test_loader.py"),
+    Fault("the same order in each epoch", "minigrad/data/batches.py", "self.seed, epoch)", "self.seed, 0)", "data/test_loader.py"),
     # training and checkpoints
     Fault("small batches count like large ones", "minigrad/train/evaluation.py", "+ value * rows", "+ value", "train/test_evaluation.py"),
     Fault("the model stays in evaluation mode", "minigrad/nn/module.py", "module.training = training", "pass", "train/test_evaluation.py"),
@@ -78,7 +78,7 @@ FAULTS = [
     Fault("averages of ranks, not of samples", "minigrad/exchange/sums.py", "flat.dtype.type(weight)", "flat.dtype.type(1)", "distributed/test_sums.py"),
     Fault("parts with other means have no variance between them", "minigrad/exchange/sums.py", "squared + np.square(theirs - origin - offset)", "squared", "distributed/test_sums.py"),
     Fault("the gradient takes the sums of its own part", "minigrad/ops/sync_norm.py", "all_dgamma, all_dbeta, matrix", "dgamma, dbeta, matrix", "distributed/test_sums.py"),
-    Fault("all ranks get the same part", "minigrad/data/loader.py", "rows[part(len(rows), rank, world)]", "rows[part(len(rows), 0, world)]", "data/test_loader.py"),
+    Fault("all ranks get the same part", "minigrad/data/batches.py", "rows[part(len(rows), rank, world)]", "rows[part(len(rows), 0, world)]", "data/test_loader.py"),
     Fault("metrics of rank 0 alone", "minigrad/train/ranks.py", "count = everyone[:, 0]", "count = everyone[:, 0] * (np.arange(self.world) == 0)", "distributed/test_fit.py"),
     Fault("a rank that hangs is waited for", "minigrad/exchange/watch.py", "elif now > since + self.session.timeout:", "elif False:", "distributed/test_faults.py"),
     Fault("a signal is known to one rank", "minigrad/train/ranks.py", "int(max(signals))", "int(signals[0])", "distributed/test_faults.py"),

@@ -3,32 +3,17 @@
 import copy
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 
 from minigrad.checks import integer
-from minigrad.data.collate import Batch, Sample, stack
+from minigrad.data.batches import BatchMaker
+from minigrad.data.collate import Batch, Sample
 from minigrad.data.prefetch import END, LEAVING, PATIENCE, End, LocalMaker, Maker, Prefetcher
-from minigrad.data.sources import (
-    FIRST_ROW,
-    ColumnTable,
-    Dataset,
-    Items,
-    Reading,
-    Samples,
-    Stream,
-    Task,
-    checked_keys,
-    chosen,
-    cut,
-    part,
-    permutation,
-    source_of,
-)
-from minigrad.data.workers import Worker, pickled, seed_global_generators
+from minigrad.data.sources import Dataset, Reading, Samples, Stream, Task, source_of
+from minigrad.data.workers import Worker, pickled
 
-SHOWN = 16  # samples that an error lists
 LAST_STEP = (1 << 63) - 1  # a loader goes to; further numbers are those of a damaged file
 
 
@@ -42,7 +27,7 @@ class Stager(Protocol):
         """The same batch, to be used from now on."""
 
 
-class Loader:
+class Loader(BatchMaker):
     """Mini-batches of arrays or of a data set, shuffled anew in each epoch, or of a stream.
 
         Loader(images, labels, batch_size=60)                       batches are tuples (images, labels)
@@ -118,63 +103,28 @@ class Loader:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.source = source_of(data)
-        self.length = self.source.length
-        self.batch_size = integer("batch_size", batch_size, 1)
-        if drop_last and self.length is not None and self.batch_size > self.length:
-            raise ValueError(
-                f"batch_size {self.batch_size} with drop_last leaves no batch of {self.length} samples; "
-                f"take at most {self.length}, or drop_last=False"
-            )
-        self.shuffle = bool(shuffle)
-        if self.shuffle and isinstance(self.source, Stream):
-            raise ValueError(
-                f"the {type(self.source.data).__name__} is a stream, which can't be shuffled from here: it has no __getitem__. "
-                "Pass shuffle=False, and shuffle it where it is made"
-            )
-        self.seed = integer("seed", seed, 0, 2**64 - 1)
-        self.drop_last = bool(drop_last)
-        self.sample_transform = sample_transform
-        self.keys = checked_keys(keys, self.source)
-        self.collate = collate
-        self.transform = transform
+        super().__init__(
+            source_of(data),
+            batch_size,
+            shuffle,
+            seed,
+            drop_last,
+            sample_transform,
+            keys,
+            collate,
+            transform,
+            rank,
+            world,
+        )
         self.workers = integer("workers", workers, 0)
         if worker not in ("thread", "process"):
             raise ValueError(f"worker must be 'thread' or 'process', not {worker!r}")
         self.worker = worker
         self.prefetch = 2 * self.workers if prefetch is None else integer("prefetch", prefetch, 1 if workers else 0)
         self.prefetch_threads = integer("prefetch_threads", prefetch_threads, 1)
-        self.rank, self.world = 0, 1
-        self.share(rank, world)
         self.position = 0
         self.stager: Stager | None = None
         self._reading: Reading | None = None  # where a stream has been read to
-        self._order = (-1, np.empty(0, np.int64))  # the latest epoch and its permutation, set as one for threads' sake
-
-    def share(self, rank: int, world: int) -> None:
-        """From now on hand out part `rank` of `world` of each batch; ValueError if a batch has fewer samples than that."""
-        world = integer("world", world, 1)
-        rank = integer("rank", rank, 0, world - 1)
-        rest = 0 if self.drop_last or self.length is None else self.length % self.batch_size
-        least = min(self.batch_size, rest or self.batch_size)
-        if least < world:
-            kind = "the last batch of an epoch has" if rest else "a batch has"
-            of = "" if self.length is None else f" of {self.length:,}"
-            raise ValueError(
-                f"{kind} {least}{of} samples, too few for {world} processes to have one each; take another batch_size, or "
-                "drop_last=True"
-            )
-        self.rank, self.world = rank, world
-
-    def __len__(self) -> int:
-        """The number of steps in an epoch; TypeError for a stream without a length."""
-        if self.length is None:
-            raise TypeError(
-                "the Loader has no length, as its stream has none: how many steps an epoch has is seen when it ends; count "
-                "by steps"
-            )
-        whole, rest = divmod(self.length, self.batch_size)
-        return whole if self.drop_last or rest == 0 else whole + 1
 
     @property
     def epoch(self) -> int:
@@ -182,11 +132,6 @@ class Loader:
         if isinstance(self.source, Stream):
             return self.source.place(self.position)[0]
         return self.position // len(self)
-
-    @property
-    def arrays(self) -> tuple[np.ndarray | Samples, ...]:
-        """The arrays that the batches are taken from; none of a data set."""
-        return self.source.arrays
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0 across epochs; the position plays no part and stays.
@@ -356,78 +301,6 @@ class Loader:
         }
         return pickled(twin._make_alone, parts)
 
-    def _make_alone(self, task: Task) -> Batch:
-        """The same batch in a process of its own, whose global generators of random numbers are ours to seed."""
-        # other numbers in each rank where it makes its own part alone; a batch that is cut afterwards is the same in all
-        apart = self.transform is None or getattr(self.transform, "by_rows", False)
-        seed_global_generators(self.seed, task.step, self.rank if apart else 0)
-        return self._make(task)
-
-    def _make(self, task: Task) -> Batch:
-        """The batch of a task: read, collated, transformed. Errors have a note that says which step it was for."""
-        try:
-            if self.transform is None:
-                return self._collated(task, self.rank, self.world)
-            if self.world > 1 and getattr(self.transform, "by_rows", False):
-                return self._transformed_part(task, self.transform)
-            batch = self.transform(self._collated(task), task.epoch, task.step)
-            return batch if self.world == 1 else cut(batch, self.rank, self.world)
-        except Exception as error:
-            error.add_note(f"while the Loader made the batch of step {task.step}, in epoch {task.epoch}")
-            raise
-
-    def _transformed_part(self, task: Task, transform: Callable[[Batch, int, int], Batch]) -> Batch:
-        """This rank's part of a batch, transformed by itself into what it would be in the whole."""
-        if task.samples is not None:
-            count = len(task.samples)
-        else:
-            assert self.length is not None
-            count = min(self.batch_size, self.length - task.step % len(self) * self.batch_size)
-        before = FIRST_ROW.set(part(count, self.rank, self.world).start)
-        try:
-            return transform(self._collated(task, self.rank, self.world), task.epoch, task.step)
-        finally:
-            FIRST_ROW.reset(before)
-
-    def _collated(self, task: Task, rank: int = 0, world: int = 1) -> Batch:
-        """The samples of a task in one batch, or the part of one rank."""
-        if task.samples is not None:
-            own = part(len(task.samples), rank, world)
-            numbers = range(task.first, task.first + len(task.samples))[own]
-            return self._stacked(task.samples[own], list(numbers), task.epoch)
-        assert self.length is not None
-        assert not isinstance(self.source, Stream)
-        start = task.step % len(self) * self.batch_size
-        stop = min(start + self.batch_size, self.length)
-        rows = self._rows(task.epoch, start, stop) if self.shuffle else np.arange(start, stop)
-        rows = rows[part(len(rows), rank, world)]
-        if self.sample_transform is None and self.collate is None:
-            batch = self.source.batch(rows, self.keys)
-            if batch is not None:
-                return batch
-        return self._stacked(self.source.samples(rows), rows.tolist(), task.epoch)
-
-    def _stacked(self, samples: list[Sample], numbers: list[int], epoch: int) -> Batch:
-        """These samples in one batch."""
-        if self.sample_transform is not None or self.keys is not None:
-            samples = [self._prepared(*each, epoch) for each in zip(samples, numbers, strict=True)]
-        try:
-            return (self.collate or stack)(samples)
-        except Exception as error:
-            listed = ", ".join(map(str, numbers[:SHOWN])) + (", ..." if len(numbers) > SHOWN else "")
-            error.add_note(f"the batch is of the samples {listed}")
-            raise
-
-    def _prepared(self, sample: Sample, number: int, epoch: int) -> Sample:
-        """One sample on its way to `collate`."""
-        try:
-            if self.sample_transform is not None:
-                sample = self.sample_transform(sample, epoch, number)
-            return sample if self.keys is None else tuple([chosen(sample, key) for key in self.keys])
-        except Exception as error:
-            error.add_note(f"sample {number}")
-            raise
-
     def _next(self, tasks: Iterator[Task]) -> Batch | End:
         """The batch of the next task, made here and now."""
         task = next(tasks, END)
@@ -437,22 +310,6 @@ class Loader:
         """The batch, on its way to the GPU if there is a way."""
         stager = self.stager  # which another thread may set to None meanwhile
         return batch if stager is None or not isinstance(batch, tuple | list) else stager.stage(tuple(batch))
-
-    def _table(self) -> ColumnTable | None:
-        """The table the samples are of, which has an order of its own when they are shuffled."""
-        return (
-            self.source.data if isinstance(self.source, Items) and isinstance(self.source.data, ColumnTable) else None
-        )
-
-    def _rows(self, epoch: int, start: int, stop: int) -> np.ndarray:
-        """The positions of the samples `start` to `stop` of a shuffled epoch."""
-        if (table := self._table()) is not None:
-            return table.shuffled(self.seed, epoch, start, stop)
-        latest, rows = self._order
-        if latest != epoch:
-            rows = permutation(cast(int, self.length), self.seed, epoch)
-            self._order = (epoch, rows)
-        return rows[start:stop]
 
 
 class Staged:

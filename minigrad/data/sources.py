@@ -209,6 +209,9 @@ class Stream:
         return iter(self.data)
 
 
+Source = Columns | Items | Stream
+
+
 @dataclass
 class Reading:
     """How far a stream has been read, for who goes on there."""
@@ -300,7 +303,7 @@ def permutation(length: int, seed: int, epoch: int, part: int = 0) -> np.ndarray
     return (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
 
 
-def source_of(data: tuple[Any, ...]) -> Columns | Items | Stream:
+def source_of(data: tuple[Any, ...]) -> Source:
     """What the batches are taken from, of what a Loader was given."""
     if len(data) == 1:
         (only,) = data
@@ -320,7 +323,7 @@ def is_iterable_dataset(data: object) -> bool:
     return torch is not None and isinstance(data, torch.IterableDataset)
 
 
-def checked_keys(keys: Sequence[str] | None, source: Columns | Items | Stream) -> tuple[str, ...] | None:
+def checked_keys(keys: Sequence[str] | None, source: Source) -> tuple[str, ...] | None:
     """The names of the entries that make a batch; TypeError or ValueError for what can't be."""
     if keys is None:
         return None

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigrad.data import BrightnessContrast, Compose, Kiefer, Loader, Scale, ShiftCrop, Transform
-from minigrad.data.loader import permutation
+from minigrad.data.sources import permutation
 
 ROWS = np.arange(50)
 
