@@ -22,7 +22,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "benchmarks"
-KINDS = {"avx512": "AVX-512", "avx2": "AVX2"}  # folders, in the order of the columns
+KINDS = {  # folders, in the order of the columns
+    "avx512_zen5": "AVX-512 (Zen 5)",
+    "avx512_zen4": "AVX-512 (Zen 4)",
+    "avx2": "AVX2",
+}
 BLOCK = re.compile(r"^<!-- speed: (?P<name>[\w ]+) -->\n.*?^<!-- /speed -->$", re.MULTILINE | re.DOTALL)
 BUSY = 0.5  # load from which on benchmarks/compare.py calls the machine busy and its numbers disturbed
 LARGE = "1024 x 1024 x 1024"
@@ -54,8 +58,8 @@ AIMS = {  # what is said of a target, and what its name has, with ... between
     "compiling all the MNIST experiment needs, once": "cold compile",
     "convolution forward, times as fast as PyTorch, geometric mean": "convolution, forward, ... geometric mean",
     "the same with both gradients": "convolution, forward + backward, ... geometric mean",
-    "Inception step of width 0.25, times as fast as PyTorch's fastest": "width 0.25, batch 128, with BN, 2 threads: against",
-    "Inception step of width 1, times as fast as PyTorch's fastest": "width 1, batch 50, with BN, 2 threads: against",
+    "Inception step of width 0.25, times as fast as PyTorch's fastest": "width 0.25, batch 128, with BN, ... captured against",
+    "Inception step of width 1, times as fast as PyTorch's fastest": "width 1, batch 50, with BN, ... captured against",
     "Inception of width 1, a step with BN against one without": "width 1, batch 50, without BN, 2 threads: a step with BN",
     "peak memory of that step, against PyTorch's least": "peak memory",
     "captured MNIST step, time against threads that spin, alone": "MNIST, captured, alone, against spinning",
