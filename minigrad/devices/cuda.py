@@ -2,7 +2,8 @@
 
 Everything runs on one stream, in the order in which Python asked for it, and Python goes on at once; reading a value
 (`.item()`, `.numpy()`) waits for it. So memory that an array has left may be used again at once, by what comes later on
-the stream. `Stager` brings batches to the GPU on a second stream while the step before is at work.
+the stream. `Stager` brings batches to the GPU on a second stream while the step before is at work. The graph of a captured step
+has two branches (`cuda_branches`).
 
     MINIGRAD_CUDA=host          runs the kernels' PTX on this machine, without a GPU; host,checked looks for races too,
                                 host,counted counts what a GPU would be asked for
@@ -23,6 +24,7 @@ from numba.core.dispatcher import Dispatcher
 
 from minigrad.devices import dlpack
 from minigrad.devices.base import Call, Device, Program
+from minigrad.devices.cuda_branches import Place, kernel_uses, places
 from minigrad.devices.cuda_memory import BlockOwner, CudaPool, block_of, host_copy, is_ours, known, remembered
 from minigrad.devices.cuda_staging import Reading, Stager
 from minigrad.devices.memory import Lease
@@ -246,6 +248,11 @@ class CudaDevice(Device):
         """The stream on which batches come."""
         return self.driver.new_stream()
 
+    @functools.cached_property
+    def second_stream(self) -> Any:
+        """The stream on which graphs note their second branch; outside of graphs nothing runs on it."""
+        return self.driver.new_stream()
+
     def stager(self) -> Stager:
         """What brings batches here on a stream of its own."""
         return Stager(self)
@@ -280,18 +287,23 @@ class CudaDevice(Device):
 
 
 class CudaGraph(Program):
-    """Recorded launches as one CUDA graph, made when it is first run; keeps the scratch memory that kernels ask for."""
+    """Recorded launches as one CUDA graph, made when it is first run; keeps the scratch memory that kernels ask for.
+
+    Gradients of weights are a branch of their own, as `cuda_branches` finds what may run side by side. The launches are
+    noted on two streams, which wait for each other by events; each has scratch memory of its own.
+    """
 
     def __init__(self, device: CudaDevice, calls: list[Call]) -> None:
         super().__init__(device, calls)
         self.home, self.driver, self.stream = device, device.driver, device.stream
-        self.scratch = device.new_pool()
+        self.scratch = {False: device.new_pool(), True: device.new_pool()}  # by whether it is for the second branch
         self.kept: dict[Any, Any] = {}
         self.graph: Any = None
 
     def timed(self, function: Any, arguments: tuple[Any, ...]) -> float:
-        """Seconds that one launch takes on the GPU. This is also what fills the scratch memory's pool."""
-        with context.inside(self.scratch.empty, self.kept):
+        """Seconds that one launch takes on the GPU. This is also what fills the scratch memory's pools."""
+        beside = kernel_uses([(function, arguments)])[0].of_weights
+        with context.inside(self.scratch[beside].empty, self.kept):
             start, end = self.driver.new_event(), self.driver.new_event()
             self.driver.record(start, self.stream)
             function(*arguments)
@@ -323,19 +335,63 @@ class CudaGraph(Program):
 
     def noted(self) -> Any:
         """The graph of the launches, noted one by one."""
-        with context.inside(self.scratch.empty, self.kept):
+        branches = Branches(self, places(kernel_uses(self.calls)))
+        try:
             try:
                 self.driver.begin_graph(self.stream)
-                self.run()
+                branches.run()
             except BaseException:
                 with contextlib.suppress(RuntimeError):  # that a call has failed spoils the graph, and is told anyway
                     self.driver.free_graph(self.driver.end_graph(self.stream))
                 raise
             return self.driver.end_graph(self.stream)
+        finally:
+            branches.free()
 
     def __del__(self) -> None:
         if self.graph is not None:
             self.driver.free_graph(self.graph)
+
+
+class Branches:
+    """The two streams on which the launches of a graph are noted, and the events by which one waits for the other."""
+
+    def __init__(self, graph: CudaGraph, found: list[Place]) -> None:
+        self.graph, self.driver, self.places = graph, graph.driver, found
+        both = any(place.beside for place in found)
+        self.streams = {False: graph.stream, True: graph.home.second_stream if both else None}
+        self.awaited = {place.after for place in found}
+        self.events: dict[int, Any] = {}
+
+    def mark(self, launch: int, stream: Any) -> None:
+        """Make an event of what the stream has to do until then, by the launch's number."""
+        event = self.events[launch] = self.driver.new_event()
+        self.driver.record(event, stream)
+
+    def run(self) -> None:
+        """Note all launches; the second stream begins where the first does, and the first waits for its end."""
+        first, second = self.streams[False], self.streams[True]
+        if second is not None:
+            self.mark(-1, first)
+            self.driver.wait(second, self.events[-1])
+        for i, ((function, arguments), place) in enumerate(zip(self.graph.calls, self.places, strict=True)):
+            stream = self.streams[place.beside]
+            if place.after is not None:
+                self.driver.wait(stream, self.events[place.after])
+            context.stream = stream
+            with context.inside(self.graph.scratch[place.beside].empty, self.graph.kept):
+                function(*arguments)
+            if i in self.awaited:
+                self.mark(i, stream)
+        if second is not None:
+            self.mark(len(self.places), second)
+            self.driver.wait(first, self.events[len(self.places)])
+
+    def free(self) -> None:
+        """Give the events back; launches go to the first stream again."""
+        context.stream = self.streams[False]
+        for event in self.events.values():
+            self.driver.free_event(event)
 
 
 def launch_in(precision: str, kernel: Any, *arguments: Any) -> None:

@@ -47,6 +47,22 @@ def host_gpu(monkeypatch):
     return as_the_device(monkeypatch, host_driver())
 
 
+@pytest.fixture
+def branching(monkeypatch):
+    """This machine as the device "cuda", nodes of graphs in any order that their dependencies allow."""
+    from graphs import GraphDriver
+
+    return as_the_device(monkeypatch, GraphDriver(memory=1 << 24))
+
+
+@pytest.fixture
+def sized(monkeypatch):
+    """A device "cuda" that runs nothing, for the shape of graphs."""
+    from graphs import SizeDriver
+
+    return as_the_device(monkeypatch, SizeDriver())
+
+
 def as_the_device(monkeypatch, driver):
     """The device "cuda" on a driver, until the end of the test."""
     from minigrad.devices.cuda import CudaDevice
