@@ -78,11 +78,9 @@ def pytest_generate_tests(metafunc):
     """Of cases that this run leaves out anyway no tests are made: half of all there are, and a worker makes each."""
     result = yield
     config, calls = metafunc.config, metafunc._calls
-    marks = [{mark.name for mark in call.marks} for call in calls]
-    others = [{"cpu", "cuda"} - {name_of_target(call.params.get("target"))} for call in calls]
-    kept = [call for call, own, other in zip(calls, marks, others, strict=True) if len(other) == 2 or not own & other]
+    kept = [case for case in calls if is_for_target(name_of_target(case.params.get("target")), case.marks)]
     if not runs_all(config):
-        quick = [call for call in kept if all(mark.name != "slow" for mark in call.marks)]
+        quick = [case for case in kept if "slow" not in {mark.name for mark in case.marks}]
         if quick:  # without any, pytest would take the test to have no parameters
             config.stash[LEFT_OUT]["slow tests"] = config.stash[LEFT_OUT].get("slow tests", 0) + len(kept) - len(quick)
             if len(quick) < len(kept):
@@ -99,7 +97,7 @@ def runs_all(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    items[:] = [item for item in items if is_for_its_target(item)]
+    items[:] = [item for item in items if is_for_target(target_of(item), item.iter_markers())]
     for item in items:
         if item.path.parent == TESTS / "benchmarks" or (item.get_closest_marker("wide") and is_compiled(item)):
             item.add_marker(pytest.mark.slow)
@@ -244,10 +242,9 @@ def is_simulated(item):
     return "cuda" in item.name.partition("[")[2] and (IS_SIMULATED or not THERE_IS_A_GPU)
 
 
-def is_for_its_target(item):
-    """False if it is marked to be for another target than it has."""
-    target = target_of(item)
-    return not target or not any(item.get_closest_marker(other) for other in {"cpu", "cuda"} - {target})
+def is_for_target(target, marks):
+    """False of a test or case that is marked to be for another target than it has."""
+    return not target or not ({"cpu", "cuda"} - {target}) & {mark.name for mark in marks}
 
 
 def drawn_cases(items):

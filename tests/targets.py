@@ -15,10 +15,8 @@ from minigrad.kernels.cpu.tools.launch import Variants
 
 GUARD = 64  # elements on either side of an array
 SENTINEL = 77
-SHARED_OUT = {
-    "gemm",
-    "conv",
-}  # families that each run tries on two threads; others are in tests/runtime/test_thread_results.py
+# families that each run tries on two threads; some of the others are in tests/runtime/test_thread_results.py
+SHARED_OUT = {"gemm", "conv"}
 REACHED = set()  # (target, family, kernel) of what was run
 # shuffled: threads run in any order, not one after the other; host: the kernels' PTX, translated, with checks for races
 TARGETS = ["cpu", "cuda", "cuda, shuffled", "cuda, host"]
