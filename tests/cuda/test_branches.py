@@ -1,31 +1,25 @@
 """The two branches of a captured step's graph: whatever order they leave open, the bits are those of one chain."""
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 pytest.importorskip("minigrad.kernels.cuda.tools.language", exc_type=ImportError)
 
-from graphs import longest_path
-
 import minigrad as mg
 from minigrad import nn
 from minigrad.devices import cuda, cuda_branches
 from minigrad.devices.cuda_branches import Place, Use, places
-from minigrad.models.inception import Inception
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "cuda.md"
 REPLAYS = 9  # the first 5 go launch by launch
 
 
 def network():
-    """Two convolutions with their norms, Dropout, and products."""
+    """Convolutions, one of them depthwise, with their norms, Dropout, and products."""
     mg.manual_seed(3)
     return nn.Sequential(
         *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm(8), nn.ReLU()),
         *(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm(8), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
         *(nn.Flatten(), nn.Linear(8 * 16, 12), nn.ReLU(), nn.Dropout(0.3), nn.Linear(12, 5)),
     ).to("cuda")
 
@@ -113,26 +107,3 @@ def test_an_unknown_function_waits_for_all_and_all_wait_for_it():
     assert places([gradient, unknown, gradient, known]) == [
         Place(True, None), Place(False, 0), Place(True, 1), Place(False, None),
     ]  # fmt: skip
-
-
-def test_the_graph_of_an_inception_step_is_shorter_than_its_nodes(sized):
-    model = Inception(width=0.25).to("cuda")
-    optimizer = mg.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-
-    @mg.capture(device="cuda")
-    def step(images, labels):
-        optimizer.zero_grad()
-        loss = mg.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    images, labels = np.zeros((20, 32, 32, 3), np.float32), np.zeros(20, np.int64)
-    for _ in range(7):
-        step(images, labels)
-    graph = step.plan.program.graph
-    shape = len(graph), longest_path(graph)
-    if PAGE.exists():
-        said = re.search(r"the (\d+) nodes of an Inception step\D+(\d+) in a row", PAGE.read_text())
-        assert said, shape
-        assert shape == tuple(map(int, said.groups()))

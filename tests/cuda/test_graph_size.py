@@ -1,4 +1,4 @@
-"""How many launches a step of the small Inception is, which is what it costs a GPU, and what the page says of it."""
+"""How many launches a step of the small Inception is, how many of them in a row, and what the page says of it."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("minigrad.kernels.cuda.tools.language", exc_type=ImportError)
 
+from graphs import longest_path
+
 import minigrad as mg
 from minigrad.models.inception import Inception
 
@@ -16,17 +18,8 @@ MODULES, NORMS = 9, 54  # four of a module's norms are at the ends of its branch
 
 
 @pytest.fixture
-def nodes(gpu, monkeypatch):
-    """The graph of a step, its launches by name; on all maps there are more rows than one launch takes, as in large batches."""
-    driver = gpu.driver
-    driver.memory = 1 << 33
-
-    def note(handle, *_):
-        if driver.noting is not None:
-            driver.noting.append(handle[0].name)
-
-    monkeypatch.setattr(driver, "launch", note)
-    monkeypatch.setattr(driver, "launch_graph", lambda graph, stream: None)
+def graph(sized):
+    """That of a step; on all maps there are more rows than one launch takes, as in large batches."""
     model = Inception(width=0.25).to("cuda")
     optimizer = mg.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
@@ -44,11 +37,18 @@ def nodes(gpu, monkeypatch):
     return list(step.plan.program.graph)
 
 
-def test_a_module_of_inception_normalizes_its_branches_in_six_launches(nodes):
-    norms = [node for node in nodes if str(node).startswith("norm.")]
-    together = [node for node in norms if "BRANCHES=4" in node]
+def test_a_module_of_inception_normalizes_its_branches_in_six_launches(graph):
+    norms = [node.name for node in graph if node.name.startswith("norm.")]
+    together = [name for name in norms if "BRANCHES=4" in name]
     assert len(together) == 6 * MODULES
     assert len(norms) == 6 * (MODULES + NORMS - 4 * MODULES)
     if PAGE.exists():  # run from the sources
         said = re.search(r"Inception, width 0.25 \| a graph of (\d+) nodes, (\d+) of batch norm", PAGE.read_text())
-        assert (len(nodes), len(norms)) == tuple(map(int, said.groups()))
+        assert (len(graph), len(norms)) == tuple(map(int, said.groups()))
+
+
+def test_launches_that_wait_for_each_other_are_fewer_than_all(graph):
+    assert longest_path(graph) < len(graph)
+    if PAGE.exists():
+        said = re.search(r"the (\d+) nodes of an Inception step\D+(\d+) in a row", PAGE.read_text())
+        assert (len(graph), longest_path(graph)) == tuple(map(int, said.groups()))
